@@ -1,0 +1,54 @@
+# Every target does its own set-up: it needs Python 3.11 or newer, and a network the first time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PYTEST := $(BIN)/python -m pytest --timeout 300
+
+.PHONY: demo test doctest check format clean
+.NOTPARALLEL:
+
+# The main job on the embedded digits; for instance: make demo ARGS="--data fashion-mnist --epochs 3"
+demo: $(VENV)/.installed
+	$(BIN)/bitwright demo $(ARGS)
+
+# For instance: make test ARGS="-m slow tests/integer"
+test: $(VENV)/.installed-dev
+	$(PYTEST) $(ARGS)
+
+doctest: $(VENV)/.installed-dev
+	$(PYTEST) --doctest-modules src
+
+# Everything that a change must pass.
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST)
+	$(PYTEST) --doctest-modules src
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv puts in place, so its presence means that the environment is whole.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Bitwright needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "cannot create $(VENV): on Debian and Ubuntu, install the package python3-venv" >&2; exit 1; }
+
+# The stamps are older than pyproject.toml where it has changed since: then, and only then, pip runs again.
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	@echo "Installing Bitwright into $(VENV): some minutes the first time, since PyTorch is large."
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
+	@echo "Installing Bitwright and its development tools into $(VENV): some minutes the first time, since PyTorch is large."
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	@touch $(VENV)/.installed $@

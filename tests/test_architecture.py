@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""The rules that keep the code base easy to walk: imports point left, modules are short, public names are listed."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src"
+PACKAGE = SOURCE / "bitwright"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PACKAGES = [module for module in MODULES if module.name == "__init__.py"]
+
+# A module may import from its own part, and from those before it.
+ORDER = (
+    "errors",
+    "files",
+    "scheme",
+    "data",
+    "graph",
+    "sensitivity",
+    "allocation",
+    "training",
+    "integer",
+    "export",
+    "benchmark",
+    "zoo",
+    "report",
+    "cli",
+)
+FRONT = ("__init__", "__main__")
+"""The package itself and `python -m bitwright`, which show all parts."""
+
+MAX_LINES = 400
+
+
+def _path(module: Path) -> str:
+    return str(module.relative_to(SOURCE))
+
+
+def _part(module: Path) -> str:
+    """`graph` for bitwright/graph/capture.py, `errors` for bitwright/errors.py."""
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _rank(part: str) -> int:
+    return len(ORDER) if part in FRONT else ORDER.index(part)
+
+
+def _imported_parts(module: Path) -> Iterator[tuple[int, str]]:
+    """The line and part of every import of bitwright, wherever in the module it stands."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            head, _, rest = name.partition(".")
+            if head == "bitwright":
+                part = rest.partition(".")[0]
+                # What is no part is a name of the package's own __init__, as `load` in `from bitwright import load`.
+                yield node.lineno, part if part in ORDER else "__init__"
+
+
+def test_there_are_modules() -> None:
+    """The tests below look at the real package."""
+    assert PACKAGE / "errors.py" in MODULES
+
+
+def test_all_forms_of_import_are_seen(tmp_path: Path) -> None:
+    """An import counts in any form and place, and so does one through the package itself."""
+    module = tmp_path / "module.py"
+    module.write_text(
+        "import os, bitwright.zoo\nfrom bitwright import cli, load\nfrom bitwright.graph.nodes import Conv2d\n"
+        "def late():\n    from bitwright.errors import DataError\n"
+    )
+    assert sorted(_imported_parts(module)) == [(1, "zoo"), (2, "__init__"), (2, "cli"), (3, "graph"), (5, "errors")]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=_path)
+def test_module_has_its_place(module: Path) -> None:
+    """Every module belongs to a part that has a place in the order, and none is a drawer called utils."""
+    assert _part(module) in (*ORDER, *FRONT), f"give '{_part(module)}' a place in ORDER"
+    assert "utils" not in module.stem
+
+
+@pytest.mark.parametrize("module", MODULES, ids=_path)
+def test_imports_point_left(module: Path) -> None:
+    """No module imports from a part that comes after its own."""
+    own = _part(module)
+    wrong = [
+        f"{_path(module)}:{line}: '{own}' imports '{part}'"
+        for line, part in _imported_parts(module)
+        if part != own and _rank(part) >= _rank(own)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES, ids=_path)
+def test_module_is_short_and_licensed(module: Path) -> None:
+    """Every module opens with its licence and a docstring, and fits in 400 lines."""
+    text = module.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert lines[0] == "# SPDX-License-Identifier: MIT"
+    assert len(lines) <= MAX_LINES
+    assert ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("module", PACKAGES, ids=_path)
+def test_public_names(module: Path) -> None:
+    """Every package lists its public names in alphabetical order, once each, and has them all."""
+    package = importlib.import_module(".".join(module.parent.relative_to(SOURCE).parts))
+    names = package.__all__
+    assert list(names) == sorted(set(names))
+    assert [name for name in names if not hasattr(package, name)] == []
