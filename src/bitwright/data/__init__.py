@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""Images to train, calibrate and evaluate with: data sets by name, read a whole batch at a time.
+
+>>> data = load("mnist-5k")
+>>> print(data)
+mnist-5k: 4,000 training and 1,000 test images of 1x28x28 in 10 classes
+>>> images, labels = next(iter(data.batches("test", batch_size=32)))
+>>> images.shape, images.dtype, labels.dtype
+(torch.Size([32, 1, 28, 28]), torch.float32, torch.int64)
+"""
+
+# The modules of the data sets enter themselves in the registry when they are imported.
+from bitwright.data import fashion_mnist as _fashion_mnist
+from bitwright.data import mnist as _mnist
+from bitwright.data.folder import FolderImages
+from bitwright.data.image_data import ImageData
+from bitwright.data.image_set import ImageSet
+from bitwright.data.in_memory import InMemoryImages
+from bitwright.data.loader import batches
+from bitwright.data.registry import Request, load, names, source
+from bitwright.data.subset import ImageSubset, subset
+
+del _fashion_mnist, _mnist
+
+__all__ = [
+    "FolderImages",
+    "ImageData",
+    "ImageSet",
+    "ImageSubset",
+    "InMemoryImages",
+    "Request",
+    "batches",
+    "load",
+    "names",
+    "source",
+    "subset",
+]

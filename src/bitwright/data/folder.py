@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""`imagefolder:DIR`: pictures in folders named after their classes, as ImageNet's, with torchvision's preprocessing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import final
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader, find_classes, make_dataset
+
+from bitwright.data.image_data import ImageData
+from bitwright.data.image_set import ImageSet
+from bitwright.data.registry import Request, source
+from bitwright.errors import DataError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet, as every published model was trained with."""
+
+DEFAULT_SIZE = 224
+MAX_WORKERS = 8
+
+
+@final
+class UnreadableImageError(DataError):
+    """An image that cannot be decoded, said in one line wherever it happens.
+
+    A DataLoader raises what a worker raised once more, with the traceback of the worker for a message: all but its last
+    line is dropped here.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message.rstrip().splitlines()[-1].removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
+        )
+
+
+@final
+class FolderImages(ImageSet):
+    """Pictures decoded when they are read.
+
+    Read as they are, a picture's shorter side is resized to `resize_size(image_size)`, and the centre is cut out.
+    Augmented, a part of random area and shape is cut out and resized, and mirrored half of the time (torchvision's
+    RandomResizedCrop and RandomHorizontalFlip).
+
+    Args:
+        paths: Of the pictures.
+        labels: int64 [images].
+        image_size: Height and width of what is read, in pixels.
+        mean: Of the three channels, with pixels from 0 to 1.
+        std: Of the three channels.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: Tensor,
+        *,
+        image_size: int = DEFAULT_SIZE,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
+        self.paths = list(paths)
+        self.labels = labels.to(torch.int64)
+        self.workers = min(MAX_WORKERS, os.cpu_count() or 1)
+        to_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+        self._centre = transforms.Compose(
+            [transforms.Resize(resize_size(image_size)), transforms.CenterCrop(image_size), *to_tensor]
+        )
+        self._random = transforms.Compose(
+            [transforms.RandomResizedCrop(image_size), transforms.RandomHorizontalFlip(), *to_tensor]
+        )
+
+    def read(self, indices: Sequence[int] | Tensor, augment_seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Decode a batch."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        paths = [self.paths[index] for index in chosen.tolist()]
+        if augment_seed is None:
+            images = [_decode(path, self._centre) for path in paths]
+        else:
+            # torchvision draws from torch's global generator on the CPU: seed it, and put it back afterwards.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(augment_seed)
+                images = [_decode(path, self._random) for path in paths]
+        return torch.stack(images), self.labels[chosen]
+
+
+def resize_size(image_size: int) -> int:
+    """What the shorter side is resized to before the centre is cut out.
+
+    >>> resize_size(224), resize_size(299)
+    (256, 342)
+    """
+    return round(image_size * 256 / 224)
+
+
+@source("imagefolder")
+def load_folder(request: Request) -> ImageData:
+    """Load DIR/train/CLASS/ and DIR/val/CLASS/.
+
+    Raises:
+        DataError: If a folder is missing, has no classes or no images, or the two splits have different classes.
+    """
+    if request.folder is None:
+        raise DataError("imagefolder needs a folder with train/ and val/: imagefolder:DIR.")
+    if request.channels == 1:
+        raise DataError("imagefolder gives colour images of 3 channels, not 1.")
+    root, size = Path(request.folder), request.image_size or DEFAULT_SIZE
+    for folder in (root, root / "train", root / "val"):
+        if not folder.is_dir():
+            raise DataError(f"no folder '{folder}': imagefolder:DIR reads DIR/train/CLASS/ and DIR/val/CLASS/.")
+    classes, test_classes = _classes(root / "train"), _classes(root / "val")
+    if classes != test_classes:
+        differing = sorted(set(classes) ^ set(test_classes))
+        raise DataError(
+            f"expected the same classes in '{root / 'train'}' and '{root / 'val'}', "
+            f"got {len(classes)} and {len(test_classes)}: '{differing[0]}' is only in one."
+        )
+    train, test = (_scan(root / split, classes, size) for split in ("train", "val"))
+    return ImageData(
+        name=f"imagefolder:{request.folder}",
+        classes=classes,
+        shape=(3, size, size),
+        train=train,
+        test=test,
+        mean=MEAN,
+        std=STD,
+        source=f"images in {root}",
+    )
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """The folders in a split, sorted: the labels of torchvision's ImageFolder."""
+    try:
+        return tuple(find_classes(str(folder))[0])
+    except FileNotFoundError as error:
+        raise DataError(f"no class folders in '{folder}': expected '{folder}/CLASS/IMAGE.jpg'.") from error
+
+
+def _scan(folder: Path, classes: tuple[str, ...], image_size: int) -> FolderImages:
+    """List the pictures of a split."""
+    labels = {name: label for label, name in enumerate(classes)}
+    samples = make_dataset(str(folder), labels, extensions=IMG_EXTENSIONS, allow_empty=True)
+    empty = sorted(set(classes) - {classes[label] for _, label in samples})
+    if empty:
+        raise DataError(f"no images in '{folder / empty[0]}': expected files ending in {', '.join(IMG_EXTENSIONS)}.")
+    return FolderImages(
+        [path for path, _ in samples], torch.tensor([label for _, label in samples]), image_size=image_size
+    )
+
+
+def _decode(path: str, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    """One picture, float32 [3, size, size]."""
+    try:
+        return transform(default_loader(path))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise UnreadableImageError(f"cannot read the image '{path}': {reason}.") from error

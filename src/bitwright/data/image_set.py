@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""What every data set offers: labels, and any of its images as one normalised batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class ImageSet(Dataset[tuple[Tensor, int]], ABC):
+    """Labelled images of one shape. `dataset[i]` is a sample, `dataset.read(indices)` a batch.
+
+    Attributes:
+        labels: int64 [images], the class of each image.
+        workers: Processes worth starting to read batches: 0 where the images are in memory.
+    """
+
+    labels: Tensor
+    workers: int
+
+    @abstractmethod
+    def read(self, indices: Sequence[int] | Tensor, augment_seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Read a batch.
+
+        Args:
+            indices: Positions, from 0 to `len(self) - 1`, in any order.
+            augment_seed: Crops and flips at random, from this seed; None reads the images as they are.
+
+        Returns:
+            Images, float32 [batch, channels, height, width], normalised; and labels, int64 [batch].
+
+        Raises:
+            DataError: If an image cannot be decoded.
+        """
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image, float32 [channels, height, width], and its label.
+
+        Raises:
+            IndexError: If there is no such image.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"expected an index below {len(self)}, got {index}.")
+        images, labels = self.read([index % len(self)])
+        return images[0], int(labels[0])

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""Data sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bitwright.data.image_data import ImageData
+from bitwright.errors import DataError, unknown_name
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: the part of the name after the colon (or None), and the arguments of `load`."""
+
+    folder: str | None
+    image_size: int | None
+    channels: int | None
+    seed: int
+
+
+Source = Callable[[Request], ImageData]
+
+_SOURCES: dict[str, Source] = {}
+
+
+def source(name: str) -> Callable[[Source], Source]:
+    """Make a decorated function the loader of the data set `name`.
+
+    Raises:
+        ValueError: If the name is taken, or has a colon.
+    """
+    if name in _SOURCES or ":" in name:
+        raise ValueError(f"the data set name '{name}' is taken, or has a colon.")
+
+    def register(function: Source) -> Source:
+        _SOURCES[name] = function
+        return function
+
+    return register
+
+
+def names() -> tuple[str, ...]:
+    """The known data sets.
+
+    >>> names()
+    ('fashion-mnist', 'imagefolder', 'mnist-5k')
+    """
+    return tuple(sorted(_SOURCES))
+
+
+def load(name: str, *, image_size: int | None = None, channels: int | None = None, seed: int = 0) -> ImageData:
+    """Load a data set.
+
+    Args:
+        name: One of these.
+            `mnist-5k`: 5,000 MNIST digits, embedded, of which a seeded fifth of every class is the test split.
+            `fashion-mnist`, `fashion-mnist:DIR`: 70,000 pictures of clothes; from DIR if given, else from Debian's
+            package dataset-fashion-mnist, else from the cache folder, which a first use fills by a download.
+            `imagefolder:DIR`: pictures in DIR/train/CLASS/ and DIR/val/CLASS/, as ImageNet's, with torchvision's
+            preprocessing.
+        image_size: Height and width in pixels. None keeps the 28 of the embedded sets (for more, they get black borders
+            of up to 4 pixels, and beyond that are resized), and means 224 for image folders.
+        channels: 1 or 3; None keeps what the images have. Grey images repeat their channel.
+        seed: Of the test split of `mnist-5k`.
+
+    Returns:
+        The data set, with its splits `train` and `test`.
+
+    Raises:
+        UnknownNameError: If there is no such data set.
+        DataError: If its files are missing or damaged, or it cannot have that size or those channels.
+    """
+    key, colon, folder = name.partition(":")
+    if key not in _SOURCES:
+        raise unknown_name("data set", key, _SOURCES)
+    if colon and not folder:
+        raise DataError(f"expected a folder after the colon, got '{name}'.")
+    if image_size is not None and image_size < 1:
+        raise DataError(f"expected an image size of at least 1 pixel, got {image_size}.")
+    if channels not in (None, 1, 3):
+        raise DataError(f"expected 1 or 3 channels, got {channels}.")
+    return _SOURCES[key](Request(folder or None, image_size, channels, seed))

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""A part of a data set, in which each class keeps its share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from bitwright.data.image_set import ImageSet
+from bitwright.data.sampling import stratified
+from bitwright.errors import DataError
+
+
+@final
+class ImageSubset(ImageSet):
+    """Some images of another set.
+
+    Args:
+        parent: The set that is read.
+        indices: int64 [images], positions in `parent`.
+    """
+
+    def __init__(self, parent: ImageSet, indices: Tensor) -> None:
+        self.parent = parent
+        self.indices = indices
+        self.labels = parent.labels[indices]
+        self.workers = parent.workers
+
+    def read(self, indices: Sequence[int] | Tensor, augment_seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Read a batch of the parent."""
+        return self.parent.read(self.indices[torch.as_tensor(indices, dtype=torch.int64)], augment_seed)
+
+    def __str__(self) -> str:
+        sizes = torch.bincount(self.labels)
+        fewest, most = int(sizes.min()), int(sizes.max())
+        each = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        return f"{len(self):,} of {len(self.parent):,} images, {each} of each class"
+
+
+def subset(images: ImageSet, fraction: float, seed: int = 0) -> ImageSubset:
+    """Choose a fraction of the images at random, the same fraction of every class.
+
+    Args:
+        images: The set to choose from.
+        fraction: Above 0, at most 1; the number of images is rounded to the nearest.
+        seed: Of the choice.
+
+    Returns:
+        The images; `len` counts them, and `str` reports how many there are of each class.
+
+    Raises:
+        DataError: If the fraction is out of range, or too small for a single image.
+
+    >>> from bitwright.data import load
+    >>> print(subset(load("mnist-5k").train, 0.1))
+    400 of 4,000 images, 40 of each class
+    """
+    if not 0 < fraction <= 1:
+        raise DataError(f"expected a fraction above 0 and at most 1, got {fraction}.")
+    return ImageSubset(images, stratified(images.labels, round(len(images) * fraction), seed))

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Seeded choices that keep the share of every class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitwright.data import ImageData, ImageSubset, subset
+from bitwright.data.sampling import derive_seed, stratified
+from bitwright.errors import DataError
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=80), st.data())
+def test_every_class_keeps_its_share(labels: list[int], data: st.DataObject) -> None:
+    """For any labels and count, distinct images are chosen, and no class is off its exact share by one or more."""
+    count = data.draw(st.integers(1, len(labels)))
+    chosen = stratified(torch.tensor(labels), count, seed=data.draw(st.integers(0, 5)))
+    assert len(chosen) == count == len(set(chosen.tolist()))
+    assert chosen.tolist() == sorted(chosen.tolist())
+    for label in set(labels):
+        got = sum(labels[index] == label for index in chosen.tolist())
+        assert abs(got - count * labels.count(label) / len(labels)) < 1
+
+
+def test_choices_are_random_and_seeded() -> None:
+    """Over many seeds each image is chosen about as often; one seed always gives the same images."""
+    labels = torch.arange(40) % 2
+    counts = torch.zeros(40)
+    for seed in range(400):
+        counts[stratified(labels, 10, seed)] += 1
+    assert counts.min() > 60  # 100 expected, with a standard deviation of 8.7
+    assert counts.max() < 140
+    assert torch.equal(stratified(labels, 10, 3), stratified(labels, 10, 3))
+
+
+def test_seeds_depend_on_every_part() -> None:
+    """A derived seed has 32 bits, and changes with each number and with how they are grouped."""
+    parts = [(0,), (1,), (0, 1), (1, 0), (0, [1]), (0, [1, 2]), (0, [2, 1]), ([0, 1], [2])]
+    seeds = [derive_seed(*part) for part in parts]
+    assert len(set(seeds)) == len(seeds) - 1  # a number and a list of that one number are the same
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_a_subset_reads_its_parent(digits: ImageData) -> None:
+    """A subset of 1 % has 4 digits of each class, reports it, and reads them from its parent; subsets nest."""
+    part = subset(digits.train, 0.01, seed=2)
+    assert len(part) == 40
+    assert str(part) == "40 of 4,000 images, 4 of each class"
+    assert torch.equal(part[5][0], digits.train[int(part.indices[5])][0])
+    assert torch.equal(part.labels, digits.train.labels[part.indices])
+    assert len(subset(part, 0.5)) == 20
+    assert str(subset(part, 0.4)) == "16 of 40 images, 1 to 2 of each class"
+    assert torch.equal(subset(digits.train, 1.0).indices, torch.arange(4000))
+    assert torch.equal(subset(digits.train, 0.01, seed=2).indices, part.indices)
+    assert isinstance(part, ImageSubset)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.1, float("nan"), 1e-6])
+def test_impossible_fractions_are_refused(digits: ImageData, fraction: float) -> None:
+    """A fraction outside (0, 1], or too small for one image, is refused."""
+    with pytest.raises(DataError, match=r"expected a fraction|cannot choose 0 of 4,000"):
+        subset(digits.train, fraction)
