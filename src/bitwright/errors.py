@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""The exception tree. Every message says what was expected, what was got, where, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BitwrightError(Exception):
+    """Base of every error that a user can cause. The command line prints it as one line and exits with 1."""
+
+
+class CaptureError(BitwrightError):
+    """The model cannot be captured: `torch.export` failed, or an operation has no integer form."""
+
+
+class UnknownNameError(BitwrightError):
+    """A model, layer, data set, scheme or key that does not exist."""
+
+
+class SchemeError(BitwrightError):
+    """A scheme that does not fit its model, or is malformed."""
+
+
+class BudgetError(BitwrightError):
+    """No allocation fits the budget."""
+
+
+class DataError(BitwrightError):
+    """A data set that is missing, or does not fit the model."""
+
+
+class TrainingError(BitwrightError):
+    """Training cannot go on, for instance because the loss is not finite."""
+
+
+class LoweringError(BitwrightError):
+    """No proved integer form exists for a layer."""
+
+
+class ExportError(BitwrightError):
+    """An engine cannot be guaranteed to compute the integers of the model."""
+
+
+class FileFormatError(BitwrightError):
+    """A file that is truncated, tampered with, or of another kind."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for `name`, with the closest known names first.
+
+    >>> str(unknown_name("scheme", "unifrom8", ["uniform8", "uniform4"]))
+    "unknown scheme 'unifrom8': did you mean 'uniform8'? Known: uniform4, uniform8."
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" did you mean '{close[0]}'?" if close else ""
+    shown = ", ".join(names[:40]) + (f", … ({len(names)} in all)" if len(names) > 40 else "")
+    return UnknownNameError(f"unknown {kind} '{name}':{hint} Known: {shown}.")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Views, splits and shuffles: operations that only move values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from bitwright.graph.aten.registry import arguments, handles, tensor
+from bitwright.graph.nodes import ChannelShuffle, Flatten, Reshape, Slice, Transpose
+
+if TYPE_CHECKING:
+    from bitwright.graph.capture import Builder
+
+
+def flatten_node(builder: Builder, fx_node: fx.Node, source: str) -> str:
+    """Add a Flatten of `source`."""
+    return builder.add(
+        Flatten(
+            name=builder.node_name(fx_node, "flatten"),
+            inputs=(source,),
+            shape=builder.shape(fx_node),
+            place=builder.place(fx_node),
+        )
+    )
+
+
+@handles("view", "reshape", "flatten", "squeeze", "unsqueeze", "_unsafe_view")
+def _view(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    source = tensor(builder, fx_node, given["self"])
+    before = tuple(int(axis) for axis in fx_node.args[0].meta["val"].shape[1:])  # type: ignore[union-attr]
+    after = builder.shape(fx_node)
+    if before == after:
+        return source
+    if len(after) == 1 and len(before) == 3:
+        return flatten_node(builder, fx_node, source)
+    return builder.add(
+        Reshape(name=builder.node_name(fx_node, "reshape"), inputs=(source,), shape=after, place=builder.place(fx_node))
+    )
+
+
+@handles("transpose")
+def _transpose(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    rank = len(builder.shape(fx_node)) + 1
+    return builder.add(
+        Transpose(
+            name=builder.node_name(fx_node, "transpose"),
+            inputs=(tensor(builder, fx_node, given["self"]),),
+            shape=builder.shape(fx_node),
+            place=builder.place(fx_node),
+            axes=(int(given["dim0"]) % rank, int(given["dim1"]) % rank),
+        )
+    )
+
+
+@handles("contiguous", "clone", "alias", "detach", "lift_fresh_copy")
+def _same(builder: Builder, fx_node: fx.Node) -> str:
+    return tensor(builder, fx_node, arguments(builder, fx_node)["self"])
+
+
+@handles("chunk", "split")
+def _chunk(builder: Builder, fx_node: fx.Node) -> list[str]:
+    given = arguments(builder, fx_node)
+    source = tensor(builder, fx_node, given["self" if "self" in given else "tensor"])
+    if given["dim"] not in (1, -3):
+        raise builder.refuse(fx_node, f"a split along axis {given['dim']}; only channels (1) are known.")
+    made, start = [], 0
+    for part in fx_node.meta["val"]:
+        shape = tuple(int(axis) for axis in part.shape[1:])
+        made.append(
+            builder.add(
+                Slice(
+                    name=builder.node_name(fx_node, "slice"),
+                    inputs=(source,),
+                    shape=shape,
+                    place=builder.place(fx_node),
+                    start=start,
+                    stop=start + shape[0],
+                )
+            )
+        )
+        start += shape[0]
+    return made
+
+
+@handles("getitem")
+def _getitem(builder: Builder, fx_node: fx.Node) -> Any:
+    source, index = fx_node.args[:2]
+    return builder.values[source][index]  # type: ignore[index]
+
+
+@handles("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    return builder.add(
+        ChannelShuffle(
+            name=builder.node_name(fx_node, "channel_shuffle"),
+            inputs=(tensor(builder, fx_node, given["self"]),),
+            shape=builder.shape(fx_node),
+            place=builder.place(fx_node),
+            groups=int(given["groups"]),
+        )
+    )

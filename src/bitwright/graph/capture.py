@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""From an `nn.Module` to a Graph, through `torch.export`."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from bitwright.errors import CaptureError
+from bitwright.graph.aten import HANDLERS, IGNORED, supported
+from bitwright.graph.execute import FloatModel
+from bitwright.graph.graph import Graph, operations
+from bitwright.graph.nodes import BatchNorm, Input, Node, Reshape, Transpose
+from bitwright.graph.passes import simplify
+
+
+def capture(model: nn.Module, input_shape: tuple[int, ...], *, name: str = "model") -> Graph:
+    """Capture `model` in evaluation mode as a Graph with batch norm and clamps fused.
+
+    The captured graph is executed once beside the model, on noise: a difference beyond float rounding is an error, so
+    that no mistake in the translation can pass for a quantization loss later.
+
+    Args:
+        model: Any module that takes one batch of images and returns one tensor of logits.
+        input_shape: (channels, height, width) of an image.
+        name: What messages and files call the model.
+
+    Raises:
+        CaptureError: If export fails, or an operation is not supported: names it, its place, and the supported ones.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+        example = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+        program = _export(model, example, name)
+        graph = simplify(_translate(program, name))
+        _refuse_leftovers(graph)
+        with torch.no_grad():
+            _check_equal(model(example), FloatModel(graph).to(device).eval()(example), name)
+    finally:
+        model.train(was_training)
+    return graph
+
+
+def _export(model: nn.Module, example: Tensor, name: str) -> ExportedProgram:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+    except Exception as error:  # torch.export raises many unrelated types, all of which mean the same here
+        summary = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        shape = tuple(example.shape[1:])
+        raise CaptureError(
+            f"torch.export cannot capture {name} on images of shape {shape} with any batch size: {summary} "
+            "Check the image size, and that forward() has no data-dependent Python control flow."
+        ) from error
+
+
+@dataclass
+class Builder:
+    """What a handler of `aten.py` may use: the nodes so far, and the values of fx nodes."""
+
+    program: ExportedProgram
+    model: str
+    nodes: list[Node] = field(default_factory=list)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def place(self, fx_node: fx.Node) -> str:
+        """Where in the model an fx node comes from, for messages."""
+        return f"{self.module_path(fx_node) or 'the top module'} ({fx_node.target})"
+
+    def module_path(self, fx_node: fx.Node) -> str:
+        stack = list(fx_node.meta.get("nn_module_stack", {}).values())
+        return str(stack[-1][0]) if stack else ""
+
+    def unique(self, name: str) -> str:
+        """`name`, or `name#2`, `name#3`, … where it is taken, for instance by a module that is called twice."""
+        chosen, count = name, 1
+        while chosen in self.names:
+            count += 1
+            chosen = f"{name}#{count}"
+        self.names.add(chosen)
+        return chosen
+
+    def node_name(self, fx_node: fx.Node, operation: str) -> str:
+        path = self.module_path(fx_node)
+        return self.unique(f"{path}.{operation}" if path else operation)
+
+    def add(self, node: Node) -> str:
+        self.nodes.append(node)
+        return node.name
+
+    def shape(self, fx_node: fx.Node) -> tuple[int, ...]:
+        """Of the tensor an fx node makes, without its batch axis."""
+        return tuple(int(size) for size in fx_node.meta["val"].shape[1:])
+
+    def refuse(self, fx_node: fx.Node, why: str) -> CaptureError:
+        return CaptureError(
+            f"{self.model}: unsupported operation {fx_node.target} at {self.module_path(fx_node) or 'the top module'}: "
+            f"{why} Supported: {', '.join(supported())}."
+        )
+
+
+def _translate(program: ExportedProgram, name: str) -> Graph:
+    """One node for each ATen operation, nothing fused."""
+    signature = program.graph_signature
+    owned = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    constants = dict(signature.inputs_to_lifted_tensor_constants)
+    builder = Builder(program, name)
+    output: str | None = None
+    for fx_node in program.graph.nodes:
+        if fx_node.op == "placeholder":
+            if fx_node.name in owned:
+                builder.values[fx_node] = Parameter(owned[fx_node.name])
+            elif fx_node.name in constants:
+                builder.values[fx_node] = Parameter(constants[fx_node.name])
+            else:
+                made = Input(name=builder.unique("input"), inputs=(), shape=builder.shape(fx_node), place="the input")
+                builder.values[fx_node] = builder.add(made)
+        elif fx_node.op == "output":
+            output = _single_output(builder, fx_node)
+        elif fx_node.op == "call_function":
+            target = getattr(fx_node.target, "__name__", str(fx_node.target)).split(".")[0]
+            if target in IGNORED:
+                continue
+            handler = HANDLERS.get(target.rstrip("_"))
+            if handler is None:
+                raise builder.refuse(fx_node, "it has no integer form here.")
+            _refuse_written_view(builder, fx_node, target)
+            builder.values[fx_node] = handler(builder, fx_node)
+    if output is None:
+        raise CaptureError(f"{name}: the exported program returns nothing.")
+    used = _reachable(builder.nodes, output)
+    tensors = {
+        **program.state_dict,
+        **{key: value for key, value in program.constants.items() if isinstance(value, Tensor)},
+    }
+    return Graph(name, used, output, {key: value.detach().clone() for key, value in tensors.items()})
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The value of an fx node that is a parameter or buffer: its name in the state dict."""
+
+    name: str
+
+
+def _refuse_written_view(builder: Builder, fx_node: fx.Node, target: str) -> None:
+    """An in-place operation on a slice changes the tensor that was sliced, which the graph cannot say."""
+    source = fx_node.args[0] if fx_node.args else None
+    views = ("getitem", "slice", "select", "view", "transpose", "chunk", "split")
+    if target.endswith("_") and isinstance(source, fx.Node) and source.op == "call_function":
+        origin = getattr(source.target, "__name__", "").split(".")[0]
+        viewed = source.args[0]
+        if origin in views and isinstance(viewed, fx.Node) and len(viewed.users) > 1:
+            raise builder.refuse(fx_node, "it writes into a view of another tensor; use the form that is not in-place.")
+
+
+def _single_output(builder: Builder, fx_node: fx.Node) -> str:
+    (returned,) = fx_node.args
+    results = [item for item in returned if item is not None] if isinstance(returned, list | tuple) else [returned]
+    if len(results) != 1:
+        raise CaptureError(
+            f"{builder.model} returns {len(results)} tensors in evaluation mode, but one tensor of logits is needed: "
+            "wrap it in a module that returns the one to keep."
+        )
+    value = builder.values.get(results[0]) if isinstance(results[0], fx.Node) else None
+    if not isinstance(value, str):
+        raise CaptureError(f"{builder.model} returns a constant: its output does not depend on the images.")
+    return value
+
+
+def _reachable(nodes: list[Node], output: str) -> tuple[Node, ...]:
+    """Only what the output needs, in order; the input stays."""
+    needed = {output}
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if node.name in needed or isinstance(node, Input):
+            needed.update(node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))
+
+
+def _refuse_leftovers(graph: Graph) -> None:
+    for node in graph:
+        if isinstance(node, Reshape | Transpose | BatchNorm):
+            raise CaptureError(
+                f"{graph.model}: unsupported {type(node).__name__.lower()} to {node.shape} at {node.place}: "
+                f"only flattening and channel shuffling are known. Supported: {', '.join(operations())}."
+            )
+
+
+def _check_equal(expected: Tensor, got: Tensor, name: str) -> None:
+    """Equal up to float32 rounding of a reordered computation."""
+    if expected.shape != got.shape:
+        raise CaptureError(
+            f"{name}: the captured graph returns shape {tuple(got.shape)}, the model {tuple(expected.shape)}."
+        )
+    span = float(expected.abs().max())
+    difference = float((expected - got).abs().max())
+    if not difference <= 1e-3 * max(span, 1e-30):
+        raise CaptureError(
+            f"{name}: the captured graph differs from the model by {difference:.3g} on logits of size {span:.3g}. "
+            "The model computes something that capture misread; please report it with its code."
+        )

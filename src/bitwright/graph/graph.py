@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""A captured network: nodes in execution order, and their tensors under the model's own parameter names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bitwright.errors import CaptureError, FileFormatError, unknown_name
+from bitwright.files import write_bytes
+from bitwright.graph import nodes as node_module
+from bitwright.graph.nodes import Bounds, Input, Layer, Node, Norm
+from bitwright.graph.tensors_file import read_tensors, serialize
+
+FORMAT = "bitwright.graph.1"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A directed acyclic graph of nodes with one input and one output.
+
+    Attributes:
+        model: What it was captured from, for instance `pytorchcv:resnet18`.
+        nodes: In topological order; the first is the input.
+        output: Name of the tensor that the network returns.
+        parameters: Tensors by their names in the model's state dict.
+    """
+
+    model: str
+    nodes: tuple[Node, ...]
+    output: str
+    parameters: Mapping[str, Tensor] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        known: set[str] = set()
+        for node in self.nodes:
+            missing = [name for name in node.inputs if name not in known]
+            if missing or node.name in known:
+                fault = f"reads '{missing[0]}' before it is made" if missing else "appears twice"
+                raise CaptureError(f"malformed graph of {self.model}: node '{node.name}' {fault}.")
+            known.add(node.name)
+        if self.output not in known:
+            raise CaptureError(f"malformed graph of {self.model}: its output '{self.output}' is no node.")
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __getitem__(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise unknown_name("node", name, (node.name for node in self.nodes))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of an image."""
+        return next(node.shape for node in self.nodes if isinstance(node, Input))
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The nodes with weights, by name, in execution order: what a scheme gives bits to."""
+        return {node.name: node for node in self.nodes if isinstance(node, Layer)}
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """The nodes that read each tensor; one that reads it twice appears twice."""
+        readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                readers[name].append(node)
+        return readers
+
+    def with_nodes(self, nodes: tuple[Node, ...], output: str | None = None) -> Graph:
+        return replace(self, nodes=nodes, output=output or self.output)
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Graph:
+        """The same network with other tensors of the same names and shapes.
+
+        Raises:
+            FileFormatError: If a name is missing or a shape differs.
+        """
+        chosen = {}
+        for name, tensor in self.parameters.items():
+            if name not in parameters:
+                raise FileFormatError(f"the weights lack '{name}', which {self.model} needs.")
+            if parameters[name].shape != tensor.shape:
+                expected, got = tuple(tensor.shape), tuple(parameters[name].shape)
+                raise FileFormatError(f"'{name}' has shape {got} in the weights, but {self.model} needs {expected}.")
+            chosen[name] = parameters[name].detach()
+        return replace(self, parameters=chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The structure as JSON values, without the tensors."""
+        return {"model": self.model, "output": self.output, "nodes": [node_to_dict(node) for node in self.nodes]}
+
+    @classmethod
+    def from_dict(cls, structure: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> Graph:
+        nodes = tuple(node_from_dict(entry) for entry in structure["nodes"])
+        return cls(structure["model"], nodes, structure["output"], parameters)
+
+    def save(self, path: str | Path) -> None:
+        """Write structure and tensors as one safetensors file, atomically."""
+        write_bytes(path, serialize(self.parameters, FORMAT, {"graph": json.dumps(self.to_dict())}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Graph:
+        """Read what `save` wrote.
+
+        Raises:
+            FileFormatError: If the file is missing, damaged, or no graph.
+        """
+        tensors, metadata = read_tensors(path, FORMAT)
+        return cls.from_dict(json.loads(metadata["graph"]), tensors)
+
+
+def node_to_dict(node: Node) -> dict[str, Any]:
+    """`node` as JSON values, its class under `op`."""
+    entry: dict[str, Any] = {"op": type(node).__name__}
+    for item in fields(node):
+        value = getattr(node, item.name)
+        if isinstance(value, Bounds | Norm):
+            value = {name.name: getattr(value, name.name) for name in fields(value)}
+        entry[item.name] = list(value) if isinstance(value, tuple) else value
+    return entry
+
+
+def node_from_dict(entry: Mapping[str, Any]) -> Node:
+    """The inverse of `node_to_dict`."""
+    kind = getattr(node_module, str(entry.get("op")), None)
+    if not (isinstance(kind, type) and issubclass(kind, Node)):
+        raise FileFormatError(
+            f"unknown operation '{entry.get('op')}' in a saved graph; known: {', '.join(operations())}."
+        )
+    values: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name == "op":
+            continue
+        if name == "norm" and value is not None:
+            value = Norm(**value)
+        elif name == "bounds" and value is not None:
+            value = Bounds(**value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def operations() -> list[str]:
+    """Names of all node classes that survive the passes, sorted."""
+    raw = {"Node", "BatchNorm", "Reshape", "Transpose", "Requantize"}
+    return sorted(kind.__name__ for kind in Node.__subclasses__() if kind.__name__ not in raw)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+"""The operations of a captured network: frozen dataclasses that say what is computed, never how.
+
+A node names its tensors; the tensors themselves are the graph's parameters. What a node means in a phase (cost, float
+execution, fake quantization, lowering, …) is a `functools.singledispatch` function of that phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A fused element-wise clamp: ReLU is (0, None), ReLU6 is (0, 6), hard tanh is (-1, 1).
+
+    Attributes:
+        minimum: Lower bound, or None.
+        maximum: Upper bound, or None.
+    """
+
+    minimum: float | None
+    maximum: float | None = None
+
+    @property
+    def non_negative(self) -> bool:
+        return self.minimum is not None and self.minimum >= 0
+
+    def intersect(self, other: Bounds) -> Bounds:
+        """The bounds of this clamp followed by `other`, where both intervals overlap."""
+        lower = [bound for bound in (self.minimum, other.minimum) if bound is not None]
+        upper = [bound for bound in (self.maximum, other.maximum) if bound is not None]
+        return Bounds(max(lower, default=None), min(upper, default=None))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch normalisation in evaluation mode, by the names of its tensors, each of shape (channels,).
+
+    Attributes:
+        mean: Running mean.
+        variance: Running variance.
+        weight: Gain, or None.
+        bias: Offset, or None.
+        eps: Added to the variance.
+    """
+
+    mean: str
+    variance: str
+    weight: str | None
+    bias: str | None
+    eps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One operation, which makes one tensor of the same name.
+
+    Attributes:
+        name: Unique in the graph; layers bear the name of their module.
+        inputs: Names of the tensors it reads, in order.
+        shape: Of the tensor it makes, without the batch axis.
+        place: The module and ATen operation it came from, for messages.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    place: str = ""
+
+    def reading(self, *inputs: str) -> Any:
+        """The same node with other inputs."""
+        return replace(self, inputs=inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input(Node):
+    """The image batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv2d(Node):
+    """2-d convolution, with the batch normalisation and the clamp that passes fused into it.
+
+    `weight` has shape (out_channels, in_channels / groups, kernel_height, kernel_width).
+    """
+
+    weight: str
+    bias: str | None
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    norm: Norm | None = None
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Node):
+    """Matrix product with `weight` of shape (out_features, in_features)."""
+
+    weight: str
+    bias: str | None
+    norm: Norm | None = None
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNorm(Node):
+    """Batch normalisation that no pass has fused yet."""
+
+    norm: Norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clamp(Node):
+    """Element-wise clamp (ReLU, ReLU6, hard tanh) that could not be fused into its producer."""
+
+    bounds: Bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Node):
+    """Element-wise sum of two tensors of one shape."""
+
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Node):
+    """Concatenation along the channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool2d(Node):
+    """Maximum over windows; padding never wins."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    ceil_mode: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvgPool2d(Node):
+    """Mean over windows of constant area: sum / (kernel_height * kernel_width), padding counted as zeros."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flatten(Node):
+    """All axes but the batch become one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Node):
+    """Drops elements with `probability` in training; the identity otherwise."""
+
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Node):
+    """Channels `start` to `stop` (exclusive)."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelShuffle(Node):
+    """Channels read as (groups, channels / groups) and transposed, as in ShuffleNet."""
+
+    groups: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reshape(Node):
+    """A view of another rank, as captured; passes must resolve it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transpose(Node):
+    """Two axes swapped (counted with the batch axis), as captured; passes must resolve it."""
+
+    axes: Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requantize(Node):
+    """The same values at another scale and `bit_width`; placed by the quantization plan, the identity in float."""
+
+    bit_width: int
+
+
+Layer = Conv2d | Linear
+PassThrough = MaxPool2d | Flatten | Dropout | Slice | ChannelShuffle
+"""Nodes whose output integers are a selection of their input's: they keep its scale."""

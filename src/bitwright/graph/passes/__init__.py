@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""Passes over a graph: each returns the graph and whether it changed; together they run to a fixed point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bitwright.graph.graph import Graph
+from bitwright.graph.passes.channel_shuffle import find_channel_shuffles
+from bitwright.graph.passes.fold_batch_norm import fold_batch_norm
+from bitwright.graph.passes.fuse_clamps import fuse_clamps
+
+Pass = Callable[[Graph], tuple[Graph, bool]]
+PASSES: tuple[Pass, ...] = (find_channel_shuffles, fold_batch_norm, fuse_clamps)
+
+
+def simplify(graph: Graph) -> Graph:
+    """Apply all passes until none changes the graph."""
+    changed = True
+    while changed:
+        changed = False
+        for apply in PASSES:
+            graph, once = apply(graph)
+            changed = changed or once
+    return graph
+
+
+__all__ = ["PASSES", "Pass", "find_channel_shuffles", "fold_batch_norm", "fuse_clamps", "simplify"]

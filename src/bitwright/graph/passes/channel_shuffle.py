@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""View, transpose, view: ShuffleNet's way to write a channel shuffle becomes one node."""
+
+from __future__ import annotations
+
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import ChannelShuffle, Node, Reshape, Transpose
+
+
+def find_channel_shuffles(graph: Graph) -> tuple[Graph, bool]:
+    """Replace (C, H, W) -> (G, C/G, H, W) -> (C/G, G, H, W) -> (C, H, W) by one ChannelShuffle of G groups."""
+    by_name = {node.name: node for node in graph}
+    readers = graph.consumers()
+    replaced: dict[str, Node] = {}
+    dropped: set[str] = set()
+    for last in graph:
+        if not isinstance(last, Reshape) or len(last.shape) != 3:
+            continue
+        middle = by_name[last.inputs[0]]
+        if not isinstance(middle, Transpose) or middle.axes not in ((1, 2), (2, 1)) or len(middle.shape) != 4:
+            continue
+        first = by_name[middle.inputs[0]]
+        if not isinstance(first, Reshape) or by_name[first.inputs[0]].shape != last.shape:
+            continue
+        if len(readers[first.name]) != 1 or len(readers[middle.name]) != 1:
+            continue
+        replaced[last.name] = ChannelShuffle(
+            name=last.name, inputs=first.inputs, shape=last.shape, place=last.place, groups=first.shape[0]
+        )
+        dropped |= {first.name, middle.name}
+    nodes = tuple(replaced.get(node.name, node) for node in graph if node.name not in dropped)
+    return graph.with_nodes(nodes), bool(replaced)

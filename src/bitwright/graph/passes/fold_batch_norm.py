@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""Batch norm becomes part of the layer before it, or a depthwise 1 x 1 convolution where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import BatchNorm, Conv2d, Layer, Node
+
+
+def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
+    """Fold every batch norm whose layer nothing else reads; make the others layers of their own.
+
+    The layer keeps its weight and the names of the norm's tensors: training goes on with them, and `folded_weight`
+    gives the product. A norm after anything else (DenseNet's, after a concatenation) is `x * gain + offset` for each
+    channel: a depthwise convolution with a 1 x 1 weight of ones and that norm, so it gets bits, an accumulator and a
+    certificate like every layer.
+    """
+    readers = graph.consumers()
+    by_name = {node.name: node for node in graph}
+    made: dict[str, Node] = {}
+    renamed: dict[str, str] = {}
+    parameters = dict(graph.parameters)
+    for node in graph:
+        node = node.reading(*(renamed.get(name, name) for name in node.inputs))
+        if not isinstance(node, BatchNorm):
+            made[node.name] = node
+            continue
+        source = by_name.get(node.inputs[0])
+        alone = source is not None and len(readers[source.name]) == 1 and graph.output != source.name
+        if isinstance(source, Layer) and source.norm is None and source.bounds is None and alone:
+            made[source.name] = replace(made[source.name], norm=node.norm)  # type: ignore[call-arg]
+            renamed[node.name] = source.name
+        elif len(node.shape) == 3:
+            weight = f"{node.name}.unit_weight"
+            parameters[weight] = torch.ones(node.shape[0], 1, 1, 1, device=parameters[node.norm.mean].device)
+            made[node.name] = _depthwise(node, weight)
+        else:
+            made[node.name] = node
+    output = renamed.get(graph.output, graph.output)
+    changed = tuple(made.values()) != graph.nodes
+    return replace(graph, nodes=tuple(made.values()), output=output, parameters=parameters), changed
+
+
+def _depthwise(node: BatchNorm, weight: str) -> Conv2d:
+    return Conv2d(
+        name=node.name,
+        inputs=node.inputs,
+        shape=node.shape,
+        place=node.place,
+        weight=weight,
+        bias=None,
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        groups=node.shape[0],
+        norm=node.norm,
+    )

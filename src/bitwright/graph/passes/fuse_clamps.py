@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""A clamp (ReLU, ReLU6) becomes part of the operation before it, whose requantization clamps anyway."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import Add, Clamp, Conv2d, Linear, Node
+
+
+def fuse_clamps(graph: Graph) -> tuple[Graph, bool]:
+    """Fuse every clamp that is the only reader of a layer, an addition or another clamp."""
+    readers = graph.consumers()
+    made: dict[str, Node] = {}
+    renamed: dict[str, str] = {}
+    for node in graph:
+        node = node.reading(*(renamed.get(name, name) for name in node.inputs))
+        source = made.get(node.inputs[0]) if node.inputs else None
+        alone = source is not None and len(readers[source.name]) == 1 and graph.output != source.name
+        if isinstance(node, Clamp) and isinstance(source, Conv2d | Linear | Add | Clamp) and alone:
+            bounds = node.bounds if source.bounds is None else source.bounds.intersect(node.bounds)
+            made[source.name] = replace(source, bounds=bounds)
+            renamed[node.name] = source.name
+            readers[source.name] = readers[node.name]
+        else:
+            made[node.name] = node
+    output = renamed.get(graph.output, graph.output)
+    nodes = tuple(made.values())
+    return graph.with_nodes(nodes, output), nodes != graph.nodes

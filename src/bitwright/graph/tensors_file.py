@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""Safetensors files with a format name, JSON metadata and a checksum, so that damage is refused instead of loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from bitwright.errors import FileFormatError
+
+
+def serialize(tensors: Mapping[str, Tensor], format_name: str, metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a safetensors file whose metadata hold `format_name` and a SHA-256 over tensors and metadata."""
+    owned: dict[str, Tensor] = {}
+    pointers: set[int] = set()
+    for name, tensor in tensors.items():
+        values = tensor.detach().cpu().contiguous()
+        # The format holds no aliases: a tensor that shares its memory with an earlier one is written as a copy.
+        owned[name] = values.clone() if values.data_ptr() in pointers else values
+        pointers.add(owned[name].data_ptr())
+    fields = {"format": format_name, **(metadata or {})}
+    return save(owned, {**fields, "sha256": _digest(owned, fields)})
+
+
+def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of a file made by `serialize`.
+
+    Raises:
+        FileFormatError: If the file is missing, truncated, altered, or of another format.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise FileFormatError(f"cannot read '{path}': {error.strerror or error}.") from error
+    try:
+        tensors = load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
+    found = metadata.get("format")
+    if found != format_name:
+        raise FileFormatError(f"expected a file of format '{format_name}', got '{found or 'unmarked'}', in '{path}'.")
+    stored = metadata.pop("sha256", "")
+    if stored != _digest(tensors, metadata):
+        raise FileFormatError(f"'{path}' was altered after it was written (its SHA-256 differs): write it again.")
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(sorted(fields.items()))).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""The words every package shares: the precision of one layer, the scheme of a model, the limits of a search."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bitwright.errors import SchemeError, unknown_name
+from bitwright.files import write_text
+
+MIN_BITS, MAX_BITS = 2, 8
+
+
+@dataclass(frozen=True, order=True)
+class Precision:
+    """Bits of one layer's weights and of the activations it reads, each from 2 to 8.
+
+    >>> Precision.parse("W4A8")
+    Precision(weight_bits=4, act_bits=8)
+    >>> str(Precision(8, 8))
+    'W8A8'
+    """
+
+    weight_bits: int
+    act_bits: int
+
+    def __post_init__(self) -> None:
+        for name, bits in (("weight", self.weight_bits), ("activation", self.act_bits)):
+            if not MIN_BITS <= bits <= MAX_BITS:
+                raise SchemeError(f"{name} bits must be {MIN_BITS} to {MAX_BITS}, got {bits}.")
+
+    def __str__(self) -> str:
+        return f"W{self.weight_bits}A{self.act_bits}"
+
+    @classmethod
+    def parse(cls, text: str) -> Precision:
+        """Read `W4A8` (any case), or one number for both.
+
+        Raises:
+            SchemeError: If the text is neither, or a width is out of range.
+        """
+        match = re.fullmatch(r"[wW](\d+)[aA](\d+)", str(text).strip())
+        if match:
+            return cls(int(match[1]), int(match[2]))
+        if str(text).strip().isdigit():
+            return cls(int(text), int(text))
+        raise SchemeError(f"expected a precision such as W4A8, got '{text}'.")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The precision of every layer of a model.
+
+    Attributes:
+        name: What tables call it, for instance `bops0.5`.
+        layers: Precision by layer name, in the order of execution.
+        residual_bits: Width of the streams that element-wise additions read and write: 8 or 16.
+    """
+
+    name: str
+    layers: Mapping[str, Precision] = field(default_factory=dict)
+    residual_bits: int = 8
+
+    def __post_init__(self) -> None:
+        if self.residual_bits not in (8, 16):
+            raise SchemeError(f"residual_bits must be 8 or 16, got {self.residual_bits}, in scheme '{self.name}'.")
+
+    @classmethod
+    def uniform(
+        cls,
+        layers: Iterable[str],
+        precision: Precision,
+        name: str | None = None,
+        first_and_last: Precision | None = None,
+    ) -> Scheme:
+        """One precision for all layers; the first and the last keep `first_and_last` (default 8 bits).
+
+        >>> scheme = Scheme.uniform(["stem", "body", "fc"], Precision(4, 4))
+        >>> [str(precision) for precision in scheme.layers.values()]
+        ['W8A8', 'W4A4', 'W8A8']
+        """
+        names = list(layers)
+        ends = first_and_last or Precision(8, 8)
+        chosen = {layer: ends if layer in (names[0], names[-1]) else precision for layer in names}
+        return cls(name or str(precision), chosen)
+
+    def check(self, layers: Iterable[str]) -> None:
+        """Raise SchemeError unless the scheme names exactly these layers; all faults are collected."""
+        expected = list(layers)
+        missing = [layer for layer in expected if layer not in self.layers]
+        extra = [layer for layer in self.layers if layer not in set(expected)]
+        if not missing and not extra:
+            return
+        faults = []
+        if extra:
+            faults.append(str(unknown_name("layer", extra[0], expected)))
+        if missing:
+            faults.append(f"no precision for {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+        raise SchemeError(
+            f"scheme '{self.name}' does not fit the model ({len(extra)} unknown, {len(missing)} missing layers): "
+            + "; ".join(faults)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        layers = {layer: str(precision) for layer, precision in self.layers.items()}
+        return {"name": self.name, "residual_bits": self.residual_bits, "layers": layers}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], where: str = "scheme") -> Scheme:
+        """The inverse of `to_dict`; unknown and missing keys are refused together."""
+        known = {"name", "residual_bits", "layers"}
+        faults = [str(unknown_name("key", key, known)) for key in fields if key not in known]
+        faults += [f"missing key '{key}'" for key in ("name", "layers") if key not in fields]
+        layers: dict[str, Precision] = {}
+        entries = fields.get("layers", {})
+        if not isinstance(entries, Mapping):
+            faults.append(f"'layers' must map layer names to precisions, got {type(entries).__name__}")
+            entries = {}
+        for layer, text in entries.items():
+            try:
+                layers[str(layer)] = Precision.parse(text)
+            except SchemeError as error:
+                faults.append(f"layer '{layer}': {error}")
+        if faults:
+            raise SchemeError(f"{where}: " + "; ".join(faults))
+        return cls(str(fields["name"]), layers, int(fields.get("residual_bits", 8)))
+
+    def save(self, path: str | Path) -> None:
+        """Write YAML, atomically."""
+        write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scheme:
+        """Read YAML.
+
+        Raises:
+            SchemeError: If the file is missing, is no YAML mapping, or has unknown keys.
+        """
+        try:
+            fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SchemeError(f"cannot read a scheme from '{path}': {error}") from error
+        if not isinstance(fields, Mapping):
+            raise SchemeError(f"expected a mapping with 'name' and 'layers' in '{path}', got {type(fields).__name__}.")
+        return cls.from_dict(fields, where=str(path))
