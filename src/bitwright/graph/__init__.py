@@ -2,7 +2,24 @@
 """A network as data: captured from PyTorch, simplified, executed in float, counted."""
 
 from bitwright.graph.capture import capture
+from bitwright.graph.cost import LayerCost, ModelCost, float_cost, layer_costs, parameter_count, scheme_cost
 from bitwright.graph.execute import FloatModel, execute, folded_weight
 from bitwright.graph.graph import Graph
+from bitwright.graph.sources import load_model
+from bitwright.graph.ties import ties
 
-__all__ = ["FloatModel", "Graph", "capture", "execute", "folded_weight"]
+__all__ = [
+    "FloatModel",
+    "Graph",
+    "LayerCost",
+    "ModelCost",
+    "capture",
+    "execute",
+    "float_cost",
+    "folded_weight",
+    "layer_costs",
+    "load_model",
+    "parameter_count",
+    "scheme_cost",
+    "ties",
+]
