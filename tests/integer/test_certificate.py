@@ -190,11 +190,10 @@ def test_exact_ties_of_certified_pairs_go_to_even(shift: int) -> None:
 @pytest.mark.slow
 def test_every_single_int32_accumulator_agrees() -> None:
     """The proof, replaced by looking: all 2**32 accumulators."""
-    certified = certify([4.3e-4, 0.0021], INT32_MIN, INT32_MAX, -128, 127)
-    assert certified.theorem == ("B", "B")
-    for start in range(INT32_MIN, INT32_MAX + 1, 2**22):
-        accumulator = np.arange(start, start + 2**22)
-        assert all(agree_on(accumulator, channel(certified.multipliers, i), -128, 127) for i in range(2))
+    certified = certify(4.3e-4, INT32_MIN, INT32_MAX, -128, 127)
+    assert certified.theorem == ("B",)
+    for start in range(INT32_MIN, INT32_MAX + 1, 2**20):
+        assert agree_on(np.arange(start, start + 2**20, dtype=np.int64), certified.multipliers, -128, 127)
 
 
 # --- theorem A
