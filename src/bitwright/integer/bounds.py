@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""How large accumulators can become, from the actual weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from bitwright.integer.quant_params import QuantParams
+
+FLOAT32_EXACT = 2**24
+"""Every integer up to here, and every sum whose partial sums stay within, is exact in float32."""
+
+Int64Array = npt.NDArray[np.int64]
+
+
+def accumulator_bounds(
+    weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], params: QuantParams
+) -> tuple[Int64Array, Int64Array]:
+    """Smallest and largest accumulator of each output channel, bias included, over all inputs of a format.
+
+    Args:
+        weight: Shape [channels, ...].
+        bias: Shape [channels].
+        params: Format of the input, which contains zero, so that padding is covered.
+
+    Returns:
+        Two int64 arrays of shape [channels].
+    """
+    rows = weight.reshape(weight.shape[0], -1).astype(np.int64)
+    positive, negative = rows.clip(min=0).sum(1), rows.clip(max=0).sum(1)
+    low = positive * params.quant_min + negative * params.quant_max + bias
+    high = positive * params.quant_max + negative * params.quant_min + bias
+    return low, high
+
+
+def partial_sum_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
+    """Largest magnitude of any partial sum, in any order of summation: sum |w| * max |a|, of the worst channel."""
+    rows = np.abs(weight.reshape(weight.shape[0], -1).astype(np.int64))
+    return int(rows.sum(1).max(initial=0)) * max(params.quant_max, -params.quant_min)

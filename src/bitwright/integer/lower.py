@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: MIT
+"""From a QuantizedModel to an IntegerModel, with a proof for each channel.
+
+Every ratio between an accumulator's unit and its output's scale becomes a multiplier `b / 2**c` with a certificate that float32
+engines compute the same integers. The proved constants go back to the QuantizedModel, whose forward pass then gives exactly the
+integers of the IntegerModel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bitwright.errors import LoweringError
+from bitwright.graph.execute import Tensors, folded_weight
+from bitwright.graph.nodes import (
+    Add,
+    AvgPool2d,
+    ChannelShuffle,
+    Clamp,
+    Concat,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Node,
+    Requantize,
+    Slice,
+)
+from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds, partial_sum_bound
+from bitwright.integer.certificate import Certified, certify, certify_requantize, provable_ratio
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.multipliers import INT32_MAX, add_multipliers
+from bitwright.integer.ops import (
+    IntegerAdd,
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerLinear,
+    IntegerRequantize,
+    Quantize,
+    Rescale,
+)
+from bitwright.integer.quant_params import QuantParams
+from bitwright.sensitivity.weight_scale import quantize_weight
+from bitwright.training.fake_quantize import BIAS_MAX, clamp_limits
+from bitwright.training.model import QuantizedModel
+from bitwright.training.quantized import Certificate
+
+SATURATING_SUM = 2**15 - 1
+"""AVX2's uint8 x int8 instruction adds two products in 16 bits and saturates there."""
+
+
+@dataclass
+class Lowering:
+    """What the functions that lower nodes share."""
+
+    source: QuantizedModel
+    parameters: Tensors
+    formats: dict[str, QuantParams] = field(default_factory=dict)
+    certificates: dict[str, Certificate] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    output_unit: npt.NDArray[np.float64] | None = None
+
+    def inputs(self, node: Node) -> tuple[str, ...]:
+        return tuple(self.renamed.get(name, name) for name in node.inputs)
+
+    def params(self, node: Node) -> QuantParams:
+        """Format of the tensor that `node` makes."""
+        quantizer = self.source.activation_quantizer(node.name)
+        return QuantParams(quantizer.spec.bit_width, quantizer.spec.signed, float(quantizer.current_scale().detach()))
+
+    def limits(self, node: Node) -> tuple[int, int]:
+        params = self.params(node)
+        return clamp_limits(getattr(node, "bounds", None), params.quant_min, params.quant_max, params.scale)
+
+    def record(self, node: Node, certified: Certified, **more: Any) -> None:
+        """Keep the facts of a certificate for the file and the report."""
+        self.facts[node.name] = {
+            "channels": len(certified.theorem),
+            "theorem_a": certified.theorem.count("A"),
+            "theorem_b": certified.theorem.count("B"),
+            "exhaustive": certified.theorem.count("exhaustive"),
+            "every_int32": int(certified.every_int32.sum()),
+            "most_candidates": int(certified.candidates.max(initial=0)),
+            "largest_relative_change": float(np.abs(certified.relative_change).max(initial=0.0)),
+            **more,
+        }
+
+
+@torch.no_grad()
+def lower(model: QuantizedModel) -> IntegerModel:
+    """Make the integer model of `model`, prove it, and hand the proved constants back to `model`.
+
+    Raises:
+        LoweringError: If an accumulator can leave int32, or no multiplier near the wanted one can be proved.
+    """
+    model.eval()
+    model.certify({})
+    lowering = Lowering(model, model.parameters_by_name())
+    ops = [op for node in model.plan.graph if (op := lower_node(node, lowering)) is not None]
+    model.certify(lowering.certificates)
+    output = lowering.renamed.get(model.plan.graph.output, model.plan.graph.output)
+    unit = lowering.output_unit
+    if unit is None:
+        unit = np.array([lowering.formats[output].scale])
+    plan = model.plan
+    return IntegerModel(plan.graph.model, plan.scheme, tuple(ops), lowering.formats, output, unit, lowering.facts)
+
+
+@singledispatch
+def lower_node(node: Node, lowering: Lowering) -> Node | None:
+    """The integer operation of a node, or None where it vanishes."""
+    raise NotImplementedError(f"no integer form of {type(node).__name__}")
+
+
+@lower_node.register
+def _(node: Input, lowering: Lowering) -> Node:
+    params = lowering.params(node)
+    lowering.formats[node.name] = params
+    return Quantize(
+        name=node.name, inputs=(), shape=node.shape, place=node.place,
+        scale=params.scale, low=params.quant_min, high=params.quant_max,
+    )  # fmt: skip
+
+
+@lower_node.register(Conv2d)
+@lower_node.register(Linear)
+def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
+    model = lowering.source
+    (source,) = lowering.inputs(node)
+    input_params = lowering.formats[source]
+    quantizer = model.weight_quantizer(node.name)
+    weight, bias = folded_weight(node, lowering.parameters)
+    input_scale = model.activation_quantizer(node.inputs[0]).current_scale()
+    integers, scale = quantizer(weight)
+    biases = _bias_integers(bias, input_scale * scale)
+    raw = node.name == model.plan.raw
+    rescale = None
+    if not raw:
+        rescale, scale, integers, biases = _certified_layer(
+            node, lowering, input_params, input_scale, weight, bias, scale
+        )
+    unit = (input_scale.double() * scale.double()).cpu().numpy()
+    weights = integers.cpu().numpy().astype(np.int8)
+    offsets = biases.cpu().numpy().astype(np.int32)
+    low, high = accumulator_bounds(weights, offsets, input_params)
+    bound = int(max(high.max(), -low.min()))
+    if bound > INT32_MAX:
+        raise LoweringError(
+            f"layer '{node.name}': an accumulator can reach {bound}, beyond int32. Lower its weight or activation bits."
+        )
+    if raw:
+        lowering.output_unit = unit
+        lowering.facts[node.name] = {"channels": len(unit)}
+    else:
+        lowering.formats[node.name] = lowering.params(node)
+    partial = partial_sum_bound(weights, input_params)
+    lowering.facts[node.name] |= {
+        "largest_accumulator": bound,
+        "float32_exact": max(bound, partial) <= FLOAT32_EXACT,
+        "avx2_safe": 2 * max(input_params.quant_max, -input_params.quant_min) * int(np.abs(weights).max())
+        <= SATURATING_SUM,
+    }
+    lowering.certificates[node.name] = Certificate(
+        multipliers=None if rescale is None else torch.from_numpy(rescale.multipliers.as_float32()).to(scale.device),
+        weight=integers,
+        bias=biases,
+        wide=max(bound, partial) > FLOAT32_EXACT,
+    )
+    common: dict[str, Any] = {
+        "name": node.name, "inputs": (source,), "shape": node.shape, "place": node.place, "unit": unit, "rescale": rescale,
+        "weight": weights, "weight_bits": quantizer.bit_width, "bias": offsets,
+    }  # fmt: skip
+    if isinstance(node, Linear):
+        return IntegerLinear(**common)
+    return IntegerConv2d(**common, stride=node.stride, padding=node.padding, dilation=node.dilation, groups=node.groups)
+
+
+def _bias_integers(bias: Tensor | None, unit: Tensor) -> Tensor:
+    """The rounding of the training forward, in its own float32."""
+    if bias is None:
+        return torch.zeros_like(unit)
+    return (bias / unit).clamp(-BIAS_MAX, BIAS_MAX).round()
+
+
+def _certified_layer(
+    node: Conv2d | Linear,
+    lowering: Lowering,
+    input_params: QuantParams,
+    input_scale: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+) -> tuple[Rescale, Tensor, Tensor, Tensor]:
+    """Multipliers with proofs; a channel without one gets the nearest weight scale that has one, and its weights anew."""
+    output = lowering.params(node)
+    low, high = lowering.limits(node)
+    bits = lowering.source.weight_quantizer(node.name).bit_width
+    moved = np.zeros(len(scale), dtype=bool)
+    for last in (False, True):
+        integers = quantize_weight(weight, scale, bits)
+        biases = _bias_integers(bias, input_scale * scale)
+        weights = integers.cpu().numpy().astype(np.int8)
+        offsets = biases.cpu().numpy().astype(np.int32)
+        smallest, largest = accumulator_bounds(weights, offsets, input_params)
+        ratio = (input_scale.double() * scale.double()).cpu().numpy() / output.scale
+        try:
+            certified = certify(ratio, smallest, largest, low, high, strict=last)
+        except LoweringError as error:
+            raise LoweringError(f"layer '{node.name}': {error}") from error
+        unproved = ~certified.proved
+        if not unproved.any():
+            break
+        moved |= unproved
+        better = scale.double().cpu().numpy() * np.where(unproved, provable_ratio(ratio, low, high) / ratio, 1.0)
+        scale = torch.from_numpy(better).to(scale)
+    lowering.record(node, certified, channels_moved=int(moved.sum()))
+    return Rescale(certified.multipliers, low, high), scale, integers, biases
+
+
+@lower_node.register
+def _(node: AvgPool2d, lowering: Lowering) -> Node:
+    (source,) = lowering.inputs(node)
+    params = lowering.formats[source]
+    area = node.kernel[0] * node.kernel[1]
+    unit = np.array([params.scale / area])
+    rescale = None
+    if node.name == lowering.source.plan.raw:
+        lowering.output_unit = unit
+        lowering.facts[node.name] = {"channels": 1, "largest_accumulator": area * params.quant_max}
+    else:
+        sums = area * params.quant_min, area * params.quant_max
+        rescale = _certified_rescale(node, lowering, params.scale / area, sums)
+        lowering.facts[node.name]["largest_accumulator"] = max(sums[1], -sums[0])
+    return IntegerAvgPool2d(
+        name=node.name, inputs=(source,), shape=node.shape, place=node.place, unit=unit, rescale=rescale,
+        kernel=node.kernel, stride=node.stride, padding=node.padding,
+    )  # fmt: skip
+
+
+@lower_node.register(Requantize)
+@lower_node.register(Clamp)
+def _(node: Node, lowering: Lowering) -> Node:
+    (source,) = lowering.inputs(node)
+    params = lowering.formats[source]
+    rescale = _certified_rescale(node, lowering, params.scale, (params.quant_min, params.quant_max))
+    return IntegerRequantize(name=node.name, inputs=(source,), shape=node.shape, place=node.place, rescale=rescale)
+
+
+def _certified_rescale(node: Node, lowering: Lowering, unit: float, domain: tuple[int, int]) -> Rescale:
+    """One multiplier for a whole tensor, proved over a domain small enough to try every value."""
+    output = lowering.params(node)
+    low, high = lowering.limits(node)
+    try:
+        if domain[1] - domain[0] < 2**17:
+            certified = certify_requantize(unit / output.scale, *domain, low, high)
+        else:
+            certified = certify(
+                np.array([unit / output.scale]), np.array([domain[0]]), np.array([domain[1]]), low, high
+            )
+    except LoweringError as error:
+        raise LoweringError(f"'{node.name}': {error}") from error
+    lowering.formats[node.name] = output
+    lowering.record(node, certified)
+    device = lowering.source.activation_quantizer(node.name).scale.device
+    lowering.certificates[node.name] = Certificate(torch.from_numpy(certified.multipliers.as_float32()).to(device))
+    return Rescale(certified.multipliers, low, high)
+
+
+@lower_node.register
+def _(node: Add, lowering: Lowering) -> Node:
+    inputs = lowering.inputs(node)
+    first, second = (lowering.formats[name] for name in inputs)
+    output = lowering.params(node)
+    low, high = lowering.limits(node)
+    lowering.formats[node.name] = output
+    try:
+        a, b, shift = add_multipliers(
+            first.scale / output.scale,
+            second.scale / output.scale,
+            (first.quant_min, first.quant_max),
+            (second.quant_min, second.quant_max),
+        )
+    except LoweringError as error:
+        raise LoweringError(f"addition '{node.name}': {error}") from error
+    device = lowering.source.activation_quantizer(node.name).scale.device
+    pair = torch.tensor([a / 2**shift, b / 2**shift], dtype=torch.float32, device=device)
+    lowering.certificates[node.name] = Certificate(pair)
+    return IntegerAdd(
+        name=node.name,
+        inputs=inputs,
+        shape=node.shape,
+        place=node.place,
+        multipliers=(a, b),
+        shift=shift,
+        low=low,
+        high=high,
+    )
+
+
+@lower_node.register
+def _(node: Concat, lowering: Lowering) -> Node:
+    inputs = lowering.inputs(node)
+    lowering.formats[node.name] = lowering.formats[inputs[0]]
+    return node.reading(*inputs)  # type: ignore[no-any-return]
+
+
+@lower_node.register
+def _(node: Dropout, lowering: Lowering) -> None:
+    lowering.renamed[node.name] = lowering.inputs(node)[0]
+
+
+@lower_node.register(MaxPool2d)
+@lower_node.register(Flatten)
+@lower_node.register(Slice)
+@lower_node.register(ChannelShuffle)
+def _(node: Node, lowering: Lowering) -> Node:
+    (source,) = lowering.inputs(node)
+    if source in lowering.formats:
+        lowering.formats[node.name] = lowering.formats[source]
+    return node.reading(source)  # type: ignore[no-any-return]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""The operations of an IntegerModel: graph nodes that carry their integers and proved constants.
+
+Nodes that only move values (max pooling, flattening, …) and concatenations are those of `graph.nodes`: in integers they mean
+the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bitwright.graph.nodes import Node, Pair
+from bitwright.integer.multipliers import Multipliers
+
+
+@dataclass(frozen=True, eq=False)
+class Rescale:
+    """Accumulators to quantized values: `clamp(round_half_even(accumulator * multiplier / 2**shift), low, high)`.
+
+    Attributes:
+        multipliers: One per channel, or one for all.
+        low: Smallest result: that of the format, or of a fused clamp.
+        high: Largest result.
+    """
+
+    multipliers: Multipliers
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantize(Node):
+    """Images to integers: `clamp(round_half_even(image / scale))`, in float32."""
+
+    scale: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Accumulate(Node):
+    """Sums of products, exact in int32, rescaled unless they leave the network as they are.
+
+    Attributes:
+        unit: float64 [channels] or [1]: what one accumulator is worth.
+        rescale: None for the logits.
+    """
+
+    unit: npt.NDArray[np.float64]
+    rescale: Rescale | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerConv2d(Accumulate):
+    """Convolution of integers.
+
+    Attributes:
+        weight: int8 [out_channels, in_channels / groups, kernel_height, kernel_width].
+        weight_bits: Width at which the weights are stored.
+        bias: int32 [out_channels], in units of the accumulator.
+    """
+
+    weight: npt.NDArray[np.int8]
+    weight_bits: int
+    bias: npt.NDArray[np.int32]
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerLinear(Accumulate):
+    """Matrix product of integers, with `weight` of shape [out_features, in_features]."""
+
+    weight: npt.NDArray[np.int8]
+    weight_bits: int
+    bias: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerAvgPool2d(Accumulate):
+    """Sums over windows; the division by their area is part of the multiplier, or of the unit."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerAdd(Node):
+    """`clamp(round_half_even((a * multipliers[0] + b * multipliers[1]) / 2**shift), low, high)`, rounded once."""
+
+    multipliers: Pair
+    shift: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerRequantize(Node):
+    """The same values at another scale, width, or clamp."""
+
+    rescale: Rescale

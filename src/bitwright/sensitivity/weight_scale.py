@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Scales of symmetric, per-channel weight quantization: by the maximum, or by the least squared error."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Method = Literal["max", "mse"]
+
+# Fractions of the largest weight to clip at. At 2 bits the best lies below one half, at 8 bits close to one.
+_FRACTIONS = torch.linspace(0.2, 1.0, 81)
+_CHUNK = 2**22
+
+
+def weight_range(bit_width: int) -> tuple[int, int]:
+    """Smallest and largest integer weight: narrow (+-(2^(k-1) - 1)), but full at 2 and 3 bits, where one level counts.
+
+    >>> [weight_range(bits) for bits in (2, 3, 4, 8)]
+    [(-2, 1), (-4, 3), (-7, 7), (-127, 127)]
+    """
+    largest = 2 ** (bit_width - 1) - 1
+    return (-largest - 1 if bit_width <= 3 else -largest), largest
+
+
+def quantize_weight(weight: Tensor, scale: Tensor, bit_width: int) -> Tensor:
+    """Integers, held as floats, of `weight` (channels, ...) at `scale` (channels,)."""
+    low, high = weight_range(bit_width)
+    return (weight / scale.reshape(-1, *[1] * (weight.dim() - 1))).round().clamp(low, high)
+
+
+def weight_scale(weight: Tensor, bit_width: int, method: Method = "mse") -> Tensor:
+    """The scale of each output channel.
+
+    Args:
+        weight: Shape (channels, ...).
+        bit_width: 2 to 8.
+        method: `max` puts the largest weight on the largest integer; `mse` tries 81 clipping points between a fifth of it
+            and itself and keeps the one of least squared error.
+
+    Returns:
+        Shape (channels,), positive; 1 for a channel of zeros.
+    """
+    rows = weight.detach().reshape(weight.shape[0], -1)
+    low, high = weight_range(bit_width)
+    # With the full range the most negative level is one further out than the most positive.
+    largest = torch.maximum(rows.amax(1) / high, rows.amin(1) / low)
+    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+    if method == "max":
+        return largest
+    best, best_error = largest.clone(), torch.full_like(largest, torch.inf)
+    fractions = _FRACTIONS.to(rows)
+    # Fractions in groups, so that a large layer does not take 81 times its own memory.
+    group = max(1, _CHUNK // max(1, rows.numel()))
+    for some in torch.split(fractions, group):
+        scales = largest * some.reshape(-1, 1)
+        integers = (rows / scales.unsqueeze(-1)).round_().clamp_(low, high)
+        errors = (integers * scales.unsqueeze(-1)).sub_(rows).square_().sum(-1)
+        error, index = errors.min(0)
+        better = error < best_error
+        best = torch.where(better, scales.gather(0, index.unsqueeze(0))[0], best)
+        best_error = torch.where(better, error, best_error)
+    return best

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""Scales of activations from a few batches of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from bitwright.errors import DataError
+from bitwright.graph.execute import execute
+from bitwright.graph.nodes import Concat, Node, PassThrough
+from bitwright.training.model import QuantizedModel
+from bitwright.training.plan import TensorSpec
+
+SAMPLES_PER_BATCH = 2**15
+PERCENTILE = 99.99
+_FRACTIONS = 100
+
+
+class Calibration(StrEnum):
+    """How a range becomes a scale: its extremes, a percentile of it, or the least squared error."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+class RangeObserver:
+    """Collects the extremes and a seeded sample of a tensor's real values."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.low = 0.0
+        self.high = 0.0
+        self.samples: list[Tensor] = []
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def update(self, values: Tensor) -> None:
+        flat = values.detach().reshape(-1)
+        low, high = flat.aminmax()
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        if len(flat) > SAMPLES_PER_BATCH:
+            chosen = torch.randint(len(flat), (SAMPLES_PER_BATCH,), generator=self._generator)
+            flat = flat[chosen.to(flat.device)]
+        self.samples.append(flat.float().cpu())
+
+    def scale(self, spec: TensorSpec, method: Calibration) -> float:
+        """The scale for a format; 1 where only zeros were seen."""
+        full = self._limit(spec, self.low, self.high)
+        if full <= 0:
+            return 1.0
+        if method is Calibration.MINMAX:
+            return full
+        values = torch.cat(self.samples)
+        if method is Calibration.PERCENTILE:
+            rank = max(1, round(values.numel() * PERCENTILE / 100))
+            high = float(values.kthvalue(rank).values)
+            low = float((-values).kthvalue(rank).values) * -1
+            limit = self._limit(spec, min(low, 0.0), max(high, 0.0))
+            return limit if limit > 0 else full
+        return self._least_squares(values, spec, full)
+
+    @staticmethod
+    def _limit(spec: TensorSpec, low: float, high: float) -> float:
+        return max(high / spec.quant_max, low / spec.quant_min if spec.signed else 0.0)
+
+    @staticmethod
+    def _least_squares(values: Tensor, spec: TensorSpec, full: float) -> float:
+        scales = full * torch.linspace(1 / _FRACTIONS, 1.0, _FRACTIONS)
+        if len(values) > 2 * SAMPLES_PER_BATCH:
+            values = values[:: len(values) // (2 * SAMPLES_PER_BATCH) + 1]
+        errors = []
+        for some in torch.split(scales, 10):
+            columns = some.reshape(-1, 1)
+            rounded = (values / columns).round_().clamp_(spec.quant_min, spec.quant_max).mul_(columns)
+            errors.append(rounded.sub_(values).square_().mean(1))
+        return float(scales[torch.cat(errors).argmin()])
+
+
+@torch.no_grad()
+def calibrate(
+    model: QuantizedModel, batches: Iterable[Tensor], method: Calibration | str = Calibration.MSE
+) -> QuantizedModel:
+    """Set the activation scales of `model` from float executions of its network.
+
+    Args:
+        model: Its weight scales are set too.
+        batches: Images, each of shape (batch, channels, height, width).
+        method: How a range becomes a scale.
+
+    Returns:
+        `model`, in evaluation mode.
+
+    Raises:
+        DataError: If there is no batch.
+    """
+    chosen = Calibration(method)
+    model.calibrate_weights()
+    quantizer_of, graph = model.plan.quantizer_of, model.plan.graph
+    observers = {key: RangeObserver() for key in model.plan.specs}
+
+    def observe(node: Node, values: Tensor) -> None:
+        # Movers and concatenations only repeat values that their producers showed already.
+        if not isinstance(node, PassThrough | Concat):
+            observers[quantizer_of[node.name]].update(values)
+
+    seen = 0
+    parameters = model.parameters_by_name()
+    for images in batches:
+        execute(graph, parameters, images, observe=observe)
+        seen += 1
+    if not seen:
+        raise DataError("calibration needs at least one batch of images, got none.")
+    for key, observer in observers.items():
+        if key != model.plan.raw:
+            quantizer = model.activation_quantizer(key)
+            quantizer.scale.fill_(observer.scale(quantizer.spec, chosen))
+    return model.eval()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""QuantizedModel: a network whose forward pass computes the integers of the integer model, and has gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.graph.execute import folded_weight, named_tensors, register, statistic_names
+from bitwright.graph.graph import Graph
+from bitwright.scheme import Scheme
+from bitwright.training.fake_quantize import fake_quantize
+from bitwright.training.plan import QuantPlan, plan
+from bitwright.training.quantized import Certificate, Quantized
+from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
+
+
+class QuantizedModel(nn.Module):
+    """A graph with quantizers: trained like any module, lowered without loss.
+
+    Its state dict holds the model's own parameters under `network.`, and the scales under `activations.` and `weights.`.
+
+    Args:
+        plan: Where the quantizers stand.
+        ranges: How scales follow the data in training.
+        momentum: Of the moving average, for `Ranges.EMA`.
+        free_norm: Normalise by batch statistics in training (and update the running ones); otherwise batch norm stays
+            folded with its running statistics.
+    """
+
+    def __init__(
+        self, plan: QuantPlan, ranges: Ranges = Ranges.LEARNED, *, momentum: float = 0.99, free_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.ranges = ranges
+        self.momentum = momentum
+        self.free_norm = free_norm
+        self.network = nn.Module()
+        statistics = statistic_names(plan.graph)
+        for name, tensor in plan.graph.parameters.items():
+            trainable = tensor.is_floating_point() and name not in statistics and not name.endswith(".unit_weight")
+            register(self.network, name, tensor.detach().clone(), trainable=trainable)
+        used = set(plan.quantizer_of.values()) - ({plan.raw} if plan.raw else set())
+        self.activations = nn.ModuleDict(
+            {
+                _key(name): ActivationQuantizer(spec, ranges, momentum)
+                for name, spec in plan.specs.items()
+                if name in used
+            }
+        )
+        self.weights = nn.ModuleDict(
+            {
+                _key(name): WeightQuantizer(
+                    plan.graph.parameters[node.weight].shape[0], plan.scheme.layers[name].weight_bits, ranges
+                )
+                for name, node in plan.graph.layers.items()
+            }
+        )
+        self.certificates: dict[str, Certificate] = {}
+
+    def parameters_by_name(self) -> dict[str, Tensor]:
+        """The model's own tensors, under their own names."""
+        return named_tensors(self.network, self.plan.graph.parameters)
+
+    def float_graph(self) -> Graph:
+        """The network with the present float weights."""
+        return self.plan.graph.with_parameters(self.parameters_by_name())
+
+    def activation_quantizer(self, tensor: str) -> ActivationQuantizer:
+        """The quantizer of a tensor, by the tensor's name."""
+        found = self.activations[_key(self.plan.quantizer_of[tensor])]
+        assert isinstance(found, ActivationQuantizer)
+        return found
+
+    def weight_quantizer(self, layer: str) -> WeightQuantizer:
+        """The quantizer of a layer's weights."""
+        found = self.weights[_key(layer)]
+        assert isinstance(found, WeightQuantizer)
+        return found
+
+    def certify(self, certificates: Mapping[str, Certificate]) -> None:
+        """Compute with proved constants in evaluation mode, until the next training step."""
+        self.certificates = dict(certificates)
+
+    def train(self, mode: bool = True) -> QuantizedModel:
+        """Entering training mode drops the certificates: the weights they were proved for are about to change."""
+        if mode:
+            self.certificates = {}
+        super().train(mode)
+        return self
+
+    def forward(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> Tensor:
+        """Real logits.
+
+        Args:
+            images: float32, shape (batch, channels, height, width).
+            observe: Called with the name and the integers of every tensor.
+
+        Returns:
+            float32, shape (batch, classes): integers times the scale of each class.
+        """
+        output = self.integers(images, observe)
+        scale = output.scale
+        if scale.dim() == 1:
+            scale = scale.reshape(-1, *[1] * (output.values.dim() - 2))
+        return output.values.to(scale.dtype) * scale
+
+    def integers(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> Quantized:
+        """The integers that leave the network, and their scale."""
+        parameters = self.parameters_by_name()
+        readers = {name: len(nodes) for name, nodes in self.plan.graph.consumers().items()}
+        readers[self.plan.graph.output] += 1
+        values: dict[str, Quantized] = {}
+        for node in self.plan.graph:
+            inputs = [values[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
+            values[node.name] = fake_quantize(node, inputs, self, parameters)
+            if observe is not None:
+                observe(node.name, values[node.name])
+            for name in node.inputs:
+                readers[name] -= 1
+                if readers[name] == 0:
+                    del values[name]
+        return values[self.plan.graph.output]
+
+    @torch.no_grad()
+    def calibrate_weights(self) -> None:
+        """Set all weight scales from the present folded weights."""
+        parameters = self.parameters_by_name()
+        for name, node in self.plan.graph.layers.items():
+            self.weight_quantizer(name).calibrate(folded_weight(node, parameters)[0])
+
+
+def quantize(
+    graph: Graph, scheme: Scheme, *, ranges: Ranges | str = Ranges.LEARNED, **options: float
+) -> QuantizedModel:
+    """A QuantizedModel of `graph` under `scheme`, its weights calibrated; `calibrate` sets the activations.
+
+    Raises:
+        SchemeError: If the scheme does not name exactly the layers of the graph.
+    """
+    model = QuantizedModel(plan(graph, scheme), Ranges(ranges), **options)  # type: ignore[arg-type]
+    model.calibrate_weights()
+    return model
+
+
+def _key(name: str) -> str:
+    """Module names must not contain dots."""
+    return name.replace(".", "/")

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: MIT
+"""Where the quantizers of a network stand: which tensors carry how many bits, and which of them share a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import Add, AvgPool2d, Bounds, Clamp, Concat, Input, Layer, Node, PassThrough, Requantize
+from bitwright.scheme import MAX_BITS, Scheme
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """The integer format of a tensor, without its scale.
+
+    Attributes:
+        bit_width: 2 to 8, or 16 for a residual stream.
+        signed: Whether negative values occur: this follows from the graph, never from the bit width.
+    """
+
+    bit_width: int
+    signed: bool
+
+    @property
+    def quant_min(self) -> int:
+        return -(1 << (self.bit_width - 1)) if self.signed else 0
+
+    @property
+    def quant_max(self) -> int:
+        return (1 << (self.bit_width - 1)) - 1 if self.signed else (1 << self.bit_width) - 1
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """A graph with its quantizers.
+
+    Attributes:
+        graph: The network with `Requantize` nodes where a reader wants fewer bits, or another scale, than its tensor has.
+        scheme: What it was made from.
+        specs: The format of each quantizer, by its name.
+        quantizer_of: The quantizer of each tensor, by the tensor's name. Tensors of one name share one scale.
+        raw: The tensor that leaves the network as int32 accumulators, if the last operation makes accumulators.
+    """
+
+    graph: Graph
+    scheme: Scheme
+    specs: Mapping[str, TensorSpec]
+    quantizer_of: Mapping[str, str]
+    raw: str | None
+
+    def spec(self, tensor: str) -> TensorSpec:
+        return self.specs[self.quantizer_of[tensor]]
+
+
+def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
+    """Decide the format of every tensor.
+
+    A tensor carries as many bits as its most demanding reader wants: a layer wants the activation bits of its precision, an
+    addition wants the bits of the residual stream, pooling wants 8, and a node that only moves values wants what its own
+    readers want. Readers that want fewer read through a `Requantize`. All inputs of a concatenation share its scale:
+    producers that nothing else reads requantize to it directly, others through a `Requantize`.
+
+    Raises:
+        SchemeError: If the scheme does not name exactly the layers of the graph.
+    """
+    scheme.check(graph.layers)
+    carried = _carried_bits(graph, scheme)
+    expanded = _insert_requantize(graph, scheme, carried)
+    quantizer_of = _share_quantizers(expanded)
+    raw = _raw_output(expanded)
+    signed = _signedness(expanded, quantizer_of)
+    specs: dict[str, TensorSpec] = {}
+    for node in expanded:
+        key = quantizer_of[node.name]
+        if key == node.name:
+            bits = node.bit_width if isinstance(node, Requantize) else carried[node.name]
+            specs[key] = TensorSpec(bits, signed[key])
+    return QuantPlan(expanded, scheme, specs, quantizer_of, raw)
+
+
+def wanted_bits(reader: Node, scheme: Scheme, carried: Mapping[str, int]) -> int:
+    """Bits that `reader` wants of the tensors it reads."""
+    if isinstance(reader, Layer):
+        return scheme.layers[reader.name].act_bits
+    if isinstance(reader, Add):
+        return scheme.residual_bits
+    if isinstance(reader, PassThrough | Concat | Clamp):
+        return carried[reader.name]
+    return MAX_BITS
+
+
+def _carried_bits(graph: Graph, scheme: Scheme) -> dict[str, int]:
+    readers = graph.consumers()
+    carried: dict[str, int] = {}
+    for node in reversed(graph.nodes):
+        wanted = [wanted_bits(reader, scheme, carried) for reader in readers[node.name]]
+        carried[node.name] = max(wanted, default=MAX_BITS)
+    return carried
+
+
+def _insert_requantize(graph: Graph, scheme: Scheme, carried: Mapping[str, int]) -> Graph:
+    """Readers of fewer bits read through a Requantize; those of one tensor and width share it."""
+    single = {name for name, readers in graph.consumers().items() if len(readers) == 1}
+    by_name = {node.name: node for node in graph}
+    made: dict[str, Node] = {}
+
+    def through(source: str, name: str, bits: int) -> str:
+        if name not in made:
+            shape = by_name[source].shape
+            made[name] = Requantize(
+                name=name, inputs=(source,), shape=shape, place=f"quantization of {source}", bit_width=bits
+            )
+        return name
+
+    for node in graph:
+        inputs = list(node.inputs)
+        for position, source in enumerate(node.inputs):
+            wanted = wanted_bits(node, scheme, carried)
+            if isinstance(node, Concat):
+                if not _adoptable(source, by_name, single):
+                    inputs[position] = through(source, f"{source}@{node.name}", wanted)
+            elif wanted < carried[source] and not isinstance(node, AvgPool2d):
+                inputs[position] = through(source, f"{source}@{wanted}", wanted)
+        made[node.name] = node.reading(*inputs)
+    return graph.with_nodes(tuple(made.values()))
+
+
+def _adoptable(source: str, by_name: Mapping[str, Node], single: set[str]) -> bool:
+    """Whether a concatenation may give its scale to the producer of `source`: nothing else may read it on the way."""
+    while source in single:
+        node = by_name[source]
+        if not isinstance(node, PassThrough):
+            return not isinstance(node, Input)
+        source = node.inputs[0]
+    return False
+
+
+def _share_quantizers(graph: Graph) -> dict[str, str]:
+    """Movers share the quantizer of what they read; inputs of a concatenation share its quantizer."""
+    by_name = {node.name: node for node in graph}
+    adopted: dict[str, str] = {}
+    for node in reversed(graph.nodes):
+        if isinstance(node, Concat):
+            for source in node.inputs:
+                while isinstance(by_name[source], PassThrough):
+                    source = by_name[source].inputs[0]
+                adopted[source] = adopted.get(node.name, node.name)
+    quantizer_of: dict[str, str] = {}
+    for node in graph:
+        if isinstance(node, PassThrough):
+            quantizer_of[node.name] = quantizer_of[node.inputs[0]]
+        else:
+            quantizer_of[node.name] = adopted.get(node.name, node.name)
+    return quantizer_of
+
+
+def _signedness(graph: Graph, quantizer_of: Mapping[str, str]) -> dict[str, bool]:
+    """Whether any tensor of a quantizer can be negative."""
+    negative: dict[str, bool] = {}
+    for node in graph:
+        bounds: Bounds | None = getattr(node, "bounds", None)
+        own = isinstance(node, Input | Layer) or any(negative[name] for name in node.inputs)
+        negative[node.name] = own and not (bounds is not None and bounds.non_negative)
+    signed: dict[str, bool] = {}
+    for name, key in quantizer_of.items():
+        signed[key] = signed.get(key, False) or negative[name]
+    return signed
+
+
+def _raw_output(graph: Graph) -> str | None:
+    """The last node that computes, if it accumulates and only movers that keep accumulators follow."""
+    node = graph[graph.output]
+    readers = graph.consumers()
+    while isinstance(node, PassThrough) and len(readers[node.inputs[0]]) == 1:
+        node = graph[node.inputs[0]]
+    accumulates = isinstance(node, Layer | AvgPool2d) and getattr(node, "bounds", None) is None
+    return node.name if accumulates and len(readers[node.name]) <= 1 else None

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""What travels through a QuantizedModel: integers with their scale, and the constants that lowering proved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor in integer units.
+
+    Attributes:
+        values: Integers, held as floats.
+        scale: Shape () or (channels,): `real = scale * values`.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The constants that lowering proved for one node, which the forward pass then uses instead of its own.
+
+    Attributes:
+        multipliers: float32, each exactly `b / 2**c`: shape (channels,) or (2,) for an addition.
+        weight: Integers of a layer, or None.
+        bias: Integers of a layer, or None.
+        wide: Whether sums can exceed 2**24, so that they need float64.
+    """
+
+    multipliers: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    wide: bool = False
