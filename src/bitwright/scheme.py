@@ -15,6 +15,7 @@ from bitwright.errors import SchemeError, unknown_name
 from bitwright.files import write_text
 
 MIN_BITS, MAX_BITS = 2, 8
+RESIDUAL_BITS = (8, 16)
 
 
 @dataclass(frozen=True, order=True)
@@ -45,11 +46,9 @@ class Precision:
         Raises:
             SchemeError: If the text is neither, or a width is out of range.
         """
-        match = re.fullmatch(r"[wW](\d+)[aA](\d+)", str(text).strip())
+        match = re.fullmatch(r"[wW]([0-9]{1,3})[aA]([0-9]{1,3})|([0-9]{1,3})", str(text).strip())
         if match:
-            return cls(int(match[1]), int(match[2]))
-        if str(text).strip().isdigit():
-            return cls(int(text), int(text))
+            return cls(int(match[1] or match[3]), int(match[2] or match[3]))
         raise SchemeError(f"expected a precision such as W4A8, got '{text}'.")
 
 
@@ -68,7 +67,7 @@ class Scheme:
     residual_bits: int = 8
 
     def __post_init__(self) -> None:
-        if self.residual_bits not in (8, 16):
+        if self.residual_bits not in RESIDUAL_BITS:
             raise SchemeError(f"residual_bits must be 8 or 16, got {self.residual_bits}, in scheme '{self.name}'.")
 
     @classmethod
@@ -99,7 +98,7 @@ class Scheme:
             return
         faults = []
         if extra:
-            faults.append(str(unknown_name("layer", extra[0], expected)))
+            faults.append(str(unknown_name("layer", extra[0], expected)).removesuffix("."))
         if missing:
             faults.append(f"no precision for {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
         raise SchemeError(
@@ -115,7 +114,7 @@ class Scheme:
     def from_dict(cls, fields: Mapping[str, Any], where: str = "scheme") -> Scheme:
         """The inverse of `to_dict`; unknown and missing keys are refused together."""
         known = {"name", "residual_bits", "layers"}
-        faults = [str(unknown_name("key", key, known)) for key in fields if key not in known]
+        faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in fields if key not in known]
         faults += [f"missing key '{key}'" for key in ("name", "layers") if key not in fields]
         layers: dict[str, Precision] = {}
         entries = fields.get("layers", {})
@@ -126,10 +125,13 @@ class Scheme:
             try:
                 layers[str(layer)] = Precision.parse(text)
             except SchemeError as error:
-                faults.append(f"layer '{layer}': {error}")
+                faults.append(f"layer '{layer}': {str(error).removesuffix('.')}")
+        residual_bits = fields.get("residual_bits", 8)
+        if type(residual_bits) is not int or residual_bits not in RESIDUAL_BITS:
+            faults.append(f"residual_bits must be 8 or 16, got {residual_bits!r}")
         if faults:
             raise SchemeError(f"{where}: " + "; ".join(faults))
-        return cls(str(fields["name"]), layers, int(fields.get("residual_bits", 8)))
+        return cls(str(fields["name"]), layers, residual_bits)
 
     def save(self, path: str | Path) -> None:
         """Write YAML, atomically."""
