@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bitwright.errors import FileFormatError
 from bitwright.graph import Graph, capture, load_model
 from bitwright.integer import IntegerModel, lower, run
-from bitwright.integer.reference import execute_op
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.reference import execute_op
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
 
@@ -32,6 +32,7 @@ def settled(name: str, size: int, channels: int = 3) -> tuple[Graph, Tensor]:
 
 
 def quantized(graph: Graph, images: Tensor, precision: Precision) -> QuantizedModel:
+    """The network at one precision, first and last layers at 8 bits."""
     return calibrate(quantize(graph, Scheme.uniform(graph.layers, precision)), [images])
 
 
@@ -146,7 +147,7 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
         data[at] ^= 1
     path = tmp_path / "model.safetensors"
     path.write_bytes(bytes(data))
-    with pytest.raises(FileFormatError, match="write it again|no integer model"):
+    with pytest.raises(FileFormatError, match=r"write it again|no integer model"):
         IntegerModel.load(path)
 
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""ONNX files give the reference executor's logits in ONNX Runtime, integer for integer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitwright.export import export_onnx
+from bitwright.graph import capture, load_model
+from bitwright.integer import IntegerModel, lower, run
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import calibrate, quantize
+
+LEVELS = ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
+
+
+def integer_model(name: str, size: int, precision: str) -> tuple[IntegerModel, Tensor]:
+    """A network with random weights whose batch norm knows its statistics, lowered; and images."""
+    torch.manual_seed(0)
+    network = load_model(name)
+    images = torch.randn(8, 3, size, size)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(images)
+    graph = capture(network.eval(), (3, size, size), name=name)
+    model = quantize(graph, Scheme.uniform(graph.layers, Precision.parse(precision)))
+    return lower(calibrate(model, [images])), images
+
+
+def assert_equal_everywhere(model: IntegerModel, images: Tensor, path: Path) -> None:
+    """All int32 logits are equal at every optimisation level, at batch 1 and 8."""
+    export_onnx(model, path)
+    expected = run(model, images).numpy()
+    for level in LEVELS:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        options.intra_op_num_threads = 2
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for count in (1, len(images)):
+            (got,) = session.run(["logits_int32"], {"images": images[:count].numpy()})
+            assert got.dtype == np.int32
+            assert np.array_equal(got, expected[:count]), (level, count)
+
+
+@pytest.mark.parametrize("precision", ["W8A8", "W4A4", "W2A2", "W3A5"])
+def test_resnet20(precision: str, tmp_path: Path) -> None:
+    """Every bit width gives equal logits."""
+    model, images = integer_model("pytorchcv:resnet20_cifar10", 32, precision)
+    assert_equal_everywhere(model, images, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("precision", ["W8A8", "W4A4"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("pytorchcv:resnet18", 224),
+        ("pytorchcv:mobilenetv2_w1", 224),
+        ("torchvision:mobilenet_v2", 224),
+        ("pytorchcv:squeezenet_v1_1", 224),
+        ("pytorchcv:shufflenetv2_w1", 224),
+        pytest.param("torchvision:resnet18", 224, marks=pytest.mark.slow),
+        pytest.param("pytorchcv:resnet50", 224, marks=pytest.mark.slow),
+        pytest.param("pytorchcv:resnet101", 224, marks=pytest.mark.slow),
+        pytest.param("pytorchcv:resnet101b", 224, marks=pytest.mark.slow),
+        pytest.param("pytorchcv:inceptionv3", 299, marks=pytest.mark.slow),
+        pytest.param("pytorchcv:densenet121", 224, marks=pytest.mark.slow),
+        pytest.param("torchvision:vgg11_bn", 224, marks=pytest.mark.slow),
+        pytest.param("torchvision:googlenet", 224, marks=pytest.mark.slow),
+    ],
+)
+def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
+    """Networks of the zoo, at full resolution, give equal logits."""
+    model, images = integer_model(name, size, precision)
+    assert_equal_everywhere(model, images, tmp_path / "model.onnx")
+
+
+def test_four_bit_weights_take_half_the_file(tmp_path: Path) -> None:
+    """INT4 initializers make a W4A4 file a little over half of the W8A8 one, and only ai.onnx operators occur."""
+    sizes = {}
+    for precision in ("W8A8", "W4A4"):
+        model, _ = integer_model("pytorchcv:resnet18", 224, precision)
+        made = export_onnx(model, tmp_path / f"{precision}.onnx")
+        assert {node.domain for node in made.graph.node} == {""}
+        sizes[precision] = (tmp_path / f"{precision}.onnx").stat().st_size
+    assert sizes["W4A4"] < 0.54 * sizes["W8A8"]
+    assert any(tensor.data_type == onnx.TensorProto.INT4 for tensor in made.graph.initializer)
