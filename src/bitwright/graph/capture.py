@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from bitwright.errors import CaptureError
 from bitwright.graph.aten import HANDLERS, IGNORED, supported
@@ -33,7 +37,7 @@ def capture(model: nn.Module, input_shape: tuple[int, ...], *, name: str = "mode
     Raises:
         CaptureError: If export fails, or an operation is not supported: names it, its place, and the supported ones.
     """
-    was_training = model.training
+    was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
@@ -42,29 +46,43 @@ def capture(model: nn.Module, input_shape: tuple[int, ...], *, name: str = "mode
         graph = simplify(_translate(program, name))
         _refuse_leftovers(graph)
         with torch.no_grad():
-            _check_equal(model(example), FloatModel(graph).to(device).eval()(example), name)
+            (expected,) = (leaf for leaf in tree_leaves(model(example.clone())) if leaf is not None)
+            _check_equal(expected, FloatModel(graph).to(device).eval()(example), name)
     finally:
-        model.train(was_training)
+        for module, training in was_training.items():
+            module.training = training
     return graph
 
 
 def _export(model: nn.Module, example: Tensor, name: str) -> ExportedProgram:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             return torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
     except Exception as error:  # torch.export raises many unrelated types, all of which mean the same here
         summary = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         shape = tuple(example.shape[1:])
         raise CaptureError(
-            f"torch.export cannot capture {name} on images of shape {shape} with any batch size: {summary} "
+            f"torch.export cannot capture {name} on images of shape {shape} with any batch size: {summary.rstrip('.')}. "
             "Check the image size, and that forward() has no data-dependent Python control flow."
         ) from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of the exporter, and the traceback that it logs before it raises the same error."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
 @dataclass
 class Builder:
-    """What a handler of `aten.py` may use: the nodes so far, and the values of fx nodes."""
+    """What a handler of `aten/` may use: the nodes so far, and the values of fx nodes."""
 
     program: ExportedProgram
     model: str

@@ -214,13 +214,13 @@ class FloatModel(nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.graph = graph
+        self._graph = graph  # a network may well have a module called "graph"
         statistics = statistic_names(graph)
         for name, tensor in graph.parameters.items():
             register(self, name, tensor.clone(), trainable=name not in statistics and tensor.is_floating_point())
 
     def forward(self, images: Tensor) -> Tensor:
-        return execute(self.graph, named_tensors(self, self.graph.parameters), images)
+        return execute(self._graph, named_tensors(self, self._graph.parameters), images)
 
 
 def statistic_names(graph: Graph) -> set[str]:

@@ -83,10 +83,16 @@ def _batch_norm(builder: Builder, fx_node: fx.Node) -> str:
     )
     return builder.add(
         BatchNorm(
-            name=builder.unique(mean.removesuffix(".running_mean")),
+            name=_norm_name(builder, fx_node, mean),
             inputs=(tensor(builder, fx_node, given["input"]),),
             shape=builder.shape(fx_node),
             place=builder.place(fx_node),
             norm=norm,
         )
     )
+
+
+def _norm_name(builder: Builder, fx_node: fx.Node, mean: str) -> str:
+    """The module's name; never that of a tensor, since a norm that becomes a layer keeps a weight below its name."""
+    path, _, leaf = mean.rpartition(".")
+    return builder.unique(path) if path and leaf == "running_mean" else builder.node_name(fx_node, "batch_norm")

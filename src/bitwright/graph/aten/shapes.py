@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -29,9 +30,10 @@ def flatten_node(builder: Builder, fx_node: fx.Node, source: str) -> str:
 @handles("view", "reshape", "flatten", "squeeze", "unsqueeze", "_unsafe_view")
 def _view(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
-    source = tensor(builder, fx_node, given["self"])
-    before = tuple(int(axis) for axis in fx_node.args[0].meta["val"].shape[1:])  # type: ignore[union-attr]
+    source, before = _unshaped(builder, tensor(builder, fx_node, given["self"]))
     after = builder.shape(fx_node)
+    if prod(before) != prod(after):
+        raise builder.refuse(fx_node, f"a reshape from {before} to {after}, which mixes the images of a batch.")
     if before == after:
         return source
     if len(after) == 1 and len(before) == 3:
@@ -39,6 +41,15 @@ def _view(builder: Builder, fx_node: fx.Node) -> str:
     return builder.add(
         Reshape(name=builder.node_name(fx_node, "reshape"), inputs=(source,), shape=after, place=builder.place(fx_node))
     )
+
+
+def _unshaped(builder: Builder, source: str) -> tuple[str, tuple[int, ...]]:
+    """The tensor that a chain of reshapes starts from, and its shape: the order of values stays, so one is enough."""
+    by_name = {node.name: node for node in builder.nodes}
+    node = by_name[source]
+    while isinstance(node, Reshape | Flatten) and not isinstance(by_name[node.inputs[0]], Transpose):
+        node = by_name[node.inputs[0]]
+    return node.name, node.shape
 
 
 @handles("transpose")
@@ -61,7 +72,7 @@ def _same(builder: Builder, fx_node: fx.Node) -> str:
     return tensor(builder, fx_node, arguments(builder, fx_node)["self"])
 
 
-@handles("chunk", "split")
+@handles("chunk", "split", "split_with_sizes")
 def _chunk(builder: Builder, fx_node: fx.Node) -> list[str]:
     given = arguments(builder, fx_node)
     source = tensor(builder, fx_node, given["self" if "self" in given else "tensor"])

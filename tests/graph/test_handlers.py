@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""Every ATen operation that capture knows, on a network of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bitwright.errors import CaptureError
+from bitwright.graph import capture
+from bitwright.graph.aten import HANDLERS, IGNORED, supported
+from bitwright.graph.aten.registry import handles
+from bitwright.graph.nodes import AvgPool2d, Bounds, Conv2d, MaxPool2d
+from graph.networks import IMAGE, Called, Then, captured, kinds
+
+aten = torch.ops.aten
+
+EXAMPLES: dict[str, nn.Module] = {
+    "_unsafe_view": Then(lambda x: aten._unsafe_view(x, [x.shape[0], -1])),
+    "adaptive_avg_pool2d": Then(lambda x: F.adaptive_avg_pool2d(x, (2, 4))),
+    "add": Then(lambda x: torch.add(x, F.relu(x))),
+    "alias": Then(lambda x: F.relu(aten.alias(x))),
+    "avg_pool2d": Then(lambda x: F.avg_pool2d(x, 3, 2, 1)),
+    "batch_norm": Called(lambda m, x: m.norm(m.conv(x)), conv=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8)),
+    "cat": Then(lambda x: torch.cat([x, F.relu(x), x], 1)),
+    "channel_shuffle": Then(lambda x: F.channel_shuffle(x, 4)),
+    "chunk": Then(lambda x: torch.cat(x.chunk(3, 1)[::-1], 1)),
+    "clamp": Then(lambda x: x.clamp(-0.5, 0.25)),
+    "clamp_min": Then(lambda x: torch.clamp_min(x, -0.25)),
+    "clone": Then(lambda x: F.relu(x.clone())),
+    "contiguous": Then(lambda x: F.relu(x.contiguous(memory_format=torch.channels_last))),
+    "conv2d": nn.Conv2d(3, 6, (3, 5), stride=(2, 1), padding=(0, 4), dilation=(1, 2), groups=3),
+    "detach": Then(lambda x: F.relu(x.detach())),
+    "dropout": Then(lambda x: F.dropout(x, 0.5, training=False)),
+    "flatten": Then(lambda x: x.flatten(1)),
+    "getitem": Then(lambda x: F.relu(x.chunk(2, 1)[1])),
+    "hardtanh": Then(lambda x: F.hardtanh(x, -0.5, 0.75)),
+    "lift_fresh_copy": Then(lambda x: F.relu(aten.lift_fresh_copy(x))),
+    "linear": Called(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(3 * 8 * 8, 10)),
+    "max_pool2d": Then(lambda x: F.max_pool2d(x, (3, 2), (2, 1), (1, 0), (1, 2), ceil_mode=True)),
+    "mean": Then(lambda x: x.mean((2, 3))),
+    "relu": Then(F.relu),
+    "relu6": Then(lambda x: aten.relu6(x)),
+    "reshape": Then(lambda x: x.reshape(x.shape[0], -1)),
+    "split": Then(lambda x: torch.cat(x.split(3, 1)[::-1], 1)),
+    "split_with_sizes": Then(lambda x: torch.cat(x.split([1, 5, 2], 1)[::-1], 1)),
+    "squeeze": Then(lambda x: F.avg_pool2d(x, 8).squeeze(3).squeeze(2)),
+    "transpose": Then(lambda x: x.view(-1, 2, 4, 8, 8).transpose(1, 2).reshape(-1, 8, 8, 8)),
+    "unsqueeze": Then(lambda x: x.mean((2, 3)).unsqueeze(-1).unsqueeze(-1).squeeze((2, 3))),
+    "view": Then(lambda x: x.view(x.size(0), -1)),
+}
+
+ALIASES = {"native_channel_shuffle": "channel_shuffle"}
+"""Operations that torch.export does not leave alone, by the example that calls the same handler."""
+
+
+def test_every_handler_has_an_example() -> None:
+    """No operation is supported that these tests do not show to be."""
+    assert sorted({*EXAMPLES, *ALIASES}) == supported() == sorted(HANDLERS)
+    assert all(HANDLERS[alias] is HANDLERS[name] for alias, name in ALIASES.items())
+    assert not IGNORED & set(HANDLERS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_handler(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example reaches its handler, and the graph computes what the module does, at any batch size."""
+    handler, calls = HANDLERS[name], []
+
+    def spy(*arguments: Any) -> Any:
+        calls.append(name)
+        return handler(*arguments)
+
+    monkeypatch.setitem(HANDLERS, name, spy)
+    captured(EXAMPLES[name])
+    assert calls
+
+
+def test_a_handler_is_registered_once() -> None:
+    """Two handlers for one operation are a mistake in the library."""
+    with pytest.raises(ValueError, match="two handlers for relu"):
+        handles("relu")(HANDLERS["relu"])
+
+
+@pytest.mark.parametrize(
+    ("function", "bounds"),
+    [
+        (nn.ReLU(inplace=True), Bounds(0.0)),
+        (nn.ReLU6(inplace=True), Bounds(0.0, 6.0)),
+        (nn.Hardtanh(), Bounds(-1.0, 1.0)),
+        (lambda x: x.clamp(max=0.5), Bounds(None, 0.5)),
+        (lambda x: x.clamp_(min=-0.5), Bounds(-0.5)),
+        (lambda x: x.clamp(-1, 1).relu(), Bounds(0.0, 1.0)),
+    ],
+)
+def test_clamps_become_bounds(function: Any, bounds: Bounds) -> None:
+    """Every element-wise clamp ends in the bounds of the layer before it."""
+    graph = captured(Then(function))
+    assert kinds(graph) == ["Input", "Conv2d"]
+    assert graph.layers["conv"].bounds == bounds
+
+
+@pytest.mark.parametrize(
+    ("padding", "kernel", "dilation", "expected"),
+    [("same", (3, 5), (1, 2), (1, 4)), ("valid", (4, 4), (1, 1), (0, 0)), ("same", (1, 1), (1, 1), (0, 0))],
+)
+def test_named_padding(padding: str, kernel: Any, dilation: Any, expected: tuple[int, int]) -> None:
+    """Padding given by name becomes numbers."""
+    graph = captured(nn.Conv2d(3, 4, kernel, padding=padding, dilation=dilation))
+    (layer,) = graph.layers.values()
+    assert isinstance(layer, Conv2d)
+    assert layer.padding == expected
+
+
+def test_pooling_defaults() -> None:
+    """A stride that is not given is the kernel's size."""
+    graph = captured(Then(lambda x: F.avg_pool2d(F.max_pool2d(x, 2), (2, 4))))
+    pools = [node for node in graph if isinstance(node, MaxPool2d | AvgPool2d)]
+    assert [(node.kernel, node.stride, node.shape) for node in pools] == [
+        ((2, 2), (2, 2), (8, 4, 4)),
+        ((2, 4), (2, 4), (8, 2, 1)),
+    ]
+
+
+def test_global_pooling_in_all_its_forms() -> None:
+    """Adaptive pooling to one pixel, a mean over both axes and a pooling of the image's size are one node."""
+    forms = [
+        lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
+        lambda x: x.mean((2, 3)),
+        lambda x: x.mean((-1, -2), keepdim=True).flatten(1),
+        lambda x: F.avg_pool2d(x, 8).view(-1, 8),
+        lambda x: F.avg_pool2d(x, 8).squeeze(-1).squeeze(-1),
+    ]
+    graphs = [captured(Then(form)) for form in forms]
+    for graph in graphs:
+        assert kinds(graph) == ["Input", "Conv2d", "AvgPool2d", "Flatten"]
+        pool = graph.nodes[2]
+        assert isinstance(pool, AvgPool2d)
+        assert (pool.kernel, pool.stride, pool.padding) == ((8, 8), (8, 8), (0, 0))
+
+
+def test_what_changes_nothing_leaves_no_node() -> None:
+    """Adaptive pooling to the same size, a view of the same shape and copies vanish."""
+    graph = captured(Then(lambda x: F.adaptive_avg_pool2d(x, 8).view(-1, 8, 8, 8).clone().detach()))
+    assert kinds(graph) == ["Input", "Conv2d"]
+
+
+def test_average_that_counts_its_padding() -> None:
+    """Padding that counts as zeros keeps the area constant; ceil_mode is fine where no window leaves the image."""
+    captured(Then(lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=True)))
+    captured(Then(lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True)))
+
+
+def test_features_are_joined_and_split_like_channels() -> None:
+    """Concatenation and splits of (batch, features) work on the features."""
+    captured(Then(lambda x: torch.cat([x.mean((2, 3)), x.flatten(1)], -1).chunk(2, 1)[0]))
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda x: torch.add(x, x, alpha=2), "alpha other than 1"),
+        (lambda x: x + 1.0, "an operand is a constant or a parameter"),
+        (lambda x: x + torch.ones(8, 8, 8), r"unsupported operation aten\.ones"),
+        (lambda x: x + torch.tensor(1.0), "an operand is a constant or a parameter"),
+        (lambda x: x + x.mean((2, 3), keepdim=True), r"an addition that broadcasts \(8, 8, 8\) and \(8, 1, 1\)"),
+        (lambda x: x.mean((2, 3), keepdim=True) + x, r"an addition that broadcasts \(8, 1, 1\) and \(8, 8, 8\)"),
+        (lambda x: torch.cat([x, x], 2), "a concatenation along axis 2; only channels"),
+        (lambda x: torch.cat([x, x], 0), "a concatenation along axis 0; only channels"),
+        (lambda x: x.chunk(2, 3)[0], "a split along axis 3; only channels"),
+        (lambda x: x.clamp(torch.zeros(()), None), "its bounds are tensors|unsupported operation aten.zeros"),
+        (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), "set count_include_pad=True"),
+        (lambda x: F.avg_pool2d(x, 3, 2, divisor_override=2), "an average with divisor_override"),
+        (lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "ceil_mode whose last window leaves the image"),
+        (lambda x: F.adaptive_avg_pool2d(x, 3), r"adaptive pooling from \(8, 8\) to \(3, 3\), whose windows differ"),
+        (lambda x: F.adaptive_avg_pool2d(x, 16), r"adaptive pooling from \(8, 8\) to \(16, 16\)"),
+        (lambda x: x.mean(1), r"a mean over axes \[1\]; only height and width"),
+        (lambda x: x.mean((1, 2, 3)), r"a mean over axes \[1, 2, 3\]"),
+        (lambda x: F.conv2d(x, torch.ones(4, 8, 1, 1)), r"unsupported operation aten\.ones"),
+    ],
+)
+def test_forms_without_an_integer_form_are_refused(function: Any, why: str) -> None:
+    """A supported operation in an unsupported form is refused with the reason, and names the supported ones."""
+    with pytest.raises(CaptureError, match=why) as caught:
+        capture(Then(function), IMAGE)
+    assert "\n" not in str(caught.value)
+    assert "Supported: _unsafe_view, adaptive_avg_pool2d, add," in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (nn.Conv2d(3, 8, 4, padding="same"), "'same' with an even kernel"),
+        (nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"), r"unsupported operation aten\.pad"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), "unsupported operation"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)), "it uses batch statistics"),
+        (nn.Linear(8, 4), r"a matrix product of more than \(batch, features\), here \('batch', 3, 8, 4\)"),
+    ],
+)
+def test_layers_without_an_integer_form_are_refused(model: nn.Module, why: str) -> None:
+    """A layer in an unsupported form is refused with the reason."""
+    with pytest.raises(CaptureError, match=why):
+        capture(model, IMAGE)
