@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""Quantization-aware training: where quantizers stand, how scales are found, and the loop."""
+"""Quantization-aware training: where quantizers stand, how scales are found, the loop, checkpoints, accuracy."""
 
 from bitwright.training.calibrate import Calibration, calibrate
+from bitwright.training.checkpoint import load_quantized, save_quantized
+from bitwright.training.distillation import Distillation
+from bitwright.training.evaluate import Accuracy, evaluate
+from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.plan import QuantPlan, TensorSpec, plan
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import Ranges
 
 __all__ = [
+    "Accuracy",
     "Calibration",
     "Certificate",
+    "Distillation",
     "QuantPlan",
     "Quantized",
     "QuantizedModel",
     "Ranges",
     "TensorSpec",
+    "TrainResult",
     "calibrate",
+    "evaluate",
+    "load_quantized",
     "plan",
     "quantize",
+    "save_quantized",
+    "train",
 ]

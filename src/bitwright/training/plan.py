@@ -37,6 +37,7 @@ class QuantPlan:
     """A graph with its quantizers.
 
     Attributes:
+        source: The network as captured.
         graph: The network with `Requantize` nodes where a reader wants fewer bits, or another scale, than its tensor has.
         scheme: What it was made from.
         specs: The format of each quantizer, by its name.
@@ -44,6 +45,7 @@ class QuantPlan:
         raw: The tensor that leaves the network as int32 accumulators, if the last operation makes accumulators.
     """
 
+    source: Graph
     graph: Graph
     scheme: Scheme
     specs: Mapping[str, TensorSpec]
@@ -77,7 +79,7 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
         if key == node.name:
             bits = node.bit_width if isinstance(node, Requantize) else carried[node.name]
             specs[key] = TensorSpec(bits, signed[key])
-    return QuantPlan(expanded, scheme, specs, quantizer_of, raw)
+    return QuantPlan(graph, expanded, scheme, specs, quantizer_of, raw)
 
 
 def wanted_bits(reader: Node, scheme: Scheme, carried: Mapping[str, int]) -> int:

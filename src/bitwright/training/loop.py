@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""The training loop, through Accelerate: one process here, `accelerate launch` or torchrun for more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bitwright.errors import TrainingError
+from bitwright.progress import Progress, silent
+from bitwright.training.checkpoint import TrainingState, load_training_state, save_training_state
+from bitwright.training.distillation import Distillation
+
+Batches = DataLoader[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did.
+
+    Attributes:
+        losses: Mean loss of each epoch, this run's and those it resumed from.
+        steps: Optimizer steps in all.
+    """
+
+    losses: tuple[float, ...]
+    steps: int
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    epochs: int,
+    learning_rate: float,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    label_smoothing: float = 0.0,
+    distillation: Distillation | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+    accelerator: Accelerator | None = None,
+) -> TrainResult:
+    """Train `model` in place with SGD (Nesterov) and one cosine from `learning_rate` to zero.
+
+    Weight decay applies to weights of two axes or more: neither biases nor scales nor batch norm are pulled to zero. After each
+    epoch the state is written to `checkpoint`, atomically; with `resume`, training goes on from there and ends where it would
+    have without the interruption.
+
+    Args:
+        model: Takes images and returns logits. A QuantizedModel trains its weights and, if learned, its scales.
+        batches: Yields (images, labels); its order may depend on the epoch through `set_epoch` of what Accelerate prepares.
+        epochs: Passes over `batches`, counted from the very beginning.
+        learning_rate: At the start of the cosine.
+        momentum: Of SGD.
+        weight_decay: Of SGD.
+        label_smoothing: Of the cross entropy.
+        distillation: A teacher whose logits take part in the loss.
+        checkpoint: Where to keep the state, or None.
+        resume: Whether to start from `checkpoint` if it exists.
+        progress: Told about every step.
+        accelerator: Of the caller, for several processes or mixed precision.
+
+    Raises:
+        TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good epoch.
+    """
+    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    optimizer = torch.optim.SGD(
+        _parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0
+    )
+    steps_per_epoch = len(batches)
+    state = TrainingState()
+    if resume and checkpoint is not None and Path(checkpoint).exists():
+        state = load_training_state(checkpoint, model, optimizer)
+    module, optimizer, loader = accelerator.prepare(model, optimizer, batches)
+    total = epochs * steps_per_epoch
+    losses, step = list(state.losses), state.steps
+    for epoch in range(len(losses), epochs):
+        module.train()
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(epoch)
+        summed = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+        for images, labels in loader:
+            rate = learning_rate * (1 + math.cos(math.pi * step / max(total, 1))) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            logits = module(images)
+            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+            if distillation is not None:
+                loss = distillation.combine(loss, logits, images)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise TrainingError(_not_finite(value, epoch, step, learning_rate, checkpoint, bool(losses)))
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            optimizer.step()
+            summed += value
+            step += 1
+            progress(step, total, loss=value, epoch=epoch + 1)
+        losses.append(float(accelerator.reduce(summed, "mean")) / steps_per_epoch)
+        state = TrainingState(tuple(losses), step)
+        if checkpoint is not None and accelerator.is_main_process:
+            save_training_state(checkpoint, accelerator.unwrap_model(module), optimizer.optimizer, state)
+    accelerator.wait_for_everyone()
+    return TrainResult(tuple(losses), step)
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trainable if parameter.dim() > 1]
+    plain = [parameter for parameter in trainable if parameter.dim() <= 1]
+    groups: Iterable[dict[str, object]] = (
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    )
+    return [group for group in groups if group["params"]]
+
+
+def _not_finite(value: float, epoch: int, step: int, rate: float, checkpoint: str | Path | None, saved: bool) -> str:
+    kept = (
+        f"the last good epoch is in '{checkpoint}'" if checkpoint is not None and saved else "no epoch was complete yet"
+    )
+    return (
+        f"the loss became {value} in epoch {epoch + 1}, step {step + 1}: training stopped, {kept}. "
+        f"Try a learning rate below {rate:g}, or check the images for values that are not finite."
+    )
