@@ -29,11 +29,17 @@ class Bounds:
     def non_negative(self) -> bool:
         return self.minimum is not None and self.minimum >= 0
 
-    def intersect(self, other: Bounds) -> Bounds:
-        """The bounds of this clamp followed by `other`, where both intervals overlap."""
-        lower = [bound for bound in (self.minimum, other.minimum) if bound is not None]
-        upper = [bound for bound in (self.maximum, other.maximum) if bound is not None]
-        return Bounds(max(lower, default=None), min(upper, default=None))
+    def clamp(self, value: float) -> float:
+        """One number, clamped."""
+        value = value if self.minimum is None else max(value, self.minimum)
+        return value if self.maximum is None else min(value, self.maximum)
+
+    def then(self, other: Bounds) -> Bounds:
+        """This clamp followed by `other`, which clamps what comes out of this one at its ends."""
+        return Bounds(
+            other.minimum if self.minimum is None else other.clamp(self.minimum),
+            other.maximum if self.maximum is None else other.clamp(self.maximum),
+        )
 
 
 @dataclass(frozen=True)

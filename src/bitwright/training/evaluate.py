@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +51,7 @@ def evaluate(
         DataError: If there is no image.
     """
     images_seen = top1 = top5 = 0
-    total = len(batches) if hasattr(batches, "__len__") else 0
+    total = len(batches) if isinstance(batches, Sized) else 0
     for done, (images, labels) in enumerate(batches, 1):
         logits = predict(images)
         labels = labels.to(logits.device)

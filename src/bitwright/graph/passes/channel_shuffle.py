@@ -22,6 +22,8 @@ def find_channel_shuffles(graph: Graph) -> tuple[Graph, bool]:
         first = by_name[middle.inputs[0]]
         if not isinstance(first, Reshape) or by_name[first.inputs[0]].shape != last.shape:
             continue
+        if first.shape[2:] != last.shape[1:]:  # cuts images otherwise than between channels
+            continue
         if len(readers[first.name]) != 1 or len(readers[middle.name]) != 1:
             continue
         replaced[last.name] = ChannelShuffle(

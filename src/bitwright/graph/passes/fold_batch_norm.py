@@ -20,7 +20,6 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
     certificate like every layer.
     """
     readers = graph.consumers()
-    by_name = {node.name: node for node in graph}
     made: dict[str, Node] = {}
     renamed: dict[str, str] = {}
     parameters = dict(graph.parameters)
@@ -29,10 +28,10 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
         if not isinstance(node, BatchNorm):
             made[node.name] = node
             continue
-        source = by_name.get(node.inputs[0])
+        source = made.get(node.inputs[0])
         alone = source is not None and len(readers[source.name]) == 1 and graph.output != source.name
         if isinstance(source, Layer) and source.norm is None and source.bounds is None and alone:
-            made[source.name] = replace(made[source.name], norm=node.norm)  # type: ignore[call-arg]
+            made[source.name] = replace(source, norm=node.norm)
             renamed[node.name] = source.name
         elif len(node.shape) == 3:
             weight = f"{node.name}.unit_weight"

@@ -19,7 +19,7 @@ def fuse_clamps(graph: Graph) -> tuple[Graph, bool]:
         source = made.get(node.inputs[0]) if node.inputs else None
         alone = source is not None and len(readers[source.name]) == 1 and graph.output != source.name
         if isinstance(node, Clamp) and isinstance(source, Conv2d | Linear | Add | Clamp) and alone:
-            bounds = node.bounds if source.bounds is None else source.bounds.intersect(node.bounds)
+            bounds = node.bounds if source.bounds is None else source.bounds.then(node.bounds)
             made[source.name] = replace(source, bounds=bounds)
             renamed[node.name] = source.name
             readers[source.name] = readers[node.name]
