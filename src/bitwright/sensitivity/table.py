@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""The table of sensitivities: what quantizing each layer is expected to cost, with error bars, as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bitwright.errors import FileFormatError, UnknownNameError, unknown_name
+from bitwright.files import write_json
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """How curved the loss is in one layer's weights, and how far quantization moves them.
+
+    Attributes:
+        layer: Its name.
+        parameters: Number of weights, n.
+        trace: Estimate of the trace of the loss's Hessian over these weights, tr(H).
+        trace_standard_error: Standard error of `trace`, from the spread of its probes.
+        probes: Number of Hessian-vector products behind the estimate.
+        converged: Whether the standard error reached the target that was asked for.
+        perturbation: ||Q(W) - W||_2^2 by weight bits.
+    """
+
+    layer: str
+    parameters: int
+    trace: float
+    trace_standard_error: float
+    probes: int
+    converged: bool
+    perturbation: Mapping[int, float]
+
+    def mean_trace(self) -> float:
+        """tr(H) / n, the mean eigenvalue.
+
+        >>> LayerSensitivity("stem", 4, 6.0, 0.5, 100, True, {4: 0.2}).mean_trace()
+        1.5
+        """
+        return self.trace / self.parameters
+
+    def mean_trace_standard_error(self) -> float:
+        return self.trace_standard_error / self.parameters
+
+    def loss_increase(self, weight_bits: int) -> float:
+        """The layer's term of the objective: |tr(H)| / n * ||Q(W) - W||_2^2.
+
+        It ranks layers and bit widths. Twice the expected increase of the loss, since the papers leave out the 1/2 of the
+        Taylor expansion: E[d^T H d] = tr(H) / n * ||d||^2 for a perturbation d of random direction, and the gradient is
+        near zero in a trained network. A negative trace says that the network is not at a minimum along this layer; its
+        magnitude is taken, lest the search be paid for perturbing the layer.
+
+        Args:
+            weight_bits: One of the widths in `perturbation`.
+
+        Returns:
+            A number in units of the loss.
+
+        Raises:
+            UnknownNameError: If the perturbation was not measured at this width.
+
+        Source:
+            Dong et al. 2019, HAWQ-V2, arXiv:1911.03852, section 3; Yao et al. 2020, HAWQ-V3, arXiv:2011.10680, section 3.4.
+
+        >>> LayerSensitivity("stem", 4, 6.0, 0.5, 100, True, {4: 0.2}).loss_increase(4)
+        0.30000000000000004
+        """
+        return abs(self.mean_trace()) * self._perturbation(weight_bits)
+
+    def loss_increase_standard_error(self, weight_bits: int) -> float:
+        """Standard error of `loss_increase`; the perturbation itself is exact."""
+        return self.mean_trace_standard_error() * self._perturbation(weight_bits)
+
+    def _perturbation(self, weight_bits: int) -> float:
+        if weight_bits not in self.perturbation:
+            known = ", ".join(str(bits) for bits in sorted(self.perturbation))
+            raise UnknownNameError(f"layer '{self.layer}' has no perturbation at {weight_bits} bits, only at {known}.")
+        return self.perturbation[weight_bits]
+
+    @classmethod
+    def from_dict(cls, entry: Any, where: str = "sensitivity") -> LayerSensitivity:
+        """The inverse of `dataclasses.asdict`, with bit widths as numbers or text.
+
+        Raises:
+            FileFormatError: All faults together.
+        """
+        faults = _key_faults(entry, {field.name for field in fields(cls)})
+        if not faults:
+            faults = [
+                f"'{name}' must be a finite number, got {entry[name]!r}"
+                for name in ("parameters", "trace", "trace_standard_error", "probes")
+                if isinstance(entry[name], bool)
+                or not isinstance(entry[name], int | float)
+                or not math.isfinite(entry[name])
+            ]
+            if not isinstance(entry["converged"], bool):
+                faults.append(f"'converged' must be true or false, got {entry['converged']!r}")
+            try:
+                perturbation = {int(bits): float(value) for bits, value in entry["perturbation"].items()}
+            except (AttributeError, TypeError, ValueError):
+                faults.append(f"'perturbation' must map bit widths to numbers, got {entry['perturbation']!r}")
+        if faults:
+            raise FileFormatError(f"{where}: " + "; ".join(faults))
+        return cls(
+            str(entry["layer"]),
+            int(entry["parameters"]),
+            float(entry["trace"]),
+            float(entry["trace_standard_error"]),
+            int(entry["probes"]),
+            entry["converged"],
+            perturbation,
+        )
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """The sensitivities of a model's layers, and how they were measured.
+
+    Attributes:
+        layers: One entry per layer, in execution order.
+        metric: What was measured, for instance `hessian_trace`.
+        model: The model's name.
+        data: The data's name.
+        batch: Number of images in the loss.
+        seed: Of the probes.
+    """
+
+    layers: tuple[LayerSensitivity, ...]
+    metric: str
+    model: str
+    data: str
+    batch: int
+    seed: int
+
+    def find(self, layer: str) -> LayerSensitivity:
+        """The entry of one layer.
+
+        Raises:
+            UnknownNameError: If there is none; it names the closest.
+        """
+        for entry in self.layers:
+            if entry.layer == layer:
+                return entry
+        raise unknown_name("layer", layer, [entry.layer for entry in self.layers])
+
+    def unconverged(self) -> tuple[str, ...]:
+        """Layers whose standard error missed its target."""
+        return tuple(entry.layer for entry in self.layers if not entry.converged)
+
+    def to_dict(self) -> dict[str, Any]:
+        entries = []
+        for layer in self.layers:
+            entry = asdict(layer)
+            entry["perturbation"] = {str(bits): value for bits, value in sorted(layer.perturbation.items())}
+            entries.append(entry)
+        head = {name: getattr(self, name) for name in ("model", "data", "metric", "batch", "seed")}
+        return {**head, "layers": entries}
+
+    @classmethod
+    def from_dict(cls, entry: Any, where: str = "sensitivities") -> SensitivityTable:
+        """The inverse of `to_dict`.
+
+        Raises:
+            FileFormatError: If keys are unknown or missing, or a layer is malformed or appears twice.
+        """
+        faults = _key_faults(entry, {field.name for field in fields(cls)})
+        if not faults and not isinstance(entry["layers"], list):
+            faults.append(f"'layers' must be a list, got {type(entry['layers']).__name__}")
+        if faults:
+            raise FileFormatError(f"{where}: " + "; ".join(faults))
+        layers: list[LayerSensitivity] = []
+        for number, layer in enumerate(entry["layers"]):
+            try:
+                layers.append(LayerSensitivity.from_dict(layer, where=f"layer {number}"))
+            except FileFormatError as error:
+                faults.append(str(error))
+        names = [layer.layer for layer in layers]
+        faults += [
+            f"layer '{name}' appears twice" for name in sorted({name for name in names if names.count(name) > 1})
+        ]
+        try:
+            batch, seed = int(entry["batch"]), int(entry["seed"])
+        except (TypeError, ValueError):
+            faults.append(f"'batch' and 'seed' must be integers, got {entry['batch']!r} and {entry['seed']!r}")
+        if faults:
+            raise FileFormatError(f"{where}: " + "; ".join(faults))
+        return cls(tuple(layers), str(entry["metric"]), str(entry["model"]), str(entry["data"]), batch, seed)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> SensitivityTable:
+        """Read JSON.
+
+        Raises:
+            FileFormatError: If the file is missing, is no JSON, or is no table of sensitivities.
+        """
+        try:
+            entry = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"cannot read sensitivities from '{path}': {error}") from error
+        return cls.from_dict(entry, where=str(path))
+
+
+def _key_faults(entry: Any, known: set[str]) -> list[str]:
+    """One line for every unknown or missing key."""
+    if not isinstance(entry, Mapping):
+        return [f"expected a mapping with {', '.join(sorted(known))}, got {type(entry).__name__}"]
+    faults = [str(unknown_name("key", str(key), known)) for key in entry if key not in known]
+    return faults + [f"missing key '{key}'" for key in sorted(known - set(entry))]
