@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitwright.export import export_onnx
+from bitwright.export import Target, export_onnx
 from bitwright.graph import capture, load_model
 from bitwright.integer import IntegerModel, lower, run
 from bitwright.scheme import Precision, Scheme
@@ -93,3 +93,15 @@ def test_four_bit_weights_take_half_the_file(tmp_path: Path) -> None:
         sizes[precision] = (tmp_path / f"{precision}.onnx").stat().st_size
     assert sizes["W4A4"] < 0.54 * sizes["W8A8"]
     assert any(tensor.data_type == onnx.TensorProto.INT4 for tensor in made.graph.initializer)
+
+
+def test_weights_that_could_saturate_are_unsigned(tmp_path: Path) -> None:
+    """For any CPU, exactly the layers whose products can exceed 16 bits in pairs hold uint8; with dot products, none does."""
+    model, _ = integer_model("pytorchcv:resnet20_cifar10", 32, "W4A8")
+    wide = {name for name, op in model.layers().items() if 2 * 255 * int(np.abs(op.weight).max()) > 2**15 - 1}
+    assert wide == {"features.init_block.conv", "output"}
+    for target, expected in ((Target.ANY, wide), (Target.VNNI, set())):
+        made = export_onnx(model, tmp_path / "model.onnx", target)
+        types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+        assert {name for name in model.layers() if types.get(f"{name}.weight") == onnx.TensorProto.UINT8} == expected
+    assert "2 layers can saturate" in {entry.key: entry.value for entry in made.metadata_props}["saturation"]

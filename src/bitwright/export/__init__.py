@@ -1,6 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Files that engines run, each guaranteed to give the integers of the model."""
+"""Files for engines: each exporter reads an IntegerModel and refuses what it cannot guarantee to give the same integers."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 from bitwright.export.onnx import export_onnx, to_onnx
+from bitwright.export.target import Target
+from bitwright.integer.model import IntegerModel
 
-__all__ = ["export_onnx", "to_onnx"]
+EXPORTERS: dict[str, Callable[[IntegerModel, str | Path, Target], object]] = {"onnx": export_onnx}
+"""By the name of the engine."""
+
+__all__ = ["EXPORTERS", "Target", "export_onnx", "to_onnx"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """IntegerModel to ONNX: standard operators only, the same integers at every optimisation level.
 
-All activations are uint8, signed ones with zero point 128, since engines are fast for uint8 x int8. Scales of convolutions are 1
+All activations are uint8, signed ones with a zero point, since engines are fast for uint8 x int8. Scales of convolutions are 1
 but for the weights', which is the proved multiplier `b / 2**c`: the engine's `float32(sum) * float32(scale)` is then the
 formula that the certificate is about. Additions multiply by `m / 2**shift`, whose sums are exact in float32. Average pooling is a
 depthwise convolution with weights of one. Weights of up to 4 bits are stored as INT4 and cast to INT8, folded at load.
@@ -23,8 +23,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bitwright.errors import ExportError
+from bitwright.export.target import Target
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
+from bitwright.integer.bounds import SATURATING_SUM, largest_pair_sum
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     IntegerAdd,
@@ -39,7 +41,7 @@ from bitwright.integer.quant_params import QuantParams
 
 OPSET = 21
 IR_VERSION = 10
-SIGNED_ZERO = 128
+WEIGHT_ZERO = 128
 
 
 @dataclass
@@ -47,6 +49,7 @@ class OnnxBuilder:
     """Nodes and constants of the ONNX graph so far."""
 
     model: IntegerModel
+    target: Target = Target.ANY
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
@@ -87,41 +90,64 @@ class OnnxBuilder:
             make(f"{output}.unclamped")
             self.clip(f"{output}.unclamped", output, params, low, high)
 
-    def weight(self, name: str, weight: npt.NDArray[np.int8], bits: int) -> str:
-        """An INT8 tensor, stored as INT4 where its width allows."""
-        if bits > 4:
-            return self.constant(f"{name}.weight", weight)
+    def weight(self, op: IntegerConv2d | IntegerLinear, weight: npt.NDArray[np.int8]) -> tuple[str, npt.NDArray[Any]]:
+        """The weights of `op` in the shape given, and the number that stands for zero in them.
+
+        INT8, stored as INT4 where their width allows; uint8 where two products could saturate and the target is any CPU.
+        """
+        if self.target is Target.ANY and saturates(op, self.model):
+            shifted = (weight.astype(np.int16) + WEIGHT_ZERO).astype(np.uint8)
+            return self.constant(f"{op.name}.weight", shifted), np.array(WEIGHT_ZERO, dtype=np.uint8)
+        zero = np.array(0, dtype=np.int8)
+        if op.weight_bits > 4:
+            return self.constant(f"{op.name}.weight", weight), zero
         packed = _pack_int4(weight)
-        stored = f"{name}.weight_int4"
+        stored = f"{op.name}.weight_int4"
         self.constants[stored] = helper.make_tensor(stored, TensorProto.INT4, weight.shape, packed.tobytes(), raw=True)
-        return self.node("Cast", [stored], f"{name}.weight", to=TensorProto.INT8)
+        return self.node("Cast", [stored], f"{op.name}.weight", to=TensorProto.INT8), zero
+
+    def weight_zero(self, zero: npt.NDArray[Any], channels: int | None = None) -> str:
+        """The zero point of weights, one for all or one per channel."""
+        if channels is None:
+            return self.constant(f"weight_zero.{zero.dtype}", zero)
+        return self.constant(f"weight_zeros.{zero.dtype}.{channels}", np.full(channels, zero))
+
+
+def saturates(op: IntegerConv2d | IntegerLinear, model: IntegerModel) -> bool:
+    """Whether two products of `op` can exceed 16 bits."""
+    return largest_pair_sum(op.weight, model.formats[op.inputs[0]]) > SATURATING_SUM
 
 
 def zero_point(params: QuantParams) -> int:
     """What uint8 value stands for zero."""
-    return SIGNED_ZERO if params.signed else 0
+    return -params.quant_min
 
 
-def export_onnx(model: IntegerModel, path: str | Path) -> onnx.ModelProto:
+def export_onnx(model: IntegerModel, path: str | Path, target: Target | str = Target.ANY) -> onnx.ModelProto:
     """Write `model` as ONNX, atomically.
 
     The graph takes `images` (float32, batch x channels x height x width) and returns `logits_int32` (the integers of the model)
     and `logits` (float32, the integers times the unit of each class).
 
+    Args:
+        model: The integer model.
+        path: The file.
+        target: The CPUs that it must be exact on.
+
     Raises:
         ExportError: If a tensor is wider than 8 bits.
     """
-    made = to_onnx(model)
+    made = to_onnx(model, target)
     write_bytes(path, made.SerializeToString())
     return made
 
 
-def to_onnx(model: IntegerModel) -> onnx.ModelProto:
+def to_onnx(model: IntegerModel, target: Target | str = Target.ANY) -> onnx.ModelProto:
     """`model` as an ONNX model, checked by ONNX's own checker."""
     for name, params in model.formats.items():
         if params.bit_width > 8:
             raise ExportError(f"ONNX export needs tensors of at most 8 bits, but '{name}' has {params.bit_width}.")
-    builder = OnnxBuilder(model)
+    builder = OnnxBuilder(model, Target(target))
     for op in model:
         add_to_onnx(op, builder)
     output = _integer_output(builder)
@@ -143,16 +169,16 @@ def to_onnx(model: IntegerModel) -> onnx.ModelProto:
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     made.producer_name = "bitwright"
     facts = {"scheme": model.scheme.to_dict(), "layers": dict(model.facts)}
-    helper.set_model_props(made, {"bitwright": json.dumps(facts), "saturation": _saturation(model)})
+    helper.set_model_props(made, {"bitwright": json.dumps(facts), "saturation": _saturation(builder)})
     onnx.checker.check_model(made, full_check=True)
     return made
 
 
-def _saturation(model: IntegerModel) -> str:
-    unsafe = [name for name, facts in model.facts.items() if facts.get("avx2_safe") is False]
-    if not unsafe:
-        return "exact on every CPU: no pair of products exceeds 16 bits"
-    return f"needs VNNI or NEON dot products: on AVX2, {len(unsafe)} layers can saturate in 16 bits, first {unsafe[0]}"
+def _saturation(builder: OnnxBuilder) -> str:
+    wide = [op.name for op in builder.model.layers().values() if saturates(op, builder.model)]
+    if wide and builder.target is Target.VNNI:
+        return f"needs 8-bit dot products (VNNI, dotprod): without, {len(wide)} layers can saturate, first {wide[0]}"
+    return f"exact on every CPU; {len(wide)} layers hold uint8 weights, since int8 ones could saturate without VNNI"
 
 
 def _integer_output(builder: OnnxBuilder) -> str:
@@ -184,24 +210,24 @@ def _(op: Quantize, builder: OnnxBuilder) -> None:
 
 @add_to_onnx.register
 def _(op: IntegerConv2d, builder: OnnxBuilder) -> None:
-    weight = builder.weight(op.name, op.weight, op.weight_bits)
     window = _window(op.weight.shape[2:], op.stride, op.padding, op.dilation)
-    _convolution(op, builder, op.inputs[0], weight, op.bias, {**window, "group": op.groups}, op.rescale)
+    _convolution(op, builder, builder.weight(op, op.weight), op.bias, {**window, "group": op.groups}, op.rescale)
 
 
 def _convolution(
     op: Node,
     builder: OnnxBuilder,
-    source: str,
-    weight: str,
+    weight_and_zero: tuple[str, npt.NDArray[Any]],
     bias: npt.NDArray[np.int32],
     attributes: dict[str, Any],
     rescale: Rescale | None,
 ) -> None:
     """QLinearConv, or ConvInteger and the bias where the accumulators leave the network."""
-    inputs = builder.model.formats[op.inputs[0]]
+    (source,), (weight, zero) = op.inputs, weight_and_zero
+    inputs = builder.model.formats[source]
     if rescale is None:
-        sums = builder.node("ConvInteger", [source, weight, builder.zero(inputs)], f"{op.name}.sums", **attributes)
+        operands = [source, weight, builder.zero(inputs), builder.weight_zero(zero)]
+        sums = builder.node("ConvInteger", operands, f"{op.name}.sums", **attributes)
         offset = builder.constant(f"{op.name}.bias", bias.reshape(1, -1, 1, 1))
         builder.node("Add", [sums, offset], op.name)
         return
@@ -210,7 +236,7 @@ def _convolution(
     scale = builder.constant(
         f"{op.name}.multiplier", np.broadcast_to(rescale.multipliers.as_float32(), channels).copy()
     )
-    weight_zero = builder.constant(f"zeros.{channels}", np.zeros(channels, dtype=np.int8))
+    weight_zero = builder.weight_zero(zero, channels)
     offset = builder.constant(f"{op.name}.bias", bias)
     operands = [source, one, builder.zero(inputs), weight, scale, weight_zero, one, builder.zero(params), offset]
     builder.finish(
@@ -235,18 +261,19 @@ def _window(kernel: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair
 def _(op: IntegerLinear, builder: OnnxBuilder) -> None:
     inputs = builder.model.formats[op.inputs[0]]
     if op.rescale is None:
-        weight = builder.weight(op.name, np.ascontiguousarray(op.weight.T), op.weight_bits)
-        sums = builder.node("MatMulInteger", [op.inputs[0], weight, builder.zero(inputs)], f"{op.name}.sums")
+        weight, zero = builder.weight(op, np.ascontiguousarray(op.weight.T))
+        operands = [op.inputs[0], weight, builder.zero(inputs), builder.weight_zero(zero)]
+        sums = builder.node("MatMulInteger", operands, f"{op.name}.sums")
         builder.node("Add", [sums, builder.constant(f"{op.name}.bias", op.bias)], op.name)
         return
     # A matrix product is a convolution of a 1 x 1 image, which has scales per channel and a bias.
     image = builder.constant(f"shape.{op.weight.shape[1]}.1.1", np.array([-1, op.weight.shape[1], 1, 1]))
     row = builder.constant(f"shape.{op.weight.shape[0]}", np.array([-1, op.weight.shape[0]]))
     source = builder.node("Reshape", [op.inputs[0], image], f"{op.name}.image")
-    weight = builder.weight(op.name, op.weight.reshape(*op.weight.shape, 1, 1), op.weight_bits)
+    weight, zero = builder.weight(op, op.weight.reshape(*op.weight.shape, 1, 1))
     one, params = builder.scalar(1.0), builder.model.formats[op.name]
     scale = builder.constant(f"{op.name}.multiplier", op.rescale.multipliers.as_float32())
-    weight_zero = builder.constant(f"zeros.{len(op.bias)}", np.zeros(len(op.bias), dtype=np.int8))
+    weight_zero = builder.weight_zero(zero, len(op.bias))
     offset = builder.constant(f"{op.name}.bias", op.bias)
     operands = [source, one, builder.zero(inputs), weight, scale, weight_zero, one, builder.zero(params), offset]
     made = builder.node("QLinearConv", operands, f"{op.name}.column", kernel_shape=[1, 1])
@@ -261,7 +288,8 @@ def _(op: IntegerAvgPool2d, builder: OnnxBuilder) -> None:
     weight = builder.constant(f"ones.{channels}.{op.kernel}", np.ones((channels, 1, *op.kernel), dtype=np.int8))
     window = _window(op.kernel, op.stride, op.padding, (1, 1))
     bias = np.zeros(channels, dtype=np.int32)
-    _convolution(op, builder, op.inputs[0], weight, bias, {**window, "group": channels}, op.rescale)
+    ones = weight, np.array(0, dtype=np.int8)
+    _convolution(op, builder, ones, bias, {**window, "group": channels}, op.rescale)
 
 
 @add_to_onnx.register
