@@ -29,6 +29,25 @@ def serialize(tensors: Mapping[str, Tensor], format_name: str, metadata: Mapping
     return save(owned, {**fields, "sha256": _digest(owned, fields)})
 
 
+def read_format(path: str | Path) -> str | None:
+    """The format name in the header of a safetensors file, None where it has none; the tensors are not read.
+
+    Raises:
+        FileFormatError: If the file is missing, or is no safetensors file.
+    """
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            # A header is some kilobytes; a length beyond the file is that of another kind of file.
+            if length > Path(path).stat().st_size:
+                raise ValueError("its header is longer than the file")
+            return _metadata(file.read(length)).get("format")
+    except OSError as error:
+        raise FileFormatError(f"cannot read '{path}': {error.strerror or error}.") from error
+    except (ValueError, AttributeError) as error:
+        raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
+
+
 def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and metadata of a file made by `serialize`.
 
@@ -42,7 +61,7 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
     try:
         tensors = load(data)
         length = int.from_bytes(data[:8], "little")
-        metadata = dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
+        metadata = _metadata(data[8 : 8 + length])
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
     found = metadata.get("format")
@@ -52,6 +71,10 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
     if stored != _digest(tensors, metadata):
         raise FileFormatError(f"'{path}' was altered after it was written (its SHA-256 differs): write it again.")
     return tensors, metadata
+
+
+def _metadata(header: bytes) -> dict[str, str]:
+    return dict(json.loads(header).get("__metadata__", {}))
 
 
 def _digest(tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> str:

@@ -2,10 +2,22 @@
 """Integers only: certified multipliers, lowering, the integer model and its reference executor."""
 
 from bitwright.integer.certificate import Certified, certify
+from bitwright.integer.load import load
 from bitwright.integer.lower import lower
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers, requantize
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.reference import logits, run
 
-__all__ = ["Certified", "IntegerModel", "Multipliers", "QuantParams", "certify", "logits", "lower", "requantize", "run"]
+__all__ = [
+    "Certified",
+    "IntegerModel",
+    "Multipliers",
+    "QuantParams",
+    "certify",
+    "load",
+    "logits",
+    "lower",
+    "requantize",
+    "run",
+]

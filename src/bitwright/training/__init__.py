@@ -5,6 +5,7 @@ from bitwright.training.calibrate import Calibration, calibrate
 from bitwright.training.checkpoint import load_quantized, save_quantized
 from bitwright.training.distillation import Distillation
 from bitwright.training.evaluate import Accuracy, evaluate
+from bitwright.training.fine_tune import TrainSettings, fine_tune, fit
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.plan import QuantPlan, TensorSpec, plan
@@ -22,8 +23,11 @@ __all__ = [
     "Ranges",
     "TensorSpec",
     "TrainResult",
+    "TrainSettings",
     "calibrate",
     "evaluate",
+    "fine_tune",
+    "fit",
     "load_quantized",
     "plan",
     "quantize",

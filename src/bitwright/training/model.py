@@ -66,8 +66,8 @@ class QuantizedModel(nn.Module):
         return named_tensors(self.network, self.plan.graph.parameters)
 
     def float_graph(self) -> Graph:
-        """The network with the present float weights."""
-        return self.plan.graph.with_parameters(self.parameters_by_name())
+        """The network as captured, with the present float weights."""
+        return self.plan.source.with_parameters(self.parameters_by_name())
 
     def activation_quantizer(self, tensor: str) -> ActivationQuantizer:
         """The quantizer of a tensor, by the tensor's name."""

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""The command line: every arrow of the way from a model to an engine, and the whole way as `demo`.
+
+Commands parse, call the library and print; the libraries are imported inside them, so that `--help` is instant.
+"""
+
+# The commands enter themselves in the application when their modules are imported, in the order that --help shows.
+# isort: off
+from bitwright.cli import capture as _capture
+from bitwright.cli import train as _train
+from bitwright.cli import evaluate as _evaluate
+from bitwright.cli import lower as _lower
+from bitwright.cli import export as _export
+
+# isort: on
+from bitwright.cli.app import app, main
+
+del _capture, _evaluate, _export, _lower, _train
+
+__all__ = ["app", "main"]

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright capture`: a model by name becomes a graph in a file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bitwright.cli.app import app
+from bitwright.cli.console import note, show
+from bitwright.cli.models import make_model
+from bitwright.cli.options import Channels, Classes, ImageSize, Json, ModelName, Output, Pretrained, Weights
+
+
+@app.command(epilog="Example: bitwright capture pytorchcv:resnet18 --pretrained -o resnet18.graph")
+def capture(
+    model: ModelName,
+    output: Output,
+    pretrained: Pretrained = False,
+    weights: Weights = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", metavar="NAME", help="Take channels and classes from it.")
+    ] = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    classes: Classes = None,
+    as_json: Json = False,
+) -> None:
+    """Capture a model with torch.export, fold batch norm, count what it costs, write the graph."""
+    from bitwright.graph import capture as capture_model
+    from bitwright.report import graph_summary, summary_table
+
+    made, shape = make_model(
+        model,
+        pretrained=pretrained,
+        weights=weights,
+        data=data,
+        image_size=image_size,
+        channels=channels,
+        classes=classes,
+    )
+    graph = capture_model(made, shape, name=model)
+    graph.save(output)
+    summary = graph_summary(graph)
+    show({**summary, "file": str(output)}, as_json, lambda: summary_table(summary))
+    note(f"wrote {output}")

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright export`: an integer model becomes a file for an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitwright.cli.app import app
+from bitwright.cli.console import note, show
+from bitwright.cli.options import Json, Output
+
+
+@app.command(epilog="Example: bitwright export resnet18.w4a4.integer -o resnet18.w4a4.onnx")
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `bitwright lower` wrote.")],
+    output: Output,
+    engine: Annotated[str, typer.Option("--engine", "-e", help="The engine to write for.")] = "onnx",
+    target: Annotated[
+        str,
+        typer.Option("--target", help="Exact on any CPU, or faster, and only on those with 8-bit dot products: vnni."),
+    ] = "any",
+    as_json: Json = False,
+) -> None:
+    """Write an integer model for an engine that is proved to compute the same integers."""
+    from rich.text import Text
+
+    from bitwright.errors import unknown_name
+    from bitwright.export import EXPORTERS, Target
+    from bitwright.integer import IntegerModel
+
+    if engine not in EXPORTERS:
+        raise unknown_name("engine", engine, EXPORTERS)
+    if target not in list(Target):
+        raise unknown_name("target", target, list(Target))
+    loaded = IntegerModel.load(model)
+    EXPORTERS[engine](loaded, output, Target(target))
+    size = output.stat().st_size
+    result = {
+        "model": loaded.model,
+        "scheme": loaded.scheme.name,
+        "engine": engine,
+        "size_bytes": size,
+        "file": str(output),
+    }
+    show(result, as_json, lambda: Text(f"{loaded.model}, {loaded.scheme.name}, for {engine}: {size:,} bytes"))
+    note(f"wrote {output}")

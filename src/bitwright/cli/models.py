@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""Models and data as several commands name them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitwright.data import ImageData
+
+
+def make_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    data: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A model by name, and the shape of an image for it.
+
+    Channels and classes are those of `data` where not given, the image size is the model's own. torchvision's models read
+    three channels only, which grey images repeat.
+    """
+    from bitwright.data import load
+    from bitwright.graph import load_model
+    from bitwright.graph.sources import image_size as preferred_size
+
+    if data is not None and (channels is None or classes is None):
+        images = load(data)
+        channels = channels or (3 if name.startswith("torchvision:") else images.shape[0])
+        classes = classes or len(images.classes)
+    options: dict[str, Any] = {"in_size": image_size, "num_classes": classes}
+    if not (name.startswith("torchvision:") and channels == 3):
+        options["in_channels"] = channels
+    made = load_model(name, pretrained=pretrained, weights=weights, **options)
+    size = image_size or preferred_size(name, made)
+    return made, (channels or 3, size, size)
+
+
+def load_data(name: str, shape: tuple[int, ...], seed: int = 0) -> ImageData:
+    """A data set by name, in the shape that a model reads."""
+    from bitwright.data import load
+
+    return load(name, channels=shape[0], image_size=shape[1], seed=seed)

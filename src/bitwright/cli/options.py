@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""Options that several commands share, each with its one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write, atomically.", dir_okay=False)]
+Data = Annotated[
+    str, typer.Option("--data", "-d", help="mnist-5k, fashion-mnist[:DIR] or imagefolder:DIR.", metavar="NAME")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images in a batch.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything random in this command.")]
+GraphFile = Annotated[Path, typer.Argument(metavar="GRAPH", help="A file that `bitwright capture` or `train` wrote.")]
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="pytorchcv:NAME, torchvision:NAME or package.module:factory.")
+]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Download the source's own weights.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="A state dict to load: .safetensors, .pth or .pt.", dir_okay=False)
+]
+ImageSize = Annotated[
+    int | None, typer.Option("--image-size", min=1, help="Height and width in pixels; by default the model's own.")
+]
+Channels = Annotated[int | None, typer.Option("--channels", help="Of the images: 1 or 3.")]
+Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Outputs of the classifier.")]

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""Schemes as several commands name them: a file, or a precision for all inner layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitwright.errors import SchemeError
+from bitwright.scheme import Precision, Scheme
+
+if TYPE_CHECKING:
+    from bitwright.graph import Graph
+
+
+def scheme_for(name: str, graph: Graph, residual_bits: int = 8) -> Scheme:
+    """The scheme of a network.
+
+    Args:
+        name: A YAML file, or a precision such as W4A4, which leaves first and last layers at 8 bits.
+        graph: The network.
+        residual_bits: Of the streams that additions read and write; a file has its own.
+
+    Raises:
+        SchemeError: If it is neither, or does not fit the network.
+    """
+    if Path(name).exists():
+        found = Scheme.load(name)
+        found.check(graph.layers)
+        return found
+    try:
+        precision = Precision.parse(name)
+    except SchemeError as error:
+        raise SchemeError(
+            f"expected a scheme's file or a precision such as W4A4, got '{name}': no such file."
+        ) from error
+    return replace(Scheme.uniform(graph.layers, precision), residual_bits=residual_bits)

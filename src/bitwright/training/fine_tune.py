@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""Quantization-aware training in one call: quantize, calibrate, train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bitwright.data import ImageData, batches, subset
+from bitwright.errors import DataError
+from bitwright.graph.graph import Graph
+from bitwright.progress import Progress, silent
+from bitwright.scheme import Scheme
+from bitwright.training.calibrate import Calibration, calibrate
+from bitwright.training.distillation import Distillation
+from bitwright.training.loop import TrainResult, train
+from bitwright.training.model import QuantizedModel, quantize
+from bitwright.training.quantizers import Ranges
+
+CALIBRATION_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How a model is trained; the defaults suit fine-tuning from trained float weights.
+
+    Attributes:
+        epochs: Passes over the data; 0 only calibrates.
+        learning_rate: At the start of the cosine.
+        batch_size: Images in a step.
+        momentum: Of SGD.
+        weight_decay: Of SGD.
+        label_smoothing: Of the cross entropy.
+        data_fraction: Part of the training images used, the same part of every class.
+        augment: Whether to crop and flip at random.
+        seed: Of the order, the augmentation and the part.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 0.01
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    data_fraction: float = 1.0
+    augment: bool = True
+    seed: int = 0
+
+
+def fit(
+    model: nn.Module,
+    data: ImageData,
+    settings: TrainSettings,
+    *,
+    distillation: Distillation | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> TrainResult:
+    """Train any module on the training images of a data set; see `train`.
+
+    Raises:
+        DataError: If the images or labels do not fit the model.
+        TrainingError: If the loss is no finite number.
+    """
+    images = data.train if settings.data_fraction == 1 else subset(data.train, settings.data_fraction, settings.seed)
+    loader = batches(
+        images,
+        min(settings.batch_size, len(images)),
+        shuffle=True,
+        augment=settings.augment,
+        seed=settings.seed,
+        drop_last=True,
+    )
+    return train(
+        model,
+        loader,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        label_smoothing=settings.label_smoothing,
+        distillation=distillation,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def fine_tune(
+    graph: Graph,
+    scheme: Scheme,
+    data: ImageData,
+    settings: TrainSettings,
+    *,
+    ranges: Ranges | str = Ranges.LEARNED,
+    act_range_momentum: float = 0.99,
+    free_norm: bool = False,
+    calibration: Calibration | str = Calibration.MSE,
+    calibration_images: int = 512,
+    distillation: Distillation | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> tuple[QuantizedModel, TrainResult]:
+    """Quantize `graph` under `scheme`, calibrate it, and train it.
+
+    Args:
+        graph: The network with trained float weights; `QuantizedModel.float_graph` gives those of a former training, to go on
+            under another scheme.
+        scheme: Precision of every layer.
+        data: Training images calibrate and train.
+        settings: Of the training.
+        ranges: How scales follow the data.
+        act_range_momentum: Weight of the old range, for `ema`.
+        free_norm: Normalise by batch statistics in training.
+        calibration: How a range becomes a scale.
+        calibration_images: How many training images are looked at for that, not augmented, of all classes alike.
+        distillation: A teacher whose logits take part in the loss, for instance `FloatModel(graph)`.
+        checkpoint: Where to keep the state of the training, or None.
+        resume: Whether to start from `checkpoint` if it exists.
+        progress: Told about every step.
+
+    Returns:
+        The trained model, in evaluation mode, and what training did.
+
+    Raises:
+        SchemeError: If the scheme does not name exactly the layers of the graph.
+        DataError: If the images do not fit the network.
+        TrainingError: If the loss is no finite number.
+    """
+    if data.shape != graph.input_shape:
+        raise DataError(f"{graph.model} reads images of shape {graph.input_shape}, got {data.shape} from {data.name}.")
+    model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
+    images, _ = data.calibration(min(calibration_images, len(data.train)), settings.seed)
+    calibrate(model, torch.split(images, CALIBRATION_BATCH), calibration)
+    result = TrainResult((), 0)
+    if settings.epochs:
+        result = fit(
+            model,
+            data,
+            settings,
+            distillation=distillation,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=progress,
+        )
+    return model.eval(), result

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""The command line in this process: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from bitwright.cli import main
+
+
+@dataclass(frozen=True)
+class Result:
+    """Exit status, stdout and stderr of a command."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def bitwright(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run `bitwright ARGUMENTS...`."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        status = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code if isinstance(exit.code, int) else 1
+        printed = capsys.readouterr()
+        return Result(status, printed.out, printed.err)
+
+    return run

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Each command reads what the one before wrote; mistakes cost one line and a status that is not zero."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitwright.cli import app
+from bitwright.graph import Graph
+from cli.conftest import Command
+
+COMMANDS = sorted(str(command.name or command.callback.__name__) for command in app.registered_commands)
+
+
+def last_line(text: str) -> str:
+    """Of what a command printed."""
+    return text.rstrip().splitlines()[-1]
+
+
+def test_help_is_instant_and_complete() -> None:
+    """`--help` imports no PyTorch and lists every command."""
+    code = (
+        "import sys\nfrom bitwright.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\nsys.exit('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert [name for name in COMMANDS if name not in shown] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_teaches_with_an_example(name: str, bitwright: Command) -> None:
+    """The help of each command ends with a command line that uses it."""
+    shown = bitwright(name, "--help")
+    assert shown.status == 0
+    assert "Example" in shown.out
+    assert f"bitwright {name}" in shown.out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of one way through all commands, made once."""
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture
+def graph(folder: Path, bitwright: Command) -> Path:
+    """A small float network, trained on a tenth of the digits for one epoch."""
+    path = folder / "digits.graph"
+    if not path.exists():
+        given = (
+            "--data",
+            "mnist-5k",
+            "--image-size",
+            28,
+            "--data-fraction",
+            0.1,
+            "--epochs",
+            1,
+            "--lr",
+            0.1,
+            "-o",
+            path,
+        )
+        trained = bitwright("train", "cli.networks:small", *given)
+        assert trained.status == 0, trained.err
+    return path
+
+
+def test_the_whole_way(graph: Path, folder: Path, bitwright: Command) -> None:
+    """Float training, quantization, lowering, export; every file evaluates, and ONNX Runtime like the reference."""
+    checkpoint, integer, onnx = (folder / f"digits.{kind}" for kind in ("checkpoint", "integer", "onnx"))
+    data = ("--data", "mnist-5k")
+    options = ("--scheme", "W4A4", "--epochs", 1, "--data-fraction", 0.1, "-o", checkpoint)
+    trained = bitwright("train", graph, *data, *options, "--json")
+    assert json.loads(trained.out)["scheme"] == "W4A4"
+    assert not list(folder.glob("*.state"))
+    lowered = json.loads(bitwright("lower", checkpoint, "-o", integer, "--json").out)
+    assert lowered["layers"] == len(Graph.load(graph).layers)
+    assert bitwright("export", integer, "-o", onnx).status == 0
+    found = {
+        path: json.loads(bitwright("evaluate", path, *data, "--json").out)
+        for path in (graph, checkpoint, integer, onnx)
+    }
+    assert all(result["images"] == 1000 for result in found.values())
+    assert found[integer]["top1_percent"] == found[onnx]["top1_percent"]
+
+
+def test_capture_counts(bitwright: Command, tmp_path: Path) -> None:
+    """The cost of ResNet18 is that of the formula."""
+    captured = bitwright("capture", "pytorchcv:resnet18", "-o", tmp_path / "resnet18.graph", "--json")
+    costs = json.loads(captured.out)["costs"]
+    assert (round(costs["W8A8"]["size_mb"], 2), round(costs["W8A8"]["bops_g"], 2)) == (11.14, 116.10)
+    assert (round(costs["W4A4"]["size_mb"], 2), round(costs["W4A4"]["bops_g"], 2)) == (5.82, 34.71)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("capture", "pytorchcv:resnet1", "-o", "x"),
+            r"UnknownNameError: unknown pytorchcv model 'resnet1': did you mean",
+        ),
+        (("capture", "resnet18", "-o", "x"), "UnknownNameError: expected a model as SOURCE:MODEL"),
+        (
+            ("capture", "pytorchcv:resnet20_cifar10", "--image-size", "20", "-o", "x"),
+            "CaptureError: torch.export cannot",
+        ),
+        (("capture", "torchvision:swin_t", "-o", "x"), "CaptureError: torchvision:swin_t: unsupported operation"),
+        (("lower", "missing", "-o", "x"), "FileFormatError: cannot read 'missing': No such file or directory."),
+        (("evaluate", "missing", "-d", "mnist-5k"), "FileFormatError: cannot read 'missing'"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    arguments: tuple[str, ...], message: str, bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says what was expected and got; the status is 1, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    result = bitwright(*arguments)
+    assert result.status == 1
+    assert last_line(result.err).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scheme", "W9A9"), "SchemeError: expected a scheme's file or a precision such as W4A4, got 'W9A9'"),
+        (("--scheme", "bad.yaml"), "SchemeError: bad.yaml: unknown key 'bits'"),
+        (
+            ("--scheme", "W4A4", "-d", "mnist-6k"),
+            "UnknownNameError: unknown data set 'mnist-6k': did you mean 'mnist-5k'?",
+        ),
+        (("--scheme", "W4A4", "--data-fraction", "0"), "DataError: expected a fraction above 0"),
+        (("--scheme", "W4A4", "--lr", "1e38"), "TrainingError: the loss became"),
+    ],
+)
+def test_mistakes_in_training(
+    options: tuple[str, ...],
+    message: str,
+    graph: Path,
+    bitwright: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wrong schemes, data and learning rates are refused, and no checkpoint is left."""
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("name: bad\nbits: 3\n")
+    result = bitwright("train", graph, "-d", "mnist-5k", "-o", "x", "--data-fraction", "0.1", *options)
+    assert result.status == 1
+    assert last_line(result.err).startswith(message)
+    assert not Path("x").exists()
