@@ -2,5 +2,6 @@
 """Files that engines run, each guaranteed to give the integers of the model."""
 
 from bitwright.export.onnx import export_onnx, to_onnx
+from bitwright.export.target import Target
 
-__all__ = ["export_onnx", "to_onnx"]
+__all__ = ["Target", "export_onnx", "to_onnx"]

@@ -11,6 +11,9 @@ from bitwright.integer.quant_params import QuantParams
 FLOAT32_EXACT = 2**24
 """Every integer up to here, and every sum whose partial sums stay within, is exact in float32."""
 
+SATURATING_SUM = 2**15 - 1
+"""CPUs with AVX2 but without VNNI add two products of uint8 and int8 in 16 bits, and saturate there."""
+
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -38,3 +41,17 @@ def partial_sum_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
     """Largest magnitude of any partial sum, in any order of summation: sum |w| * max |a|, of the worst channel."""
     rows = np.abs(weight.reshape(weight.shape[0], -1).astype(np.int64))
     return int(rows.sum(1).max(initial=0)) * max(params.quant_max, -params.quant_min)
+
+
+def largest_pair_sum(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
+    """Largest magnitude of a sum of two products, with the input stored as unsigned integers from 0.
+
+    Engines store signed tensors as unsigned ones with a zero point, so each product is up to the whole span of the format times a
+    weight; the sum is largest where the two largest weights of one sign meet. Up to `SATURATING_SUM`, no engine saturates.
+
+    >>> largest_pair_sum(np.array([[100, 20, -60, -70]], dtype=np.int8), QuantParams(8, True, 0.1))
+    33150
+    """
+    rows = np.sort(weight.reshape(weight.shape[0], -1).astype(np.int64), axis=1)
+    highest, lowest = rows[:, -2:].clip(min=0).sum(1), -rows[:, :2].clip(max=0).sum(1)
+    return int(max(highest.max(initial=0), lowest.max(initial=0))) * (params.quant_max - params.quant_min)

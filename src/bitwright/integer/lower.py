@@ -35,7 +35,13 @@ from bitwright.graph.nodes import (
     Requantize,
     Slice,
 )
-from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds, partial_sum_bound
+from bitwright.integer.bounds import (
+    FLOAT32_EXACT,
+    SATURATING_SUM,
+    accumulator_bounds,
+    largest_pair_sum,
+    partial_sum_bound,
+)
 from bitwright.integer.certificate import Certified, certify, certify_requantize, provable_ratio
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, add_multipliers
@@ -53,9 +59,6 @@ from bitwright.sensitivity.weight_scale import quantize_weight
 from bitwright.training.fake_quantize import BIAS_MAX, clamp_limits
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Certificate
-
-SATURATING_SUM = 2**15 - 1
-"""AVX2's uint8 x int8 instruction adds two products in 16 bits and saturates there."""
 
 
 @dataclass
@@ -167,8 +170,7 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
     lowering.facts[node.name] |= {
         "largest_accumulator": bound,
         "float32_exact": max(bound, partial) <= FLOAT32_EXACT,
-        "avx2_safe": 2 * max(input_params.quant_max, -input_params.quant_min) * int(np.abs(weights).max())
-        <= SATURATING_SUM,
+        "avx2_safe": largest_pair_sum(weights, input_params) <= SATURATING_SUM,
     }
     lowering.certificates[node.name] = Certificate(
         multipliers=None if rescale is None else torch.from_numpy(rescale.multipliers.as_float32()).to(scale.device),

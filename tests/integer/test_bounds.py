@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""Bounds of accumulators: the worst inputs are tried one by one."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from bitwright.integer.bounds import accumulator_bounds, largest_pair_sum, partial_sum_bound
+from bitwright.integer.quant_params import QuantParams
+
+WEIGHTS = arrays.arrays(np.int8, st.tuples(st.integers(1, 3), st.integers(1, 5)), elements=st.integers(-128, 127))
+FORMATS = st.builds(QuantParams, st.integers(2, 8), st.booleans(), st.just(0.1))
+
+
+@given(WEIGHTS, FORMATS)
+def test_accumulators_reach_their_bounds(weight: npt.NDArray[np.int8], params: QuantParams) -> None:
+    """The worst input of each channel takes one end of the format for positive weights and the other for negative ones."""
+    bias = np.arange(len(weight), dtype=np.int32)
+    low, high = accumulator_bounds(weight, bias, params)
+    for row, offset, least, most in zip(weight.astype(int), bias, low, high, strict=True):
+        ends = [sorted((int(w) * params.quant_min, int(w) * params.quant_max)) for w in row]
+        assert least == sum(end[0] for end in ends) + offset
+        assert most == sum(end[1] for end in ends) + offset
+        largest = max(abs(params.quant_min), params.quant_max)
+        assert partial_sum_bound(weight, params) >= sum(abs(int(w)) for w in row) * largest
+
+
+@given(WEIGHTS, FORMATS)
+def test_pairs_reach_their_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> None:
+    """The largest sum of two products is that of some two weights of a channel, with inputs from 0 to the format's span."""
+    span = params.quant_max - params.quant_min
+    worst = 0
+    for row in weight.astype(int):
+        for chosen in [*combinations(row, 2), *((w,) for w in row)]:
+            up, down = sum(max(int(w), 0) for w in chosen), -sum(min(int(w), 0) for w in chosen)
+            worst = max(worst, span * max(up, down))
+    assert largest_pair_sum(weight, params) == worst
