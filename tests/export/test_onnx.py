@@ -9,31 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitwright.export import Target, export_onnx
-from bitwright.graph import capture, load_model
-from bitwright.integer import IntegerModel, lower, run
-from bitwright.scheme import Precision, Scheme
-from bitwright.training import calibrate, quantize
+from bitwright.integer import IntegerModel, run
+from export.models import RESNET20, integer_model
 
 LEVELS = ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
-
-
-def integer_model(name: str, size: int, precision: str) -> tuple[IntegerModel, Tensor]:
-    """A network with random weights whose batch norm knows its statistics, lowered; and images."""
-    torch.manual_seed(0)
-    network = load_model(name)
-    images = torch.randn(8, 3, size, size)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        network.train()(images)
-    graph = capture(network.eval(), (3, size, size), name=name)
-    model = quantize(graph, Scheme.uniform(graph.layers, Precision.parse(precision)))
-    return lower(calibrate(model, [images])), images
 
 
 def assert_equal_everywhere(model: IntegerModel, images: Tensor, path: Path) -> None:
@@ -43,7 +25,7 @@ def assert_equal_everywhere(model: IntegerModel, images: Tensor, path: Path) -> 
     for level in LEVELS:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-        options.intra_op_num_threads = 2
+        options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         for count in (1, len(images)):
             (got,) = session.run(["logits_int32"], {"images": images[:count].numpy()})
@@ -54,7 +36,7 @@ def assert_equal_everywhere(model: IntegerModel, images: Tensor, path: Path) -> 
 @pytest.mark.parametrize("precision", ["W8A8", "W4A4", "W2A2", "W3A5"])
 def test_resnet20(precision: str, tmp_path: Path) -> None:
     """Every bit width gives equal logits."""
-    model, images = integer_model("pytorchcv:resnet20_cifar10", 32, precision)
+    model, images = integer_model(RESNET20, 32, precision)
     assert_equal_everywhere(model, images, tmp_path / "model.onnx")
 
 
@@ -97,7 +79,7 @@ def test_four_bit_weights_take_half_the_file(tmp_path: Path) -> None:
 
 def test_weights_that_could_saturate_are_unsigned(tmp_path: Path) -> None:
     """For any CPU, exactly the layers whose products can exceed 16 bits in pairs hold uint8; with dot products, none does."""
-    model, _ = integer_model("pytorchcv:resnet20_cifar10", 32, "W4A8")
+    model, _ = integer_model(RESNET20, 32, "W4A8")
     wide = {name for name, op in model.layers().items() if 2 * 255 * int(np.abs(op.weight).max()) > 2**15 - 1}
     assert wide == {"features.init_block.conv", "output"}
     for target, expected in ((Target.ANY, wide), (Target.VNNI, set())):

@@ -1,6 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Real engines, run and timed."""
+"""Engines side by side: are they exact, and how fast are they."""
 
-from bitwright.benchmark.predictor import Predictor, predictor
+from bitwright.benchmark.engines import ENGINES, Engine, Predict, engine, known_engine, load_engine
+from bitwright.benchmark.environment import Environment, environment
+from bitwright.benchmark.equality import Equality, compare
+from bitwright.benchmark.timing import Spread, Timings, time_interleaved
 
-__all__ = ["Predictor", "predictor"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Environment",
+    "Equality",
+    "Predict",
+    "Spread",
+    "Timings",
+    "compare",
+    "engine",
+    "environment",
+    "known_engine",
+    "load_engine",
+    "time_interleaved",
+]

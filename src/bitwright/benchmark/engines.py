@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""Engines: each turns an exported file into a function from images to logits.
+
+One engine is one function in the registry. What an integer model returns are its int32 logits; a float model, its float32 ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitwright.errors import ExportError, unknown_name
+
+Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""From images [batch, channels, height, width], as the file wants them, to logits [batch, classes]."""
+
+Load = Callable[[Path, int, str], Predict]
+"""From a file, a number of threads and an optimisation level to a prediction."""
+
+INTEGER_OUTPUT = "logits_int32"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An inference engine.
+
+    Attributes:
+        name: For instance `onnxruntime`.
+        package: The module that must be importable.
+        levels: Optimisation levels that can be asked for, the default last.
+        load: Reads a file.
+    """
+
+    name: str
+    package: str
+    levels: tuple[str, ...]
+    load: Load
+
+    @property
+    def installed(self) -> bool:
+        """Whether its package is there."""
+        return find_spec(self.package) is not None
+
+
+ENGINES: dict[str, Engine] = {}
+
+
+def engine(name: str, package: str, levels: tuple[str, ...] = ("default",)) -> Callable[[Load], Load]:
+    """Register a function as the engine `name`."""
+
+    def register(load: Load) -> Load:
+        if name in ENGINES:
+            raise ValueError(f"there is an engine '{name}' already.")
+        ENGINES[name] = Engine(name, package, levels, load)
+        return load
+
+    return register
+
+
+def load_engine(name: str, path: str | Path, *, threads: int = 1, level: str | None = None) -> Predict:
+    """A file, ready to run.
+
+    Args:
+        name: Of the engine.
+        path: What was exported for it.
+        threads: How many it may use.
+        level: One of its optimisation levels; None takes its default, the highest.
+
+    Raises:
+        UnknownNameError: If there is no such engine or level.
+        ExportError: If the engine is not installed, or the file is missing.
+    """
+    found = known_engine(name)
+    chosen = found.levels[-1] if level is None else level
+    if chosen not in found.levels:
+        raise unknown_name(f"optimisation level of {name}", chosen, found.levels)
+    if not found.installed:
+        raise ExportError(f"{name} is not installed: pip install 'bitwright[{name}]'.")
+    if not Path(path).is_file():
+        raise ExportError(f"expected a file for {name}, found none at '{path}'. Export the model first.")
+    return found.load(Path(path), threads, chosen)
+
+
+def known_engine(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if name not in ENGINES:
+        raise unknown_name("engine", name, ENGINES)
+    return ENGINES[name]
+
+
+_ONNXRUNTIME_LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+
+
+@engine("onnxruntime", "onnxruntime", tuple(_ONNXRUNTIME_LEVELS))
+def _(path: Path, threads: int, level: str) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _ONNXRUNTIME_LEVELS[level])
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # its warnings are for those who wrote the file by hand
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    wanted = INTEGER_OUTPUT if INTEGER_OUTPUT in names else names[0]
+    image = session.get_inputs()[0].name
+
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.asarray(session.run([wanted], {image: images})[0])
+
+    return predict

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Whether engines compute the integers of the reference executor: counted, never approximated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bitwright.benchmark.engines import Predict, known_engine, load_engine
+from bitwright.errors import DataError
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.reference import run
+from bitwright.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Equality:
+    """One engine at one optimisation level against the reference executor.
+
+    Attributes:
+        engine: Its name.
+        level: Its optimisation level.
+        images: How many were compared.
+        equal_images: Of those, how many have all logits equal.
+        logits: How many were compared.
+        differing_logits: Of those, how many differ.
+        largest_difference: The largest distance of a logit from its reference, in its own units.
+    """
+
+    engine: str
+    level: str
+    images: int
+    equal_images: int
+    logits: int
+    differing_logits: int
+    largest_difference: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether every logit of at least one image is equal."""
+        return self.images > 0 and self.differing_logits == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "exact": self.exact}
+
+    def __str__(self) -> str:
+        return f"{self.engine} ({self.level}): {self.equal_images:,} of {self.images:,} images equal"
+
+
+def compare(
+    model: IntegerModel,
+    files: Mapping[str, str | Path],
+    batches: Iterable[Tensor],
+    *,
+    levels: Mapping[str, Iterable[str]] | None = None,
+    threads: int = 1,
+    total: int | None = None,
+    progress: Progress = silent,
+) -> list[Equality]:
+    """Run exported files over images and count equal logits.
+
+    Args:
+        model: What the files were made from.
+        files: What was exported for each engine, by its name.
+        batches: float32 images, each [batch, channels, height, width], normalised as in training.
+        levels: Optimisation levels by engine; by default, every level that the engine has.
+        threads: How many each engine may use.
+        total: Number of batches, for `progress`.
+        progress: Called after each batch.
+
+    Returns:
+        One result for each engine and level, in order.
+
+    Raises:
+        DataError: If there is no image.
+    """
+    chosen = levels or {}
+    runs: dict[tuple[str, str], Predict] = {
+        (name, level): load_engine(name, path, threads=threads, level=level)
+        for name, path in files.items()
+        for level in chosen.get(name, known_engine(name).levels)
+    }
+    counts = {key: np.zeros(5, dtype=np.int64) for key in runs}
+    done = 0
+    for done, images in enumerate(batches, start=1):
+        expected = run(model, images).cpu().numpy()
+        pixels = images.cpu().numpy()
+        for key, predict in runs.items():
+            count(predict(pixels), expected, counts[key])
+        progress(done, total or done)
+    if not done:
+        raise DataError("comparing engines needs at least one batch of images, got none.")
+    return [Equality(name, level, *map(int, counts[name, level])) for name, level in runs]
+
+
+def count(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> None:
+    """Add a batch to [images, equal images, logits, differing logits, largest difference]; other shapes differ throughout."""
+    counts[0] += len(expected)
+    counts[2] += expected.size
+    if got.shape != expected.shape or not np.issubdtype(got.dtype, np.integer):
+        counts[3] += expected.size
+        counts[4] = np.iinfo(np.int32).max
+        return
+    differing = got != expected
+    counts[1] += int((~differing.reshape(len(expected), -1).any(axis=1)).sum())
+    counts[3] += int(differing.sum())
+    distance = np.abs(got.astype(np.int64) - expected.astype(np.int64))
+    counts[4] = max(int(counts[4]), int(distance.max(initial=0)))

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""What all ONNX files have in common: nodes, shared constants, and the operations that only move values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from bitwright.errors import ExportError
+from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
+
+OPSET = 21
+IR_VERSION = 10
+BATCH = "batch"
+
+
+@dataclass
+class OnnxGraph:
+    """Nodes and constants of an ONNX graph so far."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def constant(self, name: str, values: npt.NDArray[Any]) -> str:
+        """An initializer; one of that name is used again."""
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(values, name)
+        return name
+
+    def scalar(self, value: float) -> str:
+        """A float32 scalar, shared by all that use the value."""
+        exact = np.float32(value)
+        return self.constant(f"float.{exact.item()!r}", np.array(exact))
+
+    def integers(self, *values: int) -> str:
+        """An int64 vector, shared by all that use it."""
+        return self.constant("int64." + ".".join(map(str, values)), np.array(values, dtype=np.int64))
+
+    def node(self, operation: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Add a node, named after its one output."""
+        self.nodes.append(helper.make_node(operation, inputs, [output], name=output, **attributes))
+        return output
+
+    def finish(
+        self,
+        name: str,
+        inputs: list[onnx.ValueInfoProto],
+        outputs: list[onnx.ValueInfoProto],
+        properties: Mapping[str, str],
+    ) -> onnx.ModelProto:
+        """The model, checked by ONNX's own checker."""
+        used = {name for node in self.nodes for name in node.input}
+        constants = [tensor for tensor in self.constants.values() if tensor.name in used]
+        graph = helper.make_graph(self.nodes, identifier(name), inputs, outputs, constants)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        made.producer_name = "bitwright"
+        helper.set_model_props(made, dict(properties))
+        onnx.checker.check_model(made, full_check=True)
+        return made
+
+
+def identifier(name: str) -> str:
+    """`name` with letters, digits and underscores only."""
+    return "".join(character if character.isalnum() else "_" for character in name) or "model"
+
+
+def window(kernel: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> dict[str, Any]:
+    """The attributes of convolutions and pooling."""
+    return {
+        "kernel_shape": [int(size) for size in kernel],
+        "strides": list(stride),
+        "pads": [*padding, *padding],
+        "dilations": list(dilation),
+    }
+
+
+@singledispatch
+def move_in_onnx(op: Node, graph: OnnxGraph) -> None:
+    """Add a node that only selects or moves values: the same in float and in integers."""
+    raise ExportError(f"no ONNX form of {type(op).__name__} ('{op.name}').")
+
+
+@move_in_onnx.register
+def _(op: MaxPool2d, graph: OnnxGraph) -> None:
+    attributes = window(op.kernel, op.stride, op.padding, op.dilation)
+    graph.node("MaxPool", [op.inputs[0]], op.name, **attributes, ceil_mode=int(op.ceil_mode))
+
+
+@move_in_onnx.register
+def _(op: Concat, graph: OnnxGraph) -> None:
+    graph.node("Concat", list(op.inputs), op.name, axis=1)
+
+
+@move_in_onnx.register
+def _(op: Flatten, graph: OnnxGraph) -> None:
+    graph.node("Flatten", [op.inputs[0]], op.name, axis=1)
+
+
+@move_in_onnx.register
+def _(op: Slice, graph: OnnxGraph) -> None:
+    limits = [graph.integers(op.start), graph.integers(op.stop), graph.integers(1)]
+    graph.node("Slice", [op.inputs[0], *limits], op.name)
+
+
+@move_in_onnx.register
+def _(op: ChannelShuffle, graph: OnnxGraph) -> None:
+    channels, height, width = op.shape
+    groups = graph.integers(-1, op.groups, channels // op.groups, height, width)
+    merged = graph.integers(-1, channels, height, width)
+    graph.node("Reshape", [op.inputs[0], groups], f"{op.name}.groups")
+    graph.node("Transpose", [f"{op.name}.groups"], f"{op.name}.transposed", perm=[0, 2, 1, 3, 4])
+    graph.node("Reshape", [f"{op.name}.transposed", merged], op.name)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Engines are compared by counting: one wrong logit is seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from bitwright.benchmark import ENGINES, compare, engine, load_engine
+from bitwright.benchmark.equality import count
+from bitwright.errors import DataError, ExportError, UnknownNameError
+from bitwright.export import export_float_onnx, export_onnx
+from export.models import RESNET20, graph_of, integer_model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A W4A4 ResNet20 as ONNX."""
+    path = tmp_path_factory.mktemp("equality") / "model.onnx"
+    export_onnx(integer_model(RESNET20, 32, "W4A4")[0], path)
+    return path
+
+
+def test_every_level_is_equal(exported: Path) -> None:
+    """All logits of all images, at all four levels, over batches of different sizes."""
+    model, images = integer_model(RESNET20, 32, "W4A4")
+    steps = []
+    results = compare(
+        model, {"onnxruntime": exported}, [images[:5], images[5:]], total=2, progress=lambda *step: steps.append(step)
+    )
+    assert [result.level for result in results] == ["none", "basic", "extended", "all"]
+    for result in results:
+        assert result.exact
+        assert (result.images, result.equal_images, result.logits, result.differing_logits) == (8, 8, 80, 0)
+    assert steps == [(1, 2), (2, 2)]
+    assert str(results[-1]) == "onnxruntime (all): 8 of 8 images equal"
+    assert json.loads(json.dumps(results[0].to_dict()))["exact"] is True
+
+
+def test_one_wrong_logit_is_found(exported: Path, tmp_path: Path) -> None:
+    """A bias of one class that is off by one makes one logit of each image differ, by one."""
+    model, images = integer_model(RESNET20, 32, "W4A4")
+    file = onnx.load(exported)
+    tensor = next(item for item in file.graph.initializer if item.name == "output.bias")
+    bias = numpy_helper.to_array(tensor).copy()
+    bias[3] += 1
+    tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+    onnx.save(file, tmp_path / "wrong.onnx")
+    (result,) = compare(model, {"onnxruntime": tmp_path / "wrong.onnx"}, [images], levels={"onnxruntime": ["all"]})
+    assert not result.exact
+    assert (result.equal_images, result.differing_logits, result.largest_difference) == (0, 8, 1)
+
+
+def test_floats_and_other_shapes_are_not_equal() -> None:
+    """Float logits never count as equal integers, whatever their values."""
+    expected = np.ones((2, 3), dtype=np.int32)
+    for got in (expected.astype(np.float32), expected[:1]):
+        counts = np.zeros(5, dtype=np.int64)
+        count(got, expected, counts)
+        assert counts[:4].tolist() == [2, 0, 6, 6]
+
+
+def test_bad_requests(exported: Path, tmp_path: Path) -> None:
+    """No images, no file, no such engine or level: each is one clear error."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    with pytest.raises(DataError, match="at least one batch"):
+        compare(model, {"onnxruntime": exported}, [])
+    with pytest.raises(ExportError, match=r"found none at .*absent\.onnx"):
+        load_engine("onnxruntime", tmp_path / "absent.onnx")
+    with pytest.raises(UnknownNameError, match="did you mean 'onnxruntime'"):
+        load_engine("onnxruntim", exported)
+    with pytest.raises(UnknownNameError, match="optimisation level of onnxruntime 'most'"):
+        load_engine("onnxruntime", exported, level="most")
+    with pytest.raises(ValueError, match="an engine 'onnxruntime' already"):
+        engine("onnxruntime", "onnxruntime")(ENGINES["onnxruntime"].load)
+
+
+def test_float_files_give_float_logits(tmp_path: Path) -> None:
+    """The same function runs the float baseline, which returns floats."""
+    graph, images = graph_of(RESNET20, 32)
+    export_float_onnx(graph, tmp_path / "float.onnx")
+    got = load_engine("onnxruntime", tmp_path / "float.onnx")(images.numpy())
+    assert got.dtype == np.float32
+    assert got.shape == (8, 10)
+    assert torch.isfinite(torch.from_numpy(got)).all()

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""Integer models for the tests of exporters, each made once in a session."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.graph import Graph, capture, load_model
+from bitwright.integer import IntegerModel, lower
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import calibrate, quantize
+
+RESNET20 = "pytorchcv:resnet20_cifar10"
+
+
+@cache
+def graph_of(name: str, size: int) -> tuple[Graph, Tensor]:
+    """A network with random weights whose batch norm knows its statistics, captured; and images."""
+    torch.manual_seed(0)
+    network = load_model(name)
+    images = torch.randn(8, 3, size, size)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(images)
+    return capture(network.eval(), (3, size, size), name=name), images
+
+
+@cache
+def integer_model(name: str, size: int, precision: str, residual_bits: int = 8) -> tuple[IntegerModel, Tensor]:
+    """The network at one precision (first and last layers at 8 bits), calibrated by its extremes and lowered; and images."""
+    graph, images = graph_of(name, size)
+    uniform = Scheme.uniform(graph.layers, Precision.parse(precision))
+    scheme = Scheme(uniform.name, uniform.layers, residual_bits)
+    return lower(calibrate(quantize(graph, scheme), [images], "minmax")), images
