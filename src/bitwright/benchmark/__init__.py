@@ -4,6 +4,7 @@
 from bitwright.benchmark.engines import ENGINES, Engine, Predict, engine, known_engine, load_engine
 from bitwright.benchmark.environment import Environment, environment
 from bitwright.benchmark.equality import Equality, compare
+from bitwright.benchmark.predictor import Predictor, predictor
 from bitwright.benchmark.timing import Spread, Timings, time_interleaved
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Environment",
     "Equality",
     "Predict",
+    "Predictor",
     "Spread",
     "Timings",
     "compare",
@@ -19,5 +21,6 @@ __all__ = [
     "environment",
     "known_engine",
     "load_engine",
+    "predictor",
     "time_interleaved",
 ]
