@@ -12,6 +12,7 @@ from typing import Any
 
 from bitwright.errors import FileFormatError, UnknownNameError, unknown_name
 from bitwright.files import write_json
+from bitwright.scheme import Precision
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class LayerSensitivity:
     def mean_trace_standard_error(self) -> float:
         return self.trace_standard_error / self.parameters
 
-    def loss_increase(self, weight_bits: int) -> float:
+    def loss_increase(self, precision: Precision) -> float:
         """The layer's term of the objective: |tr(H)| / n * ||Q(W) - W||_2^2.
 
         It ranks layers and bit widths. Twice the expected increase of the loss, since the papers leave out the 1/2 of the
@@ -56,7 +57,7 @@ class LayerSensitivity:
         magnitude is taken, lest the search be paid for perturbing the layer.
 
         Args:
-            weight_bits: One of the widths in `perturbation`.
+            precision: Its weight bits must be among those of `perturbation`.
 
         Returns:
             A number in units of the loss.
@@ -67,14 +68,14 @@ class LayerSensitivity:
         Source:
             Dong et al. 2019, HAWQ-V2, arXiv:1911.03852, section 3; Yao et al. 2020, HAWQ-V3, arXiv:2011.10680, section 3.4.
 
-        >>> LayerSensitivity("stem", 4, 6.0, 0.5, 100, True, {4: 0.2}).loss_increase(4)
+        >>> LayerSensitivity("stem", 4, 6.0, 0.5, 100, True, {4: 0.2}).loss_increase(Precision(4, 8))
         0.30000000000000004
         """
-        return abs(self.mean_trace()) * self._perturbation(weight_bits)
+        return abs(self.mean_trace()) * self._perturbation(precision.weight_bits)
 
-    def loss_increase_standard_error(self, weight_bits: int) -> float:
+    def loss_increase_standard_error(self, precision: Precision) -> float:
         """Standard error of `loss_increase`; the perturbation itself is exact."""
-        return self.mean_trace_standard_error() * self._perturbation(weight_bits)
+        return self.mean_trace_standard_error() * self._perturbation(precision.weight_bits)
 
     def _perturbation(self, weight_bits: int) -> float:
         if weight_bits not in self.perturbation:
@@ -93,25 +94,30 @@ class LayerSensitivity:
         if not faults:
             faults = [
                 f"'{name}' must be a finite number, got {entry[name]!r}"
-                for name in ("parameters", "trace", "trace_standard_error", "probes")
-                if isinstance(entry[name], bool)
-                or not isinstance(entry[name], int | float)
-                or not math.isfinite(entry[name])
+                for name in ("trace", "trace_standard_error")
+                if not _is_finite(entry[name])
+            ]
+            faults += [
+                f"'{name}' must be a whole number, at least {least}, got {entry[name]!r}"
+                for name, least in (("parameters", 1), ("probes", 0))
+                if type(entry[name]) is not int or entry[name] < least
             ]
             if not isinstance(entry["converged"], bool):
                 faults.append(f"'converged' must be true or false, got {entry['converged']!r}")
             try:
                 perturbation = {int(bits): float(value) for bits, value in entry["perturbation"].items()}
+                if not all(map(math.isfinite, perturbation.values())):
+                    raise ValueError("not finite")
             except (AttributeError, TypeError, ValueError):
-                faults.append(f"'perturbation' must map bit widths to numbers, got {entry['perturbation']!r}")
+                faults.append(f"'perturbation' must map bit widths to finite numbers, got {entry['perturbation']!r}")
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
         return cls(
             str(entry["layer"]),
-            int(entry["parameters"]),
+            entry["parameters"],
             float(entry["trace"]),
             float(entry["trace_standard_error"]),
-            int(entry["probes"]),
+            entry["probes"],
             entry["converged"],
             perturbation,
         )
@@ -183,10 +189,9 @@ class SensitivityTable:
         faults += [
             f"layer '{name}' appears twice" for name in sorted({name for name in names if names.count(name) > 1})
         ]
-        try:
-            batch, seed = int(entry["batch"]), int(entry["seed"])
-        except (TypeError, ValueError):
-            faults.append(f"'batch' and 'seed' must be integers, got {entry['batch']!r} and {entry['seed']!r}")
+        batch, seed = entry["batch"], entry["seed"]
+        if type(batch) is not int or type(seed) is not int:
+            faults.append(f"'batch' and 'seed' must be whole numbers, got {batch!r} and {seed!r}")
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
         return cls(tuple(layers), str(entry["metric"]), str(entry["model"]), str(entry["data"]), batch, seed)
@@ -209,9 +214,14 @@ class SensitivityTable:
         return cls.from_dict(entry, where=str(path))
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether `value` is a number, as JSON has them, and neither infinite nor NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _key_faults(entry: Any, known: set[str]) -> list[str]:
     """One line for every unknown or missing key."""
     if not isinstance(entry, Mapping):
         return [f"expected a mapping with {', '.join(sorted(known))}, got {type(entry).__name__}"]
-    faults = [str(unknown_name("key", str(key), known)) for key in entry if key not in known]
+    faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in entry if key not in known]
     return faults + [f"missing key '{key}'" for key in sorted(known - set(entry))]

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""The loss whose curvature is measured: mean cross entropy, as a function of the weights that get quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitwright.errors import DataError
+from bitwright.graph.execute import execute, folded_weight
+from bitwright.graph.graph import Graph
+
+
+class GraphLoss:
+    """Mean cross entropy of a graph on one batch, with the folded weights of its layers as the variables.
+
+    Batch norm is part of those weights, with its running statistics, so images do not depend on each other. The weights
+    are copies: neither the graph's tensors nor their gradients are touched.
+
+    Args:
+        graph: The network; its output must be logits of shape (batch, classes).
+        images: Shape (batch, channels, height, width); taken to the device and dtype of the weights.
+        labels: Classes, integers of shape (batch,).
+
+    Raises:
+        DataError: If images or labels do not fit the network.
+    """
+
+    def __init__(self, graph: Graph, images: Tensor, labels: Tensor) -> None:
+        self.graph = graph
+        self.parameters = {name: tensor.detach() for name, tensor in graph.parameters.items()}
+        self.weights: dict[str, Tensor] = {}
+        self.biases: dict[str, Tensor | None] = {}
+        for name, layer in graph.layers.items():
+            weight, bias = folded_weight(layer, self.parameters)
+            self.weights[name] = weight.detach().clone().requires_grad_()
+            self.biases[name] = bias
+        _check(graph, images, labels)
+        like = next(iter(self.weights.values()), images)
+        self.images = images.to(like)
+        self.labels = labels.to(like.device, torch.int64)
+
+    def __call__(self) -> Tensor:
+        """The loss, a scalar that depends on `weights`."""
+        return self.at(self.weights)
+
+    def at(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """The loss with other folded weights."""
+        return F.cross_entropy(self.logits(weights, self.images), self.labels)
+
+    def logits(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """The network's output for `images`, of shape (batch, classes)."""
+        pairs = {name: (weights[name], bias) for name, bias in self.biases.items()}
+        return execute(self.graph, self.parameters, images, weights=pairs)
+
+
+def _check(graph: Graph, images: Tensor, labels: Tensor) -> None:
+    """Refuse what does not fit, before torch does in its own words."""
+    shape = graph[graph.output].shape
+    if len(shape) != 1:
+        raise DataError(f"{graph.model} returns {shape} for each image, but the loss needs logits of shape (classes,).")
+    if images.dim() != 4 or tuple(images.shape[1:]) != graph.input_shape or not len(images):
+        raise DataError(
+            f"expected images of shape (batch, {', '.join(map(str, graph.input_shape))}) for {graph.model}, "
+            f"got {tuple(images.shape)}."
+        )
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise DataError(
+            f"expected {len(images)} integer labels, one for each image, "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= shape[0]:
+        raise DataError(f"labels must be 0 to {shape[0] - 1} for {graph.model}, got {low} to {high}.")
