@@ -31,6 +31,7 @@ ORDER = (
     "benchmark",
     "zoo",
     "report",
+    "demo",
     "cli",
 )
 FRONT = ("__init__", "__main__")

@@ -4,9 +4,9 @@
 Every arrow of the way from a model to an engine is one function, and all of them are here:
 
     graph = capture(load_model("pytorchcv:resnet18", pretrained=True), (3, 224, 224))
-    table = measure_sensitivity(graph, images, labels)
-    scheme = ...                                      # `allocate`, or Scheme.uniform
-    model, _ = fine_tune(graph, scheme, data, TrainSettings(epochs=1))
+    table = measure_sensitivity(graph, *data.calibration(64))
+    found = allocate(graph_problem(graph, table), [Budget.parse("size0.5")])
+    model, _ = fine_tune(graph, found.scheme, data, TrainSettings(epochs=1))
     integer = lower(model)                            # proved, or refused
     export_onnx(integer, "resnet18.onnx")             # the same integers
 """
@@ -17,64 +17,105 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import BitwrightError
-from bitwright.scheme import Precision, Scheme
+from bitwright.scheme import Budget, Precision, Scheme
 
 if TYPE_CHECKING:
+    from bitwright.allocation import Allocation, LatencyTable, allocate, graph_problem, pareto_frontier
+    from bitwright.benchmark import compare, time_interleaved
     from bitwright.data import load as load_data
-    from bitwright.export import export_onnx
+    from bitwright.demo import run_demo
+    from bitwright.export import export_float_onnx, export_onnx
     from bitwright.graph import FloatModel, Graph, capture, load_model
     from bitwright.integer import IntegerModel, load, logits, lower, run
-    from bitwright.sensitivity import SensitivityTable
-    from bitwright.training import QuantizedModel, TrainSettings, calibrate, evaluate, fine_tune, quantize, train
+    from bitwright.sensitivity import SensitivityTable, measure_sensitivity
+    from bitwright.training import (
+        QuantizedModel,
+        TrainSettings,
+        calibrate,
+        evaluate,
+        fine_tune,
+        fit,
+        load_quantized,
+        quantize,
+        save_quantized,
+        train,
+    )
 
 __version__ = "0.1.0"
 
 # Imported when they are first used, so that `import bitwright` and the command line's --help do not wait for PyTorch.
 _SOURCES = {
+    "Allocation": "allocation",
     "FloatModel": "graph",
     "Graph": "graph",
     "IntegerModel": "integer",
+    "LatencyTable": "allocation",
     "QuantizedModel": "training",
     "SensitivityTable": "sensitivity",
     "TrainSettings": "training",
+    "allocate": "allocation",
     "calibrate": "training",
     "capture": "graph",
+    "compare": "benchmark",
     "evaluate": "training",
+    "export_float_onnx": "export",
     "export_onnx": "export",
     "fine_tune": "training",
+    "fit": "training",
+    "graph_problem": "allocation",
     "load": "integer",
     "load_data": "data:load",
     "load_model": "graph",
+    "load_quantized": "training",
     "logits": "integer",
     "lower": "integer",
+    "measure_sensitivity": "sensitivity",
+    "pareto_frontier": "allocation",
     "quantize": "training",
     "run": "integer",
+    "run_demo": "demo",
+    "save_quantized": "training",
+    "time_interleaved": "benchmark",
     "train": "training",
 }
 
 __all__ = [
+    "Allocation",
     "BitwrightError",
+    "Budget",
     "FloatModel",
     "Graph",
     "IntegerModel",
+    "LatencyTable",
     "Precision",
     "QuantizedModel",
     "Scheme",
     "SensitivityTable",
     "TrainSettings",
     "__version__",
+    "allocate",
     "calibrate",
     "capture",
+    "compare",
     "evaluate",
+    "export_float_onnx",
     "export_onnx",
     "fine_tune",
+    "fit",
+    "graph_problem",
     "load",
     "load_data",
     "load_model",
+    "load_quantized",
     "logits",
     "lower",
+    "measure_sensitivity",
+    "pareto_frontier",
     "quantize",
     "run",
+    "run_demo",
+    "save_quantized",
+    "time_interleaved",
     "train",
 ]
 

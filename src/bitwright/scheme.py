@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bitwright.errors import SchemeError, unknown_name
+from bitwright.errors import BudgetError, SchemeError, unknown_name
 from bitwright.files import write_text
 
 MIN_BITS, MAX_BITS = 2, 8
 RESIDUAL_BITS = (8, 16)
+BUDGET_UNITS = {"size": "MB", "bops": "G", "latency": "ms", "activation": "MB"}
 
 
 @dataclass(frozen=True, order=True)
@@ -151,3 +154,68 @@ class Scheme:
         if not isinstance(fields, Mapping):
             raise SchemeError(f"expected a mapping with 'name' and 'layers' in '{path}', got {type(fields).__name__}.")
         return cls.from_dict(fields, where=str(path))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One limit of a search.
+
+    Attributes:
+        kind: `size` (of the weights, MB of 2**20 bytes), `bops` (G of 10**9), `latency` (ms), or `activation` (peak memory
+            of the activations, MB of 2**20 bytes).
+        limit: In that unit; or, if relative, a part of the way from the smallest reachable value (0) to the largest (1).
+        relative: Whether `limit` is such a part.
+
+    >>> Budget.parse("size0.5")
+    Budget(kind='size', limit=0.5, relative=True)
+    >>> str(Budget("bops", 72))
+    'bops=72G'
+    """
+
+    kind: str
+    limit: float
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in BUDGET_UNITS:
+            raise unknown_name("budget", self.kind, BUDGET_UNITS)
+        if not math.isfinite(self.limit) or self.limit < 0:
+            raise BudgetError(f"a budget of {self.kind} must be a number of at least 0, got {self.limit}.")
+        if self.relative and self.limit > 1:
+            raise BudgetError(
+                f"a relative budget lies between 0 (smallest reachable) and 1 (largest), got {self.kind}{self.limit:g}; "
+                f"write {self.kind}={self.limit:g}{self.unit} for an absolute one."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.limit:g}" if self.relative else f"{self.kind}={self.limit:g}{self.unit}"
+
+    @property
+    def unit(self) -> str:
+        return BUDGET_UNITS[self.kind]
+
+    def exact_limit(self) -> Fraction:
+        """The limit as it is written in decimal: 0.1 is 1/10, not the nearest binary number.
+
+        >>> Budget("size", 0.1).exact_limit()
+        Fraction(1, 10)
+        """
+        return Fraction(repr(self.limit))
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read `size0.5` (relative, as the model zoo names its schemes) or `size=7.9MB` (absolute; the unit may be left out).
+
+        Raises:
+            BudgetError: If the text is neither.
+            UnknownNameError: If there is no such kind.
+        """
+        number = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+        match = re.fullmatch(rf"([a-z]+)_?{number}|([a-z]+)={number}(MB|G|ms)?", str(text).strip(), re.ASCII)
+        if not match:
+            raise BudgetError(f"expected a budget such as size0.5 or bops=72G, got '{text}'.")
+        kind = match[1] or match[3]
+        kind = "size" if kind == "modelsize" else kind
+        if match[5] and kind in BUDGET_UNITS and match[5] != BUDGET_UNITS[kind]:
+            raise BudgetError(f"a budget of {kind} is in {BUDGET_UNITS[kind]}, got '{text}'.")
+        return cls(kind, float(match[2] or match[4]), relative=match[1] is not None)

@@ -110,7 +110,10 @@ def test_capture_counts(bitwright: Command, tmp_path: Path) -> None:
             ("capture", "pytorchcv:resnet20_cifar10", "--image-size", "20", "-o", "x"),
             "CaptureError: torch.export cannot",
         ),
-        (("capture", "torchvision:mobilenet_v3_small", "-o", "x"), "CaptureError: torchvision:mobilenet_v3_small: unsupported operation"),
+        (
+            ("capture", "torchvision:mobilenet_v3_small", "-o", "x"),
+            "CaptureError: torchvision:mobilenet_v3_small: unsupported operation",
+        ),
         (("lower", "missing", "-o", "x"), "FileFormatError: cannot read 'missing': No such file or directory."),
         (("evaluate", "missing", "-d", "mnist-5k"), "FileFormatError: cannot read 'missing'"),
     ],

@@ -2,7 +2,17 @@
 """What people look at: tables for the terminal and for Markdown, plots."""
 
 from bitwright.report.lowering import lowering_summary, lowering_table
+from bitwright.report.plots import plot_bits, plot_frontier
 from bitwright.report.rows import Row, RowTable
 from bitwright.report.summary import graph_summary, summary_table
 
-__all__ = ["Row", "RowTable", "graph_summary", "lowering_summary", "lowering_table", "summary_table"]
+__all__ = [
+    "Row",
+    "RowTable",
+    "graph_summary",
+    "lowering_summary",
+    "lowering_table",
+    "plot_bits",
+    "plot_frontier",
+    "summary_table",
+]

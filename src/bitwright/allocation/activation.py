@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""Activation memory: the most bits of activations that live at once while one image passes through the network.
+
+A tensor lives from the node that makes it to the last node that reads it, and is stored at the bits that its most demanding
+reader wants (a layer wants the activation bits of its precision, an addition those of the residual stream, other operations
+8; the network's output is 32 bits wide). Flattening, dropout and slices are views: they keep what they show alive and store
+nothing. Copies that are requantized while being read, accumulators and an engine's scratch memory are not counted.
+
+The peak is what decides whether a network fits a device, and it is exact in an integer program: it is the largest of one sum
+per node, and stays within a limit where each sum does. (A total over all tensors would count memory that is free again.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from bitwright.allocation.usage import Choice, Row
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import Add, ChannelShuffle, Clamp, Concat, Dropout, Flatten, Layer, MaxPool2d, Slice
+from bitwright.scheme import MAX_BITS, MIN_BITS, Precision
+
+OUTPUT_BITS = 32
+VIEWS = (Flatten, Dropout, Slice)
+MOVERS = (MaxPool2d, ChannelShuffle, Clamp, Concat, *VIEWS)
+
+
+@dataclass(frozen=True)
+class LiveTensor:
+    """One tensor of activations.
+
+    Attributes:
+        name: Of the node that makes it.
+        elements: Of one image.
+        least_bits: What readers other than layers want.
+        readers: Layers that read it.
+    """
+
+    name: str
+    elements: int
+    least_bits: int
+    readers: tuple[str, ...]
+
+    def bits(self, choice: Choice) -> int:
+        return max(self.least_bits, *(choice[layer].act_bits for layer in self.readers), 0)
+
+
+@dataclass(frozen=True)
+class PeakActivation:
+    """The most bits of activations that live at once.
+
+    Attributes:
+        steps: The tensors that live while each node runs, with the node's name.
+    """
+
+    steps: tuple[tuple[str, tuple[LiveTensor, ...]], ...]
+    kind: str = "activation"
+
+    def of(self, choice: Choice) -> int:
+        return max(_stored(live, choice) for _, live in self.steps)
+
+    def key(self, layer: str, precision: Precision) -> int:
+        return precision.act_bits
+
+    def busiest(self, choice: Choice) -> str:
+        """The node at which the peak is reached first."""
+        return max(self.steps, key=lambda step: _stored(step[1], choice))[0]
+
+    def row(self, choice: Choice) -> Row:
+        """The sum of the busiest step, each tensor at the bits of the reader that is most demanding in `choice`."""
+        _, live = max(self.steps, key=lambda step: _stored(step[1], choice))
+        constant = 0
+        elements: dict[str, int] = {}
+        for tensor in live:
+            reader = max(tensor.readers, key=lambda layer: choice[layer].act_bits, default=None)
+            if reader is None or choice[reader].act_bits <= tensor.least_bits:
+                constant += tensor.elements * tensor.least_bits
+            else:
+                elements[reader] = elements.get(reader, 0) + tensor.elements
+        widths = range(MIN_BITS, MAX_BITS + 1)
+        amounts = {
+            layer: {Precision(weight, act): count * act for weight in widths for act in widths}
+            for layer, count in elements.items()
+        }
+        return Row(amounts, constant)
+
+
+def peak_activation(graph: Graph, residual_bits: int = 8) -> PeakActivation:
+    """The activation memory of a network, as a function of its scheme."""
+    consumers = graph.consumers()
+    wanted: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for node in reversed(graph.nodes):
+        least, layers = (OUTPUT_BITS if node.name == graph.output else 0), dict[str, None]()
+        for reader in consumers[node.name]:
+            if isinstance(reader, Layer):
+                layers[reader.name] = None
+            elif isinstance(reader, MOVERS):
+                bits, behind = wanted[reader.name]
+                least = max(least, bits)
+                layers.update(dict.fromkeys(behind))
+            else:
+                least = max(least, residual_bits if isinstance(reader, Add) else MAX_BITS)
+        if not consumers[node.name] and node.name != graph.output:
+            least = MAX_BITS
+        wanted[node.name] = (least, tuple(layers))
+
+    stored: dict[str, str] = {}
+    last_use: dict[str, int] = {}
+    tensors: dict[str, LiveTensor] = {}
+    for step, node in enumerate(graph):
+        stored[node.name] = stored[node.inputs[0]] if isinstance(node, VIEWS) else node.name
+        for name in (node.name, *node.inputs):
+            last_use[stored[name]] = step
+        if node.name == stored[node.name]:
+            tensors[node.name] = LiveTensor(node.name, prod(node.shape), *wanted[node.name])
+    last_use[stored[graph.output]] = len(graph.nodes)
+
+    steps = []
+    alive: dict[str, LiveTensor] = {}
+    for step, node in enumerate(graph):
+        if node.name in tensors:
+            alive[node.name] = tensors[node.name]
+        steps.append((node.name, tuple(alive.values())))
+        alive = {name: tensor for name, tensor in alive.items() if last_use[name] > step}
+    return PeakActivation(tuple(steps))
+
+
+def _stored(live: tuple[LiveTensor, ...], choice: Choice) -> int:
+    return sum(tensor.elements * tensor.bits(choice) for tensor in live)

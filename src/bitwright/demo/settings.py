@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""What the demonstration does, with sensible numbers for each data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bitwright.training import TrainSettings
+
+
+BASELINE = TrainSettings(epochs=6, learning_rate=0.1, batch_size=64, label_smoothing=0.1)
+QUANTIZED = TrainSettings(epochs=2, learning_rate=0.02, batch_size=64)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Everything that decides the results; kept beside them.
+
+    Attributes:
+        data: Name of the data set.
+        model: Name of the model; it is made for the channels and classes of the data.
+        image_size: Height and width that the images are brought to.
+        baseline: Training of the float model.
+        quantized: Training of each scheme, from the float weights.
+        sensitivity_images: How many training images the Hessian is measured on.
+        relative_error: Target for the standard error of each layer's trace.
+        max_probes: At most this many products for each layer.
+        latency_batch: Images in a batch of the speed comparison.
+        seed: Of everything random.
+    """
+
+    data: str = "mnist-5k"
+    model: str = "pytorchcv:resnet20_cifar10"
+    image_size: int = 32
+    baseline: TrainSettings = BASELINE
+    quantized: TrainSettings = QUANTIZED
+    sensitivity_images: int = 64
+    relative_error: float = 0.1
+    max_probes: int = 60
+    latency_batch: int = 8
+    seed: int = 0
+
+
+def preset(data: str, *, epochs: int | None = None, seed: int = 0) -> DemoSettings:
+    """Settings for a data set.
+
+    Args:
+        data: For instance `fashion-mnist`.
+        epochs: Of the float baseline; quantization-aware training gets a third of them.
+        seed: Of everything random.
+    """
+    chosen = DemoSettings(data=data, seed=seed)
+    if data.partition(":")[0] == "fashion-mnist":
+        chosen = replace(
+            chosen,
+            baseline=TrainSettings(epochs=3, learning_rate=0.1, batch_size=128),
+            quantized=TrainSettings(epochs=1, learning_rate=0.02, batch_size=128),
+        )
+    baseline, quantized = replace(chosen.baseline, seed=seed), replace(chosen.quantized, seed=seed)
+    if epochs is not None:
+        baseline, quantized = replace(baseline, epochs=epochs), replace(quantized, epochs=max(1, round(epochs / 3)))
+    return replace(chosen, baseline=baseline, quantized=quantized)
