@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from bitwright.training import TrainSettings
 
-
 BASELINE = TrainSettings(epochs=6, learning_rate=0.1, batch_size=64, label_smoothing=0.1)
 QUANTIZED = TrainSettings(epochs=2, learning_rate=0.02, batch_size=64)
 
