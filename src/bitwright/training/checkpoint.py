@@ -30,10 +30,12 @@ class TrainingState:
     Attributes:
         losses: Mean loss of each finished epoch.
         steps: Optimizer steps so far.
+        partial: Sum of the losses in the epoch that is not finished.
     """
 
     losses: tuple[float, ...] = ()
     steps: int = 0
+    partial: float = 0.0
 
 
 def save_training_state(
@@ -43,7 +45,7 @@ def save_training_state(
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, slot in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in slot.items() if isinstance(value, Tensor)}
-    progress = {"losses": state.losses, "steps": state.steps}
+    progress = {"losses": state.losses, "steps": state.steps, "partial": state.partial}
     write_bytes(path, serialize(tensors, STATE_FORMAT, {"progress": json.dumps(progress)}))
 
 
@@ -63,7 +65,7 @@ def load_training_state(path: str | Path, model: nn.Module, optimizer: torch.opt
             slots.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
     progress = json.loads(metadata["progress"])
-    return TrainingState(tuple(progress["losses"]), int(progress["steps"]))
+    return TrainingState(tuple(progress["losses"]), int(progress["steps"]), float(progress["partial"]))
 
 
 def save_quantized(path: str | Path, model: QuantizedModel) -> None:

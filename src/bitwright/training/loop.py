@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,15 +45,18 @@ def train(
     label_smoothing: float = 0.0,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_steps: int | None = None,
     resume: bool = False,
+    before_epoch: Callable[[int], object] | None = None,
+    after_step: Callable[[int], object] | None = None,
     progress: Progress = silent,
     accelerator: Accelerator | None = None,
 ) -> TrainResult:
     """Train `model` in place with SGD (Nesterov) and one cosine from `learning_rate` to zero.
 
     Weight decay applies to weights of two axes or more: neither biases nor scales nor batch norm are pulled to zero. After each
-    epoch the state is written to `checkpoint`, atomically; with `resume`, training goes on from there and ends where it would
-    have without the interruption.
+    epoch (and every `checkpoint_steps`) the state is written to `checkpoint`, atomically; with `resume`, training goes on from
+    there and ends where it would have without the interruption.
 
     Args:
         model: Takes images and returns logits. A QuantizedModel trains its weights and, if learned, its scales.
@@ -65,12 +68,15 @@ def train(
         label_smoothing: Of the cross entropy.
         distillation: A teacher whose logits take part in the loss.
         checkpoint: Where to keep the state, or None.
+        checkpoint_steps: Steps after which it is written besides, for epochs that take long.
         resume: Whether to start from `checkpoint` if it exists.
+        before_epoch: Called with the number of each epoch, from 0, before it starts.
+        after_step: Called with the number of steps so far, after each; may evaluate, if it leaves the model in training mode.
         progress: Told about every step.
         accelerator: Of the caller, for several processes or mixed precision.
 
     Raises:
-        TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good epoch.
+        TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good state.
     """
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
     optimizer = torch.optim.SGD(
@@ -83,12 +89,23 @@ def train(
     module, optimizer, loader = accelerator.prepare(model, optimizer, batches)
     total = epochs * steps_per_epoch
     losses, step = list(state.losses), state.steps
+    partial, begun, saved = state.partial, step - len(losses) * steps_per_epoch, state.steps > 0
+
+    def keep() -> None:
+        nonlocal saved
+        if checkpoint is not None and accelerator.is_main_process:
+            found = TrainingState(tuple(losses), step, float(summed))
+            save_training_state(checkpoint, accelerator.unwrap_model(module), optimizer.optimizer, found)
+            saved = True
+
     for epoch in range(len(losses), epochs):
         module.train()
+        if before_epoch is not None:
+            before_epoch(epoch)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
-        summed = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-        for images, labels in loader:
+        summed = torch.tensor(partial, device=accelerator.device, dtype=torch.float64)
+        for images, labels in accelerator.skip_first_batches(loader, begun) if begun else loader:
             rate = learning_rate * (1 + math.cos(math.pi * step / max(total, 1))) / 2
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -98,17 +115,20 @@ def train(
                 loss = distillation.combine(loss, logits, images)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise TrainingError(_not_finite(value, epoch, step, learning_rate, checkpoint, bool(losses)))
+                raise TrainingError(_not_finite(value, epoch, step, learning_rate, checkpoint if saved else None))
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             optimizer.step()
             summed += value
             step += 1
             progress(step, total, loss=value, epoch=epoch + 1)
+            if after_step is not None:
+                after_step(step)
+            if checkpoint_steps and step % checkpoint_steps == 0 and step % steps_per_epoch:
+                keep()
         losses.append(float(accelerator.reduce(summed, "mean")) / steps_per_epoch)
-        state = TrainingState(tuple(losses), step)
-        if checkpoint is not None and accelerator.is_main_process:
-            save_training_state(checkpoint, accelerator.unwrap_model(module), optimizer.optimizer, state)
+        partial, begun, summed = 0.0, 0, torch.zeros_like(summed)
+        keep()
     accelerator.wait_for_everyone()
     return TrainResult(tuple(losses), step)
 
@@ -124,10 +144,8 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, o
     return [group for group in groups if group["params"]]
 
 
-def _not_finite(value: float, epoch: int, step: int, rate: float, checkpoint: str | Path | None, saved: bool) -> str:
-    kept = (
-        f"the last good epoch is in '{checkpoint}'" if checkpoint is not None and saved else "no epoch was complete yet"
-    )
+def _not_finite(value: float, epoch: int, step: int, rate: float, checkpoint: str | Path | None) -> str:
+    kept = "nothing was complete yet" if checkpoint is None else f"the last good state is in '{checkpoint}'"
     return (
         f"the loss became {value} in epoch {epoch + 1}, step {step + 1}: training stopped, {kept}. "
         f"Try a learning rate below {rate:g}, or check the images for values that are not finite."
