@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""The main job with a small network: every file is written, every logit equal, and an interrupted job goes on."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bitwright.allocation import Allocation
+from bitwright.demo import DemoSettings, preset, run_demo
+from bitwright.errors import DataError
+from bitwright.integer import IntegerModel
+from bitwright.progress import Progress, silent
+from bitwright.training import TrainSettings
+
+SCHEMES = ["W8A8", "size0.5", "bops0.5", "W4A4", "W2A2"]
+SHORT = TrainSettings(epochs=1, data_fraction=0.1, batch_size=50)
+
+
+@pytest.fixture
+def settings() -> DemoSettings:
+    """A job of seconds."""
+    return DemoSettings(
+        model="cli.networks:small",
+        image_size=28,
+        baseline=replace(SHORT, learning_rate=0.1),
+        quantized=SHORT,
+        sensitivity_images=16,
+        max_probes=10,
+    )
+
+
+def test_the_job(settings: DemoSettings, tmp_path: Path) -> None:
+    """The table has a row for each scheme, all logits of all images are equal, and everything it names is on disk."""
+    result = run_demo(settings, tmp_path)
+    rows = {row.scheme: row for row in result.table.rows}
+    assert list(rows) == ["float", *SCHEMES]
+    assert all((rows[name].exact_images, rows[name].images) == (1000, 1000) for name in SCHEMES)
+    assert rows["W2A2"].size_mb < rows["W4A4"].size_mb <= rows["size0.5"].size_mb <= rows["W8A8"].size_mb
+    written = json.loads((tmp_path / "table.json").read_text())
+    assert [row["scheme"] for row in written["rows"]] == list(rows)
+    assert written["environment"]
+    levels = [entry["level"] for entry in written["equality"]["W8A8"]]
+    assert len(levels) == 4
+    assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(rows)
+    for name in ("bits.png", "frontier.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 400
+    for name in SCHEMES:
+        assert IntegerModel.load(tmp_path / f"{name}.safetensors").scheme.name == name
+    for use in Allocation.load(tmp_path / "size0.5.allocation.json").uses:
+        assert use.used_whole <= use.limit_whole
+
+
+def test_an_interrupted_job_goes_on(settings: DemoSettings, tmp_path: Path) -> None:
+    """What was done before an interruption is kept as it is; the rest ends as it would have."""
+
+    class Interrupted(Exception):
+        pass
+
+    def stop_at_second_scheme(task: str) -> AbstractContextManager[Progress]:
+        if task == "fine-tuning size0.5":
+            raise Interrupted
+        return nullcontext(silent)
+
+    with pytest.raises(Interrupted):
+        run_demo(settings, tmp_path, stage=stop_at_second_scheme)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "W8A8.safetensors" in kept
+    assert "size0.5.safetensors" not in kept
+    run_demo(settings, tmp_path, resume=True)
+    assert all((tmp_path / name).read_bytes() == data for name, data in kept.items() if name != "frontier.json")
+    with pytest.raises(DataError, match="holds a job with other settings"):
+        run_demo(replace(settings, seed=1), tmp_path, resume=True)
+
+
+def test_presets() -> None:
+    """Epochs asked for are the baseline's; the schemes get a third."""
+    chosen = preset("fashion-mnist:/somewhere", epochs=9, seed=3)
+    assert (chosen.baseline.epochs, chosen.quantized.epochs) == (9, 3)
+    assert chosen.seed == chosen.baseline.seed == chosen.quantized.seed == 3
+    assert preset("fashion-mnist").baseline.batch_size == 128
