@@ -8,6 +8,7 @@ integers of the IntegerModel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import LoweringError
-from bitwright.graph.execute import Tensors, folded_weight
+from bitwright.graph.execute import Tensors
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,
@@ -56,7 +57,8 @@ from bitwright.integer.ops import (
 )
 from bitwright.integer.quant_params import QuantParams
 from bitwright.sensitivity.weight_scale import quantize_weight
-from bitwright.training.fake_quantize import BIAS_MAX, clamp_limits
+from bitwright.training.fake_quantize import clamp_limits
+from bitwright.training.folding import accumulator_unit, bias_integers, folded_gain_and_bias, oriented_weight
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Certificate
 
@@ -142,17 +144,23 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
     (source,) = lowering.inputs(node)
     input_params = lowering.formats[source]
     quantizer = model.weight_quantizer(node.name)
-    weight, bias = folded_weight(node, lowering.parameters)
+    weight = oriented_weight(node, lowering.parameters)
+    gain, bias = folded_gain_and_bias(node, lowering.parameters)
     input_scale = model.activation_quantizer(node.inputs[0]).current_scale()
-    integers, scale = quantizer(weight)
-    biases = _bias_integers(bias, input_scale * scale)
+    integers, weight_scale = quantizer(weight)
+    wanted_unit, integers = accumulator_unit(input_scale, weight_scale, gain, bias, integers)
     raw = node.name == model.plan.raw
-    rescale = None
+    rescale, unit = None, wanted_unit
     if not raw:
-        rescale, scale, integers, biases = _certified_layer(
-            node, lowering, input_params, input_scale, weight, bias, scale
-        )
-    unit = (input_scale.double() * scale.double()).cpu().numpy()
+
+        def quantize_at(other: Tensor) -> Tensor:
+            # Channels that are their bias alone keep their zeros.
+            return quantize_weight(weight, weight_scale * (other / wanted_unit), quantizer.bit_width).where(
+                integers.flatten(1).any(1).reshape(-1, *[1] * (weight.dim() - 1)), 0.0
+            )
+
+        rescale, unit, integers = _certified_layer(node, lowering, input_params, bias, unit, integers, quantize_at)
+    biases = _bias_integers(bias, unit)
     weights = integers.cpu().numpy().astype(np.int8)
     offsets = biases.cpu().numpy().astype(np.int32)
     low, high = accumulator_bounds(weights, offsets, input_params)
@@ -162,7 +170,7 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
             f"layer '{node.name}': an accumulator can reach {bound}, beyond int32. Lower its weight or activation bits."
         )
     if raw:
-        lowering.output_unit = unit
+        lowering.output_unit = unit.double().cpu().numpy()
         lowering.facts[node.name] = {"channels": len(unit)}
     else:
         lowering.formats[node.name] = lowering.params(node)
@@ -173,13 +181,15 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
         "avx2_safe": largest_pair_sum(weights, input_params) <= SATURATING_SUM,
     }
     lowering.certificates[node.name] = Certificate(
-        multipliers=None if rescale is None else torch.from_numpy(rescale.multipliers.as_float32()).to(scale.device),
+        multipliers=None if rescale is None else torch.from_numpy(rescale.multipliers.as_float32()).to(unit.device),
         weight=integers,
         bias=biases,
+        unit=unit,
         wide=max(bound, partial) > FLOAT32_EXACT,
     )
     common: dict[str, Any] = {
-        "name": node.name, "inputs": (source,), "shape": node.shape, "place": node.place, "unit": unit, "rescale": rescale,
+        "name": node.name, "inputs": (source,), "shape": node.shape, "place": node.place,
+        "unit": unit.double().cpu().numpy(), "rescale": rescale,
         "weight": weights, "weight_bits": quantizer.bit_width, "bias": offsets,
     }  # fmt: skip
     if isinstance(node, Linear):
@@ -189,32 +199,31 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
 
 def _bias_integers(bias: Tensor | None, unit: Tensor) -> Tensor:
     """The rounding of the training forward, in its own float32."""
-    if bias is None:
-        return torch.zeros_like(unit)
-    return (bias / unit).clamp(-BIAS_MAX, BIAS_MAX).round()
+    rounded = bias_integers(bias, unit)
+    return torch.zeros_like(unit) if rounded is None else rounded
 
 
 def _certified_layer(
     node: Conv2d | Linear,
     lowering: Lowering,
     input_params: QuantParams,
-    input_scale: Tensor,
-    weight: Tensor,
     bias: Tensor | None,
-    scale: Tensor,
-) -> tuple[Rescale, Tensor, Tensor, Tensor]:
-    """Multipliers with proofs; a channel without one gets the nearest weight scale that has one, and its weights anew."""
+    unit: Tensor,
+    integers: Tensor,
+    quantize_at: Callable[[Tensor], Tensor],
+) -> tuple[Rescale, Tensor, Tensor]:
+    """Multipliers with proofs, and the units and integer weights that they belong to.
+
+    A channel without a proof gets the nearest unit that has one, by another scale of its weights, and its integers anew.
+    """
     output = lowering.params(node)
     low, high = lowering.limits(node)
-    bits = lowering.source.weight_quantizer(node.name).bit_width
-    moved = np.zeros(len(scale), dtype=bool)
+    moved = np.zeros(len(unit), dtype=bool)
     for last in (False, True):
-        integers = quantize_weight(weight, scale, bits)
-        biases = _bias_integers(bias, input_scale * scale)
         weights = integers.cpu().numpy().astype(np.int8)
-        offsets = biases.cpu().numpy().astype(np.int32)
+        offsets = _bias_integers(bias, unit).cpu().numpy().astype(np.int32)
         smallest, largest = accumulator_bounds(weights, offsets, input_params)
-        ratio = (input_scale.double() * scale.double()).cpu().numpy() / output.scale
+        ratio = unit.double().cpu().numpy() / output.scale
         try:
             certified = certify(ratio, smallest, largest, low, high, strict=last)
         except LoweringError as error:
@@ -223,10 +232,11 @@ def _certified_layer(
         if not unproved.any():
             break
         moved |= unproved
-        better = scale.double().cpu().numpy() * np.where(unproved, provable_ratio(ratio, low, high) / ratio, 1.0)
-        scale = torch.from_numpy(better).to(scale)
+        better = unit.double().cpu().numpy() * np.where(unproved, provable_ratio(ratio, low, high) / ratio, 1.0)
+        unit = torch.from_numpy(better).to(unit)
+        integers = quantize_at(unit)
     lowering.record(node, certified, channels_moved=int(moved.sum()))
-    return Rescale(certified.multipliers, low, high), scale, integers, biases
+    return Rescale(certified.multipliers, low, high), unit, integers
 
 
 @lower_node.register
@@ -238,7 +248,10 @@ def _(node: AvgPool2d, lowering: Lowering) -> Node:
     rescale = None
     if node.name == lowering.source.plan.raw:
         lowering.output_unit = unit
-        lowering.facts[node.name] = {"channels": 1, "largest_accumulator": area * params.quant_max}
+        lowering.facts[node.name] = {
+            "channels": 1,
+            "largest_accumulator": area * max(params.quant_max, -params.quant_min),
+        }
     else:
         sums = area * params.quant_min, area * params.quant_max
         rescale = _certified_rescale(node, lowering, params.scale / area, sums)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitwright.errors import DataError
 from bitwright.graph.execute import rearrange
+from bitwright.graph.images import float_images
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
 from bitwright.integer.bounds import FLOAT32_EXACT, partial_sum_bound
 from bitwright.integer.model import IntegerModel
@@ -44,10 +44,9 @@ def run(model: IntegerModel, images: Tensor, observe: Callable[[str, Tensor], No
         int32, shape (batch, classes): the logits, in units of `model.output_unit`.
 
     Raises:
-        DataError: If the images have another shape than the model's input.
+        DataError: If the images have another shape than the model's input, or are not finite.
     """
-    if tuple(images.shape[1:]) != tuple(model.input_shape):
-        raise DataError(f"{model.model} reads images of shape {model.input_shape}, got {tuple(images.shape[1:])}.")
+    images = float_images(images, model.input_shape, model.model)
     last_use = {name: op.name for op in model for name in op.inputs}
     values: dict[str, Tensor] = {}
     for op in model:
@@ -78,7 +77,7 @@ def execute_op(op: Node, inputs: list[Tensor], formats: list[QuantParams]) -> Te
 @execute_op.register
 def _(op: Quantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     scale = torch.tensor(op.scale, dtype=torch.float32, device=inputs[0].device)
-    return (inputs[0].float() / scale).round().clamp(op.low, op.high).to(torch.int32)
+    return (inputs[0] / scale).round().clamp(op.low, op.high).to(torch.int32)
 
 
 @execute_op.register

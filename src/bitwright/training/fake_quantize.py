@@ -7,6 +7,7 @@ proved multiplier, and the result is the integer model's, bit for bit.
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitwright.graph.execute import Tensors, convolve, folded_weight, rearrange
+from bitwright.graph.execute import Tensors, convolve, rearrange
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,
@@ -32,14 +33,13 @@ from bitwright.graph.nodes import (
     Requantize,
     Slice,
 )
+from bitwright.training.folding import accumulator_unit, bias_integers, folded_gain_and_bias, oriented_weight
 from bitwright.training.norm import normalise_by_batch
-from bitwright.training.quantized import Quantized
-from bitwright.training.quantizers import round_half_even
+from bitwright.training.quantized import Certificate, Quantized
+from bitwright.training.straight_through import carry_ratio, clamp_round, scale_by, weighted_sum
 
 if TYPE_CHECKING:
     from bitwright.training.model import QuantizedModel
-
-BIAS_MAX = 2**30  # a float32 number; leaves the other half of int32 to the products
 
 
 def clamp_limits(bounds: Bounds | None, quant_min: int, quant_max: int, scale: float) -> tuple[int, int]:
@@ -73,67 +73,110 @@ def fake_quantize(node: Node, inputs: list[Quantized], model: QuantizedModel, pa
     raise NotImplementedError(f"no quantized form of {type(node).__name__}")
 
 
-def _requantize(
-    node: Node, real_units: Tensor, unit: Tensor, model: QuantizedModel, multiplier: Tensor | None
-) -> Quantized:
-    """Bring `real_units * unit` to the scale of the node's quantizer.
+def _finish(node: Node, scaled: Tensor, scale: Tensor, model: QuantizedModel) -> Quantized:
+    """Round `scaled`, in steps of `scale`, to the format of the node's tensor."""
+    spec = model.activation_quantizer(node.name).spec
+    bounds = getattr(node, "bounds", None)
+    low, high = clamp_limits(bounds, spec.quant_min, spec.quant_max, float(scale.detach()))
+    return Quantized(clamp_round(scaled, low, high), scale)
 
-    Args:
-        node: The operation whose result this is.
-        real_units: Accumulators.
-        unit: What one of them is worth: shape () or broadcastable.
-        model: Gives the quantizer.
-        multiplier: A proved ratio to use instead of `unit / scale`, or None.
-    """
-    quantizer = model.activation_quantizer(node.name)
-    if quantizer.training:
-        quantizer.observe(real_units * unit)
-    scale = quantizer.current_scale(real_units[0].numel())
-    spec = quantizer.spec
-    low, high = clamp_limits(getattr(node, "bounds", None), spec.quant_min, spec.quant_max, float(scale.detach()))
-    scaled = real_units * (unit / scale) if multiplier is None else (real_units * multiplier).float()
-    return Quantized(round_half_even(scaled.clamp(low, high)), scale)
+
+def _scale(node: Node, model: QuantizedModel) -> Tensor:
+    return model.activation_quantizer(node.name).current_scale(math.prod(node.shape))
+
+
+def _observe(node: Node, real_low: Tensor, real_high: Tensor, model: QuantizedModel) -> None:
+    model.activation_quantizer(node.name).observe(real_low, real_high, getattr(node, "bounds", None))
+
+
+def _rescale(node: Node, values: Tensor, unit: Tensor, model: QuantizedModel) -> Quantized:
+    """Bring integers worth `unit`, of shape (), to the scale of the node's tensor."""
+    certificate = model.certificates.get(node.name)
+    if certificate is not None and certificate.multipliers is not None:
+        return _finish(node, values * certificate.multipliers, _scale(node, model), model)
+    if model.activation_quantizer(node.name).follows_data:
+        low, high = values.detach().aminmax()
+        _observe(node, low * unit, high * unit, model)
+    scale = _scale(node, model)
+    return _finish(node, scale_by(values, unit / scale), scale, model)
 
 
 @fake_quantize.register(Input)
 def _(node: Input, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
-    quantizer = model.activation_quantizer(node.name)
-    if quantizer.training:
-        quantizer.observe(inputs[0].values)
-    scale = quantizer.current_scale(inputs[0].values[0].numel())
-    scaled = inputs[0].values / scale
-    return Quantized(round_half_even(scaled.clamp(quantizer.spec.quant_min, quantizer.spec.quant_max)), scale)
+    images = inputs[0].values
+    if model.activation_quantizer(node.name).follows_data:
+        _observe(node, *images.aminmax(), model)
+    scale = _scale(node, model)
+    return _finish(node, images / scale, scale, model)
 
 
 @fake_quantize.register(Conv2d)
 @fake_quantize.register(Linear)
 def _(node: Conv2d | Linear, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
-    source, certificate = inputs[0], model.certificates.get(node.name)
-    quantizer = model.weight_quantizer(node.name)
-    columns = (-1, *[1] * (len(node.shape) - 1))
+    (source,) = inputs
+    certificate = model.certificates.get(node.name)
     if certificate is not None:
-        assert certificate.weight is not None
-        kind = torch.float64 if certificate.wide else torch.float32
-        bias = None if certificate.bias is None else certificate.bias.to(kind)
-        accumulator = convolve(node, source.values.to(kind), certificate.weight.to(kind), bias)
-        unit = source.scale * quantizer.scale.abs()
-    else:
-        weight, bias = folded_weight(node, parameters)
-        integers, weight_scale = quantizer(weight)
-        unit = source.scale * weight_scale
-        if bias is not None and node.norm is not None and model.training and model.free_norm:
-            accumulator = normalise_by_batch(node, convolve(node, source.values, integers, None), unit, parameters)
-        else:
-            rounded = None if bias is None else round_half_even((bias / unit).clamp(-BIAS_MAX, BIAS_MAX))
-            accumulator = convolve(node, source.values, integers, rounded)
+        return _certified_layer(node, source, model, certificate)
+    integers, weight_scale = model.weight_quantizer(node.name)(oriented_weight(node, parameters))
+    if node.norm is not None and model.norm_momentum is not None:
+        return _free_norm_layer(node, source, integers, source.scale * weight_scale, model, parameters)
+    gain, bias = folded_gain_and_bias(node, parameters)
+    unit, integers = accumulator_unit(source.scale, weight_scale, gain, bias, integers)
+    offsets = bias_integers(bias, unit)
     if node.name == model.plan.raw:
-        return Quantized(accumulator, unit)
-    multiplier = None
-    if certificate is not None and certificate.multipliers is not None:
-        multiplier = certificate.multipliers.to(torch.float32).reshape(columns)
-        # The float32 engine's formula: the accumulator itself is rounded to float32 first.
-        accumulator = accumulator.float()
-    return _requantize(node, accumulator, unit.reshape(columns), model, multiplier)
+        return Quantized(convolve(node, source.values, integers, offsets), unit)
+    columns = (-1, *[1] * (len(node.shape) - 1))
+    if model.activation_quantizer(node.name).follows_data:
+        accumulator = convolve(node, source.values, integers, offsets)
+        _observe(node, *_extremes(accumulator.detach(), unit), model)
+        scale = _scale(node, model)
+        return _finish(node, accumulator * (unit / scale).reshape(columns), scale, model)
+    scale = _scale(node, model)
+    ratio = unit / scale
+    integers, offsets = carry_ratio(integers, offsets, ratio)
+    accumulator = convolve(node, source.values, integers, offsets)
+    return _finish(node, accumulator * ratio.detach().reshape(columns), scale, model)
+
+
+def _certified_layer(
+    node: Conv2d | Linear, source: Quantized, model: QuantizedModel, certificate: Certificate
+) -> Quantized:
+    """The proved integers and multipliers, by the formula of float32 engines."""
+    assert certificate.weight is not None
+    assert certificate.bias is not None
+    assert certificate.unit is not None
+    kind = torch.float64 if certificate.wide else torch.float32
+    accumulator = convolve(node, source.values.to(kind), certificate.weight.to(kind), certificate.bias.to(kind))
+    if certificate.multipliers is None:
+        return Quantized(accumulator, certificate.unit)
+    # The engine's accumulator is int32, and is itself rounded to float32 first.
+    multipliers = certificate.multipliers.reshape(-1, *[1] * (len(node.shape) - 1))
+    return _finish(node, accumulator.float() * multipliers, _scale(node, model), model)
+
+
+def _free_norm_layer(
+    node: Conv2d | Linear, source: Quantized, integers: Tensor, unit: Tensor, model: QuantizedModel, parameters: Tensors
+) -> Quantized:
+    """A layer whose outputs are normalised by the statistics of the batch."""
+    accumulator = convolve(node, source.values, integers, None)
+    one = torch.ones_like(source.scale)
+    momentum = model.norm_momentum
+    assert momentum is not None
+    if node.name == model.plan.raw:
+        return Quantized(normalise_by_batch(node, accumulator, unit, one, parameters, momentum), one)
+    if model.activation_quantizer(node.name).follows_data:
+        real = normalise_by_batch(node, accumulator, unit, one, parameters, momentum)
+        _observe(node, *real.detach().aminmax(), model)
+        scale = _scale(node, model)
+        return _finish(node, real / scale, scale, model)
+    scale = _scale(node, model)
+    return _finish(node, normalise_by_batch(node, accumulator, unit, scale, parameters, momentum), scale, model)
+
+
+def _extremes(accumulator: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest real value, each of shape (); one accumulator is worth `unit`, of shape (channels,)."""
+    axes = [axis for axis in range(accumulator.dim()) if axis != 1]
+    return (accumulator.amin(axes) * unit).min(), (accumulator.amax(axes) * unit).max()
 
 
 @fake_quantize.register(AvgPool2d)
@@ -144,23 +187,29 @@ def _(node: AvgPool2d, inputs: list[Quantized], model: QuantizedModel, parameter
     unit = inputs[0].scale / area
     if node.name == model.plan.raw:
         return Quantized(total, unit)
-    return _requantize(node, total, unit, model, _multiplier(node, model))
+    return _rescale(node, total, unit, model)
 
 
 @fake_quantize.register(Add)
 def _(node: Add, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
-    certified = _multiplier(node, model)
-    if certified is not None:
-        total = inputs[0].values * certified[0] + inputs[1].values * certified[1]
-        return _requantize(node, total, total.new_ones(()), model, total.new_ones(()))
-    total = inputs[0].values * inputs[0].scale + inputs[1].values * inputs[1].scale
-    return _requantize(node, total, total.new_ones(()), model, None)
+    first, second = inputs
+    certificate = model.certificates.get(node.name)
+    if certificate is not None:
+        assert certificate.multipliers is not None
+        total = weighted_sum(first.values, certificate.multipliers[0], second.values, certificate.multipliers[1])
+        return _finish(node, total, _scale(node, model), model)
+    if model.activation_quantizer(node.name).follows_data:
+        real = first.values.detach() * first.scale + second.values.detach() * second.scale
+        _observe(node, *real.aminmax(), model)
+    scale = _scale(node, model)
+    total = weighted_sum(first.values, first.scale / scale, second.values, second.scale / scale)
+    return _finish(node, total, scale, model)
 
 
 @fake_quantize.register(Requantize)
 @fake_quantize.register(Clamp)
 def _(node: Node, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
-    return _requantize(node, inputs[0].values, inputs[0].scale, model, _multiplier(node, model))
+    return _rescale(node, inputs[0].values, inputs[0].scale, model)
 
 
 @fake_quantize.register(Concat)
@@ -179,8 +228,3 @@ def _(node: Dropout, inputs: list[Quantized], model: QuantizedModel, parameters:
 @fake_quantize.register(ChannelShuffle)
 def _(node: Node, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
     return Quantized(rearrange(node, inputs[0].values), inputs[0].scale)
-
-
-def _multiplier(node: Node, model: QuantizedModel) -> Tensor | None:
-    certificate = model.certificates.get(node.name)
-    return None if certificate is None else certificate.multipliers

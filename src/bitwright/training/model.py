@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from bitwright.graph.execute import folded_weight, named_tensors, register, statistic_names
+from bitwright.graph.execute import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
+from bitwright.graph.images import float_images
 from bitwright.scheme import Scheme
 from bitwright.training.fake_quantize import fake_quantize
+from bitwright.training.folding import oriented_weight
+from bitwright.training.norm import MOMENTUM
 from bitwright.training.plan import QuantPlan, plan
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
@@ -59,7 +62,10 @@ class QuantizedModel(nn.Module):
                 for name, node in plan.graph.layers.items()
             }
         )
+        self._settling: float | None = None
         self.certificates: dict[str, Certificate] = {}
+        self._readers = {name: len(nodes) for name, nodes in plan.graph.consumers().items()}
+        self._readers[plan.graph.output] += 1
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """The model's own tensors, under their own names."""
@@ -84,6 +90,31 @@ class QuantizedModel(nn.Module):
     def certify(self, certificates: Mapping[str, Certificate]) -> None:
         """Compute with proved constants in evaluation mode, until the next training step."""
         self.certificates = dict(certificates)
+
+    @property
+    def norm_momentum(self) -> float | None:
+        """Weight of a batch in the running statistics; None while batch norm stays folded with them."""
+        if self._settling is not None:
+            return self._settling
+        return MOMENTUM if self.training and self.free_norm else None
+
+    @torch.no_grad()
+    def settle_norm(self, batches: Iterable[Tensor]) -> None:
+        """Replace the running statistics of batch norm by their averages over `batches`, each seen through the quantizers.
+
+        Statistics of the float network, or ones that lag behind the last training steps, are wrong for a network of few bits.
+
+        Args:
+            batches: Images, each of shape (batch, channels, height, width).
+        """
+        self.eval()
+        self.certify({})
+        try:
+            for count, images in enumerate(batches, 1):
+                self._settling = 1 / count
+                self(images)
+        finally:
+            self._settling = None
 
     def train(self, mode: bool = True) -> QuantizedModel:
         """Entering training mode drops the certificates: the weights they were proved for are about to change."""
@@ -111,8 +142,8 @@ class QuantizedModel(nn.Module):
     def integers(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> Quantized:
         """The integers that leave the network, and their scale."""
         parameters = self.parameters_by_name()
-        readers = {name: len(nodes) for name, nodes in self.plan.graph.consumers().items()}
-        readers[self.plan.graph.output] += 1
+        images = float_images(images, self.plan.graph.input_shape, self.plan.graph.model)
+        readers = dict(self._readers)
         values: dict[str, Quantized] = {}
         for node in self.plan.graph:
             inputs = [values[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
@@ -127,10 +158,10 @@ class QuantizedModel(nn.Module):
 
     @torch.no_grad()
     def calibrate_weights(self) -> None:
-        """Set all weight scales from the present folded weights."""
+        """Set all weight scales from the present weights."""
         parameters = self.parameters_by_name()
         for name, node in self.plan.graph.layers.items():
-            self.weight_quantizer(name).calibrate(folded_weight(node, parameters)[0])
+            self.weight_quantizer(name).calibrate(oriented_weight(node, parameters))
 
 
 def quantize(

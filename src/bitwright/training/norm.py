@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from bitwright.graph.execute import Tensors
 from bitwright.graph.nodes import Conv2d, Linear
@@ -12,38 +15,70 @@ from bitwright.graph.nodes import Conv2d, Linear
 MOMENTUM = 0.1
 
 
-def normalise_by_batch(node: Conv2d | Linear, accumulator: Tensor, unit: Tensor, parameters: Tensors) -> Tensor:
-    """Correct accumulators of weights folded with running statistics to the statistics of this batch.
+def normalise_by_batch(
+    node: Conv2d | Linear,
+    accumulator: Tensor,
+    unit: Tensor,
+    scale: Tensor,
+    parameters: Tensors,
+    momentum: float = MOMENTUM,
+) -> Tensor:
+    """Batch norm by the statistics of this batch.
 
-    With running deviation s, batch deviation t of the unfolded output, gain g and offset b, the folded convolution gives
-    `y = (g / s) u`, and the norm by batch statistics is `g (u - mean(u)) / t + b = (y - mean(y)) s / t + b`. The running
-    statistics are updated from u, as batch norm would (PyTorch's convention: 0.1 is the weight of the new value).
+    Accumulators y of the oriented weight are worth `u = sign(g) unit y` before the norm, whose gain is g and whose offset is b.
+    Its result `g (u - mean(u)) / sqrt(var(u) + eps) + b` is `|g| (y - mean(y)) / sqrt(var(y) + eps / unit^2) + b`. The running
+    statistics follow those of u, as in PyTorch: `momentum` is the weight of the new value, whose variance is unbiased.
 
     Args:
         node: A layer with a norm.
         accumulator: Shape (batch, channels, ...), without bias.
-        unit: Shape (channels,): what one accumulator is worth.
+        unit: Shape (channels,): what one accumulator is worth, before the norm.
+        scale: Shape (): what one step of the result shall be worth.
         parameters: The float tensors by name; the running statistics among them are updated in place.
+        momentum: Weight of this batch in the running statistics.
 
     Returns:
-        Accumulators with the offset added, in the same units.
+        Normalised outputs in steps of `scale`, not yet rounded.
+
+    Source:
+        Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 1.
     """
     assert node.norm is not None
     norm = node.norm
-    axes = [axis for axis in range(accumulator.dim()) if axis != 1]
-    columns = (1, -1, *[1] * (accumulator.dim() - 2))
-    running = torch.sqrt(parameters[norm.variance] + norm.eps)
-    gain = torch.ones_like(running) if norm.weight is None else parameters[norm.weight]
-    # u = y / (g / s); its statistics follow from those of y, with a gain of zero left as it is.
-    unfold = unit * running / torch.where(gain == 0, torch.ones_like(gain), gain)
-    mean, variance = accumulator.mean(axes), accumulator.var(axes, unbiased=False)
-    batch_variance = variance * unfold**2
+    gain = torch.ones_like(unit) if norm.weight is None else parameters[norm.weight]
+    offset = torch.zeros_like(unit) if norm.bias is None else parameters[norm.bias]
+    sign = torch.where(gain.detach() < 0, -1.0, 1.0).to(gain.dtype)
+    result: Tensor
+    result, mean, variance = _BatchNorm.apply(
+        accumulator, norm.eps / unit.square(), gain * sign / scale, offset / scale
+    )
     with torch.no_grad():
         count = accumulator.numel() // accumulator.shape[1]
-        unbiased = batch_variance * (count / max(count - 1, 1))
         shift = 0 if node.bias is None else parameters[node.bias]
-        parameters[norm.mean].lerp_(mean * unfold + shift, MOMENTUM)
-        parameters[norm.variance].lerp_(unbiased, MOMENTUM)
-    ratio = running / torch.sqrt(batch_variance + norm.eps)
-    offset = torch.zeros_like(gain) if norm.bias is None else parameters[norm.bias]
-    return (accumulator - mean.reshape(columns)) * ratio.reshape(columns) + (offset / unit).reshape(columns)
+        parameters[norm.mean].lerp_(mean * unit * sign + shift, momentum)
+        parameters[norm.variance].lerp_(variance * unit.square() * (count / max(count - 1, 1)), momentum)
+    return result
+
+
+class _BatchNorm(Function):
+    """Batch norm with an eps of its own for each channel; also returns mean and biased variance, without gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, eps: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
+        inverse = torch.rsqrt(variance + eps)
+        columns = (-1, *[1] * (values.dim() - 2))
+        factor = (gain * inverse).reshape(columns)
+        result = torch.addcmul(offset.reshape(columns) - mean.reshape(columns) * factor, values, factor)
+        ctx.save_for_backward(values, gain, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        return result, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        values, gain, mean, inverse = ctx.saved_tensors
+        of_values, of_gain, of_offset = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], values, gain, None, None, mean, inverse, True, 0.0, [True, True, True]
+        )
+        # The result depends on eps only through 1 / sqrt(variance + eps), as it depends on the gain through the product.
+        return of_values, of_gain * gain * inverse.square() * -0.5, of_gain, of_offset

@@ -29,10 +29,12 @@ class Certificate:
         multipliers: float32, each exactly `b / 2**c`: shape (channels,) or (2,) for an addition.
         weight: Integers of a layer, or None.
         bias: Integers of a layer, or None.
+        unit: What one accumulator of a layer is worth, shape (channels,), or None.
         wide: Whether sums can exceed 2**24, so that they need float64.
     """
 
     multipliers: Tensor | None = None
     weight: Tensor | None = None
     bias: Tensor | None = None
+    unit: Tensor | None = None
     wide: bool = False

@@ -12,8 +12,12 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from bitwright.graph.nodes import Bounds
 from bitwright.sensitivity.weight_scale import Method, weight_range, weight_scale
 from bitwright.training.plan import TensorSpec
+from bitwright.training.straight_through import clamp_round, scale_gradient
+
+_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Ranges(StrEnum):
@@ -26,16 +30,6 @@ class Ranges(StrEnum):
     LEARNED = "learned"
     EMA = "ema"
     FIXED = "fixed"
-
-
-def round_half_even(values: Tensor) -> Tensor:
-    """Round to the nearest integer, halves to even; the gradient passes straight through."""
-    return values + (values.round() - values).detach()
-
-
-def scale_gradient(values: Tensor, factor: float) -> Tensor:
-    """`values`, with the gradient multiplied by `factor`."""
-    return (values - values * factor).detach() + values * factor
 
 
 class ActivationQuantizer(nn.Module):
@@ -61,19 +55,31 @@ class ActivationQuantizer(nn.Module):
 
     def current_scale(self, elements_per_sample: int = 1) -> Tensor:
         """The scale, its gradient damped as LSQ does by the square root of elements times levels."""
-        scale = self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny)
+        scale = self.scale.abs().clamp_min(_SMALLEST)
         if self.ranges is Ranges.LEARNED and self.training:
             scale = scale_gradient(scale, (elements_per_sample * self.spec.quant_max) ** -0.5)
         return scale
 
+    @property
+    def follows_data(self) -> bool:
+        """Whether the scale now moves with every batch: in training by `ema`."""
+        return self.training and self.ranges is Ranges.EMA
+
     @torch.no_grad()
-    def observe(self, real: Tensor) -> None:
-        """Move the range towards that of a batch of real values."""
-        if self.ranges is not Ranges.EMA:
-            return
-        low, high = real.detach().aminmax()
-        limit = torch.maximum(high / self.spec.quant_max, low / min(self.spec.quant_min, -1))
-        limit = limit.clamp_min(torch.finfo(torch.float32).tiny)
+    def observe(self, low: Tensor, high: Tensor, bounds: Bounds | None = None) -> None:
+        """Move the range towards that of a batch: the moving average of `ema`.
+
+        Args:
+            low: Shape (), the least real value before the clamp.
+            high: Shape (), the greatest.
+            bounds: The clamp fused into the tensor's producer.
+        """
+        if bounds is not None:
+            low, high = (value.clamp(bounds.minimum, bounds.maximum) for value in (low, high))
+        limit = high / self.spec.quant_max
+        if self.spec.signed:
+            limit = torch.maximum(limit, low / self.spec.quant_min)
+        limit = limit.clamp_min(_SMALLEST)
         self.scale.copy_(self.momentum * self.scale + (1 - self.momentum) * limit)
 
 
@@ -104,12 +110,17 @@ class WeightQuantizer(nn.Module):
         method: Method = "max" if self.ranges is Ranges.EMA else "mse"
         self.scale.copy_(weight_scale(weight, self.bit_width, method=method))
 
+    def current_scale(self, elements_per_channel: int = 1) -> Tensor:
+        """The positive scales, their gradient damped as that of activations."""
+        scale = self.scale.abs().clamp_min(_SMALLEST)
+        if self.ranges is Ranges.LEARNED and self.training:
+            scale = scale_gradient(scale, (elements_per_channel * self.quant_max) ** -0.5)
+        return scale
+
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Integers shaped as `weight`, and their scales of shape (channels,)."""
         if self.ranges is Ranges.EMA and self.training:
             self.calibrate(weight)
-        scale = self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny)
-        if self.ranges is Ranges.LEARNED and self.training:
-            scale = scale_gradient(scale, (weight[0].numel() * self.quant_max) ** -0.5)
+        scale = self.current_scale(weight[0].numel())
         columns = scale.reshape(-1, *[1] * (weight.dim() - 1))
-        return round_half_even((weight / columns).clamp(self.quant_min, self.quant_max)), scale
+        return clamp_round(weight / columns, self.quant_min, self.quant_max), scale
