@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bitwright.errors import FileFormatError, LoweringError
 from bitwright.integer import packing
-from bitwright.integer.packing import PACKED_WIDTHS, pack, packed_size_bytes, unpack
+from bitwright.integer.packing import PACKED_WIDTHS, pack, pack_bytes, packed_size_bytes, unpack, unpack_bytes
 
 
 def limits(bit_width: int, signed: bool) -> tuple[int, int]:
@@ -110,3 +110,27 @@ def test_nothing_packs_to_nothing() -> None:
     """Empty tensors keep their shape."""
     assert pack(np.zeros((0, 3), np.int64), 3, True).shape == (0,)
     assert unpack(np.zeros(0, np.uint8), (0, 3), 3, True).shape == (0, 3)
+
+
+@given(st.booleans(), st.data())
+def test_whole_bytes(signed: bool, data: st.DataObject) -> None:
+    """Values come back, in the least number of bytes that Python itself can write them in."""
+    bits = data.draw(st.integers(1, 63))
+    low = -(2 ** (bits - 1)) if signed else 0
+    values = data.draw(st.lists(st.integers(low, 2 ** (bits - signed) - 1), max_size=20))
+    packed = pack_bytes(np.array(values, np.int64), signed)
+    assert unpack_bytes(packed, signed).tolist() == values
+    size = packed.shape[1]
+    assert packed.tobytes() == b"".join(value.to_bytes(size, "little", signed=signed) for value in values)
+    if size > 1:
+        with pytest.raises(OverflowError):
+            [value.to_bytes(size - 1, "little", signed=signed) for value in values]
+
+
+def test_whole_bytes_refusals() -> None:
+    """Negative values need a sign, and packed bytes have two axes."""
+    with pytest.raises(LoweringError, match="at least 0 to pack unsigned, got -1"):
+        pack_bytes(np.array([3, -1]), signed=False)
+    for damaged in (np.zeros(3, np.uint8), np.zeros((3, 9), np.uint8), np.zeros((3, 1), np.int8)):
+        with pytest.raises(FileFormatError, match="expected 1 to 8 bytes for each value"):
+            unpack_bytes(damaged, signed=True)

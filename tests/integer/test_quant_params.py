@@ -22,6 +22,7 @@ from bitwright.integer.quant_params import QuantParams
         (8, False, 0, 255),
         (16, True, -32768, 32767),
         (16, False, 0, 65535),
+        (32, True, -(2**31), 2**31 - 1),
     ],
 )
 def test_range(bit_width: int, signed: bool, quant_min: int, quant_max: int) -> None:
@@ -31,10 +32,10 @@ def test_range(bit_width: int, signed: bool, quant_min: int, quant_max: int) -> 
     assert params.quant_max - params.quant_min == 2**bit_width - 1
 
 
-@pytest.mark.parametrize("bit_width", [-1, 0, 1, 17, 32])
+@pytest.mark.parametrize("bit_width", [-1, 0, 1, 17, 31, 33])
 def test_refuses_bit_widths(bit_width: int) -> None:
-    """Fewer than 2 and more than 16 bits are refused."""
-    with pytest.raises(LoweringError, match=f"from 2 to 16, got {bit_width}"):
+    """Fewer than 2 and more than 16 bits are refused, but for the 32 of sums without a clamp."""
+    with pytest.raises(LoweringError, match=f"from 2 to 16, or 32, got {bit_width}"):
         QuantParams(bit_width, True, 1.0)
 
 

@@ -188,8 +188,7 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
         wide=max(bound, partial) > FLOAT32_EXACT,
     )
     common: dict[str, Any] = {
-        "name": node.name, "inputs": (source,), "shape": node.shape, "place": node.place,
-        "unit": unit.double().cpu().numpy(), "rescale": rescale,
+        "name": node.name, "inputs": (source,), "shape": node.shape, "place": node.place, "rescale": rescale,
         "weight": weights, "weight_bits": quantizer.bit_width, "bias": offsets,
     }  # fmt: skip
     if isinstance(node, Linear):
@@ -257,7 +256,7 @@ def _(node: AvgPool2d, lowering: Lowering) -> Node:
         rescale = _certified_rescale(node, lowering, params.scale / area, sums)
         lowering.facts[node.name]["largest_accumulator"] = max(sums[1], -sums[0])
     return IntegerAvgPool2d(
-        name=node.name, inputs=(source,), shape=node.shape, place=node.place, unit=unit, rescale=rescale,
+        name=node.name, inputs=(source,), shape=node.shape, place=node.place, rescale=rescale,
         kernel=node.kernel, stride=node.stride, padding=node.padding,
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from bitwright.graph.tensors_file import read_tensors, serialize
 from bitwright.integer import ops as integer_ops
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
-from bitwright.integer.packing import pack, unpack
+from bitwright.integer.packing import pack, pack_bytes, unpack, unpack_bytes
 from bitwright.integer.quant_params import QuantParams
 from bitwright.scheme import Scheme
 
@@ -65,7 +65,7 @@ class IntegerModel:
         return {op.name: op for op in self.ops if isinstance(op, IntegerConv2d | IntegerLinear)}
 
     def to_bytes(self) -> bytes:
-        """The file: structure as JSON metadata, weights packed at their bit width, everything else as small tensors."""
+        """The file: structure as JSON metadata, weights packed at their bit width, other arrays in as few bytes as hold them."""
         tensors: dict[str, Tensor] = {}
         entries = [_entry(op, tensors) for op in self.ops]
         tensors["output_unit"] = torch.from_numpy(np.array(self.output_unit))
@@ -77,7 +77,7 @@ class IntegerModel:
             "output": self.output,
             "facts": dict(self.facts),
         }
-        return serialize(tensors, FORMAT, {"structure": json.dumps(structure)})
+        return serialize(tensors, FORMAT, {"structure": json.dumps(structure, separators=(",", ":"))})
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically."""
@@ -112,15 +112,14 @@ def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:
     for item in dataclasses.fields(op):
         value = getattr(op, item.name)
         if isinstance(value, Rescale):
-            # The smallest widths that hold them: certified multipliers have 24 bits, published ones 31.
-            tensors[f"{op.name}.multiplier"] = torch.from_numpy(value.multipliers.multiplier.astype(np.int32))
-            tensors[f"{op.name}.shift"] = torch.from_numpy(value.multipliers.shift.astype(np.int8))
+            tensors[f"{op.name}.multiplier"] = torch.from_numpy(pack_bytes(value.multipliers.multiplier, signed=False))
+            tensors[f"{op.name}.shift"] = torch.from_numpy(pack_bytes(value.multipliers.shift, signed=False))
             value = {"low": value.low, "high": value.high}
         elif item.name == "weight" and isinstance(op, IntegerConv2d | IntegerLinear):
             tensors[f"{op.name}.weight"] = torch.from_numpy(pack(value, op.weight_bits, signed=True))
             value = {"shape": list(value.shape)}
-        elif isinstance(value, np.ndarray):
-            tensors[f"{op.name}.{item.name}"] = torch.from_numpy(np.array(value))
+        elif item.name == "bias":
+            tensors[f"{op.name}.bias"] = torch.from_numpy(pack_bytes(value, signed=True))
             value = {}
         entry[item.name] = list(value) if isinstance(value, tuple) else value
     return entry
@@ -136,11 +135,14 @@ def _op(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Node:
     for item in dataclasses.fields(kind):
         value = entry[item.name]
         if item.name == "rescale" and value is not None:
-            multipliers = Multipliers(tensors[f"{name}.multiplier"].numpy(), tensors[f"{name}.shift"].numpy())
+            multipliers = Multipliers(
+                unpack_bytes(tensors[f"{name}.multiplier"].numpy(), signed=False),
+                unpack_bytes(tensors[f"{name}.shift"].numpy(), signed=False).astype(np.int32),
+            )
             value = Rescale(multipliers, value["low"], value["high"])
         elif item.name == "weight":
             value = unpack(tensors[f"{name}.weight"].numpy(), tuple(value["shape"]), entry["weight_bits"], signed=True)
-        elif value == {} and f"{name}.{item.name}" in tensors:
-            value = tensors[f"{name}.{item.name}"].numpy()
+        elif item.name == "bias" and value is not None:
+            value = unpack_bytes(tensors[f"{name}.bias"].numpy(), signed=True).astype(np.int32)
         values[item.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

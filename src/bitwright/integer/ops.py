@@ -41,15 +41,27 @@ class Quantize(Node):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ReciprocalQuantize(Node):
+    """Images to integers as the published models do: `clamp(round_half_even(image * float32(1 / scale)))`, in float32.
+
+    Two roundings where `Quantize` has one: near a half, the results differ by one.
+    """
+
+    scale: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Accumulate(Node):
     """Sums of products, exact in int32, rescaled unless they leave the network as they are.
 
+    One accumulator is worth `multiplier / 2**shift` times the scale of the result; for the logits, the model's `output_unit`.
+
     Attributes:
-        unit: float64 [channels] or [1]: what one accumulator is worth.
         rescale: None for the logits.
     """
 
-    unit: npt.NDArray[np.float64]
     rescale: Rescale | None
 
 
@@ -83,7 +95,16 @@ class IntegerLinear(Accumulate):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerAvgPool2d(Accumulate):
-    """Sums over windows; the division by their area is part of the multiplier, or of the unit."""
+    """Sums over windows; the division by their area is part of the multiplier, or of the model's unit."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerFloorAvgPool2d(Node):
+    """`floor(sum / area)` over windows of values that are not negative, at the scale of the input: the published models' mean."""
 
     kernel: Pair
     stride: Pair

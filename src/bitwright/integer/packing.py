@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Integers of few bits as bytes: k-bit two's complement, bits contiguous, lowest bit first."""
+"""Integers of few bits as bytes: k-bit two's complement, bits contiguous, lowest bit first; or in whole bytes each."""
 
 from __future__ import annotations
 
@@ -113,6 +113,52 @@ def unpack(
         # Move the sign bit to the top of the byte; the arithmetic shift back then copies it downwards.
         return ((flat << (8 - bit_width)).view(np.int8) >> (8 - bit_width)).reshape(dimensions)
     return flat.reshape(dimensions)
+
+
+def pack_bytes(values: npt.NDArray[np.integer[Any]], signed: bool) -> npt.NDArray[np.uint8]:
+    """Write integers with as few whole bytes each as hold them all, little-endian; negative ones as two's complement.
+
+    Args:
+        values: Shape [count], within int64; not negative unless `signed`.
+        signed: Whether the top bit is a sign.
+
+    Returns:
+        uint8 [count, bytes], with 1 to 8 bytes.
+
+    Raises:
+        LoweringError: If a value is negative although `signed` is False.
+
+    >>> pack_bytes(np.array([1, -2, 300]), signed=True)
+    array([[  1,   0],
+           [254, 255],
+           [ 44,   1]], dtype=uint8)
+    """
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 and not signed:
+        raise LoweringError(f"expected values of at least 0 to pack unsigned, got {low}.")
+    bits = max(high.bit_length(), (~low).bit_length()) + signed
+    size = max(1, -(-bits // 8))
+    rows = np.ascontiguousarray(values.astype("<i8")).view(np.uint8).reshape(-1, 8)
+    return np.ascontiguousarray(rows[:, :size])
+
+
+def unpack_bytes(packed: npt.NDArray[np.uint8], signed: bool) -> npt.NDArray[np.int64]:
+    """Read back what `pack_bytes` wrote, as int64 [count].
+
+    Raises:
+        FileFormatError: If it is no uint8 array of 1 to 8 bytes for each value.
+
+    >>> unpack_bytes(pack_bytes(np.array([1, -2, 300]), signed=True), signed=True)
+    array([  1,  -2, 300])
+    """
+    if packed.dtype != np.uint8 or packed.ndim != 2 or not 1 <= packed.shape[1] <= 8:
+        raise FileFormatError(f"expected 1 to 8 bytes for each value, got {packed.dtype} of shape {packed.shape}.")
+    count, size = packed.shape
+    rows = np.zeros((count, 8), np.uint8)
+    rows[:, :size] = packed
+    if signed:
+        rows[:, size:] = np.where(packed[:, -1:] >= 128, 255, 0)  # the sign, continued
+    return rows.view("<i8").reshape(count).astype(np.int64)
 
 
 def _range(bit_width: int, signed: bool) -> tuple[int, int]:

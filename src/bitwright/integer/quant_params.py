@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bitwright.errors import LoweringError
 
 MIN_TENSOR_BITS, MAX_TENSOR_BITS = 2, 16
+UNCLAMPED_BITS = 32  # sums that no clamp keeps within their nominal width, as the residual streams of published models
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class QuantParams:
     """The range and the scale of a quantized tensor. There is no zero point: real 0 is always the integer 0.
 
     Attributes:
-        bit_width: From 2 to 16.
+        bit_width: From 2 to 16, or 32 for sums without a clamp.
         signed: True for [-2**(bit_width-1), 2**(bit_width-1) - 1], False for [0, 2**bit_width - 1].
         scale: Real units per integer step, positive and finite.
 
@@ -35,9 +36,10 @@ class QuantParams:
     scale: float
 
     def __post_init__(self) -> None:
-        if not MIN_TENSOR_BITS <= self.bit_width <= MAX_TENSOR_BITS:
+        if not MIN_TENSOR_BITS <= self.bit_width <= MAX_TENSOR_BITS and self.bit_width != UNCLAMPED_BITS:
             raise LoweringError(
-                f"expected a bit width from {MIN_TENSOR_BITS} to {MAX_TENSOR_BITS}, got {self.bit_width}."
+                f"expected a bit width from {MIN_TENSOR_BITS} to {MAX_TENSOR_BITS}, or {UNCLAMPED_BITS}, "
+                f"got {self.bit_width}."
             )
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise LoweringError(f"expected a positive, finite scale, got {self.scale}. Calibrate the tensor first.")

@@ -24,9 +24,11 @@ from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConv2d,
+    IntegerFloorAvgPool2d,
     IntegerLinear,
     IntegerRequantize,
     Quantize,
+    ReciprocalQuantize,
     Rescale,
 )
 from bitwright.integer.quant_params import QuantParams
@@ -81,6 +83,12 @@ def _(op: Quantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
 
 
 @execute_op.register
+def _(op: ReciprocalQuantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    reciprocal = 1.0 / torch.tensor(op.scale, dtype=torch.float32, device=inputs[0].device)
+    return (inputs[0].float() * reciprocal).round().clamp(op.low, op.high).to(torch.int32)
+
+
+@execute_op.register
 def _(op: IntegerConv2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     values, weight, bias = _operands(op, inputs[0], formats[0])
     sums = F.conv2d(values, weight, None, op.stride, op.padding, op.dilation, op.groups)
@@ -105,6 +113,13 @@ def _operands(op: IntegerConv2d | IntegerLinear, values: Tensor, params: QuantPa
 def _(op: IntegerAvgPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     sums = F.avg_pool2d(inputs[0].double(), op.kernel, op.stride, op.padding, divisor_override=1)
     return _finish(sums.to(torch.int64), op.rescale)
+
+
+@execute_op.register
+def _(op: IntegerFloorAvgPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    sums = F.avg_pool2d(inputs[0].double(), op.kernel, op.stride, op.padding, divisor_override=1)
+    area = op.kernel[0] * op.kernel[1]
+    return torch.div(sums.to(torch.int64), area, rounding_mode="floor").to(torch.int32)
 
 
 @execute_op.register

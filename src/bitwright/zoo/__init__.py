@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The published model zoo: its table, its schemes, its checkpoints, and how to reproduce a row."""
 
+from bitwright.zoo.importing import import_checkpoint
 from bitwright.zoo.names import layer_name, model_name, row_name, scheme_name
+from bitwright.zoo.notes import import_notes
 from bitwright.zoo.registry import (
     Network,
     Row,
@@ -21,6 +23,8 @@ __all__ = [
     "Row",
     "TableRow",
     "configurations",
+    "import_checkpoint",
+    "import_notes",
     "layer_name",
     "model_name",
     "networks",

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""Reading the published checkpoints: tensors by published module name, without executing code from the file.
+
+`checkpoint.pth.tar` holds the training state: float weights, batch norm, ranges, scales and integers.
+`quantized_checkpoint.pth.tar` holds five dictionaries of scales and integers only. In both, keys may carry DataParallel's prefix
+`module.`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitwright.errors import FileFormatError
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import Conv2d, Linear
+from bitwright.zoo.archive import opened_checkpoint
+from bitwright.zoo.names import layer_name
+from bitwright.zoo.registry import published_modules
+
+FULL, QUANTIZED = "checkpoint.pth.tar", "quantized_checkpoint.pth.tar"
+_PARTS = ("convbn_scaling_factor", "fc_scaling_factor", "weight_integer", "bias_integer", "act_scaling_factor")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a published checkpoint.
+
+    Attributes:
+        path: Where it was read from.
+        tensors: By published name, without `module.`.
+        has_floats: Whether it has float weights besides integers.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    has_floats: bool
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """One tensor; shape () stands for one number, in any number of axes.
+
+        Raises:
+            FileFormatError: If it is missing or shaped otherwise.
+        """
+        if name not in self.tensors:
+            raise FileFormatError(f"'{self.path}' lacks '{name}': it is no complete checkpoint of this network.")
+        found = self.tensors[name]
+        if shape == () and found.numel() == 1:
+            return found.reshape(())
+        if shape is not None and tuple(found.shape) != shape:
+            raise FileFormatError(
+                f"'{name}' has shape {tuple(found.shape)} in '{self.path}', but this network needs {shape}."
+            )
+        return found
+
+
+def load_checkpoint(path: str | Path, *, floats: bool = False) -> Checkpoint:
+    """Read a published checkpoint of either format, or the archive that holds it.
+
+    Args:
+        path: `checkpoint.pth.tar`, `quantized_checkpoint.pth.tar`, or a tar.gz with one of them inside.
+        floats: Prefer, in an archive that holds both, the one with float weights.
+
+    Raises:
+        FileFormatError: If the file is missing, damaged, hostile, or no such checkpoint.
+    """
+    preferred = (FULL, QUANTIZED) if floats else (QUANTIZED, FULL)
+    with opened_checkpoint(path, preferred) as opened:
+        try:
+            content = torch.load(opened, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many unrelated types for damaged files
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            unsafe = "weights_only" in str(error) or "Unsupported" in str(error)
+            reason = "it holds objects other than tensors, which could run code" if unsafe else lines[0][:200]
+            raise FileFormatError(f"cannot read the checkpoint '{path}': {reason}.") from error
+    tensors = _flatten(content)
+    if not tensors:
+        raise FileFormatError(
+            f"expected a checkpoint with 'state_dict', or with {', '.join(_PARTS)}, in '{path}', got {_outline(content)}."
+        )
+    named = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return Checkpoint(Path(path), named, any(name.endswith((".conv.weight", "output.weight")) for name in named))
+
+
+def _flatten(content: Any) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by their full key."""
+    if not isinstance(content, Mapping):
+        return {}
+    if isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    elif all(isinstance(content.get(part), Mapping) for part in _PARTS):
+        content = {key: value for part in _PARTS for key, value in content[part].items()}
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    return tensors if len(tensors) == len(content) else {}
+
+
+def _outline(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f"a dictionary with {', '.join(map(repr, list(content)[:5])) or 'nothing'}"
+    return f"an object of type {type(content).__name__}"
+
+
+def float_parameters(checkpoint: Checkpoint, graph: Graph, model: str) -> dict[str, Tensor]:
+    """The float weights and batch norm of a checkpoint, by the captured model's parameter names, for `graph.with_parameters`.
+
+    A file that is a plain state dict of the model itself, as a baseline's may be, gives its tensors as they are.
+
+    Args:
+        checkpoint: As read with `floats=True`.
+        graph: The captured network.
+        model: Its name in the zoo.
+
+    Raises:
+        FileFormatError: If a tensor is missing or shaped otherwise.
+    """
+    if not checkpoint.has_floats:
+        raise FileFormatError(
+            f"'{checkpoint.path}' holds integers only: fine-tuning needs the float weights of a {FULL}."
+        )
+    if all(name in checkpoint.tensors for name in graph.parameters):
+        names = {name: name for name in graph.parameters}
+    else:
+        names = _float_names(graph, model)
+    return {
+        parameter: checkpoint.tensor(name, tuple(graph.parameters[parameter].shape)).detach().clone()
+        for parameter, name in names.items()
+    }
+
+
+def _float_names(graph: Graph, model: str) -> dict[str, str]:
+    """The checkpoint's name of each parameter of the graph."""
+    module_of = {layer_name(module): module for module in published_modules(model)}
+    names: dict[str, str] = {}
+    for layer, node in graph.layers.items():
+        module = module_of[layer]
+        if isinstance(node, Linear):
+            names[node.weight] = f"{module}.weight"
+            if node.bias is not None:
+                names[node.bias] = f"{module}.bias"
+        elif isinstance(node, Conv2d):
+            names[node.weight] = f"{module}.conv.weight"
+            norm = node.norm
+            if norm is not None:
+                pairs = ((norm.weight, "weight"), (norm.bias, "bias"))
+                names |= {own: f"{module}.bn.{leaf}" for own, leaf in pairs if own is not None}
+                names |= {norm.mean: f"{module}.bn.running_mean", norm.variance: f"{module}.bn.running_var"}
+                counter = norm.mean.replace("running_mean", "num_batches_tracked")
+                if counter in graph.parameters:
+                    names[counter] = f"{module}.bn.num_batches_tracked"
+    return names
