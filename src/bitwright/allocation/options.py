@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitwright.allocation.usage import Row
+from bitwright.errors import SchemeError
 from bitwright.scheme import Precision
 
 Int64 = NDArray[np.int64]
 
-LOSS_BITS = 61
-"""The losses of the worst choice add up to less than 2**61, so that sums and differences fit in int64."""
+LOSS_BITS = 60
+"""The losses of the worst choice add up to less than 2**60, so that sums and differences fit in int64."""
+
+MAX_OPTIONS = 2**20
+"""More than any network needs whose ties hold four layers, each of 49 precisions."""
 
 
 @dataclass(frozen=True)
@@ -26,48 +29,45 @@ class Options:
 
     Attributes:
         groups: The layers of each group: those of a tie, or one.
-        options: For each option, the precisions of the layers of its group.
-        starts: Where the options of each group begin; one entry more than groups.
-        losses: Loss of each option in whole units, see `whole_losses`.
+        choices: The precisions of each layer.
+        indices: For each group, of shape (layers, options): which of its precisions each layer has in each option.
+        starts: Where the options of each group begin, and, last, where they end; shape (groups + 1,).
+        losses: Loss of each option in whole units, see `whole_losses`; shape (options,).
     """
 
     groups: tuple[tuple[str, ...], ...]
-    options: tuple[tuple[Precision, ...], ...]
+    choices: Mapping[str, tuple[Precision, ...]]
+    indices: tuple[Int64, ...]
     starts: Int64
     losses: Int64
 
     def amounts(self, row: Row) -> Int64:
-        """What each option adds to a row, its constant apart."""
-        return self._sums([row.amounts.get(layer) for group in self.groups for layer in group], 0)
+        """What each option adds to a row, its constant apart; shape (options,)."""
+        sums = np.zeros(int(self.starts[-1]), np.int64)
+        for group, indices, start, stop in zip(self.groups, self.indices, self.starts, self.starts[1:], strict=False):
+            for layer, index in zip(group, indices, strict=True):
+                table = row.amounts.get(layer)
+                if table is not None:
+                    own = np.array([table[precision] for precision in self.choices[layer]], np.int64)
+                    sums[start:stop] += own[index]
+        return sums
 
     def choice(self, picked: Sequence[int]) -> dict[str, Precision]:
         """The precision of each layer, if these options are picked."""
         return {
-            layer: precision
-            for group, option in zip(self.groups, picked, strict=True)
-            for layer, precision in zip(group, self.options[option], strict=True)
+            layer: self.choices[layer][index[option - start]]
+            for group, indices, start, option in zip(self.groups, self.indices, self.starts, picked, strict=False)
+            for layer, index in zip(group, indices, strict=True)
         }
 
     def with_losses(self, losses: Int64) -> Options:
         """The same options with another objective."""
-        return Options(self.groups, self.options, self.starts, losses)
-
-    def _sums(self, tables: Sequence[Mapping[Precision, int] | None], missing: int) -> Int64:
-        sums, first = np.zeros(len(self.options), np.int64), 0
-        for group, start, stop in zip(self.groups, self.starts, self.starts[1:], strict=False):
-            own = tables[first : first + len(group)]
-            first += len(group)
-            for option in range(start, stop):
-                sums[option] = sum(
-                    missing if table is None else table[precision]
-                    for table, precision in zip(own, self.options[option], strict=True)
-                )
-        return sums
+        return replace(self, losses=losses)
 
 
 def make_options(
     losses: Mapping[str, Mapping[Precision, float]],
-    choices: Mapping[str, Sequence[Precision]],
+    choices: Mapping[str, tuple[Precision, ...]],
     ties: Iterable[Sequence[str]],
 ) -> Options:
     """All options of all groups.
@@ -76,29 +76,41 @@ def make_options(
         losses: By layer and precision.
         choices: The precisions that each layer may have.
         ties: Layers that must have the same activation bits; each layer is in one tie at most.
+
+    Raises:
+        SchemeError: If a tie has more options than can be searched.
     """
     tied = {layer: tuple(tie) for tie in ties for layer in tie}
     groups = tuple(dict.fromkeys(tied.get(layer, (layer,)) for layer in choices))
-    options: list[tuple[Precision, ...]] = []
-    starts = [0]
-    for group in groups:
-        widths = [sorted({precision.act_bits for precision in choices[layer]}) for layer in group]
-        for bits in widths[0]:
-            own = [[precision for precision in choices[layer] if precision.act_bits == bits] for layer in group]
-            options.extend(product(*own))
-        starts.append(len(options))
-    whole = whole_losses(losses)
-    made = Options(groups, tuple(options), np.array(starts), np.zeros(len(options), np.int64))
-    return made.with_losses(made.amounts(Row(whole)))
+    indices = tuple(_group_options([choices[layer] for layer in group], group) for group in groups)
+    starts = np.cumsum([0, *(index.shape[1] for index in indices)])
+    made = Options(groups, choices, indices, starts, np.zeros(int(starts[-1]), np.int64))
+    return made.with_losses(made.amounts(Row(whole_losses(losses))))
+
+
+def _group_options(choices: Sequence[Sequence[Precision]], group: Sequence[str]) -> Int64:
+    """Every combination of the layers' precisions with equal activation bits; shape (layers, options)."""
+    parts = []
+    for bits in sorted({precision.act_bits for precision in choices[0]}):
+        own = [[i for i, precision in enumerate(layer) if precision.act_bits == bits] for layer in choices]
+        if math.prod(map(len, own)) > MAX_OPTIONS:
+            raise SchemeError(
+                f"the tied layers {', '.join(group)} have over {MAX_OPTIONS} combinations; search among fewer precisions."
+            )
+        parts.append(np.stack([axis.ravel() for axis in np.meshgrid(*own, indexing="ij")]))
+    return np.concatenate(parts, axis=1).astype(np.int64)
 
 
 def whole_losses(losses: Mapping[str, Mapping[Precision, float]]) -> dict[str, dict[Precision, int]]:
-    """Losses in units of a power of two so small that the search is exact.
+    """Losses in whole units of a power of two.
 
-    The unit is about 2**-61 of the sum of the largest magnitudes: finer than the rounding of a float64 that holds this sum.
+    The unit is about 2**-60 of the sum of the largest magnitudes: finer than the rounding of a float64 that holds this sum.
+
+    >>> whole_losses({"conv": {Precision(8, 8): 0.5, Precision(4, 4): 1.0}})["conv"][Precision(4, 4)] == 2**59
+    True
     """
     largest = math.fsum(max(map(abs, table.values()), default=0.0) for table in losses.values())
-    exponent = LOSS_BITS - 1 - math.frexp(largest)[1] if largest else 0
+    exponent = LOSS_BITS - math.frexp(largest)[1] if largest else 0
     return {
         layer: {precision: round(math.ldexp(loss, exponent)) for precision, loss in table.items()}
         for layer, table in losses.items()

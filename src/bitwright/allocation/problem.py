@@ -10,8 +10,8 @@ from functools import cached_property
 
 from bitwright.allocation.activation import peak_activation
 from bitwright.allocation.latency import LatencyTable
-from bitwright.allocation.options import Options, make_options
-from bitwright.allocation.usage import Choice, Usage, bops_usage, latency_usage, size_usage
+from bitwright.allocation.options import Int64, Options, make_options
+from bitwright.allocation.usage import Choice, Row, Usage, bops_usage, latency_usage, size_usage
 from bitwright.errors import BudgetError, SchemeError, unknown_name
 from bitwright.graph import Graph, LayerCost, layer_costs
 from bitwright.graph import ties as graph_ties
@@ -61,18 +61,44 @@ class Problem:
         needs = {"latency": "a latency table", "activation": "the graph"}.get(kind, "costs")
         raise BudgetError(f"a budget of {kind} needs {needs}; this search has figures for {', '.join(self.usages)}.")
 
+    def first_amounts(self, kind: str) -> tuple[Int64, int]:
+        """What each option adds to the usage of a kind where that is largest, and the constant of this sum."""
+        if kind not in self._first_amounts:
+            row = self.usage(kind).row(self.extreme(kind, largest=True))
+            self._first_amounts[kind] = (self.options.amounts(row), row.constant)
+        return self._first_amounts[kind]
+
+    def reach(self, kind: str) -> tuple[int, int]:
+        """The smallest and the largest usage, in whole units, that are reachable without other budgets."""
+        if kind not in self._reach:
+            smallest, largest = (self.usage(kind).of(self.extreme(kind, largest)) for largest in (False, True))
+            self._reach[kind] = (smallest, largest)
+        return self._reach[kind]
+
+    @cached_property
+    def _first_amounts(self) -> dict[str, tuple[Int64, int]]:
+        return {}
+
+    @cached_property
+    def _reach(self) -> dict[str, tuple[int, int]]:
+        return {}
+
     def extreme(self, kind: str, largest: bool = False) -> dict[str, Precision]:
         """A choice of the smallest (or largest) usage that is reachable without other budgets."""
-        usage = self.usage(kind)
-        choice: dict[str, Precision] = {}
-        options = self.options
-        for group, start, stop in zip(options.groups, options.starts, options.starts[1:], strict=False):
-            keys = [
-                sum(usage.key(layer, precision) for layer, precision in zip(group, option, strict=True))
-                for option in options.options[start:stop]
-            ]
-            picked = keys.index(max(keys) if largest else min(keys))
-            choice.update(zip(group, options.options[start + picked], strict=True))
+        usage, options = self.usage(kind), self.options
+        keys = {
+            layer: {precision: usage.key(layer, precision) for precision in precisions}
+            for layer, precisions in self.choices.items()
+        }
+        amounts = options.amounts(Row(keys)) * (-1 if largest else 1)
+        picked = [
+            start + int(amounts[start:stop].argmin())
+            for start, stop in zip(options.starts, options.starts[1:], strict=False)
+        ]
+        return self.ordered(options.choice(picked))
+
+    def ordered(self, choice: Choice) -> dict[str, Precision]:
+        """The same choice in execution order."""
         return {layer: choice[layer] for layer in self.choices}
 
 

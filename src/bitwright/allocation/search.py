@@ -21,13 +21,16 @@ NEAR = 0.05
 """How much more or less of a budget is looked at for what would change first."""
 
 
-def allocate(problem: Problem, budgets: Iterable[Budget], name: str | None = None) -> Allocation:
+def allocate(
+    problem: Problem, budgets: Iterable[Budget], name: str | None = None, *, explain: bool = False
+) -> Allocation:
     """The scheme of least expected loss within all budgets.
 
     Args:
         problem: See `graph_problem` and `allocation_problem`.
         budgets: All must hold; several of one kind are allowed.
         name: Of the scheme; by default the budgets' own, for instance `size0.5`.
+        explain: Also find what would change first with 5 % less and more of every budget, which takes two more searches.
 
     Raises:
         BudgetError: If no scheme fits; names the budgets that bind and the smallest reachable value.
@@ -54,18 +57,13 @@ def allocate(problem: Problem, budgets: Iterable[Budget], name: str | None = Non
         second_objective=None if second is None else problem.loss(second),
         unconverged=tuple(layer for layer in problem.choices if layer in problem.unconverged),
         pinned=tuple(layer for layer in problem.choices if layer in problem.pinned),
-        changes=tuple(_change(problem, limits, chosen, factor) for factor in (1 - NEAR, 1 + NEAR)) if limits else (),
+        changes=tuple(_change(problem, limits, chosen, factor) for factor in (1 - NEAR, 1 + NEAR)) if explain else (),
     )
 
 
 def resolve(problem: Problem, budgets: Iterable[Budget]) -> list[tuple[str, int]]:
     """The kind of each budget, and the most whole units that it allows."""
-    limits = []
-    for budget in budgets:
-        usage = problem.usage(budget.kind)
-        ends = [usage.of(problem.extreme(budget.kind, largest)) for largest in (False, True)]
-        limits.append((budget.kind, whole_units(budget, *ends)))
-    return limits
+    return [(budget.kind, whole_units(budget, *problem.reach(budget.kind))) for budget in budgets]
 
 
 def solve(
@@ -80,8 +78,8 @@ def solve(
     options = options or problem.options
     rows: list[Limit] = []
     for kind, most in wanted:
-        row = problem.usages[kind].row(problem.extreme(kind, largest=True))
-        rows.append(_limit(problem, row, most))
+        amounts, constant = problem.first_amounts(kind)
+        rows.append(Limit(amounts, most - constant))
     while True:
         choices = [options.choice(picked) for picked in best(options, rows, keep)]
         exceeded = [
@@ -91,7 +89,7 @@ def solve(
             if problem.usages[kind].of(choice) > most
         ]
         if not exceeded:
-            return [{layer: choice[layer] for layer in problem.choices} for choice in choices]
+            return [problem.ordered(choice) for choice in choices]
         rows += exceeded
 
 
