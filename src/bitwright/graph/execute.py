@@ -33,6 +33,7 @@ from bitwright.graph.nodes import (
 )
 
 Tensors = Mapping[str, Tensor]
+Linearity = Callable[[Layer, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def execute(
@@ -42,6 +43,7 @@ def execute(
     *,
     weights: Mapping[str, tuple[Tensor, Tensor | None]] | None = None,
     observe: Callable[[Node, Tensor], None] | None = None,
+    linear: Linearity | None = None,
 ) -> Tensor:
     """Run `graph` in float.
 
@@ -51,6 +53,7 @@ def execute(
         images: Shape (batch, channels, height, width).
         weights: Folded weight and bias by layer, where they should replace those that `parameters` give.
         observe: Called with every node and its result.
+        linear: Computes the linear part of every layer in place of `convolve`, with the same arguments.
 
     Returns:
         The network's output, of shape (batch, classes) for a classifier.
@@ -62,7 +65,7 @@ def execute(
         inputs = [images] if isinstance(node, Input) else [values[name] for name in node.inputs]
         if isinstance(node, Layer):
             weight, bias = weights[node.name] if weights is not None else folded_weight(node, parameters)
-            values[node.name] = clamp(convolve(node, inputs[0], weight, bias), node.bounds)
+            values[node.name] = clamp((linear or convolve)(node, inputs[0], weight, bias), node.bounds)
         else:
             values[node.name] = evaluate(node, inputs, parameters)
         if observe is not None:

@@ -2,19 +2,25 @@
 """How much the loss suffers when a layer is quantized."""
 
 from bitwright.sensitivity.estimate import Estimate
+from bitwright.sensitivity.gauss_newton import LayerCurvature, empirical_fisher_trace, gauss_newton_trace
 from bitwright.sensitivity.hutchinson import hutchinson_trace
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.measure import METRICS, measure_sensitivity
 from bitwright.sensitivity.perturbation import weight_perturbation, weight_perturbations
+from bitwright.sensitivity.probing import Budget
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
 from bitwright.sensitivity.weight_scale import quantize_weight, weight_range, weight_scale
 
 __all__ = [
+    "Budget",
     "Estimate",
     "GraphLoss",
+    "LayerCurvature",
     "LayerSensitivity",
     "METRICS",
     "SensitivityTable",
+    "empirical_fisher_trace",
+    "gauss_newton_trace",
     "hutchinson_trace",
     "measure_sensitivity",
     "quantize_weight",

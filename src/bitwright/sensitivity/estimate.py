@@ -16,12 +16,15 @@ class Estimate:
         standard_error: The samples' standard deviation over the square root of their number; 0 for what is exact.
         samples: Their number.
         converged: Whether the relative standard error reached the target.
+        data_standard_error: How far other images of the same kind would move the value, where that is known: the standard
+            deviation between images over the square root of their number. No sampling makes it smaller, only more images do.
     """
 
     value: float
     standard_error: float
     samples: int
     converged: bool
+    data_standard_error: float | None = None
 
     @property
     def relative_error(self) -> float:

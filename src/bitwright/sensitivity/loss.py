@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import DataError
-from bitwright.graph.execute import execute, folded_weight
+from bitwright.graph.execute import Linearity, execute, folded_weight
 from bitwright.graph.graph import Graph
 
 
@@ -51,10 +51,10 @@ class GraphLoss:
         """The loss with other folded weights."""
         return F.cross_entropy(self.logits(weights, self.images), self.labels)
 
-    def logits(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """The network's output for `images`, of shape (batch, classes)."""
+    def logits(self, weights: Mapping[str, Tensor], images: Tensor, linear: Linearity | None = None) -> Tensor:
+        """The network's output for `images`, of shape (batch, classes); see `execute` for `linear`."""
         pairs = {name: (weights[name], bias) for name, bias in self.biases.items()}
-        return execute(self.graph, self.parameters, images, weights=pairs)
+        return execute(self.graph, self.parameters, images, weights=pairs, linear=linear)
 
 
 def _check(graph: Graph, images: Tensor, labels: Tensor) -> None:

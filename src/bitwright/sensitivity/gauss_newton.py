@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""Gauss-Newton and empirical Fisher traces of all layers at once, from gradient norms of single images.
+
+The Gauss-Newton matrix of a layer is the mean over images of J^T S J, with J the Jacobian of the logits and S the Hessian of
+the cross entropy by them. S is a weighted sum of squares (see `Pairs`), so the trace is the weighted sum of squared gradient
+norms, and one backward pass gives those of a batch of pairs for every layer.
+
+**It is the Hessian trace** where logits are piecewise linear in each layer's weights by themselves, and in each tensor: the
+term that Gauss-Newton drops has their second derivatives, which are zero. Convolutions, batch norm with running statistics,
+clamps, sums, pooling and concatenations are all of that kind.
+
+Two things make it cheap. All layers share each pass, and no probe's noise: norms are computed, not estimated. And passes go
+where the weight is: pairs that carry more than their share are all computed, of the others some are drawn in proportion to
+their weight. Where few pairs are left, all are computed and the trace is exact.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bitwright.errors import TrainingError
+from bitwright.progress import Progress, silent
+from bitwright.sensitivity.estimate import Estimate, relative
+from bitwright.sensitivity.loss import GraphLoss
+from bitwright.sensitivity.pairs import PairNorms, Pairs
+from bitwright.sensitivity.probing import Budget
+
+MAX_PAIRS = 10_000
+_FIRST_ROUND = 128
+_LEAST_DRAWS = 32
+_GROWTH = (1.5, 4.0)
+
+
+@dataclass(frozen=True)
+class LayerCurvature:
+    """Traces of one layer.
+
+    Attributes:
+        weights: Of the mean loss, over the layer's weights.
+        activations: Of one image's loss, over the tensor that the layer reads; mean over images.
+    """
+
+    weights: Estimate
+    activations: Estimate
+
+
+def gauss_newton_trace(
+    loss: GraphLoss,
+    *,
+    budget: Budget | None = None,
+    micro_batch: int = 64,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, LayerCurvature]:
+    """Estimate, or compute, the trace of the Gauss-Newton matrix over each layer's weights and over what it reads.
+
+    For piecewise linear networks these are the traces of the Hessian's blocks.
+
+    Args:
+        loss: The network, images and labels; the labels do not matter.
+        budget: Its probes are pairs of an image and a class, and the same pairs serve all layers. A `relative_error` of
+            zero computes all of them: as many backward passes as there are classes. Time is looked at between rounds.
+        micro_batch: Pairs in one backward pass: what bounds the memory.
+        seed: Of the draws.
+        progress: Called after each backward pass with the pairs done, those expected in all, and the largest relative
+            error of a layer as `relative_error`.
+
+    Returns:
+        By layer, in the order of the graph. `standard_error` is that of the draws, `data_standard_error` that of the
+        images (from above, unless all pairs were computed).
+
+    Raises:
+        TrainingError: If logits or gradients are not finite.
+
+    Source:
+        Schraudolph 2002, doi:10.1162/08997660260028683; Botev et al. 2017, arXiv:1706.03662, section 3, for the equality
+        with the Hessian's blocks; Goodfellow 2015, arXiv:1510.01799, for the norms of single gradients.
+    """
+    return _trace(
+        loss,
+        Pairs.of_model(_logits(loss, micro_batch)),
+        budget or Budget(max_probes=MAX_PAIRS),
+        micro_batch,
+        seed,
+        progress,
+    )
+
+
+def empirical_fisher_trace(
+    loss: GraphLoss,
+    *,
+    budget: Budget | None = None,
+    micro_batch: int = 64,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, LayerCurvature]:
+    """The mean over images of the squared gradient norm of the loss, for each layer; arguments as `gauss_newton_trace`.
+
+    One backward pass of the images computes it, where the images are few. It is no estimate of the Hessian, whatever its
+    name suggests (Kunstner et al. 2019, arXiv:1905.12558): it vanishes where the images are fitted.
+
+    Source:
+        Kirkpatrick et al. 2017, arXiv:1612.00796, section 2.
+    """
+    pairs = Pairs.of_labels(_logits(loss, micro_batch), loss.labels)
+    return _trace(loss, pairs, budget or Budget(max_probes=MAX_PAIRS), micro_batch, seed, progress)
+
+
+@torch.no_grad()
+def _logits(loss: GraphLoss, micro_batch: int) -> Tensor:
+    logits = torch.cat([loss.logits(loss.weights, some) for some in torch.split(loss.images, micro_batch)])
+    if not torch.isfinite(logits).all():
+        raise TrainingError("the network's logits are not finite: check the weights and the images.")
+    return logits
+
+
+def _trace(
+    loss: GraphLoss, pairs: Pairs, budget: Budget, micro_batch: int, seed: int, progress: Progress
+) -> dict[str, LayerCurvature]:
+    end = time.monotonic() + budget.max_seconds
+    sampler = WeightedSum(pairs.weights.cpu())
+    state = {"expected": 0, "error": math.inf}
+    norms = PairNorms(
+        loss,
+        pairs,
+        micro_batch,
+        lambda done: progress(done, max(done, int(state["expected"])), relative_error=state["error"]),
+    )
+    size = float(min(max(budget.min_probes, _FIRST_ROUND), budget.max_probes))
+    if budget.relative_error == 0:
+        size = math.inf
+    while True:
+        size = min(size, float(budget.max_probes))
+        state["expected"] = sampler.cost(size)
+        found = sampler.estimate(norms.of, size, seed)
+        errors = [relative(error, value) for value, error in zip(found.values, found.errors, strict=True)]
+        state["error"] = max(errors, default=0.0)
+        if state["error"] <= budget.relative_error or size >= budget.max_probes or time.monotonic() >= end:
+            break
+        growth = (state["error"] / budget.relative_error) ** 2
+        size *= min(max(growth, _GROWTH[0]), _GROWTH[1])
+    made = [
+        Estimate(value, error, len(norms), relative(error, value) <= budget.relative_error, spread)
+        for value, error, spread in zip(found.values, found.errors, found.spreads, strict=True)
+    ]
+    layers = list(loss.weights)
+    if not all(math.isfinite(value) for value in found.values):
+        broken = next(
+            layers[index % len(layers)] for index, value in enumerate(found.values) if not math.isfinite(value)
+        )
+        raise TrainingError(f"the gradients of layer '{broken}' are not finite: check the weights and the images.")
+    return {name: LayerCurvature(made[index], made[index + len(layers)]) for index, name in enumerate(layers)}
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Estimates of several sums over the same pairs: values, standard errors of the draws and of the images."""
+
+    values: list[float]
+    errors: list[float]
+    spreads: list[float | None]
+
+
+class WeightedSum:
+    """The mean over images of sum_c w_nc g_nc, from as few g as will do.
+
+    At size M, the pairs with w at least 1/M of the total are all taken, and of the rest about as many are drawn, with
+    probability w / (their total), as M draws from all would have given: no more than M + 32 pairs altogether.
+
+    Args:
+        weights: w, shape (images, classes), on the CPU.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+        positive = weights.flatten().nonzero()[:, 0]
+        order = weights.flatten()[positive].argsort(descending=True, stable=True)
+        self.indices = positive[order]
+        self.sorted = weights.flatten()[self.indices]
+        self.total = float(self.sorted.sum())
+
+    def cost(self, size: float) -> int:
+        """Pairs that `estimate` looks at, draws counted singly."""
+        certain = self._certain(size)
+        return certain + self._draws(size, certain)
+
+    def estimate(self, norms: Callable[[Tensor], Tensor], size: float, seed: int) -> Sums:
+        """The sums at size M.
+
+        Args:
+            norms: Gives g of pairs, shape (pairs, sums).
+            size: M; infinite takes all pairs.
+            seed: Of the draws.
+        """
+        certain = self._certain(size)
+        images = len(self.weights)
+        taken = self.indices[:certain]
+        values = norms(taken)
+        weighted = self.sorted[:certain, None] * values
+        total = weighted.sum(0)
+        whole = self.weights.sum(1)
+        owners = taken // self.weights.shape[1]
+        variance = torch.zeros_like(total)
+        if certain < len(self.indices):
+            mass = float(self.sorted[certain:].sum())
+            drawn = certain + self._draw(certain, self._draws(size, certain), seed)
+            some = norms(self.indices[drawn])
+            total = total + mass * some.mean(0)
+            variance = (mass / images) ** 2 * some.var(0) / len(some)
+            # Jensen: (sum_c w g)^2 <= (sum_c w) (sum_c w g^2), which needs no more than one class of an image.
+            owner = self.indices[drawn] // self.weights.shape[1]
+            squares = (whole[owners, None] * weighted * values).sum(0)
+            squares = squares + mass * (whole[owner, None] * some.square()).mean(0)
+        else:
+            by_image = torch.zeros(images, weighted.shape[1], dtype=weighted.dtype).index_add_(0, owners, weighted)
+            squares = by_image.square().sum(0)
+        mean = total / images
+        spread: list[float | None] = [None] * len(mean)
+        if images > 1:
+            deviation = (squares / images - mean.square()).clamp_min(0) * images / (images - 1)
+            spread = [*(deviation / images).sqrt().tolist()]
+        return Sums(mean.tolist(), variance.sqrt().tolist(), spread)
+
+    def _certain(self, size: float) -> int:
+        """How many pairs are all taken."""
+        if size + _LEAST_DRAWS >= len(self.indices):
+            return len(self.indices)
+        return int((self.sorted * size >= self.total).sum())
+
+    def _draws(self, size: float, certain: int) -> int:
+        if certain == len(self.indices):
+            return 0
+        return max(_LEAST_DRAWS, math.ceil(size * float(self.sorted[certain:].sum()) / self.total))
+
+    def _draw(self, certain: int, count: int, seed: int) -> Tensor:
+        """Positions after the first `certain`, drawn with probability proportional to weight, with replacement."""
+        cumulated = self.sorted[certain:].cumsum(0)
+        generator = torch.Generator().manual_seed(seed)
+        uniform = torch.rand(count, generator=generator, dtype=torch.float64) * cumulated[-1]
+        return torch.searchsorted(cumulated, uniform, right=True).clamp_max(len(cumulated) - 1)
