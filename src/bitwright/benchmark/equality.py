@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitwright.benchmark.engines import Predict, known_engine, load_engine
 from bitwright.errors import DataError
+from bitwright.export.pixels import Pixels
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.reference import run
 from bitwright.progress import Progress, silent
@@ -57,8 +58,9 @@ def compare(
     model: IntegerModel,
     files: Mapping[str, str | Path],
     batches: Iterable[Tensor],
-    *,
     levels: Mapping[str, Iterable[str]] | None = None,
+    *,
+    pixels: Pixels | None = None,
     threads: int = 1,
     total: int | None = None,
     progress: Progress = silent,
@@ -68,8 +70,9 @@ def compare(
     Args:
         model: What the files were made from.
         files: What was exported for each engine, by its name.
-        batches: float32 images, each [batch, channels, height, width], normalised as in training.
+        batches: Images, each [batch, channels, height, width]: float32, normalised as in training, or uint8 with `pixels`.
         levels: Optimisation levels by engine; by default, every level that the engine has.
+        pixels: What the files were exported with, if they take pixels.
         threads: How many each engine may use.
         total: Number of batches, for `progress`.
         progress: Called after each batch.
@@ -89,10 +92,10 @@ def compare(
     counts = {key: np.zeros(5, dtype=np.int64) for key in runs}
     done = 0
     for done, images in enumerate(batches, start=1):
-        expected = run(model, images).cpu().numpy()
-        pixels = images.cpu().numpy()
+        expected = run(model, images if pixels is None else pixels.normalise(images)).cpu().numpy()
+        given = images.cpu().numpy()
         for key, predict in runs.items():
-            count(predict(pixels), expected, counts[key])
+            count(predict(given), expected, counts[key])
         progress(done, total or done)
     if not done:
         raise DataError("comparing engines needs at least one batch of images, got none.")

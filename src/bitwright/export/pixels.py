@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""From 8-bit pixels to the integers of the first tensor: normalisation and quantization as one function of 256 values.
+
+A camera gives pixels p from 0 to 255. Training saw `(p / 255 - mean) / std`, each step in float32, and the model's first
+operation rounds that divided by its scale. Per channel this is a table of 256 integers. Engines are fast with `gain * p +
+offset` in float32, rounded: where a gain and an offset reproduce the table with every value farther from a rounding threshold
+than any float32 evaluation can err, fused or not, they stand for it; otherwise the table itself does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bitwright.errors import ExportError
+from bitwright.integer.ops import Quantize
+from bitwright.integer.reference import execute_op
+
+LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How 8-bit pixels were normalised in training: `(pixel / 255 - mean) / std`, per channel.
+
+    Attributes:
+        mean: Of each channel.
+        std: Of each channel.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Float32 images from uint8 [batch, channels, height, width], step by step as in training.
+
+        Raises:
+            ExportError: If the channels do not match.
+        """
+        mean, std = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        if not pixels.shape[1] == len(mean) == len(std):
+            raise ExportError(
+                f"expected a mean and a standard deviation for each of {pixels.shape[1]} channels, "
+                f"got {len(mean)} and {len(std)}."
+            )
+        return pixels.to(torch.float32).div(255).sub(mean).div(std)
+
+    def table(self, op: Quantize) -> npt.NDArray[np.int32]:
+        """The integer of every pixel value, int32 [channels, 256]."""
+        levels = torch.arange(LEVELS, dtype=torch.uint8).reshape(1, 1, 1, LEVELS).expand(1, op.shape[0], 1, LEVELS)
+        return execute_op(op, [self.normalise(levels)], [])[0, :, 0].numpy()
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`clamp(rint(gain * pixel + offset))` in float32, float32 [channels] each."""
+
+    gain: npt.NDArray[np.float32]
+    offset: npt.NDArray[np.float32]
+
+
+def affine(table: npt.NDArray[np.int32], low: int, high: int) -> Affine | None:
+    """Gain and offset that reproduce a table on every float32 engine, or None where there are none nearby.
+
+    Args:
+        table: int32 [channels, 256], not decreasing along the pixels.
+        low: Smallest integer: smaller results are clamped to it.
+        high: Largest integer, likewise.
+    """
+    found = [_channel(row.astype(np.float64), low, high) for row in table]
+    pairs = [pair for pair in found if pair is not None]
+    if len(pairs) < len(found):
+        return None
+    return Affine(*(np.array(values, dtype=np.float32) for values in zip(*pairs, strict=True)))
+
+
+def _channel(row: npt.NDArray[np.float64], low: int, high: int) -> tuple[np.float32, np.float32] | None:
+    """The gain that leaves the offset most room, and the offset in the middle of it, if that room is wide enough."""
+    levels = np.arange(LEVELS, dtype=np.float64)
+    # A result at a limit may lie anywhere beyond it.
+    least = np.where(row == low, -np.inf, row - 0.5)
+    most = np.where(row == high, np.inf, row + 0.5)
+    inside = np.flatnonzero((row > low) & (row < high))
+    if inside.size < 2:
+        return None
+
+    def room(gain: float) -> tuple[float, float]:
+        """The least and the greatest offset that reproduce the table."""
+        return float((least - gain * levels).max()), float((most - gain * levels).min())
+
+    # The width of that range is concave in the gain, so a ternary search around the mean slope finds its maximum.
+    slope = (row[inside[-1]] - row[inside[0]]) / (inside[-1] - inside[0])
+    left, right = slope - 2 / inside.size, slope + 2 / inside.size
+    for _ in range(80):
+        first, second = left + (right - left) / 3, right - (right - left) / 3
+        if np.subtract(*room(first)) > np.subtract(*room(second)):
+            left = first
+        else:
+            right = second
+    gain = float(np.float32((left + right) / 2))
+    offset = float(np.float32(np.mean(room(gain))))
+    exact = gain * levels + offset
+    # The product and the sum are each rounded by at most 2**-24 of their size, or only once; 2**-22 leaves room to spare.
+    error = 2.0**-22 * (abs(gain) * LEVELS + abs(offset))
+    if (exact - least > error).all() and (most - exact > error).all():
+        return np.float32(gain), np.float32(offset)
+    return None
