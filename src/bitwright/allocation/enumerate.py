@@ -133,20 +133,23 @@ def enumerate_choices(program: Program, most: float, keep: int, width: int, give
         own = options[group]
         parent, choice = np.nonzero(excess[0][:, None] + reduced[0, own] <= caps[0])
         option = own[choice]
-        used = used[:, parent] + amounts[:, option]
-        excess = excess[:, parent] + reduced[:, option]
-        bound = excess + prices @ np.maximum(spare[:, None] - used, 0) - caps[:, None]
-        good = np.flatnonzero((used <= room[:, None]).all(axis=0) & (bound <= 0).all(axis=0))
+        used = used.take(parent, axis=1) + amounts.take(option, axis=1)
+        excess = excess.take(parent, axis=1) + reduced.take(option, axis=1)
         loss = loss[parent] + losses[option]
+        bound = prices @ np.maximum(spare[:, None] - used, 0)
+        bound += excess
+        bound -= caps[:, None]
+        bound = bound.max(axis=0)
+        good = np.flatnonzero((used <= room[:, None]).all(axis=0) & (bound <= 0))
         states += len(good)
         if len(good) > 1:
-            good = good[_distinct(used[:, good], loss[good], keep)]
+            good = good[_distinct(used.take(good, axis=1), loss[good], keep)]
         if len(good) > width:
             complete = False
             if give_up:
                 return Enumeration((), (), False, states)
-            good = good[np.argpartition(bound[:, good].max(axis=0), width)[:width]]
-        used, excess, loss = used[:, good], excess[:, good], loss[good]
+            good = good[np.argpartition(bound[good], width)[:width]]
+        used, excess, loss = used.take(good, axis=1), excess.take(good, axis=1), loss[good]
         trail.append((parent[good], option[good]))
     fits = np.flatnonzero((used <= program.room[:, None]).all(axis=0))
     order = fits[np.lexsort((*used[::-1, fits], loss[fits]))[:keep]]
@@ -158,7 +161,10 @@ def enumerate_choices(program: Program, most: float, keep: int, width: int, give
 def _distinct(used: Int64, loss: Int64, keep: int) -> NDArray[np.intp]:
     """Indices of the partial choices that fewer than `keep` others of the same usage beat."""
     # One key for all limits; unequal usage of one key, should that ever be, is merely not merged.
-    key = (used * _MIX[: len(used), None]).sum(axis=0)
+    key = _MIX[: len(used)] @ used
+    in_order = np.sort(key)
+    if (in_order[1:] != in_order[:-1]).all():
+        return np.arange(len(key))
     order = np.lexsort((loss, key))
     by_key = used[:, order]
     beaten = np.zeros(len(order), bool)

@@ -7,7 +7,11 @@ what exceeds a limit by a millionth; so what it finds is checked in whole number
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -68,13 +72,34 @@ def _solve(
     constraints = [LinearConstraint(one_each, 1, 1)]
     if rows:
         constraints.append(LinearConstraint(sparse.csr_matrix(np.array(rows)), -np.inf, np.array(most)))
-    result = milp(
-        above * (OBJECTIVE_RANGE / max(1, int(above.max()))),
-        constraints=constraints,
-        integrality=np.ones(count),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0},
-    )
+    with _quiet():
+        result = milp(
+            above * (OBJECTIVE_RANGE / max(1, int(above.max()))),
+            constraints=constraints,
+            integrality=np.ones(count),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0},
+        )
     if result.x is None:
         return None
     return tuple(int(start + result.x[start:stop].argmax()) for start, stop in pairwise(starts))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep standard output clean: HiGHS 1.12 prints a line of its own there, whatever it is told (ERGO-Code/HiGHS#2783)."""
+    if sys.platform == "win32":  # no C library to flush under one name
+        yield
+        return
+    library = ctypes.CDLL(None)
+    sys.stdout.flush()
+    library.fflush(None)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        library.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

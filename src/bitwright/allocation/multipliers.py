@@ -13,6 +13,9 @@ Floats = NDArray[np.float64]
 SMOOTHING = 1e-4
 """Where smoothing ends, relative to the dual value. Measured, what is found is then within 1e-5 of the maximum."""
 
+ROUNDING = 2.0**-44
+"""Far more than what rounding can add to the dual value, in parts of its terms: it is taken off."""
+
 SHRINK = 0.3
 """By what the smoothing falls from one round to the next; less careful steps take as long and end less exactly."""
 
@@ -51,12 +54,16 @@ def multipliers(losses: Floats, amounts: Floats, room: Floats, starts: Int64) ->
         for _ in range(20):
             if dual > best:
                 best, best_price = dual, price
-            step = np.linalg.solve(curvature, gradient)
+            # In units of the multipliers themselves the Hessian is at least `smoothing`, however large they grow.
+            # The ridge serves where limits coincide.
+            scaled = curvature * np.outer(price, price)
+            scaled += 1e-10 * np.trace(scaled) * np.eye(len(price))
+            relative = np.linalg.solve(scaled, price * gradient)
+            step = price * relative
             rise = float(gradient @ step)
             if rise < smoothing:
                 break
-            falling = step < 0
-            length = min(1.0, 0.9 * float(np.min(-price[falling] / step[falling]))) if falling.any() else 1.0
+            length = 0.9 / max(0.9, -float(relative.min()))  # no multiplier falls below a tenth of itself
             while length > 1e-6:
                 tried = _smoothed(cost, use, most, price + length * step, smoothing, first, group)
                 if tried[0] >= value + 0.1 * length * rise:
@@ -64,7 +71,7 @@ def multipliers(losses: Floats, amounts: Floats, room: Floats, starts: Int64) ->
                 length *= 0.3
             price = price + length * step
             value, dual, gradient, curvature = tried
-        if best > 1 + 1e-9:
+        if best > 1:
             return None
         if smoothing * len(first) <= SMOOTHING * best or smoothing < 1e-12:
             found: Floats = best_price * unit / reach
@@ -80,8 +87,9 @@ def _smoothed(
     least = np.minimum.reduceat(reduced, first)
     weight = np.exp((least[group] - reduced) / smoothing)
     total = np.add.reduceat(weight, first)
-    dual = float(least.sum() - price @ most)
-    value = dual - smoothing * float(np.log(total).sum() - np.log(price).sum())
+    paid, saved = float(least.sum()), float(price @ most)
+    dual = paid - saved - ROUNDING * (abs(paid) + saved)
+    value = paid - saved - smoothing * float(np.log(total).sum() - np.log(price).sum())
     share = use * (weight / total[group])
     mean = np.add.reduceat(share, first, axis=1)
     gradient = mean.sum(axis=1) - most + smoothing / price

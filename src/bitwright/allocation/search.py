@@ -115,7 +115,7 @@ def infeasible(problem: Problem, limits: list[tuple[str, int]]) -> BudgetError:
             free = {precision for layer, precision in choice.items() if layer not in problem.pinned}
             how = f"all {_word(free.pop())}" if len(free) == 1 else "every layer at its cheapest"
             return BudgetError(
-                f"no allocation fits {show(kind, most)}: the smallest ({how}) needs {show(kind, least)}. "
+                f"no allocation fits {show(kind, most, least)}: the smallest ({how}) needs {show(kind, least, most)}. "
                 "Raise the budget, or add a lower bit width."
             )
     # What cannot be met together involves a sum over layers: peaks alone are all least where activations have fewest bits.
@@ -124,10 +124,11 @@ def infeasible(problem: Problem, limits: list[tuple[str, int]]) -> BudgetError:
         for *others, (kind, most) in map(list, combinations(ordered, count)):
             if solve(problem, [*others, (kind, most)]):
                 continue
+            least = _least(problem, kind, others)
             within = " and ".join(f"{other} of {show(other, allowed)}" for other, allowed in others)
             return BudgetError(
-                f"no allocation fits {within} and {kind} of {show(kind, most)} together: within the former, the smallest "
-                f"{kind} is {show(kind, _least(problem, kind, others))}. Raise one of these budgets, or add a lower bit width."
+                f"no allocation fits {within} and {kind} of {show(kind, most, least)} together: within the former, the "
+                f"smallest {kind} is {show(kind, least, most)}. Raise one of these budgets, or add a lower bit width."
             )
     raise AssertionError("called for budgets that can be met")
 

@@ -18,10 +18,10 @@ from bitwright.allocation.highs import best_by_highs
 from bitwright.allocation.multipliers import multipliers
 from bitwright.allocation.options import Int64, Options
 
-NARROW, WIDE = 200, 100_000
+NARROW, WIDE = 400, 400_000
 """Partial choices that are kept while looking for a good choice, and while proving that none is better."""
 
-FIRST = 16
+FIRST = 30
 """The excess that is looked at first is the reduced loss of this option, from the smallest."""
 
 GROWTH = 2.0

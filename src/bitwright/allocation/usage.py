@@ -138,7 +138,18 @@ def in_units(kind: str, whole: int) -> float:
     return float(Fraction(whole, UNITS_PER[kind]))
 
 
-def show(kind: str, whole: int) -> str:
-    """Whole units for people, for instance `7.27 MB`, `51.3 GBOPs`."""
+def show(kind: str, whole: int, apart_from: int | None = None) -> str:
+    """Whole units for people; with as many digits as it takes to tell them from another number.
+
+    >>> show("size", 7 * 2**23), show("bops", 72 * 10**9 + 1, apart_from=72 * 10**9)
+    ('7 MB', '72.000000001 GBOPs')
+    """
     unit = "GBOPs" if kind == "bops" else BUDGET_UNITS[kind]
-    return f"{in_units(kind, whole):.4g} {unit}"
+    digits = 4
+    while (
+        apart_from is not None
+        and apart_from != whole
+        and f"{in_units(kind, whole):.{digits}g}" == f"{in_units(kind, apart_from):.{digits}g}"
+    ):
+        digits += 1
+    return f"{in_units(kind, whole):.{digits}g} {unit}"
