@@ -170,7 +170,14 @@ class _Job:
             with self.stage(f"fine-tuning {name}") as progress:
                 state = self.folder / f"{name}.state"
                 model, _ = fine_tune(
-                    graph, scheme, self.data, settings.quantized, checkpoint=state, resume=True, progress=progress
+                    graph,
+                    scheme,
+                    self.data,
+                    settings.quantized,
+                    free_norm=True,
+                    checkpoint=state,
+                    resume=True,
+                    progress=progress,
                 )
                 save_quantized(path, model)
                 state.unlink(missing_ok=True)

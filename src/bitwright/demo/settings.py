@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from bitwright.training import TrainSettings
 
-BASELINE = TrainSettings(epochs=6, learning_rate=0.1, batch_size=64, label_smoothing=0.1)
-QUANTIZED = TrainSettings(epochs=2, learning_rate=0.02, batch_size=64)
+BASELINE = TrainSettings(epochs=6, learning_rate=0.15, weight_decay=5e-4)
+QUANTIZED = TrainSettings(epochs=1, learning_rate=0.02)
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class DemoSettings:
         model: Name of the model; it is made for the channels and classes of the data.
         image_size: Height and width that the images are brought to.
         baseline: Training of the float model.
-        quantized: Training of each scheme, from the float weights.
+        quantized: Training of each scheme, from the float weights, with batch norm by batch statistics.
         sensitivity_images: How many training images the Hessian is measured on.
         relative_error: Target for the standard error of each layer's trace.
         max_probes: At most this many products for each layer.
@@ -52,8 +52,8 @@ def preset(data: str, *, epochs: int | None = None, seed: int = 0) -> DemoSettin
     if data.partition(":")[0] == "fashion-mnist":
         chosen = replace(
             chosen,
-            baseline=TrainSettings(epochs=3, learning_rate=0.1, batch_size=128),
-            quantized=TrainSettings(epochs=1, learning_rate=0.02, batch_size=128),
+            baseline=TrainSettings(epochs=3, learning_rate=0.1, weight_decay=5e-4),
+            quantized=TrainSettings(epochs=1, learning_rate=0.02),
         )
     baseline, quantized = replace(chosen.baseline, seed=seed), replace(chosen.quantized, seed=seed)
     if epochs is not None:
