@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The training loop, through Accelerate: one process here, `accelerate launch` or torchrun for more."""
+"""The training loop, through Accelerate: one process as it is, more under torchrun (or `accelerate launch`, on GPUs)."""
 
 from __future__ import annotations
 
