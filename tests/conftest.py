@@ -19,8 +19,8 @@ settings.load_profile("reproducible")
 
 
 def pytest_configure() -> None:
-    """Two threads give the same floats on every machine, and leave the others to whoever shares it."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    """Two threads (or OMP_NUM_THREADS) on every machine, and leave the others to whoever shares it."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

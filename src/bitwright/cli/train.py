@@ -48,7 +48,10 @@ def train(
     ranges: Annotated[
         str, typer.Option("--ranges", help="How scales follow the data: learned, ema or fixed.")
     ] = "learned",
-    free_norm: Annotated[bool, typer.Option("--free-norm", help="Normalise by batch statistics in training.")] = False,
+    free_norm: Annotated[
+        bool,
+        typer.Option("--free-norm/--fixed-norm", help="Normalise by batch statistics in training, or by fixed ones."),
+    ] = True,
     teacher_alpha: Annotated[
         float, typer.Option("--distill", min=0.0, max=1.0, help="Weight of the float network's logits in the loss.")
     ] = 0.0,

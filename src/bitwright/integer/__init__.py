@@ -2,6 +2,7 @@
 """Integers only: certified multipliers, lowering, the integer model and its reference executor."""
 
 from bitwright.integer.certificate import Certified, certify
+from bitwright.integer.certification_effect import CertificationEffect, certification_effect
 from bitwright.integer.load import load
 from bitwright.integer.lower import lower
 from bitwright.integer.model import IntegerModel
@@ -10,10 +11,12 @@ from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.reference import logits, run
 
 __all__ = [
+    "CertificationEffect",
     "Certified",
     "IntegerModel",
     "Multipliers",
     "QuantParams",
+    "certification_effect",
     "certify",
     "load",
     "logits",

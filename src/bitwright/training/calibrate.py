@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bitwright.errors import DataError
 from bitwright.graph.execute import execute
+from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Concat, Node, PassThrough
 from bitwright.training.model import QuantizedModel
 from bitwright.training.plan import TensorSpec
@@ -94,9 +95,10 @@ def calibrate(
         `model`, in evaluation mode.
 
     Raises:
-        DataError: If there is no batch.
+        DataError: If there is no batch, or its images do not fit the network.
     """
     chosen = Calibration(method)
+    model.certify({})
     model.calibrate_weights()
     quantizer_of, graph = model.plan.quantizer_of, model.plan.graph
     observers = {key: RangeObserver() for key in model.plan.specs}
@@ -109,7 +111,7 @@ def calibrate(
     seen = 0
     parameters = model.parameters_by_name()
     for images in batches:
-        execute(graph, parameters, images, observe=observe)
+        execute(graph, parameters, float_images(images, graph.input_shape, graph.model), observe=observe)
         seen += 1
     if not seen:
         raise DataError("calibration needs at least one batch of images, got none.")

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
 from bitwright.progress import Progress, silent
+from bitwright.training.labels import check_labels
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Accuracy:
     images: int
     top1: int
     top5: int
+
+    def to_dict(self) -> dict[str, int]:
+        """The counts as JSON values."""
+        return asdict(self)
 
     @property
     def top1_percent(self) -> float:
@@ -48,13 +53,14 @@ def evaluate(
         progress: Told about every batch.
 
     Raises:
-        DataError: If there is no image.
+        DataError: If there is no image, or a label is no class of the model.
     """
     images_seen = top1 = top5 = 0
     total = len(batches) if isinstance(batches, Sized) else 0
     for done, (images, labels) in enumerate(batches, 1):
         logits = predict(images)
         labels = labels.to(logits.device)
+        check_labels(labels, logits.shape[1])
         guesses = logits.topk(min(5, logits.shape[1]), 1).indices == labels.unsqueeze(1)
         images_seen += len(labels)
         top1 += int(guesses[:, 0].sum())

@@ -98,7 +98,7 @@ def fine_tune(
     *,
     ranges: Ranges | str = Ranges.LEARNED,
     act_range_momentum: float = 0.99,
-    free_norm: bool = False,
+    free_norm: bool = True,
     calibration: Calibration | str = Calibration.MSE,
     calibration_images: int = 512,
     distillation: Distillation | None = None,
@@ -106,7 +106,7 @@ def fine_tune(
     resume: bool = False,
     progress: Progress = silent,
 ) -> tuple[QuantizedModel, TrainResult]:
-    """Quantize `graph` under `scheme`, calibrate it, and train it.
+    """Quantize `graph` under `scheme`, calibrate it, settle its batch norm, and train it.
 
     Args:
         graph: The network with trained float weights; `QuantizedModel.float_graph` gives those of a former training, to go on
@@ -116,7 +116,8 @@ def fine_tune(
         settings: Of the training.
         ranges: How scales follow the data.
         act_range_momentum: Weight of the old range, for `ema`.
-        free_norm: Normalise by batch statistics in training.
+        free_norm: Normalise by batch statistics in training; otherwise batch norm stays as it is after calibration, which wants
+            a much smaller learning rate, and more than 2 bits.
         calibration: How a range becomes a scale.
         calibration_images: How many training images are looked at for that, not augmented, of all classes alike.
         distillation: A teacher whose logits take part in the loss, for instance `FloatModel(graph)`.
@@ -137,6 +138,7 @@ def fine_tune(
     model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
     images, _ = data.calibration(min(calibration_images, len(data.train)), settings.seed)
     calibrate(model, torch.split(images, CALIBRATION_BATCH), calibration)
+    model.settle_norm(torch.split(images, CALIBRATION_BATCH))
     result = TrainResult((), 0)
     if settings.epochs:
         result = fit(

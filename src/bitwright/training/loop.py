@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The training loop, through Accelerate: one process here, `accelerate launch` or torchrun for more."""
+"""The training loop, through Accelerate: one process as it is, more under torchrun (or `accelerate launch`, on GPUs)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from bitwright.data.sampling import derive_seed
 from bitwright.errors import TrainingError
 from bitwright.progress import Progress, silent
 from bitwright.training.checkpoint import TrainingState, load_training_state, save_training_state
 from bitwright.training.distillation import Distillation
+from bitwright.training.labels import all_labels, check_labels
 
 Batches = DataLoader[tuple[Tensor, Tensor]]
 
@@ -43,6 +46,7 @@ def train(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     label_smoothing: float = 0.0,
+    seed: int = 0,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_steps: int | None = None,
@@ -66,6 +70,7 @@ def train(
         momentum: Of SGD.
         weight_decay: Of SGD.
         label_smoothing: Of the cross entropy.
+        seed: Of dropout, with the step and the process; torch's own generators are left as they were.
         distillation: A teacher whose logits take part in the loss.
         checkpoint: Where to keep the state, or None.
         checkpoint_steps: Steps after which it is written besides, for epochs that take long.
@@ -77,16 +82,19 @@ def train(
 
     Raises:
         TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good state.
+        DataError: If a label is no class of the model; nothing has been trained then.
+        FileFormatError: If `checkpoint` is damaged, or of another model.
     """
+    model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on processors and on GPUs
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
     optimizer = torch.optim.SGD(
         _parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0
     )
-    steps_per_epoch = len(batches)
     state = TrainingState()
     if resume and checkpoint is not None and Path(checkpoint).exists():
         state = load_training_state(checkpoint, model, optimizer)
     module, optimizer, loader = accelerator.prepare(model, optimizer, batches)
+    steps_per_epoch = len(loader)  # of this process
     total = epochs * steps_per_epoch
     losses, step = list(state.losses), state.steps
     partial, begun, saved = state.partial, step - len(losses) * steps_per_epoch, state.steps > 0
@@ -94,26 +102,32 @@ def train(
     def keep() -> None:
         nonlocal saved
         if checkpoint is not None and accelerator.is_main_process:
-            found = TrainingState(tuple(losses), step, float(summed))
+            found = TrainingState(tuple(losses), step, summed)
             save_training_state(checkpoint, accelerator.unwrap_model(module), optimizer.optimizer, found)
             saved = True
 
+    labels_fit = False
     for epoch in range(len(losses), epochs):
         module.train()
         if before_epoch is not None:
             before_epoch(epoch)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
-        summed = torch.tensor(partial, device=accelerator.device, dtype=torch.float64)
+        summed = partial
         for images, labels in accelerator.skip_first_batches(loader, begun) if begun else loader:
-            rate = learning_rate * (1 + math.cos(math.pi * step / max(total, 1))) / 2
+            rate = learning_rate * (1 + math.cos(math.pi * step / total)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            logits = module(images)
+            with _seeded(derive_seed(seed, step, accelerator.process_index), accelerator.device):
+                logits = module(images)
+            if not labels_fit:
+                check_labels(all_labels(batches, labels), logits.shape[1])
+                labels_fit = True
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
             if distillation is not None:
                 loss = distillation.combine(loss, logits, images)
-            value = float(loss.detach())
+            # The mean over processes: all of them see a loss that is not finite, and stop together.
+            value = float(accelerator.reduce(loss.detach(), "mean"))
             if not math.isfinite(value):
                 raise TrainingError(_not_finite(value, epoch, step, learning_rate, checkpoint if saved else None))
             optimizer.zero_grad(set_to_none=True)
@@ -126,11 +140,19 @@ def train(
                 after_step(step)
             if checkpoint_steps and step % checkpoint_steps == 0 and step % steps_per_epoch:
                 keep()
-        losses.append(float(accelerator.reduce(summed, "mean")) / steps_per_epoch)
-        partial, begun, summed = 0.0, 0, torch.zeros_like(summed)
+        losses.append(summed / steps_per_epoch)
+        partial, begun, summed = 0.0, 0, 0.0
         keep()
     accelerator.wait_for_everyone()
     return TrainResult(tuple(losses), step)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from `seed`; afterwards torch's generators are where they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
