@@ -72,22 +72,29 @@ def graph(folder: Path, bitwright: Command) -> Path:
 
 
 def test_the_whole_way(graph: Path, folder: Path, bitwright: Command) -> None:
-    """Float training, quantization, lowering, export; every file evaluates, and ONNX Runtime like the reference."""
-    checkpoint, integer, onnx = (folder / f"digits.{kind}" for kind in ("checkpoint", "integer", "onnx"))
+    """Training, search, quantization, lowering, export; every file evaluates, and ONNX Runtime like the reference."""
+    kinds = ("sensitivities", "yaml", "checkpoint", "integer", "onnx")
+    sensitivities, scheme, checkpoint, integer, onnx = (folder / f"digits.{kind}" for kind in kinds)
     data = ("--data", "mnist-5k")
-    options = ("--scheme", "W4A4", "--epochs", 1, "--data-fraction", 0.1, "-o", checkpoint)
+    measured = bitwright("sensitivity", graph, *data, "-n", 16, "--max-probes", 10, "-o", sensitivities)
+    assert "not converged" in measured.out
+    assert "warning: " in measured.err
+    found = bitwright("allocate", graph, sensitivities, "size0.5", "--explain", "-o", scheme, "--json")
+    (use,) = json.loads(found.out)["budgets"]
+    assert use["used"] <= use["limit"]
+    options = ("--scheme", scheme, "--epochs", 1, "--data-fraction", 0.1, "-o", checkpoint)
     trained = bitwright("train", graph, *data, *options, "--json")
-    assert json.loads(trained.out)["scheme"] == "W4A4"
+    assert json.loads(trained.out)["scheme"] == "size0.5"
     assert not list(folder.glob("*.state"))
     lowered = json.loads(bitwright("lower", checkpoint, "-o", integer, "--json").out)
     assert lowered["layers"] == len(Graph.load(graph).layers)
     assert bitwright("export", integer, "-o", onnx).status == 0
-    found = {
+    results = {
         path: json.loads(bitwright("evaluate", path, *data, "--json").out)
         for path in (graph, checkpoint, integer, onnx)
     }
-    assert all(result["images"] == 1000 for result in found.values())
-    assert found[integer]["top1_percent"] == found[onnx]["top1_percent"]
+    assert all(result["images"] == 1000 for result in results.values())
+    assert results[integer]["top1_percent"] == results[onnx]["top1_percent"]
 
 
 def test_capture_counts(bitwright: Command, tmp_path: Path) -> None:
@@ -157,3 +164,40 @@ def test_mistakes_in_training(
     assert result.status == 1
     assert last_line(result.err).startswith(message)
     assert not Path("x").exists()
+
+
+def test_a_search_is_explained_and_drawn(graph: Path, folder: Path, bitwright: Command) -> None:
+    """Pins hold, the frontier and the plots are written, and the text names use, second best and changes."""
+    sensitivities = folder / "all.sensitivities"
+    assert bitwright("sensitivity", graph, "-d", "mnist-5k", "-n", 16, "-o", sensitivities).status == 0
+    files = [folder / name for name in ("pinned.yaml", "bits.png", "frontier.json", "frontier.png")]
+    options = ("--choices", "2-8", "--pin", "body.0=W3A5", "--explain", "--plot", files[1], "--frontier", files[2])
+    shown = bitwright("allocate", graph, sensitivities, "bops0.5", "size=1MB", *options, "-o", files[0])
+    assert shown.status == 0, shown.err
+    assert "W3A5  (pinned)" in shown.out
+    assert "+5 % of every budget" in shown.out
+    assert all(path.stat().st_size for path in files)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [
+        (("bops=0.0001G",), "BudgetError: no allocation fits 0.0001 GBOPs: the smallest (all 4-bit) needs"),
+        (("weight0.5",), "UnknownNameError: unknown budget 'weight'"),
+        (("latency=1ms",), "BudgetError: "),
+        (("size0.5", "--pin", "bodi=W4A4"), "UnknownNameError: unknown layer 'bodi'"),
+        (("size0.5", "--pin", "body"), "SchemeError: expected --pin LAYER=PRECISION"),
+    ],
+)
+def test_mistakes_in_a_search(
+    budgets: tuple[str, ...], message: str, graph: Path, folder: Path, bitwright: Command
+) -> None:
+    """An impossible budget says the smallest reachable; unknown words say the known ones."""
+    sensitivities = folder / "few.sensitivities"
+    if not sensitivities.exists():
+        given = ("-d", "mnist-5k", "-n", 16, "--max-probes", 10, "-o", sensitivities)
+        assert bitwright("sensitivity", graph, *given).status == 0
+    result = bitwright("allocate", graph, sensitivities, *budgets, "-o", folder / "never.yaml")
+    assert result.status == 1
+    assert last_line(result.err).startswith(message), result.err
+    assert not (folder / "never.yaml").exists()

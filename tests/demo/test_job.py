@@ -47,6 +47,10 @@ def test_the_job(settings: DemoSettings, tmp_path: Path) -> None:
     assert written["environment"]
     levels = [entry["level"] for entry in written["equality"]["W8A8"]]
     assert len(levels) == 4
+    for row in result.table.rows[1:]:
+        effect = written["certification"][row.scheme]
+        assert 10 * row.top1_percent == effect["after"]["top1"]
+        assert 0 <= effect["differing"] < 0.01 * effect["elements"]
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(rows)
     for name in ("bits.png", "frontier.png"):
         with Image.open(tmp_path / name) as picture:

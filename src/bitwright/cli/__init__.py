@@ -7,6 +7,8 @@ Commands parse, call the library and print; the libraries are imported inside th
 # The commands enter themselves in the application when their modules are imported, in the order that --help shows.
 # isort: off
 from bitwright.cli import capture as _capture
+from bitwright.cli import sensitivity as _sensitivity
+from bitwright.cli import allocate as _allocate
 from bitwright.cli import train as _train
 from bitwright.cli import evaluate as _evaluate
 from bitwright.cli import lower as _lower
@@ -16,6 +18,6 @@ from bitwright.cli import demo as _demo
 # isort: on
 from bitwright.cli.app import app, main
 
-del _capture, _demo, _evaluate, _export, _lower, _train
+del _allocate, _capture, _demo, _evaluate, _export, _lower, _sensitivity, _train
 
 __all__ = ["app", "main"]

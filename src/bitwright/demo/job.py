@@ -23,7 +23,7 @@ from bitwright.export import export_float_onnx, export_onnx
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, load_model, scheme_cost
 from bitwright.graph.cost import BYTES_PER_MB
-from bitwright.integer import IntegerModel, logits, lower
+from bitwright.integer import IntegerModel, certification_effect, logits, lower
 from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
 from bitwright.scheme import MAX_BITS, MIN_BITS, Budget, Precision, Scheme
@@ -174,7 +174,6 @@ class _Job:
                     scheme,
                     self.data,
                     settings.quantized,
-                    free_norm=True,
                     checkpoint=state,
                     resume=True,
                     progress=progress,
@@ -186,6 +185,9 @@ class _Job:
         def make(path: Path) -> IntegerModel:
             model = self.kept(f"{name}.checkpoint", load_quantized, train)
             integer = lower(model)
+            with self.stage(f"counting what certification changed in {name}") as progress:
+                effect = certification_effect(model, self.data.batches("test", EVALUATION_BATCH), progress=progress)
+            write_json(self.folder / f"{name}.certification.json", effect.to_dict())
             integer.save(path)
             return integer
 
@@ -212,7 +214,7 @@ class _Job:
         rows = [
             Row("float", full.size_mb, self.size_mb("float.onnx"), full.bops_g, 1.0, accuracy.top1_percent, None, 0)
         ]
-        facts: dict[str, Any] = {"equality": {}}
+        facts: dict[str, Any] = {"equality": {}, "certification": {}}
         for scheme in schemes:
             name, model = scheme.name, integers[scheme.name]
             with self.stage(f"evaluating {name}") as progress:
@@ -223,6 +225,8 @@ class _Job:
                 )
             equal = self.equality(name, model)
             facts["equality"][name] = [result.to_dict() for result in equal]
+            effect = json.loads((self.folder / f"{name}.certification.json").read_text(encoding="utf-8"))
+            facts["certification"][name] = {key: effect[key] for key in ("before", "after", "elements", "differing")}
             cost = scheme_cost(costs, scheme)
             row = Row(
                 name,

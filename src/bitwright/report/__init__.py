@@ -4,6 +4,7 @@
 from bitwright.report.lowering import lowering_summary, lowering_table
 from bitwright.report.plots import plot_bits, plot_frontier
 from bitwright.report.rows import Row, RowTable
+from bitwright.report.sensitivities import sensitivity_table
 from bitwright.report.summary import graph_summary, summary_table
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "lowering_table",
     "plot_bits",
     "plot_frontier",
+    "sensitivity_table",
     "summary_table",
 ]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright allocate`: bits for every layer under budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitwright.cli.app import app
+from bitwright.cli.console import bar, note, show
+from bitwright.cli.options import GraphFile, Json, Output
+
+if TYPE_CHECKING:
+    from bitwright.scheme import Precision
+
+EXAMPLES = """
+Examples: bitwright allocate resnet18.graph resnet18.sensitivities.json size0.5 -o resnet18.size0.5.yaml
+
+bitwright allocate resnet18.graph resnet18.sensitivities.json size=7MB bops=80G --choices 2-8 --explain -o small.yaml
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def allocate(
+    graph: GraphFile,
+    sensitivities: Annotated[
+        Path, typer.Argument(metavar="SENSITIVITIES", help="A file that `bitwright sensitivity` wrote.")
+    ],
+    budgets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUDGET...",
+            help="size0.5 (part of the way from smallest to largest), size=7MB, bops=80G, latency=4.2ms, activation=2MB.",
+        ),
+    ],
+    output: Output,
+    choices: Annotated[
+        str, typer.Option("--choices", help="What a layer may have: 2-8, or precisions such as W4A4,W4A8,W8A8.")
+    ] = "W4A4,W8A8",
+    pins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pin", metavar="LAYER=PRECISION", help="Fix a layer; the first and last are at W8A8 if not named."
+        ),
+    ] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option("--latency-table", help="Measured latencies of the layers.", dir_okay=False)
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say what would change first with 5 % less and more budget.")
+    ] = False,
+    frontier: Annotated[
+        Path | None,
+        typer.Option("--frontier", help="Also write the Pareto frontier over the first budget: JSON and PNG."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Also draw the chosen bits over the sensitivities: PNG.", dir_okay=False),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the scheme; by default the budgets'.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Solve the integer program: the scheme of least expected loss within all budgets, exactly."""
+    from rich.text import Text
+
+    from bitwright.allocation import LatencyTable, graph_problem, pareto_frontier
+    from bitwright.allocation import allocate as search
+    from bitwright.graph import Graph
+    from bitwright.report import plot_bits, plot_frontier
+    from bitwright.scheme import Budget
+    from bitwright.sensitivity import SensitivityTable
+
+    limits = [Budget.parse(text) for text in budgets]
+    table = SensitivityTable.load(sensitivities)
+    problem = graph_problem(
+        Graph.load(graph),
+        table,
+        choices=parse_choices(choices),
+        pinned=parse_pins(pins or []),
+        latency=None if latency_table is None else LatencyTable.load(latency_table),
+    )
+    found = search(problem, limits, name, explain=explain)
+    found.scheme.save(output)
+    if plot is not None:
+        plot_bits(plot, table, [found.scheme])
+    if frontier is not None:
+        with bar("tracing the Pareto frontier") as progress:
+            points = pareto_frontier(problem, limits[0].kind, budgets=limits[1:], progress=progress)
+        points.save(frontier)
+        plot_frontier(frontier.with_suffix(".png"), points, table, [found.scheme])
+    show(found.to_dict(), as_json, lambda: Text(str(found)))
+    written = [
+        output,
+        *(path for path in (plot, frontier) if path),
+        *([frontier.with_suffix(".png")] if frontier else []),
+    ]
+    for path in written:
+        note(f"wrote {path}")
+
+
+def parse_choices(text: str) -> list[Precision]:
+    """`2-8` means the same width for weights and activations; otherwise precisions with commas between them."""
+    from bitwright.scheme import Precision
+
+    first, dash, last = text.partition("-")
+    if dash and first.isdigit() and last.isdigit():
+        return [Precision(bits, bits) for bits in range(int(first), int(last) + 1)]
+    return [Precision.parse(word) for word in text.split(",")]
+
+
+def parse_pins(pins: list[str]) -> dict[str, Precision]:
+    """`LAYER=PRECISION`, several times.
+
+    Raises:
+        SchemeError: If one is written otherwise.
+    """
+    from bitwright.errors import SchemeError
+    from bitwright.scheme import Precision
+
+    found = {}
+    for pin in pins:
+        layer, equals, precision = pin.rpartition("=")
+        if not equals:
+            raise SchemeError(f"expected --pin LAYER=PRECISION, such as fc=W8A8, got '{pin}'.")
+        found[layer] = Precision.parse(precision)
+    return found
