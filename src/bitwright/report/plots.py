@@ -59,28 +59,33 @@ def plot_frontier(
     Args:
         path: The file.
         frontier: The best schemes.
-        table: Its sensitivities, by which the other schemes' losses are counted.
+        table: Its sensitivities, by which losses are counted.
         schemes: Each becomes a point, where the frontier is over size.
     """
+    losses = [expected_loss(table, point.scheme) for point in frontier.points]
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    axes.step(frontier.used(), frontier.objectives(), where="post", color=LINES[1], linewidth=1.2)
-    axes.plot(frontier.used(), frontier.objectives(), ".", color=LINES[1], markersize=4, label="frontier, 2 to 8 bits")
+    axes.step(frontier.used(), losses, where="post", color=LINES[1], linewidth=1.2)
+    axes.plot(frontier.used(), losses, ".", color=LINES[1], markersize=4, label="frontier")
     if frontier.kind == "size":
-        ends = {table.layers[0].layer, table.layers[-1].layer}
         for index, scheme in enumerate(schemes):
-            precisions = [(entry, scheme.layers[entry.layer]) for entry in table.layers]
-            size = sum(entry.parameters * precision.weight_bits for entry, precision in precisions) / 8 / BYTES_PER_MB
-            loss = sum(entry.loss_increase(precision) for entry, precision in precisions if entry.layer not in ends)
+            bits = sum(entry.parameters * scheme.layers[entry.layer].weight_bits for entry in table.layers)
+            size, loss = bits / 8 / BYTES_PER_MB, expected_loss(table, scheme)
             axes.plot([size], [loss], "os^Dv"[index % 5], markersize=6, markerfacecolor="none", color="black")
             axes.annotate(scheme.name, (size, loss), xytext=(6, 5), textcoords="offset points", fontsize=8)
-    axes.set_yscale("log")
+    if min(losses) > 0:
+        axes.set_yscale("log")
     axes.set_xlabel(f"{frontier.kind} ({frontier.unit})")
-    axes.set_ylabel("expected increase of the loss (ranking)")
+    axes.set_ylabel("sum of the layers' sensitivities")
     axes.set_title(f"{table.model}: the best scheme for every {frontier.kind}")
     axes.legend(fontsize=8, frameon=False)
     axes.grid(alpha=0.25, which="both")
     _save(figure, path)
+
+
+def expected_loss(table: SensitivityTable, scheme: Scheme) -> float:
+    """Sum over all layers, the pinned ones too, of what the search minimises."""
+    return sum(entry.loss_increase(scheme.layers[entry.layer]) for entry in table.layers)
 
 
 def _short(layer: str) -> str:
