@@ -232,7 +232,7 @@ def test_agrees_with_hutchinson_on_a_resnet() -> None:
     exact = gauss_newton_trace(loss, budget=EXACT)
     names = list(graph.layers)
     chosen = {name: loss.weights[name] for name in (names[9], names[-2], names[-1])}
-    probed = hutchinson_trace(loss, chosen, relative_error=0, min_probes=25, max_probes=25)
+    probed = hutchinson_trace(loss, chosen, budget=Budget(relative_error=0, min_probes=25, max_probes=25))
     for name, estimate in probed.items():
         assert abs(estimate.value - exact[name].weights.value) < 4.5 * estimate.standard_error
 

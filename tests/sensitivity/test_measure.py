@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,16 @@ from torch import Tensor, nn
 from bitwright.errors import DataError, SchemeError, TrainingError, UnknownNameError
 from bitwright.graph import capture, folded_weight
 from bitwright.scheme import Precision
-from bitwright.sensitivity import GraphLoss, SensitivityTable, measure_sensitivity, weight_perturbation
+from bitwright.sensitivity import (
+    METRICS,
+    GraphLoss,
+    SensitivityTable,
+    activation_scales,
+    measure_sensitivity,
+    quantize_weight,
+    weight_perturbation,
+    weight_scale,
+)
 from graph.networks import randomized
 from sensitivity.problems import IMAGE, dense_hessian, in_float64, problem, small_network
 
@@ -45,9 +55,14 @@ def test_table_holds_traces_and_perturbations_of_folded_weights() -> None:
         3,
     )
     assert table.unconverged() == ()
+    elements = {"stem": 2 * 6 * 6, "depthwise": 4 * 6 * 6, "fc": 4}
     for layer in table.layers:
         exact = float(dense_hessian(graph, layer.layer, images, labels).trace())
         assert abs(layer.trace - exact) < 4 * layer.trace_standard_error + 1e-9 * abs(exact)
+        assert layer.data_standard_error is not None
+        assert layer.activations is not None
+        assert layer.activations.parameters == elements[layer.layer]
+        assert list(layer.activations.perturbation) == list(range(2, 9))
         weight = folded_weight(graph.layers[layer.layer], graph.parameters)[0]
         assert layer.parameters == weight.numel()
         assert list(layer.perturbation) == list(range(2, 9))
@@ -56,11 +71,68 @@ def test_table_holds_traces_and_perturbations_of_folded_weights() -> None:
     assert SensitivityTable.from_dict(table.to_dict()) == table
 
 
+def test_metrics_of_one_kind_agree() -> None:
+    """Probes of the Hessian find the traces that gradient norms give; only the latter come with activations."""
+    graph, images, labels = problem()
+    exact = measure_sensitivity(graph, images, labels, relative_error=0)
+    probed = measure_sensitivity(graph, images, labels, metric="hutchinson_trace")
+    for one, other in zip(exact.layers, probed.layers, strict=True):
+        assert abs(one.trace - other.trace) < 4 * other.trace_standard_error
+        assert (one.trace_standard_error, other.data_standard_error, other.activations) == (0.0, None, None)
+        assert one.perturbation == other.perturbation
+    alone = measure_sensitivity(graph, images, labels, relative_error=0, activations=False)
+    assert alone.layers == tuple(replace(layer, activations=None) for layer in exact.layers)
+    fisher = measure_sensitivity(graph, images, labels, metric="empirical_fisher")
+    assert [layer.trace for layer in fisher.layers] != [layer.trace for layer in exact.layers]
+
+
+def test_measured_increases_are_those_of_the_loss() -> None:
+    """The loss with one layer at 3 bits, less that without, is the layer's term; likewise for what it reads."""
+    graph, images, labels = problem(150)
+    table = measure_sensitivity(graph, images, labels, metric="loss_perturbation", bits=[3, 8])
+    loss = GraphLoss(graph, images, labels)
+    with torch.no_grad():
+        before = loss()
+        for layer in table.layers:
+            weight = loss.weights[layer.layer]
+            scale = weight_scale(weight, 3)
+            moved = quantize_weight(weight, scale, 3) * scale.reshape(-1, *[1] * (weight.dim() - 1))
+            change = float(loss.at({**loss.weights, layer.layer: moved}) - before)
+            assert math.isclose(layer.increase[3][0], change, rel_tol=1e-9)
+            assert layer.loss_increase(Precision(3, 8)) >= max(change, 0.0)
+            assert layer.activations is not None
+            assert abs(layer.activations.increase[8][0]) < abs(layer.activations.increase[3][0])
+        # The first layer reads the images, so quantizing those is quantizing what it reads.
+        scale = activation_scales(loss, [3])["stem"][3]
+        coarse = GraphLoss(graph, (images / scale).round().clamp(-4, 3) * scale, labels)
+        first = table.layers[0].activations
+        assert first is not None
+        assert math.isclose(first.increase[3][0], float(coarse() - before), rel_tol=1e-9)
+    assert SensitivityTable.from_dict(table.to_dict()) == table
+
+
+def test_progress_reaches_its_total() -> None:
+    """Every metric ends with all that it announced done."""
+    graph, images, labels = problem()
+    for metric in METRICS:
+        seen: list[tuple[int, int]] = []
+        measure_sensitivity(
+            graph,
+            images,
+            labels,
+            metric=metric,
+            relative_error=0.2,
+            bits=[2, 4],
+            progress=lambda done, total, /, seen=seen, **figures: seen.append((done, total)),
+        )
+        assert seen[-1][0] == seen[-1][1] == max(done for done, _ in seen)
+
+
 def test_loss_increase_predicts_that_of_random_perturbations() -> None:
     """Half of |tr(H)| / n * ||d||^2 is the mean increase of the loss under small perturbations of random direction."""
     graph, images, labels = problem()
     loss = GraphLoss(graph, images, labels)
-    table = measure_sensitivity(graph, images, labels, relative_error=0.02, max_probes=2000)
+    table = measure_sensitivity(graph, images, labels, relative_error=0)
     generator = torch.Generator().manual_seed(0)
     base = loss()
     for layer in table.layers:
@@ -156,5 +228,5 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
     """A NaN in the weights gives one clear line."""
     graph, images, labels = problem()
     broken: dict[str, Tensor] = {**graph.parameters, "fc.weight": graph.parameters["fc.weight"] * float("nan")}
-    with pytest.raises(TrainingError, match="the loss is nan, so it has no Hessian"):
+    with pytest.raises(TrainingError, match="the network's logits are not finite: check the weights"):
         measure_sensitivity(replace(graph, parameters=broken), images, labels)

@@ -16,7 +16,10 @@ from bitwright.sensitivity import LayerSensitivity, SensitivityTable
 
 STEM = LayerSensitivity("stem", 4, 6.0, 0.5, 100, True, {8: 1e-17, 2: 0.1, 4: 1 / 3})
 HEAD = LayerSensitivity("head.fc", 2, -3.0, 0.25, 1000, False, {4: 0.5, 8: 0.0})
-TABLE = SensitivityTable((STEM, HEAD), "hessian_trace", "small", "mnist-5k", 32, 7)
+READ = LayerSensitivity("body", 10, 5.0, 0.3, 50, True, {4: 2.0, 8: 0.125}, 0.4)
+BODY = LayerSensitivity("body", 8, 4.0, 0.6, 50, True, {4: 1.0, 8: 0.25}, 0.8, activations=READ)
+MEASURED = LayerSensitivity("neck", 3, 0.0, 0.0, 9, True, {}, None, {2: (0.5, 0.125), 8: (-0.01, 0.02)})
+TABLE = SensitivityTable((STEM, HEAD, BODY, MEASURED), "hessian_trace", "small", "mnist-5k", 32, 7)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -35,13 +38,34 @@ def test_loss_increase_is_mean_trace_times_perturbation() -> None:
     assert (HEAD.mean_trace(), HEAD.mean_trace_standard_error()) == (-1.5, 0.125)
 
 
+def test_loss_increase_adds_what_the_layer_reads() -> None:
+    """Weight bits choose the one term, activation bits the other; errors of sampling and images count, and add up."""
+    assert BODY.loss_increase(Precision(4, 8)) == 4.0 / 8 * 1.0 + 5.0 / 10 * 0.125
+    assert BODY.loss_increase(Precision(8, 4)) == 4.0 / 8 * 0.25 + 5.0 / 10 * 2.0
+    assert BODY.mean_trace_standard_error() == 1.0 / 8
+    assert BODY.loss_increase_standard_error(Precision(4, 8)) == 1.0 / 8 + 0.5 / 10 * 0.125
+    with pytest.raises(UnknownNameError, match="layer 'body' was not measured at 3 activation bits, only at 4, 8"):
+        BODY.loss_increase(Precision(4, 3))
+
+
+def test_measured_increases_count_as_they_are() -> None:
+    """No curvature comes in; below zero there is nothing but noise, which counts as zero."""
+    assert MEASURED.loss_increase(Precision(2, 8)) == 0.5
+    assert MEASURED.loss_increase(Precision(8, 8)) == 0.0
+    assert MEASURED.loss_increase_standard_error(Precision(8, 8)) == 0.02
+    with pytest.raises(UnknownNameError, match="layer 'neck' was not measured at 4 weight bits, only at 2, 8"):
+        MEASURED.loss_increase(Precision(4, 8))
+
+
 def test_lookups_name_what_is_there() -> None:
     """An unknown layer or width is answered with the known ones."""
     assert TABLE.find("head.fc") is HEAD
     assert TABLE.unconverged() == ("head.fc",)
-    with pytest.raises(UnknownNameError, match=r"unknown layer 'steam': did you mean 'stem'\? Known: head.fc, stem"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown layer 'steam': did you mean 'stem'\? Known: body, head.fc, neck"
+    ):
         TABLE.find("steam")
-    with pytest.raises(UnknownNameError, match=r"layer 'head.fc' has no perturbation at 3 bits, only at 4, 8"):
+    with pytest.raises(UnknownNameError, match=r"layer 'head.fc' was not measured at 3 weight bits, only at 4, 8"):
         HEAD.loss_increase(Precision(3, 8))
 
 
@@ -77,6 +101,11 @@ def test_malformed_tables_are_refused(tmp_path: Path, change: dict[str, Any], me
         ({"perturbation": [1]}, "'perturbation' must map bit widths to finite numbers, got [1]"),
         ({"perturbation": {"four": 1}}, "'perturbation' must map bit widths to finite numbers"),
         ({"perturbation": {"4": float("inf")}}, "'perturbation' must map bit widths to finite numbers"),
+        ({"data_standard_error": "x"}, "'data_standard_error' must be a finite number or null, got 'x'"),
+        ({"increase": {"4": 1.0}}, "'increase' must map bit widths to pairs of finite numbers, got {'4': 1.0}"),
+        ({"increase": {"4": [1.0, float("nan")]}}, "'increase' must map bit widths to pairs of finite numbers"),
+        ({"activations": {**READ.to_dict(), "probes": -1}}, "layer 0: activations: 'probes' must be a whole number"),
+        ({"activations": 3}, "activations: expected a mapping with"),
         ({"extra": 1}, "unknown key 'extra'"),
         ({"layer": "head.fc"}, "layer 'head.fc' appears twice"),
     ],
@@ -116,6 +145,12 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
         FileFormatError, match="expected a mapping with batch, data, layers, metric, model, seed, got list"
     ):
         SensitivityTable.load(path)
+
+
+def test_activations_that_did_not_converge_are_told(tmp_path: Path) -> None:
+    """A layer counts as converged when both its weights and what it reads do."""
+    table = replace(TABLE, layers=(STEM, replace(BODY, activations=replace(READ, converged=False))))
+    assert table.unconverged() == ("body",)
 
 
 def test_numbers_that_json_lacks_are_not_written(tmp_path: Path) -> None:

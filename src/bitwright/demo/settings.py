@@ -23,7 +23,7 @@ class DemoSettings:
         quantized: Training of each scheme, from the float weights, with batch norm by batch statistics.
         sensitivity_images: How many training images the Hessian is measured on.
         relative_error: Target for the standard error of each layer's trace.
-        max_probes: At most this many products for each layer.
+        max_probes: At most this many gradients of single images.
         latency_batch: Images in a batch of the speed comparison.
         seed: Of everything random.
     """
@@ -33,9 +33,9 @@ class DemoSettings:
     image_size: int = 32
     baseline: TrainSettings = BASELINE
     quantized: TrainSettings = QUANTIZED
-    sensitivity_images: int = 64
-    relative_error: float = 0.1
-    max_probes: int = 60
+    sensitivity_images: int = 1000
+    relative_error: float = 0.05
+    max_probes: int = 10_000
     latency_batch: int = 8
     seed: int = 0
 

@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: MIT
 """How much the loss suffers when a layer is quantized."""
 
+from bitwright.sensitivity.activations import (
+    activation_perturbations,
+    activation_range,
+    activation_scale,
+    activation_scales,
+    quantize_activation,
+)
 from bitwright.sensitivity.estimate import Estimate
 from bitwright.sensitivity.gauss_newton import LayerCurvature, empirical_fisher_trace, gauss_newton_trace
 from bitwright.sensitivity.hutchinson import hutchinson_trace
 from bitwright.sensitivity.loss import GraphLoss
+from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
 from bitwright.sensitivity.measure import METRICS, measure_sensitivity
 from bitwright.sensitivity.perturbation import weight_perturbation, weight_perturbations
 from bitwright.sensitivity.probing import Budget
@@ -19,11 +27,18 @@ __all__ = [
     "LayerSensitivity",
     "METRICS",
     "SensitivityTable",
+    "activation_loss_perturbation",
+    "activation_perturbations",
+    "activation_range",
+    "activation_scale",
+    "activation_scales",
     "empirical_fisher_trace",
     "gauss_newton_trace",
     "hutchinson_trace",
     "measure_sensitivity",
+    "quantize_activation",
     "quantize_weight",
+    "weight_loss_perturbation",
     "weight_perturbation",
     "weight_perturbations",
     "weight_range",

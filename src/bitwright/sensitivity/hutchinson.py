@@ -26,17 +26,14 @@ def hutchinson_trace(
     loss: Tensor | Callable[[], Tensor],
     parameters: Mapping[str, Tensor],
     *,
-    relative_error: float = 0.05,
-    min_probes: int = 10,
-    max_probes: int = 1000,
+    budget: Budget | None = None,
     seed: int = 0,
-    max_seconds: float = float("inf"),
     progress: Progress = silent,
 ) -> dict[str, Estimate]:
     """Estimate the trace of the loss's Hessian over each parameter by itself.
 
-    Each layer's probes stop when their relative standard error is at most `relative_error`; those that reach `max_probes`
-    first come back with `converged=False`. The error is measured against |mean|, so a negative trace counts like a
+    Each layer's probes stop when their relative standard error is at most that of the budget; those that reach its
+    `max_probes` first come back with `converged=False`. The error is measured against |mean|, so a negative trace counts like a
     positive one. It is the error of the probes alone: another batch has another trace.
 
     Leaves `.grad` of the parameters alone, and frees the graph on return. Batch norm belongs in eval mode, or the loss
@@ -45,11 +42,8 @@ def hutchinson_trace(
     Args:
         loss: A scalar that depends on the parameters, or a function that returns one. Differentiable twice.
         parameters: Weights by layer name, of any shape, each requiring grad.
-        relative_error: Target for standard error / |trace|.
-        min_probes: At least this many for each layer, so that the standard error itself is known.
-        max_probes: At most this many for each layer.
+        budget: When to stop.
         seed: A layer's probes depend on the seed and its name, not on the other layers.
-        max_seconds: No layer gets more than `min_probes` once this much time has passed.
         progress: Called after each probe, see `probe_layers`.
 
     Returns:
@@ -57,7 +51,7 @@ def hutchinson_trace(
 
     Raises:
         TrainingError: If the loss or a product is not finite.
-        ValueError: If the arguments make no sense.
+        ValueError: If the loss is no scalar.
 
     Source:
         Hutchinson 1990, doi:10.1080/03610919008812866; Dong et al. 2019, HAWQ-V2, arXiv:1911.03852, section 3.3.
@@ -67,14 +61,15 @@ def hutchinson_trace(
     >>> found["layer"].value, found["layer"].standard_error
     (4.0, 0.0)
     """
-    budget = Budget(relative_error, min_probes, max_probes, max_seconds)
     gradients = dict(zip(parameters, _gradients(loss, parameters), strict=True))
     generators = {
         name: torch.Generator(tensor.device).manual_seed(layer_seed(seed, name)) for name, tensor in parameters.items()
     }
-    return probe_layers(
-        parameters, lambda name: _probe(gradients[name], parameters[name], generators[name]), budget, progress
-    )
+
+    def probe(name: str) -> float:
+        return _probe(gradients[name], parameters[name], generators[name])
+
+    return probe_layers(parameters, probe, budget or Budget(), progress)
 
 
 def _gradients(loss: Tensor | Callable[[], Tensor], parameters: Mapping[str, Tensor]) -> list[Tensor | None]:

@@ -3,21 +3,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from bitwright.errors import SchemeError, unknown_name
 from bitwright.graph.graph import Graph
 from bitwright.progress import Progress, silent
 from bitwright.scheme import MAX_BITS, MIN_BITS
+from bitwright.sensitivity.activations import activation_perturbations
+from bitwright.sensitivity.estimate import Estimate
+from bitwright.sensitivity.gauss_newton import MAX_PAIRS, empirical_fisher_trace, gauss_newton_trace
 from bitwright.sensitivity.hutchinson import hutchinson_trace
 from bitwright.sensitivity.loss import GraphLoss
+from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
 from bitwright.sensitivity.perturbation import weight_perturbations
+from bitwright.sensitivity.probing import Budget
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
 from bitwright.sensitivity.weight_scale import Method
 
-METRICS = ("hessian_trace",)
+MAX_PRODUCTS = 1000
+METRICS = {
+    "hessian_trace": MAX_PAIRS,
+    "hutchinson_trace": MAX_PRODUCTS,
+    "empirical_fisher": MAX_PAIRS,
+    "loss_perturbation": 2,
+}
+"""The metrics, with the probes that they take at most by default."""
 
 
 def measure_sensitivity(
@@ -26,11 +40,13 @@ def measure_sensitivity(
     labels: Tensor,
     *,
     metric: str = "hessian_trace",
+    activations: bool = True,
     bits: Iterable[int] = range(MIN_BITS, MAX_BITS + 1),
     relative_error: float = 0.05,
     min_probes: int = 10,
-    max_probes: int = 1000,
+    max_probes: int | None = None,
     max_seconds: float = float("inf"),
+    micro_batch: int = 64,
     seed: int = 0,
     scale_method: Method = "mse",
     data: str = "",
@@ -38,24 +54,34 @@ def measure_sensitivity(
 ) -> SensitivityTable:
     """Measure how much the loss of a network suffers when a layer is quantized.
 
-    The Hessian is that of the mean cross entropy over each layer's folded weights: those that get quantized. Batch norm
-    counts with its running statistics. The graph, its tensors and their gradients stay as they are.
+    The loss is the mean cross entropy, as a function of each layer's folded weights (those that get quantized) and of the
+    tensor that the layer reads. Batch norm counts with its running statistics. The graph, its tensors and their gradients
+    stay as they are.
 
     Args:
         graph: A trained classifier.
-        images: Shape (batch, channels, height, width).
+        images: Shape (batch, channels, height, width). With `hessian_trace` more images cost little: hundreds or thousands
+            keep the choice of images from drowning the estimate.
         labels: Their classes, shape (batch,).
         metric: One of `METRICS`.
-        bits: Widths at which to measure the perturbation of the weights, each 2 to 8.
-        relative_error: Target for standard error / |trace| of each layer.
-        min_probes: At least this many products for each layer.
-        max_probes: At most this many for each layer; layers that need more come back with `converged=False`.
+            `hessian_trace`: from gradient norms of single images, see `gauss_newton_trace`; equal to the Hessian's for every
+            network that can be captured, since all operations are piecewise linear.
+            `hutchinson_trace`: the same number from random probes of the Hessian, as the HAWQ papers find it; slower by
+            orders of magnitude; of weights only.
+            `empirical_fisher`: squared gradients at the true labels.
+            `loss_perturbation`: the loss with one layer quantized.
+        activations: Whether to measure what the layers read, too.
+        bits: Widths at which to measure perturbations, each 2 to 8.
+        relative_error: Target for standard error / |trace| of each layer, from sampling.
+        min_probes: At least this many: products for each layer, or pairs of an image and a class for all of them.
+        max_probes: At most this many; None takes the metric's own. Layers that need more come back with `converged=False`.
         max_seconds: No layer gets more than `min_probes` once this much time has passed.
-        seed: Of the probes.
+        micro_batch: Images in one pass, where the metric allows it: what bounds the memory.
+        seed: Of probes and draws.
         scale_method: How the quantizer that the table is meant for finds its weight scales: `mse` for learned and fixed
             ranges, `max` for those that follow the weights' maximum. Another method has another perturbation.
         data: The data's name, kept in the table.
-        progress: Called after each product, see `probe_layers`.
+        progress: Called as samples come in.
 
     Returns:
         One entry for each layer, named as in the graph, in execution order.
@@ -63,7 +89,7 @@ def measure_sensitivity(
     Raises:
         DataError: If images or labels do not fit the network.
         SchemeError: If a width is out of range.
-        TrainingError: If the loss or a product is not finite.
+        TrainingError: If the loss or a gradient is not finite.
         UnknownNameError: If there is no such metric.
     """
     if metric not in METRICS:
@@ -72,26 +98,86 @@ def measure_sensitivity(
     if not widths or widths[0] < MIN_BITS or widths[-1] > MAX_BITS:
         raise SchemeError(f"bits must be one or more of {MIN_BITS} to {MAX_BITS}, got {widths}.")
     loss = GraphLoss(graph, images, labels)
-    traces = hutchinson_trace(
-        loss,
-        loss.weights,
-        relative_error=relative_error,
-        min_probes=min_probes,
-        max_probes=max_probes,
-        seed=seed,
-        max_seconds=max_seconds,
-        progress=progress,
-    )
-    layers = tuple(
-        LayerSensitivity(
-            layer=name,
-            parameters=weight.numel(),
-            trace=traces[name].value,
-            trace_standard_error=traces[name].standard_error,
-            probes=traces[name].samples,
-            converged=traces[name].converged,
-            perturbation=weight_perturbations(weight, widths, scale_method),
-        )
+    limit = max(METRICS[metric], min_probes) if max_probes is None else max_probes
+    budget = Budget(relative_error, min(min_probes, limit), limit, max_seconds)
+    read: Mapping[str, Estimate] | None = None
+    if metric == "loss_perturbation":
+        layers = _measured(loss, widths, activations, scale_method, relative_error, micro_batch, seed, progress)
+        return SensitivityTable(layers, metric, graph.model, data, len(images), seed)
+    if metric == "hutchinson_trace":
+        found = hutchinson_trace(loss, loss.weights, budget=budget, seed=seed, progress=progress)
+    else:
+        trace = gauss_newton_trace if metric == "hessian_trace" else empirical_fisher_trace
+        curvatures = trace(loss, budget=budget, micro_batch=micro_batch, seed=seed, progress=progress)
+        found = {name: curvature.weights for name, curvature in curvatures.items()}
+        read = {name: curvature.activations for name, curvature in curvatures.items()} if activations else None
+    entries = {
+        name: _entry(name, weight.numel(), found[name], weight_perturbations(weight, widths, scale_method))
         for name, weight in loss.weights.items()
+    }
+    if read is not None:
+        moved = activation_perturbations(loss, widths, micro_batch, seed)
+        for name, estimate in read.items():
+            own = _entry(name, _elements(graph, name), estimate, moved[name])
+            entries[name] = replace(entries[name], activations=own)
+    return SensitivityTable(tuple(entries.values()), metric, graph.model, data, len(images), seed)
+
+
+def _measured(
+    loss: GraphLoss,
+    widths: list[int],
+    activations: bool,
+    scale_method: Method,
+    relative_error: float,
+    micro_batch: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[LayerSensitivity, ...]:
+    """Entries whose terms are measured increases; they count as converged where that at the fewest bits is."""
+    steps = len(loss.weights) * len(widths)
+
+    def first(done: int, total: int, /, **figures: float) -> None:
+        progress(done, steps * (1 + activations), **figures)
+
+    def second(done: int, total: int, /, **figures: float) -> None:
+        progress(steps + done, 2 * steps, **figures)
+
+    found = weight_loss_perturbation(
+        loss, widths, scale_method=scale_method, relative_error=relative_error, micro_batch=micro_batch, progress=first
     )
-    return SensitivityTable(layers, metric, graph.model, data, len(images), seed)
+    read = None
+    if activations:
+        read = activation_loss_perturbation(
+            loss, widths, relative_error=relative_error, micro_batch=micro_batch, seed=seed, progress=second
+        )
+
+    def entry(name: str, size: int, increases: Mapping[int, Estimate]) -> LayerSensitivity:
+        lowest = increases[min(increases)]
+        pairs = {width: (estimate.value, estimate.standard_error) for width, estimate in increases.items()}
+        return LayerSensitivity(name, size, 0.0, 0.0, lowest.samples, lowest.converged, {}, None, pairs)
+
+    entries = []
+    for name, weight in loss.weights.items():
+        own = entry(name, weight.numel(), found[name])
+        if read is not None:
+            own = replace(own, activations=entry(name, _elements(loss.graph, name), read[name]))
+        entries.append(own)
+    return tuple(entries)
+
+
+def _entry(name: str, size: int, estimate: Estimate, perturbation: Mapping[int, float]) -> LayerSensitivity:
+    return LayerSensitivity(
+        layer=name,
+        parameters=size,
+        trace=estimate.value,
+        trace_standard_error=estimate.standard_error,
+        probes=estimate.samples,
+        converged=estimate.converged,
+        perturbation=perturbation,
+        data_standard_error=estimate.data_standard_error,
+    )
+
+
+def _elements(graph: Graph, layer: str) -> int:
+    """Elements of the tensor that a layer reads, for one image."""
+    return torch.Size(graph[graph[layer].inputs[0]].shape).numel()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,18 @@ class LayerSensitivity:
     Attributes:
         layer: Its name.
         parameters: Number of weights, n.
-        trace: Estimate of the trace of the loss's Hessian over these weights, tr(H).
-        trace_standard_error: Standard error of `trace`, from the spread of its probes.
-        probes: Number of Hessian-vector products behind the estimate.
+        trace: Estimate of the trace of the loss's Hessian over these weights, tr(H), or n times what stands for the mean
+            eigenvalue in the table's metric.
+        trace_standard_error: Standard error of `trace` from sampling: more probes make it smaller.
+        probes: Number of samples behind the estimate: Hessian-vector products, or pairs of an image and a class.
         converged: Whether the standard error reached the target that was asked for.
         perturbation: ||Q(W) - W||_2^2 by weight bits.
+        data_standard_error: Standard error of `trace` from the choice of images, where it is known: only more images make
+            it smaller.
+        increase: Measured increase of the loss by weight bits, with its standard error. Where there is one, it is the
+            layer's term.
+        activations: The same about the tensor that the layer reads, where it was measured: `parameters` are its elements for
+            one image, the trace and the perturbation (by activation bits) are those of one image, mean over images.
     """
 
     layer: str
@@ -36,6 +43,9 @@ class LayerSensitivity:
     probes: int
     converged: bool
     perturbation: Mapping[int, float]
+    data_standard_error: float | None = None
+    increase: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    activations: LayerSensitivity | None = None
 
     def mean_trace(self) -> float:
         """tr(H) / n, the mean eigenvalue.
@@ -46,24 +56,30 @@ class LayerSensitivity:
         return self.trace / self.parameters
 
     def mean_trace_standard_error(self) -> float:
-        return self.trace_standard_error / self.parameters
+        """Of sampling and of the choice of images together.
+
+        >>> LayerSensitivity("stem", 4, 6.0, 0.3, 100, True, {4: 0.2}, 0.4).mean_trace_standard_error()
+        0.125
+        """
+        return math.hypot(self.trace_standard_error, self.data_standard_error or 0.0) / self.parameters
 
     def loss_increase(self, precision: Precision) -> float:
-        """The layer's term of the objective: |tr(H)| / n * ||Q(W) - W||_2^2.
+        """The layer's term of the objective: |tr(H)| / n * ||Q(W) - W||_2^2, and the same of what it reads.
 
         It ranks layers and bit widths. Twice the expected increase of the loss, since the papers leave out the 1/2 of the
         Taylor expansion: E[d^T H d] = tr(H) / n * ||d||^2 for a perturbation d of random direction, and the gradient is
         near zero in a trained network. A negative trace says that the network is not at a minimum along this layer; its
-        magnitude is taken, lest the search be paid for perturbing the layer.
+        magnitude is taken, lest the search be paid for perturbing the layer. A measured increase counts as it is, but for
+        one below zero, which is noise: it counts as zero.
 
         Args:
-            precision: Its weight bits must be among those of `perturbation`.
+            precision: Its weight bits must be among those measured, and its activation bits, where activations were.
 
         Returns:
             A number in units of the loss.
 
         Raises:
-            UnknownNameError: If the perturbation was not measured at this width.
+            UnknownNameError: If nothing was measured at this width.
 
         Source:
             Dong et al. 2019, HAWQ-V2, arXiv:1911.03852, section 3; Yao et al. 2020, HAWQ-V3, arXiv:2011.10680, section 3.4.
@@ -71,55 +87,88 @@ class LayerSensitivity:
         >>> LayerSensitivity("stem", 4, 6.0, 0.5, 100, True, {4: 0.2}).loss_increase(Precision(4, 8))
         0.30000000000000004
         """
-        return abs(self.mean_trace()) * self._perturbation(precision.weight_bits)
+        term = self._term(precision.weight_bits, "weight")[0]
+        return term if self.activations is None else term + self.activations._term(precision.act_bits, "activation")[0]
 
     def loss_increase_standard_error(self, precision: Precision) -> float:
-        """Standard error of `loss_increase`; the perturbation itself is exact."""
-        return self.mean_trace_standard_error() * self._perturbation(precision.weight_bits)
+        """Standard error of `loss_increase`: the sum of both terms', since they come from the same images."""
+        error = self._term(precision.weight_bits, "weight")[1]
+        return (
+            error if self.activations is None else error + self.activations._term(precision.act_bits, "activation")[1]
+        )
 
-    def _perturbation(self, weight_bits: int) -> float:
-        if weight_bits not in self.perturbation:
-            known = ", ".join(str(bits) for bits in sorted(self.perturbation))
-            raise UnknownNameError(f"layer '{self.layer}' has no perturbation at {weight_bits} bits, only at {known}.")
-        return self.perturbation[weight_bits]
+    def _term(self, bits: int, kind: str) -> tuple[float, float]:
+        """A term of the objective and its standard error."""
+        if bits in self.increase:
+            value, error = self.increase[bits]
+            return max(value, 0.0), error
+        if bits not in self.perturbation:
+            known = ", ".join(str(width) for width in sorted({*self.perturbation, *self.increase}))
+            raise UnknownNameError(f"layer '{self.layer}' was not measured at {bits} {kind} bits, only at {known}.")
+        moved = self.perturbation[bits]
+        return abs(self.mean_trace()) * moved, self.mean_trace_standard_error() * moved
+
+    def to_dict(self) -> dict[str, Any]:
+        entry = {item.name: getattr(self, item.name) for item in fields(self)}
+        entry["perturbation"] = {str(bits): value for bits, value in sorted(self.perturbation.items())}
+        entry["increase"] = {str(bits): list(value) for bits, value in sorted(self.increase.items())}
+        entry["activations"] = None if self.activations is None else self.activations.to_dict()
+        return entry
 
     @classmethod
     def from_dict(cls, entry: Any, where: str = "sensitivity") -> LayerSensitivity:
-        """The inverse of `dataclasses.asdict`, with bit widths as numbers or text.
+        """The inverse of `to_dict`, with bit widths as numbers or text.
 
         Raises:
             FileFormatError: All faults together.
         """
-        faults = _key_faults(entry, {field.name for field in fields(cls)})
-        if not faults:
-            faults = [
-                f"'{name}' must be a finite number, got {entry[name]!r}"
-                for name in ("trace", "trace_standard_error")
-                if not _is_finite(entry[name])
-            ]
-            faults += [
-                f"'{name}' must be a whole number, at least {least}, got {entry[name]!r}"
-                for name, least in (("parameters", 1), ("probes", 0))
-                if type(entry[name]) is not int or entry[name] < least
-            ]
-            if not isinstance(entry["converged"], bool):
-                faults.append(f"'converged' must be true or false, got {entry['converged']!r}")
+        faults = _key_faults(entry, {item.name for item in fields(cls)})
+        if faults:
+            raise FileFormatError(f"{where}: " + "; ".join(faults))
+        faults = [
+            f"'{name}' must be a finite number, got {entry[name]!r}"
+            for name in ("trace", "trace_standard_error")
+            if not _is_finite(entry[name])
+        ]
+        spread = entry["data_standard_error"]
+        if spread is not None and not _is_finite(spread):
+            faults.append(f"'data_standard_error' must be a finite number or null, got {spread!r}")
+        faults += [
+            f"'{name}' must be a whole number, at least {least}, got {entry[name]!r}"
+            for name, least in (("parameters", 1), ("probes", 0))
+            if type(entry[name]) is not int or entry[name] < least
+        ]
+        if not isinstance(entry["converged"], bool):
+            faults.append(f"'converged' must be true or false, got {entry['converged']!r}")
+        perturbation: dict[int, float] = {}
+        increase: dict[int, tuple[float, float]] = {}
+        activations: LayerSensitivity | None = None
+        try:
+            perturbation = {int(bits): _finite(value) for bits, value in entry["perturbation"].items()}
+        except (AttributeError, TypeError, ValueError):
+            faults.append(f"'perturbation' must map bit widths to finite numbers, got {entry['perturbation']!r}")
+        try:
+            increase = {int(bits): (_finite(mean), _finite(se)) for bits, (mean, se) in entry["increase"].items()}
+        except (AttributeError, TypeError, ValueError):
+            faults.append(f"'increase' must map bit widths to pairs of finite numbers, got {entry['increase']!r}")
+        if entry["activations"] is not None:
             try:
-                perturbation = {int(bits): float(value) for bits, value in entry["perturbation"].items()}
-                if not all(map(math.isfinite, perturbation.values())):
-                    raise ValueError("not finite")
-            except (AttributeError, TypeError, ValueError):
-                faults.append(f"'perturbation' must map bit widths to finite numbers, got {entry['perturbation']!r}")
+                activations = cls.from_dict(entry["activations"], "activations")
+            except FileFormatError as error:
+                faults.append(str(error))
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
         return cls(
-            str(entry["layer"]),
-            entry["parameters"],
-            float(entry["trace"]),
-            float(entry["trace_standard_error"]),
-            entry["probes"],
-            entry["converged"],
-            perturbation,
+            layer=str(entry["layer"]),
+            parameters=entry["parameters"],
+            trace=float(entry["trace"]),
+            trace_standard_error=float(entry["trace_standard_error"]),
+            probes=entry["probes"],
+            converged=entry["converged"],
+            perturbation=perturbation,
+            data_standard_error=None if spread is None else float(spread),
+            increase=increase,
+            activations=activations,
         )
 
 
@@ -155,17 +204,16 @@ class SensitivityTable:
         raise unknown_name("layer", layer, [entry.layer for entry in self.layers])
 
     def unconverged(self) -> tuple[str, ...]:
-        """Layers whose standard error missed its target."""
-        return tuple(entry.layer for entry in self.layers if not entry.converged)
+        """Layers whose standard error missed its target, in their weights or in what they read."""
+        return tuple(
+            entry.layer
+            for entry in self.layers
+            if not (entry.converged and (entry.activations is None or entry.activations.converged))
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        entries = []
-        for layer in self.layers:
-            entry = asdict(layer)
-            entry["perturbation"] = {str(bits): value for bits, value in sorted(layer.perturbation.items())}
-            entries.append(entry)
         head = {name: getattr(self, name) for name in ("model", "data", "metric", "batch", "seed")}
-        return {**head, "layers": entries}
+        return {**head, "layers": [layer.to_dict() for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, entry: Any, where: str = "sensitivities") -> SensitivityTable:
@@ -174,7 +222,7 @@ class SensitivityTable:
         Raises:
             FileFormatError: If keys are unknown or missing, or a layer is malformed or appears twice.
         """
-        faults = _key_faults(entry, {field.name for field in fields(cls)})
+        faults = _key_faults(entry, {item.name for item in fields(cls)})
         if not faults and not isinstance(entry["layers"], list):
             faults.append(f"'layers' must be a list, got {type(entry['layers']).__name__}")
         if faults:
@@ -217,6 +265,13 @@ class SensitivityTable:
 def _is_finite(value: Any) -> bool:
     """Whether `value` is a number, as JSON has them, and neither infinite nor NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _finite(value: Any) -> float:
+    """`value` as a float, or a ValueError."""
+    if not _is_finite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
 
 
 def _key_faults(entry: Any, known: set[str]) -> list[str]:
