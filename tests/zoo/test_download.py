@@ -15,7 +15,7 @@ import pytest
 
 from bitwright.errors import DataError, FileFormatError, UnknownNameError
 from bitwright.zoo import archive_path, download
-from bitwright.zoo.download import checksum_path
+from bitwright.zoo.downloads import checksum_path
 
 NAME = "resnet18-uniform8"
 
