@@ -47,6 +47,10 @@ class FileFormatError(BitwrightError):
     """A file that is truncated, tampered with, or of another kind."""
 
 
+class ZooError(BitwrightError):
+    """Recomputed figures of the zoo that are no longer those committed."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for `name`, with the closest known names first.
 

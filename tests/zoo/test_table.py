@@ -11,8 +11,8 @@ import pytest
 from bitwright.zoo import row, rows, verify, zoo_table
 from bitwright.zoo.conventions import Hypothesis, printed, reason
 from bitwright.zoo.registry import data_text
+from bitwright.zoo.regression import recompute, write_recomputed
 from bitwright.zoo.table import Comparison
-from bitwright.zoo.verify import recompute, write_recomputed
 
 # Rows whose printed digits the plain conventions give.
 AGREEING_SIZES = {

@@ -14,10 +14,11 @@ from bitwright.cli import evaluate as _evaluate
 from bitwright.cli import lower as _lower
 from bitwright.cli import export as _export
 from bitwright.cli import demo as _demo
+from bitwright.cli import zoo as _zoo
 
 # isort: on
 from bitwright.cli.app import app, main
 
-del _allocate, _capture, _demo, _evaluate, _export, _lower, _sensitivity, _train
+del _allocate, _capture, _demo, _evaluate, _export, _lower, _sensitivity, _train, _zoo
 
 __all__ = ["app", "main"]

@@ -58,6 +58,13 @@ def opened_checkpoint(path: str | Path, preferred: Sequence[str]) -> Iterator[Pa
         yield found
 
 
+def looks_like(path: Path, kinds: Sequence[str]) -> None:
+    """Raise FileFormatError unless the first bytes are those of one of the kinds: gzip, tar, zip, pickle."""
+    found = _kind(path)
+    if found not in kinds:
+        raise FileFormatError(f"expected {' or '.join(kinds)} in '{path}', got {found}.")
+
+
 def _kind(path: Path) -> str:
     """What the first bytes say: gzip, tar, zip, or pickle."""
     try:

@@ -40,7 +40,7 @@ from bitwright.zoo.arithmetic import (
     scale_of_range,
     within_int32,
 )
-from bitwright.zoo.checkpoint import Checkpoint, load_checkpoint
+from bitwright.zoo.checkpoint import Checkpoint, float_parameters, load_checkpoint
 from bitwright.zoo.layout import Layout, input_activation, layout, unit_of
 from bitwright.zoo.names import model_name
 from bitwright.zoo.registry import published_scheme
@@ -70,6 +70,23 @@ def import_checkpoint(path: str | Path, model: str, scheme: str, *, graph: Graph
         graph = capture(load_model(f"pytorchcv:{name}"), (3, 224, 224), name=f"pytorchcv:{name}")
     bits = published_scheme(name, scheme, layers=graph.layers, residual_bits=STREAM_BITS)
     return to_integer_model(load_checkpoint(path), graph, layout(name, graph), bits)
+
+
+def import_floats(path: str | Path, model: str, *, graph: Graph | None = None) -> Graph:
+    """Read the float weights of a published checkpoint into the network's graph, for fine-tuning.
+
+    Args:
+        path: A `checkpoint.pth.tar`, a plain state dict of the network, or an archive of one of them.
+        model: The network, for instance `resnet18`.
+        graph: The captured network, if at hand.
+
+    Raises:
+        FileFormatError: If the file is damaged, hostile, of another network, or holds integers only.
+    """
+    name = model_name(model)
+    if graph is None:
+        graph = capture(load_model(f"pytorchcv:{name}"), (3, 224, 224), name=f"pytorchcv:{name}")
+    return graph.with_parameters(float_parameters(load_checkpoint(path, floats=True), graph, name))
 
 
 def to_integer_model(checkpoint: Checkpoint, graph: Graph, names: Layout, scheme: Scheme) -> IntegerModel:

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bitwright.errors import ZooError, unknown_name
 from bitwright.files import write_text
 from bitwright.progress import Progress, silent
+from bitwright.zoo.names import model_name
 from bitwright.zoo.registry import configurations, data_text, networks, published_scheme
 from bitwright.zoo.table import NetworkCosts, network_costs
 
@@ -75,6 +77,16 @@ def verify(
     for model, figures in recompute(models, progress=progress).items():
         faults += _differences(model, committed.get(model), figures)
     return tuple(faults)
+
+
+def verify_zoo(models: Iterable[str] | None = None, *, progress: Progress = silent) -> None:
+    """Raise ZooError, which names all figures that are no longer those committed."""
+    wanted = None if not models else [model_name(model) for model in models]
+    for model in wanted or ():
+        if model not in all_models():
+            raise unknown_name("network of the zoo", model, all_models())
+    if faults := verify(wanted, progress=progress):
+        raise ZooError(f"{len(faults)} figures of the zoo have changed: {' '.join(faults)}")
 
 
 def _differences(where: str, expected: Any, got: Any) -> list[str]:

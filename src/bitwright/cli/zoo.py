@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright zoo`: the published models, their table, their files, and how to reproduce a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitwright.cli.app import app
+from bitwright.cli.console import bar, note, show
+from bitwright.cli.options import Data, Json, Output, Weights
+
+zoo = typer.Typer(
+    help="The published model zoo: rows, table, downloads, imports, reproductions.",
+    epilog="Example: bitwright zoo table",
+    no_args_is_help=True,
+)
+app.add_typer(zoo, name="zoo")
+
+RowName = Annotated[str, typer.Argument(metavar="NAME", help="A row, for instance resnet18-bops0.5; see `zoo list`.")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="Only this network; may be repeated.")]
+
+
+@zoo.command("list", epilog="Example: bitwright zoo list")
+def list_rows(as_json: Json = False) -> None:
+    """All rows, and the published bits without a row."""
+    from dataclasses import asdict
+
+    from bitwright.report.zoo import rows_table
+    from bitwright.zoo import configurations, rows
+
+    known = {row.name for row in rows()}
+    others = [f"{model}-{scheme}" for model, scheme in configurations() if f"{model}-{scheme}" not in known]
+    result = {"rows": [asdict(row) | {"name": row.name} for row in rows()], "bits_without_row": others}
+    show(result, as_json, lambda: rows_table(rows(), others))
+
+
+@zoo.command("show", epilog="Example: bitwright zoo show resnet18-bops0.5 -o bops0.5.yaml")
+def show_row(
+    name: RowName,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the scheme as YAML.")] = None,
+    residual_bits: Annotated[int, typer.Option("--residual-bits", help="Of the scheme written: 8 or 16.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """One row: published figures, archive, and the bits of every layer."""
+    from dataclasses import asdict
+
+    from bitwright.errors import SchemeError
+    from bitwright.report.zoo import row_table
+    from bitwright.zoo import published_scheme, row_name, rows
+
+    wanted = row_name(name)
+    model, scheme_text = wanted.rsplit("-", 1)
+    row = next((row for row in rows() if row.name == wanted), None)
+    scheme = None
+    if row is None or not row.is_float:
+        scheme = published_scheme(model, scheme_text, residual_bits=residual_bits)
+    result: dict[str, Any] = {} if row is None else asdict(row) | {"link": row.link}
+    result |= {"name": wanted, "layers": {} if scheme is None else scheme.to_dict()["layers"]}
+    if output is not None:
+        if scheme is None:
+            raise SchemeError(f"{wanted} is float: it has no scheme to write.")
+        scheme.save(output)
+        note(f"wrote {output}")
+    show(result, as_json, lambda: row_table(result))
+
+
+@zoo.command("table", epilog="Example: bitwright zoo table --model resnet18")
+def table(model: Models = None, as_json: Json = False) -> None:
+    """Published and recomputed size and bit operations side by side, with the reason wherever they differ."""
+    from bitwright.report.zoo import comparison_dict, comparison_table
+    from bitwright.zoo import zoo_table
+
+    with bar("capturing networks") as progress:
+        entries = zoo_table(_rows(model), progress=progress)
+    show({"rows": [comparison_dict(entry) for entry in entries]}, as_json, lambda: comparison_table(entries))
+
+
+def _rows(models: list[str] | None) -> Any:
+    from bitwright.errors import unknown_name
+    from bitwright.zoo import model_name, networks, rows
+
+    if not models:
+        return rows()
+    wanted = {model_name(model) for model in models}
+    for name in sorted(wanted - set(networks())):
+        raise unknown_name("network of the table", name, networks())
+    return [row for row in rows() if row.model in wanted]
+
+
+@zoo.command("verify", epilog="Example: bitwright zoo verify")
+def verify(
+    model: Models = None,
+    write: Annotated[Path | None, typer.Option("--write", help="Write the figures instead of comparing them.")] = None,
+) -> None:
+    """Recompute every row from the captured graphs; any difference to the committed figures is an error."""
+    from bitwright.zoo.regression import all_models, verify_zoo, write_recomputed
+
+    with bar("recomputing") as progress:
+        if write is not None:
+            write_recomputed(write, progress=progress)
+            note(f"wrote {write}")
+            return
+        verify_zoo(model, progress=progress)
+    typer.echo(f"all figures of {', '.join(model or all_models())} are as committed")
+
+
+@zoo.command("download", epilog="Example: bitwright zoo download resnet18-bops0.5")
+def fetch(
+    name: RowName,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where to keep it; by default the cache.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="Fetch it from a mirror.")] = None,
+) -> None:
+    """Fetch the archive of a row from Google Drive; goes on where a former try stopped."""
+    from bitwright.zoo import download
+
+    with bar(f"downloading {name}") as progress:
+        path = download(name, folder=folder, url=url, progress=progress)
+    typer.echo(str(path))
+
+
+@zoo.command(
+    "import",
+    epilog="Example: bitwright zoo import resnet18_bops0.5.tar.gz --model resnet18 --scheme bops_0.5 -o r18.integer",
+)
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A published checkpoint, or the archive around it.")],
+    model: Annotated[str, typer.Option("--model", help="resnet18, resnet50, resnet50b or resnet101.")],
+    scheme: Annotated[str, typer.Option("--scheme", help="What it was trained with, for instance bops_0.5.")],
+    output: Output,
+    floats: Annotated[
+        bool, typer.Option("--float", help="Write the float weights as a graph, to train further, instead of integers.")
+    ] = False,
+) -> None:
+    """Read a published checkpoint into an integer model with the published arithmetic."""
+    from bitwright.zoo import import_checkpoint, import_floats, import_notes
+
+    if floats:
+        import_floats(file, model).save(output)
+    else:
+        made = import_checkpoint(file, model, scheme)
+        made.save(output)
+        for line in import_notes(made):
+            note(f"note: {line}")
+    note(f"wrote {output}")
+
+
+@zoo.command("reproduce", epilog="Example: bitwright zoo reproduce resnet18-bops0.5 --data imagefolder:/data/imagenet")
+def reproduce(
+    name: RowName,
+    data: Data,
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe.")
+    ] = None,
+    weights: Weights = None,
+    folder: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for models and state.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the recipe of a row from float weights to the integer model; ends with the row, published beside measured."""
+    from bitwright.cli.models import load_data
+    from bitwright.graph import capture, load_model
+    from bitwright.report.zoo import reproduction_table
+    from bitwright.zoo import recipe, row
+    from bitwright.zoo.reproduction import reproduce as run
+    from bitwright.zoo.table import image_size_of
+
+    published = row(name)
+    chosen = recipe(name).changed(changes or [])
+    shape = (3, image_size_of(published.model), image_size_of(published.model))
+    images = load_data(data, shape, chosen.seed)
+    source = f"pytorchcv:{published.model}"
+    made = load_model(source, pretrained=weights is None, weights=weights, num_classes=len(images.classes))
+    graph = capture(made, shape, name=source)
+    kept = folder or Path("runs") / published.name
+    with bar(f"reproducing {published.name}") as progress:
+        result = run(chosen, graph, images, folder=kept, resume=resume, progress=progress)
+    note(f"wrote {kept}")
+    show(result.to_dict(), as_json, lambda: reproduction_table(result))

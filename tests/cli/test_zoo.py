@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright zoo`: each of its commands, on the library's results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitwright.cli.zoo import zoo
+from bitwright.graph import Graph, load_model
+from bitwright.scheme import Scheme
+from bitwright.zoo import published_scheme
+from bitwright.zoo.downloads import archive_path
+from cli.conftest import Command
+
+COMMANDS = sorted(str(command.name) for command in zoo.registered_commands)
+
+
+def test_commands() -> None:
+    """All that the zoo can do."""
+    assert COMMANDS == ["download", "import", "list", "reproduce", "show", "table", "verify"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(name: str, bitwright: Command) -> None:
+    """The help of each command ends with a command line that uses it."""
+    shown = bitwright("zoo", name, "--help")
+    assert shown.status == 0
+    assert f"bitwright zoo {name}" in re.sub(r"\s+", " ", shown.out)
+
+
+def test_list(bitwright: Command) -> None:
+    """27 rows, and bits without a row."""
+    result = json.loads(bitwright("zoo", "list", "--json").out)
+    assert len(result["rows"]) == 27
+    assert "mobilenetv2_w1-bops0.5" in result["bits_without_row"]
+    assert "resnet50-latency0.25" in bitwright("zoo", "list").out
+
+
+def test_show(bitwright: Command, tmp_path: Path) -> None:
+    """Published figures and bits, in any spelling; the scheme can be written."""
+    shown = bitwright("zoo", "show", "ResNet18_modelsize_0.5", "-o", tmp_path / "scheme.yaml")
+    assert "features.stage4.unit1.body.conv2.conv" in shown.out
+    assert "70.50" in shown.out
+    assert Scheme.load(tmp_path / "scheme.yaml") == published_scheme("resnet18", "size0.5")
+    assert "W4A4" in bitwright("zoo", "show", "resnet101-w4a4").out
+    assert "resnet18_baseline.tar.gz" in bitwright("zoo", "show", "resnet18").out
+    refused = bitwright("zoo", "show", "resnet18-bops0.9")
+    assert refused.status == 1
+    assert refused.err.startswith("UnknownNameError: unknown published scheme of resnet18 'bops0.9'")
+
+
+def test_table_and_verify(bitwright: Command) -> None:
+    """Side by side, with reasons; and a check that exits with 0 while nothing has changed."""
+    result = json.loads(bitwright("zoo", "table", "--model", "resnet18", "--json").out)
+    figures = {row["row"]: row for row in result["rows"]}
+    assert len(figures) == 12
+    assert round(figures["resnet18-bops0.5"]["bops_g"]["recomputed"], 2) == 74.17
+    assert figures["resnet18-bops0.5"]["bops_g"]["reason"].startswith("unexplained")
+    shown = bitwright("zoo", "table", "--model", "resnet18").out
+    assert "[1] interior in 2**20 bytes, plus 0.672 (fitted)" in shown
+    assert bitwright("zoo", "verify", "--model", "resnet18").status == 0
+    assert bitwright("zoo", "table", "--model", "vgg16").status == 1
+
+
+def test_verify_fails_on_a_regression(bitwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure that changed is named, and the exit status is not zero."""
+    monkeypatch.setattr("bitwright.zoo.regression.data_text", lambda name: '{"resnet18": {"layers": 20}}')
+    failed = bitwright("zoo", "verify", "--model", "resnet18")
+    assert failed.status == 1
+    assert "resnet18: layers: expected 20, got 21." in failed.err
+
+
+def test_download_finds_what_was_placed_by_hand(
+    bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in the cache is not fetched; its path is printed."""
+    monkeypatch.setenv("BITWRIGHT_CACHE", str(tmp_path))
+    path = archive_path("resnet18-uniform8")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x1f\x8b1234")
+    assert bitwright("zoo", "download", "resnet18_uniform8").out.strip() == str(path)
+
+
+def test_import(bitwright: Command, tmp_path: Path) -> None:
+    """Float weights become a graph; what is no checkpoint costs one line."""
+    torch.manual_seed(3)
+    weights = load_model("pytorchcv:resnet18").state_dict()
+    torch.save(weights, tmp_path / "file")
+    options = ("--model", "resnet18", "--scheme", "w8a8", "-o", tmp_path / "out")
+    assert bitwright("zoo", "import", tmp_path / "file", *options, "--float").status == 0
+    graph = Graph.load(tmp_path / "out")
+    assert torch.equal(graph.parameters["output.weight"], weights["output.weight"])
+    refused = bitwright("zoo", "import", tmp_path / "file", *options)
+    assert refused.status == 1
+    assert refused.err.splitlines()[-1].startswith("FileFormatError: ")
+    assert "quant_input" in refused.err
