@@ -123,3 +123,27 @@ def _(path: Path, threads: int, level: str) -> Predict:
         return np.asarray(session.run([wanted], {image: images})[0])
 
     return predict
+
+
+@engine("qonnx", "qonnx")
+def _(path: Path, threads: int, level: str) -> Predict:
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    stored = ModelWrapper(str(path))
+    sized: dict[tuple[int, ...], Any] = {}
+
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if images.shape not in sized:  # the package knows no dynamic batch
+            model = ModelWrapper(str(path))
+            model.set_tensor_shape("images", list(images.shape))
+            classes = stored.get_tensor_shape(INTEGER_OUTPUT)[1:]
+            model.set_tensor_shape(INTEGER_OUTPUT, [len(images), *classes])
+            sized[images.shape] = model.transform(InferShapes())
+        logits = execute_onnx(sized[images.shape], {"images": images.astype(np.float32)})[INTEGER_OUTPUT]
+        if not np.array_equal(logits, np.rint(logits)):
+            raise ExportError(f"expected integers from '{path}', got fractions.")
+        return np.asarray(logits).astype(np.int32)
+
+    return predict

@@ -5,9 +5,10 @@ from bitwright.export.exporter import Exporter
 from bitwright.export.float_onnx import export_float_onnx, to_float_onnx
 from bitwright.export.onnx import export_onnx, to_onnx
 from bitwright.export.pixels import Pixels
+from bitwright.export.qonnx import export_qonnx, to_qonnx
 from bitwright.export.target import Target
 
-EXPORTERS: dict[str, Exporter] = {"onnx": export_onnx}
+EXPORTERS: dict[str, Exporter] = {"onnx": export_onnx, "qonnx": export_qonnx}
 """By the name of the engine."""
 
 
@@ -18,6 +19,8 @@ __all__ = [
     "Target",
     "export_float_onnx",
     "export_onnx",
+    "export_qonnx",
     "to_float_onnx",
     "to_onnx",
+    "to_qonnx",
 ]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""QONNX files give the reference executor's integers in the qonnx package, or are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from bitwright.benchmark import compare
+from bitwright.errors import ExportError
+from bitwright.export import Pixels, export_qonnx, to_qonnx
+from export.models import RESNET20, integer_model
+
+pytest.importorskip("qonnx", reason="the extra 'qonnx' is not installed")
+
+
+@pytest.mark.filterwarnings("ignore")  # the package's own
+@pytest.mark.parametrize(
+    ("precision", "residual_bits"),
+    [
+        ("W8A8", 8),
+        pytest.param("W4A4", 8, marks=pytest.mark.slow),
+        pytest.param("W2A2", 8, marks=pytest.mark.slow),
+        ("W4A4", 16),
+    ],
+)
+def test_resnet20(precision: str, residual_bits: int, tmp_path: Path) -> None:
+    """Executed by the qonnx package, every logit is equal."""
+    model, images = integer_model(RESNET20, 32, precision, residual_bits)
+    export_qonnx(model, tmp_path / "model.onnx")
+    (result,) = compare(model, {"qonnx": tmp_path / "model.onnx"}, [images[:4]])
+    assert result.exact
+    assert result.logits == 40
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pixels(tmp_path: Path) -> None:
+    """A file that takes pixels gives the integers of the normalised images."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    pixels = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    export_qonnx(model, tmp_path / "model.onnx", pixels=pixels)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    (result,) = compare(model, {"qonnx": tmp_path / "model.onnx"}, [images], pixels=pixels)
+    assert result.exact
+
+
+def test_quant_nodes_state_the_bits() -> None:
+    """Each layer's weights pass through a Quant node of its own bit width."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    made = to_qonnx(model)
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    bits = {node.output[0]: float(values[node.input[3]]) for node in made.graph.node if node.op_type == "Quant"}
+    for name, op in model.layers().items():
+        assert bits[f"{name}.weight"] == op.weight_bits
+
+
+def test_sums_beyond_float32_are_refused() -> None:
+    """A layer whose accumulators may exceed 2**24 is refused by name."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    layer = model.layers()["output"]
+    broken = replace(layer, bias=np.full_like(layer.bias, 2**24))
+    changed = replace(model, ops=tuple(broken if op is layer else op for op in model))
+    with pytest.raises(ExportError, match=r"at most 2\*\*24, but those of 'output' can reach"):
+        to_qonnx(changed)
