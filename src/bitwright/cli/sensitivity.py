@@ -19,14 +19,17 @@ def sensitivity(
     graph: GraphFile,
     data: Data,
     output: Output,
-    metric: Annotated[str, typer.Option("--metric", help="What to measure.")] = "hessian_trace",
-    images: Annotated[int, typer.Option("--images", "-n", min=1, help="Training images in the loss.")] = 64,
+    metric: Annotated[
+        str,
+        typer.Option("--metric", help="hessian_trace, hutchinson_trace, empirical_fisher or loss_perturbation."),
+    ] = "hessian_trace",
+    images: Annotated[int, typer.Option("--images", "-n", min=1, help="Training images in the loss.")] = 512,
     relative_error: Annotated[
         float, typer.Option("--relative-error", min=0.0, help="Target for the standard error of each layer's trace.")
     ] = 0.05,
     max_probes: Annotated[
-        int, typer.Option("--max-probes", min=10, help="Hessian-vector products for a layer, at most.")
-    ] = 1000,
+        int | None, typer.Option("--max-probes", min=2, help="Samples at most; by default as the metric needs.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -37,7 +40,8 @@ def sensitivity(
     from bitwright.sensitivity import measure_sensitivity
 
     network = Graph.load(graph)
-    chosen = load_data(data, network.input_shape).calibration(images, seed)
+    found = load_data(data, network.input_shape)
+    chosen = found.calibration(min(images, len(found.train)), seed)
     with bar("measuring sensitivities") as progress:
         table = measure_sensitivity(
             network,
