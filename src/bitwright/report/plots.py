@@ -78,6 +78,7 @@ def plot_frontier(
     axes.set_xlabel(f"{frontier.kind} ({frontier.unit})")
     axes.set_ylabel("sum of the layers' sensitivities")
     axes.set_title(f"{table.model}: the best scheme for every {frontier.kind}")
+    axes.margins(x=0.08)
     axes.legend(fontsize=8, frameon=False)
     axes.grid(alpha=0.25, which="both")
     _save(figure, path)
