@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
+SAMPLES = Path(mpl.get_data_path()) / "sample_data"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 settings.register_profile("reproducible", deadline=None, derandomize=True)
@@ -53,3 +56,18 @@ def generator() -> torch.Generator:
 def fashion_mnist_folder() -> Path:
     """The folder of Debian's dataset-fashion-mnist; mark tests that use it with `data`."""
     return FASHION_MNIST
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """An image folder of two classes, cut from pictures that matplotlib ships: 3 + 3 to train, 2 + 2 to test."""
+    sources = {"flower": "Minduka_Present_Blue_Pack.png", "person": "grace_hopper.jpg"}
+    for name, file in sources.items():
+        picture = Image.open(SAMPLES / file).convert("RGB")
+        for split, count in (("train", 3), ("val", 2)):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                width, height = picture.width - 10 * number, picture.height - 20 * number
+                picture.crop((0, 0, width, height)).save(folder / f"{number}.jpg", quality=90)
+    return tmp_path

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Annotated
 
@@ -40,8 +41,15 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that the user can cause becomes one line on stderr and exit status 1."""
-    try:
+    with reported():
         app(args=None if arguments is None else list(arguments))
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Errors that a user can cause end the program with one line."""
+    try:
+        yield
     except BitwrightError as error:
         fail(f"{type(error).__name__}: {error}")
     except OSError as error:

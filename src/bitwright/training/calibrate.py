@@ -47,7 +47,7 @@ class RangeObserver:
             flat = flat[chosen.to(flat.device)]
         self.samples.append(flat.float().cpu())
 
-    def scale(self, spec: TensorSpec, method: Calibration) -> float:
+    def scale(self, spec: TensorSpec, method: Calibration, percentile: float = PERCENTILE) -> float:
         """The scale for a format; 1 where only zeros were seen."""
         full = self._limit(spec, self.low, self.high)
         if full <= 0:
@@ -56,7 +56,7 @@ class RangeObserver:
             return full
         values = torch.cat(self.samples)
         if method is Calibration.PERCENTILE:
-            rank = max(1, round(values.numel() * PERCENTILE / 100))
+            rank = max(1, round(values.numel() * percentile / 100))
             high = float(values.kthvalue(rank).values)
             low = float((-values).kthvalue(rank).values) * -1
             limit = self._limit(spec, min(low, 0.0), max(high, 0.0))
@@ -82,7 +82,10 @@ class RangeObserver:
 
 @torch.no_grad()
 def calibrate(
-    model: QuantizedModel, batches: Iterable[Tensor], method: Calibration | str = Calibration.MSE
+    model: QuantizedModel,
+    batches: Iterable[Tensor],
+    method: Calibration | str = Calibration.MSE,
+    percentile: float = PERCENTILE,
 ) -> QuantizedModel:
     """Set the activation scales of `model` from float executions of its network.
 
@@ -90,6 +93,7 @@ def calibrate(
         model: Its weight scales are set too.
         batches: Images, each of shape (batch, channels, height, width).
         method: How a range becomes a scale.
+        percentile: Of the values that `percentile` keeps unclipped, from 0 to 100.
 
     Returns:
         `model`, in evaluation mode.
@@ -118,5 +122,5 @@ def calibrate(
     for key, observer in observers.items():
         if key != model.plan.raw:
             quantizer = model.activation_quantizer(key)
-            quantizer.scale.fill_(observer.scale(quantizer.spec, chosen))
+            quantizer.scale.fill_(observer.scale(quantizer.spec, chosen, percentile))
     return model.eval()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bitwright.errors import DataError
 from bitwright.graph.graph import Graph
 from bitwright.progress import Progress, silent
 from bitwright.scheme import Scheme
-from bitwright.training.calibrate import Calibration, calibrate
+from bitwright.training.calibrate import PERCENTILE, Calibration, calibrate
 from bitwright.training.distillation import Distillation
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
@@ -37,6 +38,7 @@ class TrainSettings:
         data_fraction: Part of the training images used, the same part of every class.
         augment: Whether to crop and flip at random.
         seed: Of the order, the augmentation and the part.
+        workers: Processes that read images; None takes what suits the data.
     """
 
     epochs: int = 1
@@ -48,6 +50,7 @@ class TrainSettings:
     data_fraction: float = 1.0
     augment: bool = True
     seed: int = 0
+    workers: int | None = None
 
 
 def fit(
@@ -57,7 +60,10 @@ def fit(
     *,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_steps: int | None = None,
     resume: bool = False,
+    before_epoch: Callable[[int], object] | None = None,
+    after_step: Callable[[int], object] | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train any module on the training images of a data set; see `train`.
@@ -74,6 +80,7 @@ def fit(
         augment=settings.augment,
         seed=settings.seed,
         drop_last=True,
+        workers=settings.workers,
     )
     return train(
         model,
@@ -85,7 +92,10 @@ def fit(
         label_smoothing=settings.label_smoothing,
         distillation=distillation,
         checkpoint=checkpoint,
+        checkpoint_steps=checkpoint_steps,
         resume=resume,
+        before_epoch=before_epoch,
+        after_step=after_step,
         progress=progress,
     )
 
@@ -100,6 +110,7 @@ def fine_tune(
     act_range_momentum: float = 0.99,
     free_norm: bool = True,
     calibration: Calibration | str = Calibration.MSE,
+    percentile: float = PERCENTILE,
     calibration_images: int = 512,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
@@ -119,6 +130,7 @@ def fine_tune(
         free_norm: Normalise by batch statistics in training; otherwise batch norm stays as it is after calibration, which wants
             a much smaller learning rate, and more than 2 bits.
         calibration: How a range becomes a scale.
+        percentile: Of the ranges, for `percentile`.
         calibration_images: How many training images are looked at for that, not augmented, of all classes alike.
         distillation: A teacher whose logits take part in the loss, for instance `FloatModel(graph)`.
         checkpoint: Where to keep the state of the training, or None.
@@ -137,7 +149,7 @@ def fine_tune(
         raise DataError(f"{graph.model} reads images of shape {graph.input_shape}, got {data.shape} from {data.name}.")
     model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
     images, _ = data.calibration(min(calibration_images, len(data.train)), settings.seed)
-    calibrate(model, torch.split(images, CALIBRATION_BATCH), calibration)
+    calibrate(model, torch.split(images, CALIBRATION_BATCH), calibration, percentile)
     model.settle_norm(torch.split(images, CALIBRATION_BATCH))
     result = TrainResult((), 0)
     if settings.epochs:

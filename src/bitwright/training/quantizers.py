@@ -20,6 +20,10 @@ from bitwright.training.straight_through import clamp_round, scale_gradient
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
+RUNNING_MAXIMUM = -1.0
+"""The momentum that stands for no average: the widest range seen."""
+
+
 class Ranges(StrEnum):
     """How scales follow the data during training.
 
@@ -38,7 +42,7 @@ class ActivationQuantizer(nn.Module):
     Args:
         spec: The integer format.
         ranges: How the scale follows the data.
-        momentum: Weight of the old range in the moving average.
+        momentum: Weight of the old range in the moving average; -1 keeps the widest range instead.
     """
 
     scale: Tensor
@@ -80,7 +84,10 @@ class ActivationQuantizer(nn.Module):
         if self.spec.signed:
             limit = torch.maximum(limit, low / self.spec.quant_min)
         limit = limit.clamp_min(_SMALLEST)
-        self.scale.copy_(self.momentum * self.scale + (1 - self.momentum) * limit)
+        if self.momentum == RUNNING_MAXIMUM:
+            self.scale.copy_(torch.maximum(self.scale, limit))
+        else:
+            self.scale.copy_(self.momentum * self.scale + (1 - self.momentum) * limit)
 
 
 class WeightQuantizer(nn.Module):
