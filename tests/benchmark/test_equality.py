@@ -12,10 +12,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from bitwright.benchmark import ENGINES, compare, engine, load_engine
+from bitwright.benchmark import ENGINES, compare, engine, environment, load_engine, side_by_side, verify
 from bitwright.benchmark.equality import count
-from bitwright.errors import DataError, ExportError, UnknownNameError
-from bitwright.export import export_float_onnx, export_onnx
+from bitwright.errors import DataError, ExportError, FileFormatError, UnknownNameError
+from bitwright.export import Target, export_float_onnx, export_onnx
 from export.models import RESNET20, graph_of, integer_model
 
 
@@ -78,7 +78,7 @@ def test_bad_requests(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="optimisation level of onnxruntime 'most'"):
         load_engine("onnxruntime", exported, level="most")
     with pytest.raises(ValueError, match="an engine 'onnxruntime' already"):
-        engine("onnxruntime", "onnxruntime")(ENGINES["onnxruntime"].load)
+        engine("onnxruntime", "onnxruntime", "onnx")(ENGINES["onnxruntime"].load)
 
 
 def test_float_files_give_float_logits(tmp_path: Path) -> None:
@@ -89,3 +89,32 @@ def test_float_files_give_float_logits(tmp_path: Path) -> None:
     assert got.dtype == np.float32
     assert got.shape == (8, 10)
     assert torch.isfinite(torch.from_numpy(got)).all()
+
+
+def test_verify_exports_for_each_engine() -> None:
+    """`verify` makes the files itself, and refuses what this CPU cannot run exactly."""
+    model, images = integer_model(RESNET20, 32, "W4A4")
+    results = verify(model, [images], ["onnxruntime"])
+    assert [result.level for result in results] == ["none", "basic", "extended", "all"]
+    assert all(result.exact for result in results)
+    if environment().target is not Target.VNNI:
+        with pytest.raises(ExportError, match="this CPU has no 8-bit dot products"):
+            verify(model, [images], ["onnxruntime"], target=Target.VNNI)
+
+
+def test_side_by_side(exported: Path, tmp_path: Path) -> None:
+    """Files are timed against the first, with load time, memory and size of each."""
+    graph, _ = graph_of(RESNET20, 32)
+    export_float_onnx(graph, tmp_path / "float.onnx")
+    files = {"float": tmp_path / "float.onnx", "integer": exported}
+    rows = side_by_side(files, batches=[2], rounds=3)
+    assert [(row.name, row.batch) for row in rows] == [("float", 2), ("integer", 2)]
+    assert rows[0].speedup.median == 1.0
+    assert all(row.latency_ms.lower > 0 and row.load_ms > 0 and row.peak_memory_mb > 50 for row in rows)
+    assert rows[1].file_bytes == exported.stat().st_size < rows[0].file_bytes
+    assert json.loads(json.dumps(rows[1].to_dict()))["batch"] == 2
+    (tmp_path / "noise.onnx").write_bytes(b"noise")
+    with pytest.raises((FileFormatError, ExportError), match=r"noise\.onnx"):
+        side_by_side({"noise": tmp_path / "noise.onnx"})
+    with pytest.raises(ExportError, match="at least one file"):
+        side_by_side({})

@@ -95,6 +95,11 @@ def test_the_whole_way(graph: Path, folder: Path, bitwright: Command) -> None:
     }
     assert all(result["images"] == 1000 for result in results.values())
     assert results[integer]["top1_percent"] == results[onnx]["top1_percent"]
+    verified = bitwright("verify", integer, *data, "--engine", "onnxruntime", "--images", 150, "--json")
+    assert verified.status == 0
+    assert [row["equal_images"] for row in json.loads(verified.out)["rows"]] == [150] * 4
+    timed = json.loads(bitwright("bench", onnx, "--batch", 2, "--rounds", 2, "--json").out)
+    assert [(row["batch"], row["speedup"]["median"]) for row in timed["rows"]] == [(2, 1.0)]
 
 
 def test_capture_counts(bitwright: Command, tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 
 from bitwright.benchmark.engines import ENGINES, Engine, Predict, engine, known_engine, load_engine
 from bitwright.benchmark.environment import Environment, environment
-from bitwright.benchmark.equality import Equality, compare
+from bitwright.benchmark.equality import Equality, compare, verify
 from bitwright.benchmark.predictor import Predictor, predictor
+from bitwright.benchmark.side_by_side import Measured, side_by_side
 from bitwright.benchmark.timing import Spread, Timings, time_interleaved
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Engine",
     "Environment",
     "Equality",
+    "Measured",
     "Predict",
     "Predictor",
     "Spread",
@@ -22,5 +24,7 @@ __all__ = [
     "known_engine",
     "load_engine",
     "predictor",
+    "side_by_side",
     "time_interleaved",
+    "verify",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.errors import ExportError, unknown_name
+from bitwright.errors import ExportError, FileFormatError, unknown_name
 
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """From images [batch, channels, height, width], as the file wants them, to logits [batch, classes]."""
@@ -33,12 +33,14 @@ class Engine:
     Attributes:
         name: For instance `onnxruntime`.
         package: The module that must be importable.
+        exporter: What writes its files; a name in `bitwright.export.EXPORTERS`.
         levels: Optimisation levels that can be asked for, the default last.
         load: Reads a file.
     """
 
     name: str
     package: str
+    exporter: str
     levels: tuple[str, ...]
     load: Load
 
@@ -51,13 +53,13 @@ class Engine:
 ENGINES: dict[str, Engine] = {}
 
 
-def engine(name: str, package: str, levels: tuple[str, ...] = ("default",)) -> Callable[[Load], Load]:
+def engine(name: str, package: str, exporter: str, levels: tuple[str, ...] = ("default",)) -> Callable[[Load], Load]:
     """Register a function as the engine `name`."""
 
     def register(load: Load) -> Load:
         if name in ENGINES:
             raise ValueError(f"there is an engine '{name}' already.")
-        ENGINES[name] = Engine(name, package, levels, load)
+        ENGINES[name] = Engine(name, package, exporter, levels, load)
         return load
 
     return register
@@ -75,6 +77,7 @@ def load_engine(name: str, path: str | Path, *, threads: int = 1, level: str | N
     Raises:
         UnknownNameError: If there is no such engine or level.
         ExportError: If the engine is not installed, or the file is missing.
+        FileFormatError: If the engine cannot read the file.
     """
     found = known_engine(name)
     chosen = found.levels[-1] if level is None else level
@@ -106,7 +109,7 @@ _ONNXRUNTIME_LEVELS = {
 }
 
 
-@engine("onnxruntime", "onnxruntime", tuple(_ONNXRUNTIME_LEVELS))
+@engine("onnxruntime", "onnxruntime", "onnx", tuple(_ONNXRUNTIME_LEVELS))
 def _(path: Path, threads: int, level: str) -> Predict:
     import onnxruntime
 
@@ -114,7 +117,11 @@ def _(path: Path, threads: int, level: str) -> Predict:
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _ONNXRUNTIME_LEVELS[level])
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # its warnings are for those who wrote the file by hand
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a type of its own for each fault
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileFormatError(f"ONNX Runtime cannot read '{path}': {reason}") from error
     names = [output.name for output in session.get_outputs()]
     wanted = INTEGER_OUTPUT if INTEGER_OUTPUT in names else names[0]
     image = session.get_inputs()[0].name
@@ -125,7 +132,7 @@ def _(path: Path, threads: int, level: str) -> Predict:
     return predict
 
 
-@engine("qonnx", "qonnx")
+@engine("qonnx", "qonnx", "qonnx")
 def _(path: Path, threads: int, level: str) -> Predict:
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx

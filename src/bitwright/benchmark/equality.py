@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bitwright.benchmark.engines import Predict, known_engine, load_engine
-from bitwright.errors import DataError
+from bitwright.benchmark.engines import ENGINES, Predict, known_engine, load_engine
+from bitwright.benchmark.environment import environment
+from bitwright.errors import DataError, ExportError
+from bitwright.export import EXPORTERS, Target
 from bitwright.export.pixels import Pixels
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.reference import run
@@ -100,6 +103,42 @@ def compare(
     if not done:
         raise DataError("comparing engines needs at least one batch of images, got none.")
     return [Equality(name, level, *map(int, counts[name, level])) for name, level in runs]
+
+
+def verify(
+    model: IntegerModel,
+    batches: Iterable[Tensor],
+    engines: Sequence[str] | None = None,
+    *,
+    target: Target = Target.ANY,
+    threads: int = 1,
+    total: int | None = None,
+    progress: Progress = silent,
+) -> list[Equality]:
+    """Export `model` for engines and compare each, at all its levels, as `compare` does.
+
+    Args:
+        model: The integer model.
+        batches: float32 images, each [batch, channels, height, width], normalised as in training.
+        engines: By name; by default, every installed one.
+        target: The CPUs that the files are made for.
+        threads: How many each engine may use.
+        total: Number of batches, for `progress`.
+        progress: Called after each batch.
+
+    Raises:
+        ExportError: If an engine is refused the model, or this CPU is none of the target's.
+    """
+    if target is Target.VNNI and environment().target is not Target.VNNI:
+        raise ExportError(
+            "this CPU has no 8-bit dot products, which files for the target 'vnni' need. Use the target 'any'."
+        )
+    chosen = engines or [name for name, found in ENGINES.items() if found.installed]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / name for name in chosen}
+        for name, path in files.items():
+            EXPORTERS[known_engine(name).exporter](model, path, target)
+        return compare(model, files, batches, threads=threads, total=total, progress=progress)
 
 
 def count(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> None:

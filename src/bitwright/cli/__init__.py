@@ -13,12 +13,14 @@ from bitwright.cli import train as _train
 from bitwright.cli import evaluate as _evaluate
 from bitwright.cli import lower as _lower
 from bitwright.cli import export as _export
+from bitwright.cli import verify as _verify
+from bitwright.cli import bench as _bench
 from bitwright.cli import demo as _demo
 from bitwright.cli import zoo as _zoo
 
 # isort: on
 from bitwright.cli.app import app, main
 
-del _allocate, _capture, _demo, _evaluate, _export, _lower, _sensitivity, _train, _zoo
+del _allocate, _bench, _capture, _demo, _evaluate, _export, _lower, _sensitivity, _train, _verify, _zoo
 
 __all__ = ["app", "main"]

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""Exported files side by side: latency at several batch sizes, speed-up over the first, time to load, memory, size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bitwright.benchmark import engines
+from bitwright.benchmark.engines import load_engine
+from bitwright.benchmark.timing import Spread, time_interleaved
+from bitwright.errors import ExportError, FileFormatError
+from bitwright.progress import Progress, silent
+
+_ONCE = """
+import json, resource, runpy, sys, time
+import numpy as np
+module, engine, path, threads, shape, kind = json.loads(sys.argv[1])
+load_engine = runpy.run_path(module)["load_engine"]  # by itself: its package would import PyTorch
+images = np.zeros(shape, dtype=kind)
+__import__(engine)
+start = time.perf_counter()
+predict = load_engine(engine, path, threads=threads)
+loaded = time.perf_counter() - start
+predict(images)
+print(json.dumps([1000 * loaded, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file at one batch size.
+
+    Attributes:
+        name: Of the file.
+        batch: Images at a time.
+        latency_ms: For the whole batch.
+        speedup: Over the first file, round by round.
+        load_ms: From the file to a session, once, in a fresh process with the engine imported.
+        peak_memory_mb: Most resident memory of that process after one batch, in units of 2**20 bytes, Python included.
+        file_bytes: Length of the file.
+    """
+
+    name: str
+    batch: int
+    latency_ms: Spread
+    speedup: Spread
+    load_ms: float
+    peak_memory_mb: float
+    file_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def side_by_side(
+    files: Mapping[str, str | Path],
+    *,
+    engine: str = "onnxruntime",
+    batches: Sequence[int] = (1, 8),
+    threads: int = 1,
+    rounds: int = 15,
+    progress: Progress = silent,
+) -> list[Measured]:
+    """Time files against each other on random images.
+
+    Args:
+        files: By name; speed-ups are over the first.
+        engine: That runs them all.
+        batches: Numbers of images at a time.
+        threads: How many the engine may use.
+        rounds: Counted rounds, each of which runs all files; see `time_interleaved`.
+        progress: Called after each measurement.
+
+    Returns:
+        One entry for each batch size and file, in this order.
+
+    Raises:
+        ExportError: If there is no file, or the engine cannot run one.
+        FileFormatError: If one is no ONNX file.
+    """
+    if not files:
+        raise ExportError("expected at least one file to time, got none.")
+    baseline = next(iter(files))
+    predicts = {name: load_engine(engine, path, threads=threads) for name, path in files.items()}
+    inputs = {name: _input(path) for name, path in files.items()}
+    generator = np.random.default_rng(0)
+    found = []
+    for index, batch in enumerate(batches):
+        images = {name: _images(generator, (batch, *shape), kind) for name, (shape, kind) in inputs.items()}
+        calls = {name: partial(predicts[name], images[name]) for name in files}
+        timings = time_interleaved(calls, rounds=rounds, progress=_part_of(progress, index, len(batches)))
+        for name, path in files.items():
+            shape, kind = inputs[name]
+            load_ms, peak = _fresh(engine, Path(path), threads, (batch, *shape), kind)
+            latency, speedup = timings.latency(name), timings.speedup(name, baseline)
+            found.append(Measured(name, batch, latency, speedup, load_ms, peak, Path(path).stat().st_size))
+    return found
+
+
+def _part_of(progress: Progress, index: int, parts: int) -> Progress:
+    """Progress of one of several equal parts."""
+
+    def part(done: int, total: int, /, **figures: float) -> None:
+        progress(index * total + done, parts * total, **figures)
+
+    return part
+
+
+def _input(path: str | Path) -> tuple[tuple[int, ...], str]:
+    """Shape of an image, and the type of its values."""
+    try:
+        graph = onnx.load(str(path)).graph
+        given = graph.input[0].type.tensor_type
+    except Exception as error:  # protobuf raises a type of its own for each fault
+        raise FileFormatError(f"cannot read an ONNX model from '{path}': {error}.") from error
+    shape = tuple(dimension.dim_value for dimension in given.shape.dim[1:])
+    return shape, str(onnx.helper.tensor_dtype_to_np_dtype(given.elem_type))
+
+
+def _images(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray[Any, Any]:
+    if kind == "uint8":
+        return generator.integers(0, 256, shape, dtype=np.uint8)
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def _fresh(engine: str, path: Path, threads: int, shape: tuple[int, ...], kind: str) -> tuple[float, float]:
+    """Milliseconds to load a file, and megabytes after one batch, in a process of its own."""
+    given = json.dumps([engines.__file__, engine, str(path), threads, shape, kind])
+    done = subprocess.run([sys.executable, "-c", _ONCE, given], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ExportError(f"{engine} cannot run '{path}': {done.stderr.strip().splitlines()[-1:]}.")
+    load_ms, peak = json.loads(done.stdout)
+    return float(load_ms), float(peak)
