@@ -13,8 +13,10 @@ from bitwright.cli.console import bar, note, show
 from bitwright.cli.options import GraphFile, Json, Output
 
 if TYPE_CHECKING:
+    from bitwright.allocation import LatencyTable
     from bitwright.scheme import Precision
 
+T4 = "nvidia-t4"
 EXAMPLES = """
 Examples: bitwright allocate resnet18.graph resnet18.sensitivities.json size0.5 -o resnet18.size0.5.yaml
 
@@ -46,7 +48,10 @@ def allocate(
         ),
     ] = None,
     latency_table: Annotated[
-        Path | None, typer.Option("--latency-table", help="Measured latencies of the layers.", dir_okay=False)
+        str | None,
+        typer.Option(
+            "--latency-table", help="Measured latencies of the layers: a file, or nvidia-t4 (ResNet18 and 50)."
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say what would change first with 5 % less and more budget.")
@@ -65,8 +70,8 @@ def allocate(
     """Solve the integer program: the scheme of least expected loss within all budgets, exactly."""
     from rich.text import Text
 
-    from bitwright.allocation import LatencyTable, graph_problem, pareto_frontier
     from bitwright.allocation import allocate as search
+    from bitwright.allocation import graph_problem, pareto_frontier
     from bitwright.graph import Graph
     from bitwright.report import plot_bits, plot_frontier
     from bitwright.scheme import Budget
@@ -74,12 +79,13 @@ def allocate(
 
     limits = [Budget.parse(text) for text in budgets]
     table = SensitivityTable.load(sensitivities)
+    network = Graph.load(graph)
     problem = graph_problem(
-        Graph.load(graph),
+        network,
         table,
         choices=parse_choices(choices),
         pinned=parse_pins(pins or []),
-        latency=None if latency_table is None else LatencyTable.load(latency_table),
+        latency=None if latency_table is None else latencies(latency_table, network.model),
     )
     found = search(problem, limits, name, explain=explain)
     found.scheme.save(output)
@@ -98,6 +104,14 @@ def allocate(
     ]
     for path in written:
         note(f"wrote {path}")
+
+
+def latencies(name: str, model: str) -> LatencyTable:
+    """The table in a file, or the published one of an NVIDIA T4."""
+    from bitwright.allocation import LatencyTable
+    from bitwright.zoo import published_latency_table
+
+    return published_latency_table(model) if name == T4 else LatencyTable.load(name)
 
 
 def parse_choices(text: str) -> list[Precision]:
