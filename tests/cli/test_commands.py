@@ -95,6 +95,10 @@ def test_the_whole_way(graph: Path, folder: Path, bitwright: Command) -> None:
     }
     assert all(result["images"] == 1000 for result in results.values())
     assert results[integer]["top1_percent"] == results[onnx]["top1_percent"]
+    pixels = folder / "digits.pixels.onnx"
+    assert json.loads(bitwright("export", integer, *data, "-o", pixels, "--json").out)["input"] == "uint8"
+    refused = bitwright("evaluate", pixels, *data)
+    assert (refused.status, "takes tensor(uint8), but float images" in refused.err) == (1, True)
     verified = bitwright("verify", integer, *data, "--engine", "onnxruntime", "--images", 150, "--json")
     assert verified.status == 0
     assert [row["equal_images"] for row in json.loads(verified.out)["rows"]] == [150] * 4

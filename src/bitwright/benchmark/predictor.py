@@ -61,6 +61,11 @@ def _onnx(path: Path) -> Predictor:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileFormatError(f"cannot read an ONNX model from '{path}': {reason}") from error
     (given,) = session.get_inputs()
+    if given.type != "tensor(float)":
+        raise FileFormatError(
+            f"'{path}' takes {given.type}, but float images are evaluated: export it without --data for that; "
+            "both forms compute the same integers."
+        )
 
     def predict(images: Tensor) -> Tensor:
         (got,) = session.run(["logits"], {given.name: images.numpy()})

@@ -22,13 +22,18 @@ def export(
         str,
         typer.Option("--target", help="Exact on any CPU, or faster, and only on those with 8-bit dot products: vnni."),
     ] = "any",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", metavar="NAME", help="Take uint8 pixels, normalised inside as this data set is."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write an integer model for an engine that is proved to compute the same integers."""
     from rich.text import Text
 
+    from bitwright.cli.models import load_data
     from bitwright.errors import unknown_name
-    from bitwright.export import EXPORTERS, Target
+    from bitwright.export import EXPORTERS, Pixels, Target
     from bitwright.integer import IntegerModel
 
     if engine not in EXPORTERS:
@@ -36,12 +41,17 @@ def export(
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
     loaded = IntegerModel.load(model)
-    EXPORTERS[engine](loaded, output, Target(target))
+    pixels = None
+    if data is not None:
+        images = load_data(data, loaded.input_shape)
+        pixels = Pixels(images.mean, images.std)
+    EXPORTERS[engine](loaded, output, Target(target), pixels)
     size = output.stat().st_size
     result = {
         "model": loaded.model,
         "scheme": loaded.scheme.name,
         "engine": engine,
+        "input": "float32" if pixels is None else "uint8",
         "size_bytes": size,
         "file": str(output),
     }
