@@ -61,6 +61,18 @@ def test_the_job(settings: DemoSettings, tmp_path: Path) -> None:
         assert use.used_whole <= use.limit_whole
 
 
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_job_on_fashion_mnist(settings: DemoSettings, tmp_path: Path) -> None:
+    """The same on 10,000 held-out pictures of clothes."""
+    found = preset("fashion-mnist", epochs=1)
+    short = replace(
+        found, model=settings.model, baseline=settings.baseline, quantized=settings.quantized, image_size=28
+    )
+    result = run_demo(short, tmp_path)
+    assert all((row.exact_images, row.images) == (10_000, 10_000) for row in result.table.rows[1:])
+
+
 def test_an_interrupted_job_goes_on(settings: DemoSettings, tmp_path: Path) -> None:
     """What was done before an interruption is kept as it is; the rest ends as it would have."""
 
