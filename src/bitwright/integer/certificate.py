@@ -41,6 +41,7 @@ MAX_RELATIVE_CHANGE = 2.0**-12  # moves an 8-bit output by at most 1/16 of a ste
 _BITS = 24
 _EVERY_INT32_CANDIDATES = 256
 _MOST_CANDIDATES = 2**14  # more than there are within the default change
+_LEAST_CANDIDATES = 8  # the ratios of theorem A are found among these
 _THRESHOLDS_BEYOND = 16  # each halves the chance of a candidate: more are not worth a search
 
 
@@ -82,7 +83,8 @@ def certify(
 
     The candidates are the float32 numbers around the ratio in the order 0, +1, -1, +2, -2, ... (in units of b's last
     bit). The first that holds for every int32 accumulator is taken; where 256 candidates fail, or the last threshold
-    lies above 2**24 (so that they would), the first that holds for every accumulator within the bounds.
+    lies above 2**24 (so that they would), the first that holds for every accumulator within the bounds. Outputs of more
+    than 8 bits get far fewer candidates.
 
     Args:
         ratio: `scale_in * scale_weight / scale_out`, [channels] or a single number, positive, below 2**24.
@@ -113,14 +115,18 @@ def certify(
     def agrees_within_bounds(b: Int64Array, c: IntArray, rows: IntArray) -> BoolArray:
         return formulas_agree(b, c, low[rows], high[rows], quant_min, quant_max)
 
+    # A candidate costs a look at every threshold, and passes the less often the more there are: with 16-bit outputs hardly ever.
+    rarity = -(-(quant_max - quant_min) // 2**8)
     hopeful = thresholds_beyond_float32(wanted, all_low, all_high, quant_min, quant_max) == 0
-    chosen = _search(wanted, agrees_on_every_int32, hopeful, max_relative_change, _EVERY_INT32_CANDIDATES)
+    limit = max(_LEAST_CANDIDATES, _EVERY_INT32_CANDIDATES // rarity)
+    chosen = _search(wanted, agrees_on_every_int32, hopeful, max_relative_change, limit)
     missing = chosen.tried == 0
     every_int32 = ~missing
     if missing.any():
         beyond = thresholds_beyond_float32(wanted, low, high, quant_min, quant_max)
         hopeful = missing & (beyond <= _THRESHOLDS_BEYOND)
-        bounded = _search(wanted, agrees_within_bounds, hopeful, max_relative_change, _MOST_CANDIDATES)
+        limit = max(_LEAST_CANDIDATES, _MOST_CANDIDATES // rarity)
+        bounded = _search(wanted, agrees_within_bounds, hopeful, max_relative_change, limit)
         chosen = _Choice(*(np.where(missing, new, old) for new, old in zip(bounded, chosen, strict=True)))
         every_int32[missing] = agrees_on_every_int32(chosen.b[missing], chosen.c[missing], np.flatnonzero(missing))
     proved = chosen.tried > 0
