@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""Free batch norm is PyTorch's: outputs, running statistics and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bitwright.graph.nodes import Conv2d, Norm
+from bitwright.training.norm import normalise_by_batch
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_it_is_batch_norm(biased: bool) -> None:
+    """Accumulators of the oriented weight give what BatchNorm2d gives of the real outputs, negative gains included."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    real, bias, unit = random(6, 4, 5, 5), random(4), random(4).abs() + 0.1
+    norm = nn.BatchNorm2d(4).double().train()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.5, -0.7, 0.0, -2.0]))
+        norm.bias.copy_(random(4))
+        norm.running_mean.copy_(random(4))
+        norm.running_var.copy_(random(4).abs())
+    names = {"mean": norm.running_mean, "variance": norm.running_var, "weight": norm.weight, "bias": norm.bias}
+    parameters = {name: tensor.detach().clone() for name, tensor in names.items()} | {"shift": bias}
+    parameters["weight"].requires_grad_(True)
+    sign = torch.where(norm.weight < 0, -1.0, 1.0).detach().reshape(-1, 1, 1)
+    accumulator = (real / unit.reshape(-1, 1, 1) * sign).requires_grad_(True)
+    node = Conv2d(
+        name="conv", inputs=("input",), shape=(4, 5, 5), weight="w", bias="shift" if biased else None, stride=(1, 1),
+        padding=(0, 0), dilation=(1, 1), groups=1, norm=Norm("mean", "variance", "weight", "bias", norm.eps),
+    )  # fmt: skip
+    scale = torch.tensor(0.25, dtype=torch.float64)
+    got = normalise_by_batch(node, accumulator, unit, scale, parameters) * scale
+    shifted = (real + bias.reshape(-1, 1, 1) if biased else real).requires_grad_(True)
+    expected = norm(shifted)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(parameters["mean"], norm.running_mean)
+    torch.testing.assert_close(parameters["variance"], norm.running_var)
+    upstream = random(*real.shape)
+    got.backward(upstream)
+    expected.backward(upstream)
+    assert accumulator.grad is not None
+    assert shifted.grad is not None
+    torch.testing.assert_close(accumulator.grad, shifted.grad * unit.reshape(-1, 1, 1) * sign)
+    torch.testing.assert_close(parameters["weight"].grad, norm.weight.grad)
