@@ -12,6 +12,7 @@ from allocation.strategies import brute_force, budgets, every_choice, fits, prob
 from bitwright.allocation import Problem, allocate, allocation_problem
 from bitwright.allocation import solve as solve_module
 from bitwright.allocation.highs import best_by_highs
+from bitwright.allocation.multipliers import multipliers
 from bitwright.allocation.search import resolve, solve
 from bitwright.allocation.solve import Limit, best
 from bitwright.errors import BudgetError, SchemeError, UnknownNameError
@@ -231,3 +232,10 @@ def test_five_percent_either_way() -> None:
     tight = allocate(problem, [Budget("size", 0, relative=True)], explain=True)
     assert tight.changes[0].layers is None
     assert allocate(problem, [Budget("size", 0.5, relative=True)]).changes == ()
+
+
+def test_multipliers_that_grow_without_bound_prove_that_nothing_fits() -> None:
+    """Two limits that no option meets: the dual rises for ever, and is left as soon as it exceeds every loss."""
+    losses = np.array([0.0, 0.0, 1.0, 0.0])
+    amounts = np.array([[0.0, 2.0, 4.0, 6.0], [1.0, 0.0, 1.0, 0.0]])
+    assert multipliers(losses, amounts, np.zeros(2), np.array([0, 4])) is None

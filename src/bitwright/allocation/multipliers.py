@@ -31,7 +31,7 @@ def multipliers(losses: Floats, amounts: Floats, room: Floats, starts: Int64) ->
     Args:
         losses: Of each option, at least 0 in each group's least; shape (options,).
         amounts: What each option uses above the least of its group; shape (limits, options).
-        room: How much may be used of each above these least; shape (limits,), positive.
+        room: How much may be used of each above these least; shape (limits,), at least 0.
         starts: Where the options of each group begin, and end; shape (groups + 1,).
 
     Returns:
@@ -54,6 +54,8 @@ def multipliers(losses: Floats, amounts: Floats, room: Floats, starts: Int64) ->
         for _ in range(20):
             if dual > best:
                 best, best_price = dual, price
+            if best > 1:  # at once: where nothing fits, the multipliers grow without bound
+                return None
             # In units of the multipliers themselves the Hessian is at least `smoothing`, however large they grow.
             # The ridge serves where limits coincide.
             scaled = curvature * np.outer(price, price)
@@ -71,8 +73,6 @@ def multipliers(losses: Floats, amounts: Floats, room: Floats, starts: Int64) ->
                 length *= 0.3
             price = price + length * step
             value, dual, gradient, curvature = tried
-        if best > 1:
-            return None
         if smoothing * len(first) <= SMOOTHING * best or smoothing < 1e-12:
             found: Floats = best_price * unit / reach
             return found
