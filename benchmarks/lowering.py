@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Seconds that lowering takes, for networks of the zoo: `python benchmarks/lowering.py [--json FILE] [MODEL ...]`.
+"""Seconds that lowering takes, for networks of the zoo: `python benchmarks/lowering.py [MODEL ...] --json FILE`.
 
 Random weights, calibrated on four random images; certification, which takes nearly all of the time, depends on scales alone.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitwright.benchmark import environment
 from bitwright.graph import capture, load_model
 from bitwright.graph.sources import image_size
 from bitwright.integer import lower
@@ -39,13 +39,13 @@ def settled(name: str) -> tuple[nn.Module, torch.Tensor]:
     return network.eval(), images
 
 
-def measure(name: str, repeats: int) -> list[dict[str, Any]]:
+def measure(name: str, repeats: int, widths: list[int]) -> list[dict[str, Any]]:
     """One row for each precision and width of the residual streams."""
     network, images = settled(name)
     graph = capture(network, tuple(images.shape[1:]), name=name)
     rows = []
     for precision in PRECISIONS:
-        for residual_bits in (8, 16):
+        for residual_bits in widths:
             uniform = Scheme.uniform(graph.layers, Precision.parse(precision))
             model = calibrate(quantize(graph, Scheme(uniform.name, uniform.layers, residual_bits)), [images])
             seconds = []
@@ -73,16 +73,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=["pytorchcv:resnet50"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--residual-bits", type=int, nargs="+", choices=(8, 16), default=[8])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    environment = {
-        "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }  # fmt: skip
-    print(environment)
-    rows = [row for name in arguments.models for row in measure(name, arguments.repeats)]
+    where = environment().to_dict()
+    print(where)
+    rows = [row for name in arguments.models for row in measure(name, arguments.repeats, arguments.residual_bits)]
     if arguments.json:
-        arguments.json.write_text(json.dumps({"environment": environment, "rows": rows}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"environment": where, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
