@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitwright.errors import TrainingError
 from bitwright.training.plan import TensorSpec
 from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
+from training.small import digits, small_quantized
 
 BITS = st.integers(2, 8)
 WEIGHTS = st.lists(st.floats(-4, 4, width=32), min_size=6, max_size=6)
@@ -87,3 +89,12 @@ def test_a_running_maximum_never_shrinks() -> None:
     for high, expected in ((510.0, 2.0), (255.0, 2.0), (765.0, 3.0)):
         quantizer.observe(torch.tensor(0.0), torch.tensor(high))
         assert float(quantizer.scale) == expected
+
+
+def test_a_scale_that_is_not_finite_stops_with_its_name() -> None:
+    """A diverged training names the tensor, in one line."""
+    model = small_quantized().train()
+    with torch.no_grad():
+        model.activation_quantizer("down.0").scale.fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"the scale of 'down\.0' became nan: the training diverged"):
+        model(digits().calibration(4)[0])

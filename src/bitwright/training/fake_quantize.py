@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitwright.errors import TrainingError
 from bitwright.graph.execute import Tensors, convolve, rearrange
 from bitwright.graph.nodes import (
     Add,
@@ -76,8 +77,13 @@ def fake_quantize(node: Node, inputs: list[Quantized], model: QuantizedModel, pa
 def _finish(node: Node, scaled: Tensor, scale: Tensor, model: QuantizedModel) -> Quantized:
     """Round `scaled`, in steps of `scale`, to the format of the node's tensor."""
     spec = model.activation_quantizer(node.name).spec
-    bounds = getattr(node, "bounds", None)
-    low, high = clamp_limits(bounds, spec.quant_min, spec.quant_max, float(scale.detach()))
+    bounds, step = getattr(node, "bounds", None), float(scale.detach())
+    if not math.isfinite(step):
+        raise TrainingError(
+            f"the scale of '{node.name}' became {step}: the training diverged. Go on from an earlier checkpoint, with a "
+            "smaller learning rate."
+        )
+    low, high = clamp_limits(bounds, spec.quant_min, spec.quant_max, step)
     return Quantized(clamp_round(scaled, low, high), scale)
 
 
