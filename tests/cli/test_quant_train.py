@@ -6,13 +6,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from bitwright.cli import quant_train
 from bitwright.cli.quant_flags import parse, parser
 from bitwright.cli.quant_train import main
 from bitwright.integer import IntegerModel
+from bitwright.training import load_quantized
 
 FLAGS = """
 -a --teacher-arch -j --epochs --start-epoch -b --lr --momentum --wd -p --resume -e --pretrained --world-size --rank --dist-url
@@ -116,6 +120,29 @@ def test_training_layer_by_layer(
 def test_training_and_evaluation(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """ResNet18 trains for one step at W4A4, and is evaluated in integers."""
     train_and_evaluate("resnet18", ("uniform4",), photographs, tmp_path, capsys)
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_goes_on(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in its second epoch and resumed, training ends with the very weights it would have had."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    common = ["-a", "resnet18", "--data", str(photographs), "-j", "0", "-b", "2", "--epochs", "2", "--lr", "0.0001"]
+    common += ["--quant-scheme", "w4a4", "--checkpoint-iter", "1", "--fix-BN-threshold", "1"]
+    main([*common, "--save-path", str(whole)])
+
+    def stopping(progress: object, every: int) -> Callable[..., None]:
+        def tell(done: int, total: int, /, **figures: float) -> None:
+            if done == 5:
+                raise KeyboardInterrupt
+
+        return tell
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(quant_train, "told", stopping)
+        main([*common, "--save-path", str(parted)])
+    main([*common, "--save-path", str(parted), "--resume", str(parted / "training.state")])
+    ended, expected = (load_quantized(folder / "checkpoint.safetensors").state_dict() for folder in (parted, whole))
+    assert all(torch.equal(value, ended[name]) for name, value in expected.items())
 
 
 def test_mistakes_cost_one_line(tmp_path: Path) -> None:

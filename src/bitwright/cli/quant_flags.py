@@ -39,7 +39,7 @@ def parser() -> ArgumentParser:
     add("--momentum", type=float, default=0.9, help="of SGD (default: 0.9)")
     add("--wd", "--weight-decay", dest="weight_decay", type=float, default=1e-4, help="of SGD (default: 1e-4)")
     add("-p", "--print-freq", type=int, default=10, help="steps between two lines of progress (default: 10)")
-    add("--resume", type=Path, help="checkpoint to go on from: ours, or a published one")
+    add("--resume", type=Path, help="go on from our checkpoint, a published one, or SAVE_PATH/training.state")
     add("-e", "--evaluate", action="store_true", help="evaluate the integer model, train nothing")
     add("--pretrained", action="store_true", help="download pytorchcv's weights")
     add("--world-size", type=int, default=-1, help="moved: accelerate launch")
@@ -118,6 +118,12 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
         made.error(f"--act-percentile must lie in [0, 100], got {flags.act_percentile}.")
     if flags.resume_quantize and flags.resume is None:
         made.error("--resume-quantize says what the file of --resume is: name one.")
+    if flags.evaluate and flags.resume is not None and flags.resume.suffix == ".state":
+        made.error(
+            "-e evaluates a model: resume checkpoint.safetensors or model.safetensors, not the state of a training."
+        )
+    if flags.resume is not None and flags.resume.suffix == ".state" and flags.resume.parent != flags.save_path:
+        made.error(f"an interrupted training goes on in its own folder: --save-path {flags.resume.parent}.")
     if flags.print_freq < 1:
         made.error(f"--print-freq must be at least 1, got {flags.print_freq}.")
     return flags

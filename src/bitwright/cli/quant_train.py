@@ -62,6 +62,8 @@ def run(flags: Namespace) -> None:
 
 def load_start(flags: Namespace) -> Graph | QuantizedModel | IntegerModel:
     """What to train or evaluate: a network by name, or what `--resume` names."""
+    import torch
+
     from bitwright.graph import capture, load_model
     from bitwright.graph.sources import image_size
     from bitwright.integer import load
@@ -70,10 +72,12 @@ def load_start(flags: Namespace) -> Graph | QuantizedModel | IntegerModel:
     if flags.resume is not None and flags.resume.suffix == ".safetensors":
         return load(flags.resume)
     name = f"pytorchcv:{flags.arch}"
-    network = load_model(name, pretrained=flags.pretrained, num_classes=class_count(flags))
+    with torch.random.fork_rng():
+        torch.manual_seed(flags.seed)
+        network = load_model(name, pretrained=flags.pretrained, num_classes=class_count(flags))
     side = image_size(name, network)
     graph = capture(network, (3, side, side), name=name)
-    if flags.resume is None:
+    if flags.resume is None or interrupted(flags):
         return graph
     if flags.resume_quantize and flags.evaluate:
         imported = import_checkpoint(flags.resume, flags.arch, flags.quant_scheme, graph=graph)
@@ -81,6 +85,11 @@ def load_start(flags: Namespace) -> Graph | QuantizedModel | IntegerModel:
             print(line)
         return imported
     return import_floats(flags.resume, flags.arch, graph=graph)
+
+
+def interrupted(flags: Namespace) -> bool:
+    """Whether `--resume` names the state of an interrupted training, which goes on in its own folder."""
+    return flags.resume is not None and flags.resume == flags.save_path / STATE
 
 
 def class_count(flags: Namespace) -> int | None:
@@ -154,8 +163,8 @@ def train(start: Graph | QuantizedModel, flags: Namespace, data: ImageData) -> Q
     model = prepared(start, flags, data)
 
     def before_epoch(epoch: int) -> None:
-        if flags.fix_bn_threshold is not None:
-            model.free_norm = not flags.fix_bn and epoch < flags.fix_bn_threshold
+        threshold = flags.fix_bn_threshold
+        model.free_norm = not flags.fix_bn and (threshold is None or epoch < threshold)
 
     with bar(f"training {flags.arch}, {model.plan.scheme.name}") as progress:
         result = fit(
@@ -164,6 +173,7 @@ def train(start: Graph | QuantizedModel, flags: Namespace, data: ImageData) -> Q
             settings_of(flags),
             distillation=distillation(flags, data),
             checkpoint=flags.save_path / STATE,
+            resume=interrupted(flags),
             checkpoint_steps=flags.checkpoint_iter if flags.checkpoint_iter > 0 else None,
             before_epoch=before_epoch,
             after_step=between(model, data, flags),
