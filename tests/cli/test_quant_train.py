@@ -137,11 +137,12 @@ def test_an_interrupted_training_goes_on(photographs: Path, tmp_path: Path, monk
 
         return tell
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(quant_train, "told", stopping)
-        main([*common, "--save-path", str(parted)])
+        with pytest.raises(KeyboardInterrupt):
+            main([*common, "--save-path", str(parted)])
     main([*common, "--save-path", str(parted), "--resume", str(parted / "training.state")])
-    ended, expected = (load_quantized(folder / "checkpoint.safetensors").state_dict() for folder in (parted, whole))
+    ended, expected = (load_quantized(path / "checkpoint.safetensors").state_dict() for path in (parted, whole))
     assert all(torch.equal(value, ended[name]) for name, value in expected.items())
 
 
