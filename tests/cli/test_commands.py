@@ -15,6 +15,7 @@ from bitwright.graph import Graph
 from cli.conftest import Command
 
 COMMANDS = sorted(str(command.name or command.callback.__name__) for command in app.registered_commands)
+GROUPED = {str(group.name): group.typer_instance.registered_commands for group in app.registered_groups}
 
 
 def last_line(text: str) -> str:
@@ -29,7 +30,7 @@ def test_help_is_instant_and_complete() -> None:
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\nsys.exit('torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert [name for name in COMMANDS if name not in shown] == []
+    assert [name for name in (*COMMANDS, *GROUPED) if name not in shown] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -39,6 +40,21 @@ def test_every_command_teaches_with_an_example(name: str, bitwright: Command) ->
     assert shown.status == 0
     assert "Example" in shown.out
     assert f"bitwright {name}" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        (group, str(command.name or command.callback.__name__).replace("_", "-"))
+        for group, commands in GROUPED.items()
+        for command in commands
+    ],
+)
+def test_every_grouped_command_teaches_with_an_example(group: str, name: str, bitwright: Command) -> None:
+    """So does the help of each command of a group."""
+    shown = bitwright(group, name, "--help")
+    assert shown.status == 0
+    assert f"Example: bitwright {group} " in shown.out
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +120,11 @@ def test_the_whole_way(graph: Path, folder: Path, bitwright: Command) -> None:
     assert [row["equal_images"] for row in json.loads(verified.out)["rows"]] == [150] * 4
     timed = json.loads(bitwright("bench", onnx, "--batch", 2, "--rounds", 2, "--json").out)
     assert [(row["batch"], row["speedup"]["median"]) for row in timed["rows"]] == [(2, 1.0)]
+    latencies, fast = folder / "latency.json", folder / "fast.yaml"
+    measured = json.loads(bitwright("bench", "layers", graph, "--rounds", 2, "-o", latencies, "--json").out)
+    assert set(measured["sums"]) == {"W4A4", "W8A8"}
+    budget = f"latency={measured['sums']['W8A8']['layers_ms'] + 1}ms"
+    assert bitwright("allocate", graph, sensitivities, budget, "--latency-table", latencies, "-o", fast).status == 0
 
 
 def test_capture_counts(bitwright: Command, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from bitwright.benchmark.engines import ENGINES, Engine, Predict, engine, known_engine, load_engine
 from bitwright.benchmark.environment import Environment, environment
 from bitwright.benchmark.equality import Equality, compare, verify
+from bitwright.benchmark.layers import LayerLatencies, measure_layers
 from bitwright.benchmark.predictor import Predictor, predictor
 from bitwright.benchmark.side_by_side import Measured, side_by_side
 from bitwright.benchmark.timing import Spread, Timings, time_interleaved
@@ -13,6 +14,7 @@ __all__ = [
     "Engine",
     "Environment",
     "Equality",
+    "LayerLatencies",
     "Measured",
     "Predict",
     "Predictor",
@@ -23,6 +25,7 @@ __all__ = [
     "environment",
     "known_engine",
     "load_engine",
+    "measure_layers",
     "predictor",
     "side_by_side",
     "time_interleaved",

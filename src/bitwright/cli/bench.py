@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`bitwright bench`: exported files, timed side by side."""
+"""`bitwright bench`: exported files, timed side by side; `bitwright bench layers`: a latency table for the search."""
 
 from __future__ import annotations
 
@@ -7,13 +7,34 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
+from bitwright.cli.allocate import parse_choices
 from bitwright.cli.app import app
-from bitwright.cli.console import bar, show
-from bitwright.cli.options import Json
+from bitwright.cli.console import bar, note, show
+from bitwright.cli.options import GraphFile, Json, Output
+
+FILES = "files"
 
 
-@app.command(epilog="Example: bitwright bench float.onnx uniform8.onnx uniform4.onnx --batch 1 --batch 8")
+class _FilesByDefault(TyperGroup):
+    """`bench FILE...` means `bench files FILE...`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = [FILES, *args]
+        return super().parse_args(ctx, args)
+
+
+bench_app = typer.Typer(
+    cls=_FilesByDefault,
+    no_args_is_help=True,
+    help="Time exported files side by side (bench FILE...), or the layers of a network (bench layers GRAPH).",
+)
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command(FILES, epilog="Example: bitwright bench float.onnx uniform8.onnx uniform4.onnx --batch 1 --batch 8")
 def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ONNX files; the first is the baseline.")],
     batch: Annotated[
@@ -53,3 +74,52 @@ def bench(
         "environment": environment().to_dict(), "threads": threads, "rounds": rounds, "rows": [row.to_dict() for row in found],
     }  # fmt: skip
     show(result, as_json, table)
+
+
+@bench_app.command(epilog="Example: bitwright bench layers resnet18.graph --choices W4A4,W8A8 -o latency.json")
+def layers(
+    graph: GraphFile,
+    output: Output,
+    choices: Annotated[
+        str, typer.Option("--choices", help="Precisions to measure: 2-8, or some such as W4A4,W4A8,W8A8.")
+    ] = "W4A4,W8A8",
+    engine: Annotated[str, typer.Option("--engine", "-e", help="One that reads ONNX files.")] = "onnxruntime",
+    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Images at a time.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="That the engine may use.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Each runs all layers in turn.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Time every distinct layer shape at every precision, and write the table that `allocate --latency-table` reads."""
+    from rich.table import Table
+
+    from bitwright.benchmark import environment, measure_layers
+    from bitwright.graph import Graph
+
+    network = Graph.load(graph)
+    with bar(f"timing the layers of {network.model}") as progress:
+        found = measure_layers(
+            network,
+            parse_choices(choices),
+            engine=engine,
+            batch=batch,
+            threads=threads,
+            rounds=rounds,
+            progress=progress,
+        )
+    found.table.save(output)
+
+    def table() -> Table:
+        title = f"{found.table.device}, {found.table.engine}, batch {batch}, {threads} threads: ms"
+        drawn = Table("layer", "count", *map(str, found.whole_ms), title=title)
+        for shape, count in found.counts.items():
+            drawn.add_row(str(shape), str(count), *(f"{found.table.by_shape[shape][p]:.3f}" for p in found.whole_ms))
+        drawn.add_section()
+        drawn.add_row("sum over all layers", "", *(f"{found.sum_ms(precision):.3f}" for precision in found.whole_ms))
+        drawn.add_row("whole network", "", *(f"{whole.median:.3f}" for whole in found.whole_ms.values()))
+        drawn.add_row(
+            "layers' part", "", *(f"{100 * found.explained(precision):.0f} %" for precision in found.whole_ms)
+        )
+        return drawn
+
+    show({"environment": environment().to_dict(), **found.to_dict()}, as_json, table)
+    note(f"wrote {output}")
