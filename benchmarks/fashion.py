@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""What the studies on Fashion-MNIST share: two small networks, trained in float once, and the loss of every held-out image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import MobileNetV2
+
+from bitwright.data import ImageData, load
+from bitwright.graph import Graph, capture, load_model
+from bitwright.training import QuantizedModel, TrainSettings, fit
+
+IMAGE_SIZE = 32
+BATCH = 250
+MOBILENET_BLOCKS = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 40, 2, 2], [6, 80, 1, 2]]
+"""Expansion, channels, blocks, stride: the shapes of MobileNetV2, of which the width multiplier takes half."""
+
+
+def resnet20(data: ImageData) -> nn.Module:
+    """ResNet20 of He et al. 2016, 0.27 million weights."""
+    return load_model("pytorchcv:resnet20_cifar10", in_channels=data.shape[0], num_classes=len(data.classes))
+
+
+def mobilenetv2_small(data: ImageData) -> nn.Module:
+    """MobileNetV2 of Sandler et al. 2018 with six inverted residuals of half width."""
+    network = MobileNetV2(len(data.classes), width_mult=0.5, inverted_residual_setting=MOBILENET_BLOCKS, dropout=0.0)
+    network.features[0][0] = nn.Conv2d(data.shape[0], 16, 3, stride=2, padding=1, bias=False)
+    return network
+
+
+NETWORKS = {"resnet20": resnet20, "mobilenetv2-small": mobilenetv2_small}
+
+
+def fashion_mnist() -> ImageData:
+    """The data set, with borders up to 32 x 32."""
+    return load("fashion-mnist", image_size=IMAGE_SIZE)
+
+
+def trained(name: str, data: ImageData, settings: TrainSettings, folder: Path) -> Graph:
+    """The captured network with float weights, trained unless `folder` holds it already."""
+    path = folder / f"{name}.graph"
+    if path.exists():
+        return Graph.load(path)
+    torch.manual_seed(settings.seed)
+    network = NETWORKS[name](data)
+    fit(network, data, settings, checkpoint=folder / f"{name}.state", resume=True)
+    graph = capture(network, data.shape, name=name)
+    graph.save(path)
+    return graph
+
+
+@torch.inference_mode()
+def losses(model: QuantizedModel | nn.Module, data: ImageData, images: int) -> tuple[Tensor, float]:
+    """Cross entropy of each of the first held-out images, float64 [images], and the part that is classified correctly."""
+    found, right = [], 0
+    for batch, labels in data.batches("test", BATCH):
+        logits = model(batch)
+        found.append(F.cross_entropy(logits, labels, reduction="none").double())
+        right += int((logits.argmax(1) == labels).sum())
+        if BATCH * len(found) >= images:
+            break
+    return torch.cat(found), right / (BATCH * len(found))
