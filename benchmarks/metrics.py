@@ -35,8 +35,8 @@ from bitwright.training import TrainSettings, fine_tune
 WIDTHS = (2, 3, 4)
 BASE = Precision(8, 8)
 METRICS = ("hessian_trace", "hutchinson_trace", "top_eigenvalue", "empirical_fisher", "loss_perturbation")
-PROBES = {"hutchinson_trace": 30, "top_eigenvalue": 30}
-"""Products per layer at most, where they are what costs."""
+PRODUCTS, IMAGES = {"hutchinson_trace": 10, "top_eigenvalue": 10}, {"hutchinson_trace": 128, "top_eigenvalue": 128}
+"""Products per layer at most, and images at most, where products with the Hessian are what costs."""
 TRUTHS = {"post-training": "as it is", "after QAT": "after training"}
 RESAMPLES = 2000
 
@@ -81,8 +81,8 @@ def measure_metrics(
 ) -> dict[str, tuple[SensitivityTable, float]]:
     """Each metric's table and the seconds that it took, weights only."""
     found: dict[str, tuple[SensitivityTable, float]] = {}
-    batch, labels = data.calibration(images, 0)
     for metric in METRICS:
+        batch, labels = data.calibration(min(images, IMAGES.get(metric, images)), 0)
         path, cost = folder / f"{graph.model}.{metric}.json", folder / f"{graph.model}.{metric}.seconds.json"
         if not cost.exists():
             begin = time.perf_counter()
@@ -94,7 +94,7 @@ def measure_metrics(
                     metric=metric,
                     activations=False,
                     bits=WIDTHS,
-                    max_probes=PROBES.get(metric),
+                    max_probes=PRODUCTS.get(metric),
                     data=data.name,
                     progress=progress,
                 )

@@ -39,6 +39,9 @@ class Precision:
             if not MIN_BITS <= bits <= MAX_BITS:
                 raise SchemeError(f"{name} bits must be {MIN_BITS} to {MAX_BITS}, got {bits}.")
 
+    def __hash__(self) -> int:  # searches look precisions up half a million times a second
+        return self.weight_bits << 4 | self.act_bits
+
     def __str__(self) -> str:
         return f"W{self.weight_bits}A{self.act_bits}"
 

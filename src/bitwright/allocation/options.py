@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,15 +91,29 @@ def make_options(
 
 def _group_options(choices: Sequence[Sequence[Precision]], group: Sequence[str]) -> Int64:
     """Every combination of the layers' precisions with equal activation bits; shape (layers, options)."""
+    made = _combinations(tuple(tuple(precision.act_bits for precision in layer) for layer in choices))
+    if made is None:
+        raise SchemeError(
+            f"the tied layers {', '.join(group)} have over {MAX_OPTIONS} combinations; search among fewer precisions."
+        )
+    return made
+
+
+@lru_cache(maxsize=64)
+def _combinations(layers: tuple[tuple[int, ...], ...]) -> Int64 | None:
+    """Places of equal numbers in all layers, shape (layers, combinations); None if there are too many.
+
+    Most groups of a network are alike, and so are those of one search after another.
+    """
     parts = []
-    for bits in sorted({precision.act_bits for precision in choices[0]}):
-        own = [[i for i, precision in enumerate(layer) if precision.act_bits == bits] for layer in choices]
+    for bits in sorted(set(layers[0])):
+        own = [[i for i, other in enumerate(layer) if other == bits] for layer in layers]
         if math.prod(map(len, own)) > MAX_OPTIONS:
-            raise SchemeError(
-                f"the tied layers {', '.join(group)} have over {MAX_OPTIONS} combinations; search among fewer precisions."
-            )
+            return None
         parts.append(np.stack([axis.ravel() for axis in np.meshgrid(*own, indexing="ij")]))
-    return np.concatenate(parts, axis=1).astype(np.int64)
+    made = np.concatenate(parts, axis=1).astype(np.int64)
+    made.flags.writeable = False
+    return made
 
 
 def whole_losses(losses: Mapping[str, Mapping[Precision, float]]) -> dict[str, dict[Precision, int]]:
