@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""Fine-tuning ends with a batch norm that knows the final weights."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import TrainSettings, fine_tune
+from bitwright.training.fine_tune import CALIBRATION_BATCH
+from training.small import digits, small_graph
+
+SETTINGS = TrainSettings(epochs=1, learning_rate=0.05, data_fraction=0.1)
+
+
+@pytest.mark.parametrize("free_norm", [True, False])
+def test_the_norm_is_settled_after_training(free_norm: bool) -> None:
+    """Free statistics are those of the calibration images under the trained weights; fixed ones are left as they were."""
+    graph = small_graph()
+    scheme = Scheme.uniform(graph.layers, Precision(3, 4))
+    before, _ = fine_tune(graph, scheme, digits(), TrainSettings(epochs=0), free_norm=free_norm, calibration_images=256)
+    model, _ = fine_tune(graph, scheme, digits(), SETTINGS, free_norm=free_norm, calibration_images=256)
+    settled = copy.deepcopy(model)
+    images, _ = digits().calibration(256, SETTINGS.seed)
+    settled.settle_norm(torch.split(images, CALIBRATION_BATCH))
+    expected = (settled if free_norm else before).state_dict()
+    statistics = [name for name in expected if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert all(torch.equal(model.state_dict()[name], expected[name]) for name in statistics)
+    moved = [not torch.equal(model.state_dict()[name], before.state_dict()[name]) for name in statistics]
+    assert any(moved) == free_norm
