@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitwright.errors import SchemeError
-from bitwright.scheme import MAX_BITS, MIN_BITS, Precision, Scheme
+from bitwright.errors import BudgetError, SchemeError, UnknownNameError
+from bitwright.scheme import BUDGET_UNITS, MAX_BITS, MIN_BITS, Budget, Precision, Scheme
 
 WIDTHS = st.integers(MIN_BITS, MAX_BITS)
 PRECISIONS = st.builds(Precision, WIDTHS, WIDTHS)
@@ -195,3 +195,44 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """The message names the file."""
     with pytest.raises(SchemeError, match=r"cannot read a scheme from '.*nowhere\.yaml': .*No such file"):
         Scheme.load(tmp_path / "nowhere.yaml")
+
+
+@given(st.sampled_from(sorted(BUDGET_UNITS)), st.floats(0, 1e300), st.booleans())
+def test_a_budget_is_read_back_from_its_text(kind: str, limit: float, relative: bool) -> None:
+    """To the last bit, however small or large."""
+    budget = Budget(kind, limit / 1e300 if relative else limit, relative)
+    assert Budget.parse(str(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("size0.5", Budget("size", 0.5, True)),
+        ("size_0.5", Budget("size", 0.5, True)),
+        ("modelsize_0.5", Budget("size", 0.5, True)),
+        ("bops.25", Budget("bops", 0.25, True)),
+        ("latency=4.2ms", Budget("latency", 4.2)),
+        ("size=7.9MB", Budget("size", 7.9)),
+        ("bops=72", Budget("bops", 72)),
+    ],
+)
+def test_budgets_as_people_write_them(text: str, budget: Budget) -> None:
+    """With and without underscore and unit."""
+    assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("half", BudgetError, "expected a budget such as size0.5 or bops=72G, got 'half'"),
+        ("size=-1", BudgetError, "expected a budget"),
+        ("size=1e3", BudgetError, "expected a budget"),
+        ("size2", BudgetError, "write size=2MB for an absolute one"),
+        ("size=7G", BudgetError, "MB"),
+        ("speed0.5", UnknownNameError, "unknown budget 'speed'"),
+    ],
+)
+def test_other_texts_are_no_budgets(text: str, error: type[Exception], message: str) -> None:
+    """Each is refused with what is expected."""
+    with pytest.raises(error, match=message):
+        Budget.parse(text)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,8 @@ class Budget:
             )
 
     def __str__(self) -> str:
-        return f"{self.kind}{self.limit:g}" if self.relative else f"{self.kind}={self.limit:g}{self.unit}"
+        limit = _decimal(self.limit)
+        return f"{self.kind}{limit}" if self.relative else f"{self.kind}={limit}{self.unit}"
 
     @property
     def unit(self) -> str:
@@ -222,3 +224,13 @@ class Budget:
         if match[5] and kind in BUDGET_UNITS and match[5] != BUDGET_UNITS[kind]:
             raise BudgetError(f"a budget of {kind} is in {BUDGET_UNITS[kind]}, got '{text}'.")
         return cls(kind, float(match[2] or match[4]), relative=match[1] is not None)
+
+
+def _decimal(value: float) -> str:
+    """All digits that tell a number from its neighbours, without an exponent.
+
+    >>> _decimal(72.0), _decimal(0.001953125), _decimal(1e-7)
+    ('72', '0.001953125', '0.0000001')
+    """
+    text = f"{Decimal(repr(value)):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
