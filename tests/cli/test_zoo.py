@@ -16,6 +16,7 @@ from bitwright.scheme import Scheme
 from bitwright.zoo import published_scheme
 from bitwright.zoo.downloads import archive_path
 from cli.conftest import Command
+from zoo.networks import imported
 
 COMMANDS = sorted(str(command.name) for command in zoo.registered_commands)
 
@@ -99,3 +100,31 @@ def test_import(bitwright: Command, tmp_path: Path) -> None:
     assert refused.status == 1
     assert refused.err.splitlines()[-1].startswith("FileFormatError: ")
     assert "quant_input" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [
+        ("resnet18", 32),
+        *(pytest.param(model, 224, marks=pytest.mark.slow) for model in ("resnet18", "resnet50")),
+    ],
+)
+def test_imported_models(model: str, side: int, photographs: Path, bitwright: Command, tmp_path: Path) -> None:
+    """`evaluate`, `export`, `verify` and `bench` take an imported model as they take a lowered one."""
+    made, _ = imported(model, "bops_0.5", side, tmp_path)
+    file, data = tmp_path / "model.integer", ("--data", f"imagefolder:{photographs}")
+    made.save(file)
+    reference = json.loads(bitwright("evaluate", file, *data, "--json").out)
+    assert reference["images"] == 4
+    exported = json.loads(bitwright("export", file, "--engine", "onnx", "-o", tmp_path / "model.onnx", "--json").out)
+    assert exported["size_bytes"] == (tmp_path / "model.onnx").stat().st_size
+    engine = json.loads(bitwright("evaluate", tmp_path / "model.onnx", *data, "--json").out)
+    figures = ("images", "top1_percent", "top5_percent")
+    assert [engine[name] for name in figures] == [reference[name] for name in figures]
+    shown = bitwright("verify", file, *data, "--engine", "onnxruntime", "--json")
+    assert shown.status == 0
+    verified = json.loads(shown.out)
+    assert verified["exact"]
+    assert len(verified["rows"]) == 4
+    timed = json.loads(bitwright("bench", tmp_path / "model.onnx", "--batch", 1, "--rounds", 1, "--json").out)
+    assert timed["rows"][0]["latency_ms"]["median"] > 0
