@@ -146,6 +146,26 @@ def test_an_interrupted_training_goes_on(photographs: Path, tmp_path: Path, monk
     assert all(torch.equal(value, ended[name]) for name, value in expected.items())
 
 
+def test_weights_that_cannot_be_downloaded(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--pretrained` without a network says what was tried and where to put the file, and exits with 1."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        main(["-a", "resnet18", "--data", str(photographs), "--pretrained"])
+    assert stopped.value.code == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("DataError: "))
+    assert "tried https://github.com/osmr/imgclsmob" in line
+    assert f"save it unpacked as '{tmp_path}/.torch/models/resnet18-" in line
+    assert "--resume FILE" in line
+
+
 def test_mistakes_cost_one_line(tmp_path: Path) -> None:
     """The script itself: a missing folder ends it with one line and status 1."""
     script = Path(__file__).parents[2] / "quant_train.py"

@@ -13,9 +13,11 @@ import torch
 from bitwright.cli.zoo import zoo
 from bitwright.graph import Graph, load_model
 from bitwright.scheme import Scheme
-from bitwright.zoo import published_scheme
+from bitwright.sensitivity import LayerSensitivity, SensitivityTable
+from bitwright.zoo import published_losses, published_scheme
 from bitwright.zoo.downloads import archive_path
 from cli.conftest import Command
+from zoo.networks import imported
 
 COMMANDS = sorted(str(command.name) for command in zoo.registered_commands)
 
@@ -99,3 +101,70 @@ def test_import(bitwright: Command, tmp_path: Path) -> None:
     assert refused.status == 1
     assert refused.err.splitlines()[-1].startswith("FileFormatError: ")
     assert "quant_input" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [
+        ("resnet18", 32),
+        *(pytest.param(model, 224, marks=pytest.mark.slow) for model in ("resnet18", "resnet50")),
+    ],
+)
+def test_imported_models(model: str, side: int, photographs: Path, bitwright: Command, tmp_path: Path) -> None:
+    """`evaluate`, `export`, `verify` and `bench` take an imported model as they take a lowered one."""
+    made, _ = imported(model, "bops_0.5", side, tmp_path)
+    file, data = tmp_path / "model.integer", ("--data", f"imagefolder:{photographs}")
+    made.save(file)
+    reference = json.loads(bitwright("evaluate", file, *data, "--json").out)
+    assert reference["images"] == 4
+    exported = json.loads(bitwright("export", file, "--engine", "onnx", "-o", tmp_path / "model.onnx", "--json").out)
+    assert exported["size_bytes"] == (tmp_path / "model.onnx").stat().st_size
+    engine = json.loads(bitwright("evaluate", tmp_path / "model.onnx", *data, "--json").out)
+    figures = ("images", "top1_percent", "top5_percent")
+    assert [engine[name] for name in figures] == [reference[name] for name in figures]
+    shown = bitwright("verify", file, *data, "--engine", "onnxruntime", "--json")
+    assert shown.status == 0
+    verified = json.loads(shown.out)
+    assert verified["exact"]
+    assert len(verified["rows"]) == 4
+    timed = json.loads(bitwright("bench", tmp_path / "model.onnx", "--batch", 1, "--rounds", 1, "--json").out)
+    assert timed["rows"][0]["latency_ms"]["median"] > 0
+
+
+def test_latencies_of_a_t4(bitwright: Command, tmp_path: Path) -> None:
+    """The published sensitivities and latencies give the published scheme, and any other budget another one."""
+    graph, sensitivities, scheme = (tmp_path / name for name in ("graph", "sensitivities", "scheme.yaml"))
+    assert bitwright("capture", "pytorchcv:resnet18", "-o", graph).status == 0
+    losses = published_losses("resnet18")
+    entries = [
+        LayerSensitivity(
+            layer, 1, 0.0, 0.0, 1, True, {}, increase={p.weight_bits: (loss, 0.0) for p, loss in row.items()}
+        )
+        for layer, row in losses.items()
+    ]
+    SensitivityTable(tuple(entries), "published", "resnet18", "ImageNet", 1, 0).save(sensitivities)
+    command = ("allocate", graph, sensitivities, "--latency-table", "nvidia-t4", "-o", scheme, "--json")
+    assert bitwright(*command, "--latency-ms", 4.2462).status == 0
+    assert Scheme.load(scheme).layers == published_scheme("resnet18", "latency0.5").layers
+    found = json.loads(bitwright(*command, "--latency-ms", 4.2).out)
+    (use,) = found["budgets"]
+    assert 4.0 < use["used"] <= 4.2 == use["limit"]
+    assert Scheme.load(scheme).layers != published_scheme("resnet18", "latency0.5").layers
+    assert json.loads(bitwright(*command, "latency=4.2ms").out) == found
+    both = json.loads(bitwright(*command, "bops0.5", "--latency-ms", 4.2, "--size-mb", 7, "--activation-mb", 3).out)
+    given = [use["budget"] for use in both["budgets"]]
+    assert given == ["bops0.5", "size=7MB", "latency=4.2ms", "activation=3MB"]
+    few = json.loads(bitwright(*command, "--bops-g", 60).out)
+    assert few["budgets"][0]["used"] <= 60
+    for budgets, message in (
+        ((), "BudgetError: expected a budget, got none: name one"),
+        (("--latency-ms", 1), "BudgetError: no allocation fits 1 ms"),
+        (("--size-mb", -1), "BudgetError: a budget of size must be a number of at least 0"),
+    ):
+        refused = bitwright(*command, *budgets)
+        assert refused.status == 1
+        assert refused.err.splitlines()[-1].startswith(message)
+    other = bitwright("capture", "pytorchcv:resnet20_cifar10", "--image-size", 32, "-o", graph)
+    assert other.status == 0
+    refused = bitwright(*command, "--latency-ms", 4.2)
+    assert refused.err.startswith("UnknownNameError: unknown network with published sensitivities 'resnet20_cifar10'")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,30 +114,42 @@ def verify(
     threads: int = 1,
     total: int | None = None,
     progress: Progress = silent,
+    refused: Callable[[str, ExportError], object] | None = None,
 ) -> list[Equality]:
     """Export `model` for engines and compare each, at all its levels, as `compare` does.
 
     Args:
         model: The integer model.
         batches: float32 images, each [batch, channels, height, width], normalised as in training.
-        engines: By name; by default, every installed one.
+        engines: By name; by default, every installed one that is not refused the model.
         target: The CPUs that the files are made for.
         threads: How many each engine may use.
         total: Number of batches, for `progress`.
         progress: Called after each batch.
+        refused: Where no engine is named, called with each that is refused the model, and the reason.
 
     Raises:
-        ExportError: If an engine is refused the model, or this CPU is none of the target's.
+        ExportError: If a named engine, or every one, is refused the model, or this CPU is none of the target's.
     """
     if target is Target.VNNI and environment().target is not Target.VNNI:
         raise ExportError(
             "this CPU has no 8-bit dot products, which files for the target 'vnni' need. Use the target 'any'."
         )
     chosen = engines or [name for name, found in ENGINES.items() if found.installed]
+    refusals: list[ExportError] = []
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / name for name in chosen}
-        for name, path in files.items():
-            EXPORTERS[known_engine(name).exporter](model, path, target)
+        files = {}
+        for name in chosen:
+            try:
+                EXPORTERS[known_engine(name).exporter](model, Path(folder) / name, target)
+            except ExportError as error:
+                refusals.append(error)
+                if engines or len(refusals) == len(chosen):
+                    raise
+                if refused is not None:
+                    refused(name, error)
+                continue
+            files[name] = Path(folder) / name
         return compare(model, files, batches, threads=threads, total=total, progress=progress)
 
 

@@ -21,6 +21,8 @@ EXAMPLES = """
 Examples: bitwright allocate resnet18.graph resnet18.sensitivities.json size0.5 -o resnet18.size0.5.yaml
 
 bitwright allocate resnet18.graph resnet18.sensitivities.json size=7MB bops=80G --choices 2-8 --explain -o small.yaml
+
+bitwright allocate resnet18.graph resnet18.sensitivities.json --latency-table nvidia-t4 --latency-ms 4.2 -o fast.yaml
 """
 
 
@@ -30,14 +32,30 @@ def allocate(
     sensitivities: Annotated[
         Path, typer.Argument(metavar="SENSITIVITIES", help="A file that `bitwright sensitivity` wrote.")
     ],
+    output: Output,
     budgets: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="BUDGET...",
+            metavar="[BUDGET]...",
             help="size0.5 (part of the way from smallest to largest), size=7MB, bops=80G, latency=4.2ms, activation=2MB.",
         ),
-    ],
-    output: Output,
+    ] = None,
+    size_mb: Annotated[
+        float | None, typer.Option("--size-mb", metavar="MB", help="Budget of the weights: the same as size=…MB.")
+    ] = None,
+    bops_g: Annotated[
+        float | None, typer.Option("--bops-g", metavar="G", help="Budget of bit operations: the same as bops=…G.")
+    ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option("--latency-ms", metavar="MS", help="Budget of a --latency-table's sum: the same as latency=…ms."),
+    ] = None,
+    activation_mb: Annotated[
+        float | None,
+        typer.Option(
+            "--activation-mb", metavar="MB", help="Budget of the largest activations: the same as activation=…MB."
+        ),
+    ] = None,
     choices: Annotated[
         str, typer.Option("--choices", help="What a layer may have: 2-8, or precisions such as W4A4,W4A8,W8A8.")
     ] = "W4A4,W8A8",
@@ -72,12 +90,17 @@ def allocate(
 
     from bitwright.allocation import allocate as search
     from bitwright.allocation import graph_problem, pareto_frontier
+    from bitwright.errors import BudgetError
     from bitwright.graph import Graph
     from bitwright.report import plot_bits, plot_frontier
     from bitwright.scheme import Budget
     from bitwright.sensitivity import SensitivityTable
 
-    limits = [Budget.parse(text) for text in budgets]
+    options = {"size": size_mb, "bops": bops_g, "latency": latency_ms, "activation": activation_mb}
+    limits = [Budget.parse(text) for text in budgets or []]
+    limits += [Budget(kind, limit) for kind, limit in options.items() if limit is not None]
+    if not limits:
+        raise BudgetError("expected a budget, got none: name one, such as size0.5 or --latency-ms 4.2.")
     table = SensitivityTable.load(sensitivities)
     network = Graph.load(graph)
     problem = graph_problem(

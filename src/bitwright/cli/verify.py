@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bitwright.cli.app import app
-from bitwright.cli.console import bar, show
+from bitwright.cli.console import bar, note, show
 from bitwright.cli.options import BatchSize, Data, Json, Seed
 
 
@@ -18,7 +18,8 @@ def verify(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `bitwright lower` wrote.")],
     data: Data,
     engine: Annotated[
-        list[str] | None, typer.Option("--engine", "-e", help="By default, every installed one; repeatable.")
+        list[str] | None,
+        typer.Option("--engine", "-e", help="By default, every installed one that can be exact; repeatable."),
     ] = None,
     target: Annotated[str, typer.Option("--target", help="The CPUs that the files are made for: any or vnni.")] = "any",
     images: Annotated[int | None, typer.Option("--images", min=1, help="Of the test split; by default, all.")] = None,
@@ -46,7 +47,14 @@ def verify(
     batches = (found.test.read(range(start, min(start + batch_size, count)))[0] for start in starts)
     with bar(f"verifying {loaded.model}, {loaded.scheme.name}") as progress:
         results = compare_all(
-            loaded, batches, engine, target=Target(target), threads=threads, total=len(starts), progress=progress
+            loaded,
+            batches,
+            engine,
+            target=Target(target),
+            threads=threads,
+            total=len(starts),
+            progress=progress,
+            refused=lambda name, error: note(f"left out {name}: {error}"),
         )
 
     def table() -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
@@ -19,11 +20,12 @@ from bitwright.graph.nodes import Pair
 from bitwright.integer.bounds import SATURATING_SUM, largest_pair_sum
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
-from bitwright.integer.quant_params import QuantParams
+from bitwright.integer.quant_params import UNCLAMPED_BITS, QuantParams
+from bitwright.integer.ranges import Range, tensor_ranges
 from bitwright.scheme import MAX_BITS
 
-UINT8_ZERO = 128
-"""Zero point of weights stored as uint8."""
+UINT8_ZERO, UINT4_ZERO = 128, 8
+"""Zero points of weights stored as uint8 and uint4."""
 
 
 class Weight(NamedTuple):
@@ -41,6 +43,12 @@ class OnnxBuilder(OnnxGraph):
     model: IntegerModel = field(kw_only=True)
     target: Target = field(kw_only=True, default=Target.ANY)
     pixels: Pixels | None = field(kw_only=True, default=None)
+    casts: set[str] = field(kw_only=True, default_factory=set)
+
+    @cached_property
+    def ranges(self) -> dict[str, Range]:
+        """How far the integers of every tensor reach."""
+        return tensor_ranges(self.model)
 
     def zero(self, params: QuantParams) -> str:
         """The zero point of an activation."""
@@ -51,6 +59,24 @@ class OnnxBuilder(OnnxGraph):
         """Whether a tensor has more than 8 bits: then float32 numbers carry its integers."""
         params = self.model.formats.get(name)
         return params is not None and params.bit_width > MAX_BITS
+
+    def carrier(self, name: str) -> int:
+        """The type of numbers that carry a tensor's integers."""
+        params = self.model.formats.get(name)
+        if params is None:
+            return int(TensorProto.INT32)
+        if params.bit_width == UNCLAMPED_BITS:
+            return int(TensorProto.DOUBLE)
+        return int(TensorProto.FLOAT if params.bit_width > MAX_BITS else TensorProto.UINT8)
+
+    def cast(self, source: str, kind: int) -> str:
+        """An integer tensor, or the accumulators of one, as another type; once for all that read it."""
+        if self.carrier(source) == kind:
+            return source
+        output = f"{source}.{TensorProto.DataType.Name(kind).lower()}"
+        if output not in self.casts:
+            self.casts.add(self.node("Cast", [source], output, to=kind))
+        return output
 
     def clamped(self, output: str, params: QuantParams, low: int, high: int, make: Callable[[str], object]) -> None:
         """Call `make` with the name of a uint8 result, which is clamped where uint8's own limits are not [low, high]."""
@@ -65,7 +91,7 @@ class OnnxBuilder(OnnxGraph):
     def real(self, source: str, scale: float, output: str) -> str:
         """`source * scale` as float32, for an integer tensor of any width."""
         if self.wide(source):
-            return self.node("Mul", [source, self.scalar(scale)], output)
+            return self.node("Mul", [self.cast(source, TensorProto.FLOAT), self.scalar(scale)], output)
         zero = self.zero(self.model.formats[source])
         return self.node("DequantizeLinear", [source, self.scalar(scale), zero], output)
 
@@ -79,28 +105,36 @@ class OnnxBuilder(OnnxGraph):
         operands = [real, self.scalar(1.0), self.zero(params)]
         self.clamped(output, params, low, high, lambda made: self.node("QuantizeLinear", operands, made))
 
-    def weight(self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8]) -> Weight:
-        """An INT8 tensor, stored as INT4 where its width allows, or a UINT8 one where INT8 is not exact on every CPU.
+    def weight(
+        self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8], *, unsigned: bool = False
+    ) -> Weight:
+        """An INT8 tensor, stored as INT4 where its width allows, or an unsigned one where INT8 is not exact on every CPU.
 
         Args:
             op: The layer.
             values: Its weights, in the layout of the operator.
+            unsigned: Whether the operator is faster with unsigned weights.
         """
-        channels = len(op.bias)
-        if self.target is Target.ANY and saturates(op, self.model):
-            shifted = (values.astype(np.int16) + UINT8_ZERO).astype(np.uint8)
-            zeros = np.full(channels, UINT8_ZERO, dtype=np.uint8)
-            return Weight(
-                self.constant(f"{op.name}.weight", shifted),
-                self.constant(f"zeros.{channels}.uint8", zeros),
-                self.constant(f"zero.{UINT8_ZERO}", np.array(UINT8_ZERO, dtype=np.uint8)),
-            )
+        channels, name = len(op.bias), f"{op.name}.weight"
+        if not (unsigned or (self.target is Target.ANY and saturates(op, self.model))):
+            if op.weight_bits > 4:
+                return self._int8(self.constant(name, values), channels)
+            return self._int8(self._four_bits(name, values, TensorProto.INT4, TensorProto.INT8), channels)
+        point = UINT8_ZERO if op.weight_bits > 4 else UINT4_ZERO
+        shifted = (values.astype(np.int16) + point).astype(np.uint8)
         if op.weight_bits > 4:
-            return self._int8(self.constant(f"{op.name}.weight", values), channels)
-        stored = f"{op.name}.weight_int4"
-        packed = _pack_int4(values).tobytes()
-        self.constants[stored] = helper.make_tensor(stored, TensorProto.INT4, values.shape, packed, raw=True)
-        return self._int8(self.node("Cast", [stored], f"{op.name}.weight", to=TensorProto.INT8), channels)
+            self.constant(name, shifted)
+        else:
+            self._four_bits(name, shifted, TensorProto.UINT4, TensorProto.UINT8)
+        zeros = self.constant(f"zeros.{channels}.uint8.{point}", np.full(channels, point, dtype=np.uint8))
+        return Weight(name, zeros, self.constant(f"zero.{point}", np.array(point, dtype=np.uint8)))
+
+    def _four_bits(self, name: str, values: npt.NDArray[np.int8 | np.uint8], stored: int, used: int) -> str:
+        """Two weights in a byte; engines cast them at load."""
+        packed = f"{name}_{TensorProto.DataType.Name(stored).lower()}"
+        raw = _pack_int4(values).tobytes()
+        self.constants[packed] = helper.make_tensor(packed, stored, values.shape, raw, raw=True)
+        return self.node("Cast", [packed], name, to=used)
 
     def ones(self, channels: int, kernel: Pair) -> Weight:
         """Weights of a depthwise convolution that sums."""
@@ -122,8 +156,8 @@ def saturates(op: IntegerConv2d | IntegerLinear, model: IntegerModel) -> bool:
     return largest_pair_sum(op.weight, model.formats[op.inputs[0]]) > SATURATING_SUM
 
 
-def _pack_int4(weight: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Two values in a byte, the first in the low half, as ONNX stores INT4."""
+def _pack_int4(weight: npt.NDArray[np.int8 | np.uint8]) -> npt.NDArray[np.uint8]:
+    """Two values in a byte, the first in the low half, as ONNX stores INT4 and UINT4."""
     flat = np.zeros(prod(weight.shape) + prod(weight.shape) % 2, dtype=np.uint8)
     flat[: prod(weight.shape)] = weight.reshape(-1).view(np.uint8) & 0x0F
     return (flat[0::2] | (flat[1::2] << 4)).astype(np.uint8)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import ExportError
-from bitwright.integer.ops import Quantize
+from bitwright.integer.ops import Quantize, ReciprocalQuantize
 from bitwright.integer.reference import execute_op
 
 LEVELS = 256
@@ -50,7 +50,7 @@ class Pixels:
             )
         return pixels.to(torch.float32).div(255).sub(mean).div(std)
 
-    def table(self, op: Quantize) -> npt.NDArray[np.int32]:
+    def table(self, op: Quantize | ReciprocalQuantize) -> npt.NDArray[np.int32]:
         """The integer of every pixel value, int32 [channels, 256]."""
         levels = torch.arange(LEVELS, dtype=torch.uint8).reshape(1, 1, 1, LEVELS).expand(1, op.shape[0], 1, LEVELS)
         return execute_op(op, [self.normalise(levels)], [])[0, :, 0].numpy()

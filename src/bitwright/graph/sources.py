@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from bitwright.errors import FileFormatError, UnknownNameError, unknown_name
+from bitwright.graph.pretrained import fetching
 
 Source = Callable[[str, dict[str, Any], bool], nn.Module]
 
@@ -30,6 +32,7 @@ def load_model(name: str, *, pretrained: bool = False, weights: str | Path | Non
 
     Raises:
         UnknownNameError: If source or model do not exist.
+        DataError: If the source's own weights cannot be downloaded; says where to place them by hand.
         FileFormatError: If the weights cannot be read or do not fit.
     """
     source, _, model = name.partition(":")
@@ -39,7 +42,9 @@ def load_model(name: str, *, pretrained: bool = False, weights: str | Path | Non
             "or package.module:factory."
         )
     given = {key: value for key, value in options.items() if value is not None}
-    made = SOURCES.get(source, _from_module(source))(model, given, pretrained)
+    # Only the built-in sources' weights lie at known places; a factory of the user's own reports its own faults.
+    with fetching(source, model) if pretrained and source in SOURCES else nullcontext():
+        made = SOURCES.get(source, _from_module(source))(model, given, pretrained)
     if weights is not None:
         load_weights(made, weights)
     return made.eval()

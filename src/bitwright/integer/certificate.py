@@ -35,7 +35,8 @@ from bitwright.integer.theorems import (
     thresholds_beyond_float32,
 )
 
-_Predicate = Callable[[Int64Array, IntArray, IntArray], BoolArray]  # b, c and channel of each row -> verdicts
+Predicate = Callable[[Int64Array, IntArray, IntArray], BoolArray]
+"""From b, c and channel of each row to verdicts."""
 
 MAX_RELATIVE_CHANGE = 2.0**-12  # moves an 8-bit output by at most 1/16 of a step
 _BITS = 24
@@ -119,15 +120,15 @@ def certify(
     rarity = -(-(quant_max - quant_min) // 2**8)
     hopeful = thresholds_beyond_float32(wanted, all_low, all_high, quant_min, quant_max) == 0
     limit = max(_LEAST_CANDIDATES, _EVERY_INT32_CANDIDATES // rarity)
-    chosen = _search(wanted, agrees_on_every_int32, hopeful, max_relative_change, limit)
+    chosen = search_multipliers(wanted, agrees_on_every_int32, hopeful, max_relative_change, limit)
     missing = chosen.tried == 0
     every_int32 = ~missing
     if missing.any():
         beyond = thresholds_beyond_float32(wanted, low, high, quant_min, quant_max)
         hopeful = missing & (beyond <= _THRESHOLDS_BEYOND)
         limit = max(_LEAST_CANDIDATES, _MOST_CANDIDATES // rarity)
-        bounded = _search(wanted, agrees_within_bounds, hopeful, max_relative_change, limit)
-        chosen = _Choice(*(np.where(missing, new, old) for new, old in zip(bounded, chosen, strict=True)))
+        bounded = search_multipliers(wanted, agrees_within_bounds, hopeful, max_relative_change, limit)
+        chosen = Choice(*(np.where(missing, new, old) for new, old in zip(bounded, chosen, strict=True)))
         every_int32[missing] = agrees_on_every_int32(chosen.b[missing], chosen.c[missing], np.flatnonzero(missing))
     proved = chosen.tried > 0
     if strict and not proved.all():
@@ -235,7 +236,9 @@ def certify_requantize(
         return agree
 
     wanted = _checked_ratios(ratio, quant_min, quant_max)
-    chosen = _search(wanted, predicate, np.ones(wanted.shape, np.bool_), max_relative_change, _MOST_CANDIDATES)
+    chosen = search_multipliers(
+        wanted, predicate, np.ones(wanted.shape, np.bool_), max_relative_change, _MOST_CANDIDATES
+    )
     if (chosen.tried == 0).any():
         channel = int(np.argmin(chosen.tried))
         raise _no_proof(
@@ -251,7 +254,7 @@ def certify_requantize(
     return _certified(wanted, chosen, ("exhaustive",) * wanted.size, every_int32)
 
 
-class _Choice(NamedTuple):
+class Choice(NamedTuple):
     """A search's result [channels]: b / 2**c, and how many candidates it took, or 0 where none passed."""
 
     b: Int64Array
@@ -259,10 +262,18 @@ class _Choice(NamedTuple):
     tried: Int64Array
 
 
-def _search(
-    wanted: FloatArray, agrees: _Predicate, channels: BoolArray, max_relative_change: float, limit: int
-) -> _Choice:
-    """The first candidate of each channel that agrees, in blocks of 1, 2, 4, ... for the channels still without."""
+def search_multipliers(
+    wanted: FloatArray, agrees: Predicate, channels: BoolArray, max_relative_change: float, limit: int
+) -> Choice:
+    """The first candidate of each channel that agrees, in blocks of 1, 2, 4, ... for the channels still without.
+
+    Args:
+        wanted: Ratios [channels], below 2**24.
+        agrees: From b, c and channel of each row to a verdict; see `certify` for the order of the candidates.
+        channels: Where to search at all.
+        max_relative_change: How far from the ratio to go.
+        limit: Most candidates of a channel.
+    """
     nearest = dyadic(wanted, _BITS)
     b, c = nearest.multiplier.copy(), nearest.shift.astype(np.int64)
     tried = np.zeros(wanted.shape, np.int64)
@@ -283,7 +294,7 @@ def _search(
         tried[hit] = order[first[found]] + 1
         pending = pending[~found & allowed.any(axis=1)]
         start, block = start + order.size, min(2 * block, 64)
-    return _Choice(b, c, tried)
+    return Choice(b, c, tried)
 
 
 def _neighbour(b: Int64Array, c: IntArray, offset: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -298,7 +309,7 @@ def _neighbour(b: Int64Array, c: IntArray, offset: Int64Array) -> tuple[Int64Arr
     return np.clip(result, 1, 2**_BITS - 1), shift - up + down
 
 
-def _certified(wanted: FloatArray, chosen: _Choice, theorem: tuple[str, ...], every_int32: BoolArray) -> Certified:
+def _certified(wanted: FloatArray, chosen: Choice, theorem: tuple[str, ...], every_int32: BoolArray) -> Certified:
     """Put a finished search into words."""
     multipliers = Multipliers(chosen.b, chosen.c.astype(np.int32))
     return Certified(multipliers, theorem, np.maximum(chosen.tried, 1), multipliers.real() / wanted - 1, every_int32)

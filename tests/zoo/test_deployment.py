@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Imported models evaluate, export, verify and benchmark like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from bitwright.benchmark import compare, verify
+from bitwright.errors import ExportError
+from bitwright.export import export_onnx, export_qonnx
+from bitwright.integer import run
+from bitwright.integer.narrow import in_float32, narrow
+from bitwright.integer.ops import IntegerConv2d
+from zoo.networks import imported
+
+
+@pytest.mark.parametrize(
+    ("model", "scheme", "side"),
+    [
+        ("resnet18", "bops_0.5", 32),
+        *(
+            pytest.param(model, scheme, side, marks=pytest.mark.slow)
+            for model in ("resnet18", "resnet50")
+            for scheme, side in (("uniform8", 224), ("latency_0.5", 224), ("uniform4", 64))
+        ),
+    ],
+)
+def test_onnx(model: str, scheme: str, side: int, tmp_path: Path) -> None:
+    """ONNX Runtime gives the integers of the published arithmetic at all its optimisation levels."""
+    made, images = imported(model, scheme, side, tmp_path)
+    export_onnx(made, tmp_path / "model.onnx")
+    results = compare(made, {"onnxruntime": tmp_path / "model.onnx"}, [images[:1], images])
+    assert [result.level for result in results] == ["none", "basic", "extended", "all"]
+    assert all(result.exact for result in results)
+    assert results[0].images == 4
+    assert (tmp_path / "model.onnx").stat().st_size < 1.03 * len(made.to_bytes())
+
+
+@pytest.mark.parametrize(("scheme", "everywhere"), [("w4a4", True), ("bops_0.5", False)])
+def test_as_many_layers_as_possible_are_fast(scheme: str, everywhere: bool, tmp_path: Path) -> None:
+    """All layers of four bits within the blocks get float32 multipliers, and the integers of every tensor stay the same."""
+    made, images = imported("resnet18", scheme, 32, tmp_path)
+    narrowed = narrow(made)
+    seen: dict[str, list] = {}
+    for model in (made, narrowed):
+        run(model, images, observe=lambda name, values: seen.setdefault(name, []).append(values.numpy()))
+    assert all(np.array_equal(*pair) for pair in seen.values())
+    inner = [op for op in narrowed if isinstance(op, IntegerConv2d) and op.name.endswith("body.conv1.conv")]
+    assert len(inner) == 8
+    assert all(in_float32(op.rescale) for op in inner) == everywhere
+    assert any(in_float32(op.rescale) for op in inner)
+
+
+def test_the_standard_gives_the_same(tmp_path: Path) -> None:
+    """ONNX's own reference implementation computes the same integers."""
+    made, images = imported("resnet18", "bops_0.5", 32, tmp_path)
+    (got,) = ReferenceEvaluator(export_onnx(made, tmp_path / "model.onnx")).run(
+        ["logits_int32"], {"images": images[:1].numpy()}
+    )
+    assert np.array_equal(got, run(made, images[:1]).numpy())
+
+
+def test_qonnx_is_refused_by_name(tmp_path: Path) -> None:
+    """Float32 has no 31-bit multipliers; where no engine was asked for by name, the others are verified all the same."""
+    made, images = imported("resnet18", "bops_0.5", 32, tmp_path)
+    with pytest.raises(ExportError, match=r"QONNX .* 31-bit multipliers of 'features.init_block.conv.conv'"):
+        export_qonnx(made, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="31-bit multipliers"):
+        verify(made, [images], ["onnxruntime", "qonnx"])
+    names: list[str] = []
+    results = verify(made, [images[:1]], refused=lambda name, error: names.append(name))
+    assert "onnxruntime" in {result.engine for result in results}
+    assert not {result.engine for result in results} & set(names)
