@@ -15,17 +15,17 @@ from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
 from bitwright.sensitivity.measure import METRICS, measure_sensitivity
 from bitwright.sensitivity.perturbation import weight_perturbation, weight_perturbations
-from bitwright.sensitivity.probing import Budget
+from bitwright.sensitivity.probing import SamplingLimits
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
 from bitwright.sensitivity.weight_scale import quantize_weight, weight_range, weight_scale
 
 __all__ = [
-    "Budget",
     "Estimate",
     "GraphLoss",
     "LayerCurvature",
     "LayerSensitivity",
     "METRICS",
+    "SamplingLimits",
     "SensitivityTable",
     "activation_loss_perturbation",
     "activation_perturbations",

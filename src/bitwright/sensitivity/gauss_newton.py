@@ -29,7 +29,7 @@ from bitwright.progress import Progress, silent
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.pairs import PairNorms, Pairs
-from bitwright.sensitivity.probing import Budget
+from bitwright.sensitivity.probing import SamplingLimits
 
 MAX_PAIRS = 10_000
 _FIRST_ROUND = 128
@@ -53,7 +53,7 @@ class LayerCurvature:
 def gauss_newton_trace(
     loss: GraphLoss,
     *,
-    budget: Budget | None = None,
+    limits: SamplingLimits | None = None,
     micro_batch: int = 64,
     seed: int = 0,
     progress: Progress = silent,
@@ -64,7 +64,7 @@ def gauss_newton_trace(
 
     Args:
         loss: The network, images and labels; the labels do not matter.
-        budget: Its probes are pairs of an image and a class, and the same pairs serve all layers. A `relative_error` of
+        limits: Its probes are pairs of an image and a class, and the same pairs serve all layers. A `relative_error` of
             zero computes all of them: as many backward passes as there are classes. Time is looked at between rounds.
         micro_batch: Pairs in one backward pass: what bounds the memory.
         seed: Of the draws.
@@ -85,7 +85,7 @@ def gauss_newton_trace(
     return _trace(
         loss,
         Pairs.of_model(_logits(loss, micro_batch)),
-        budget or Budget(max_probes=MAX_PAIRS),
+        limits or SamplingLimits(max_probes=MAX_PAIRS),
         micro_batch,
         seed,
         progress,
@@ -95,7 +95,7 @@ def gauss_newton_trace(
 def empirical_fisher_trace(
     loss: GraphLoss,
     *,
-    budget: Budget | None = None,
+    limits: SamplingLimits | None = None,
     micro_batch: int = 64,
     seed: int = 0,
     progress: Progress = silent,
@@ -109,7 +109,7 @@ def empirical_fisher_trace(
         Kirkpatrick et al. 2017, arXiv:1612.00796, section 2.
     """
     pairs = Pairs.of_labels(_logits(loss, micro_batch), loss.labels)
-    return _trace(loss, pairs, budget or Budget(max_probes=MAX_PAIRS), micro_batch, seed, progress)
+    return _trace(loss, pairs, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, progress)
 
 
 @torch.no_grad()
@@ -121,9 +121,9 @@ def _logits(loss: GraphLoss, micro_batch: int) -> Tensor:
 
 
 def _trace(
-    loss: GraphLoss, pairs: Pairs, budget: Budget, micro_batch: int, seed: int, progress: Progress
+    loss: GraphLoss, pairs: Pairs, limits: SamplingLimits, micro_batch: int, seed: int, progress: Progress
 ) -> dict[str, LayerCurvature]:
-    end = time.monotonic() + budget.max_seconds
+    end = time.monotonic() + limits.max_seconds
     sampler = WeightedSum(pairs.weights.cpu())
     state = {"expected": 0, "error": math.inf}
     norms = PairNorms(
@@ -132,21 +132,21 @@ def _trace(
         micro_batch,
         lambda done: progress(done, max(done, int(state["expected"])), relative_error=state["error"]),
     )
-    size = float(min(max(budget.min_probes, _FIRST_ROUND), budget.max_probes))
-    if budget.relative_error == 0:
+    size = float(min(max(limits.min_probes, _FIRST_ROUND), limits.max_probes))
+    if limits.relative_error == 0:
         size = math.inf
     while True:
-        size = min(size, float(budget.max_probes))
+        size = min(size, float(limits.max_probes))
         state["expected"] = sampler.cost(size)
         found = sampler.estimate(norms.of, size, seed)
         errors = [relative(error, value) for value, error in zip(found.values, found.errors, strict=True)]
         state["error"] = max(errors, default=0.0)
-        if state["error"] <= budget.relative_error or size >= budget.max_probes or time.monotonic() >= end:
+        if state["error"] <= limits.relative_error or size >= limits.max_probes or time.monotonic() >= end:
             break
-        growth = (state["error"] / budget.relative_error) ** 2
+        growth = (state["error"] / limits.relative_error) ** 2
         size *= min(max(growth, _GROWTH[0]), _GROWTH[1])
     made = [
-        Estimate(value, error, len(norms), relative(error, value) <= budget.relative_error, spread)
+        Estimate(value, error, len(norms), relative(error, value) <= limits.relative_error, spread)
         for value, error, spread in zip(found.values, found.errors, found.spreads, strict=True)
     ]
     layers = list(loss.weights)

@@ -19,20 +19,20 @@ from torch import Tensor
 from bitwright.errors import TrainingError
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.estimate import Estimate
-from bitwright.sensitivity.probing import Budget, layer_seed, probe_layers
+from bitwright.sensitivity.probing import SamplingLimits, layer_seed, probe_layers
 
 
 def hutchinson_trace(
     loss: Tensor | Callable[[], Tensor],
     parameters: Mapping[str, Tensor],
     *,
-    budget: Budget | None = None,
+    limits: SamplingLimits | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Estimate]:
     """Estimate the trace of the loss's Hessian over each parameter by itself.
 
-    Each layer's probes stop when their relative standard error is at most that of the budget; those that reach its
+    Each layer's probes stop when their relative standard error is at most that of the limits; those that reach its
     `max_probes` first come back with `converged=False`. The error is measured against |mean|, so a negative trace counts like a
     positive one. It is the error of the probes alone: another batch has another trace.
 
@@ -42,7 +42,7 @@ def hutchinson_trace(
     Args:
         loss: A scalar that depends on the parameters, or a function that returns one. Differentiable twice.
         parameters: Weights by layer name, of any shape, each requiring grad.
-        budget: When to stop.
+        limits: When to stop.
         seed: A layer's probes depend on the seed and its name, not on the other layers.
         progress: Called after each probe, see `probe_layers`.
 
@@ -69,7 +69,7 @@ def hutchinson_trace(
     def probe(name: str) -> float:
         return _probe(gradients[name], parameters[name], generators[name])
 
-    return probe_layers(parameters, probe, budget or Budget(), progress)
+    return probe_layers(parameters, probe, limits or SamplingLimits(), progress)
 
 
 def _gradients(loss: Tensor | Callable[[], Tensor], parameters: Mapping[str, Tensor]) -> list[Tensor | None]:

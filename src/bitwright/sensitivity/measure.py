@@ -20,7 +20,7 @@ from bitwright.sensitivity.hutchinson import hutchinson_trace
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
 from bitwright.sensitivity.perturbation import weight_perturbations
-from bitwright.sensitivity.probing import Budget
+from bitwright.sensitivity.probing import SamplingLimits
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
 from bitwright.sensitivity.weight_scale import Method
 
@@ -99,16 +99,16 @@ def measure_sensitivity(
         raise SchemeError(f"bits must be one or more of {MIN_BITS} to {MAX_BITS}, got {widths}.")
     loss = GraphLoss(graph, images, labels)
     limit = max(METRICS[metric], min_probes) if max_probes is None else max_probes
-    budget = Budget(relative_error, min(min_probes, limit), limit, max_seconds)
+    limits = SamplingLimits(relative_error, min(min_probes, limit), limit, max_seconds)
     read: Mapping[str, Estimate] | None = None
     if metric == "loss_perturbation":
         layers = _measured(loss, widths, activations, scale_method, relative_error, micro_batch, seed, progress)
         return SensitivityTable(layers, metric, graph.model, data, len(images), seed)
     if metric == "hutchinson_trace":
-        found = hutchinson_trace(loss, loss.weights, budget=budget, seed=seed, progress=progress)
+        found = hutchinson_trace(loss, loss.weights, limits=limits, seed=seed, progress=progress)
     else:
         trace = gauss_newton_trace if metric == "hessian_trace" else empirical_fisher_trace
-        curvatures = trace(loss, budget=budget, micro_batch=micro_batch, seed=seed, progress=progress)
+        curvatures = trace(loss, limits=limits, micro_batch=micro_batch, seed=seed, progress=progress)
         found = {name: curvature.weights for name, curvature in curvatures.items()}
         read = {name: curvature.activations for name, curvature in curvatures.items()} if activations else None
     entries = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which layer to sample next, and when to stop: the budget that all sampled estimators share."""
+"""Which layer to sample next, and when to stop: the limits that all sampled estimators share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bitwright.sensitivity.estimate import Estimate, RunningMean
 
 
 @dataclass(frozen=True)
-class Budget:
+class SamplingLimits:
     """How well each layer must be known, and what that may take.
 
     Attributes:
@@ -54,17 +54,17 @@ class Budget:
 
 
 def probe_layers(
-    layers: Iterable[str], probe: Callable[[str], float], budget: Budget, progress: Progress = silent
+    layers: Iterable[str], probe: Callable[[str], float], limits: SamplingLimits, progress: Progress = silent
 ) -> dict[str, Estimate]:
-    """Average `probe(layer)` for each layer until its standard error is small enough or the budget is spent.
+    """Average `probe(layer)` for each layer until its standard error is small enough or the limits are reached.
 
-    Every layer first gets its `min_probes`; from then on the least certain one comes next, so that a budget of time
+    Every layer first gets its `min_probes`; from then on the least certain one comes next, so that a limit of time
     leaves no layer behind.
 
     Args:
         layers: Their names.
         probe: One sample of a layer. Samples of a layer must not depend on the other layers, or on when they are taken.
-        budget: When to stop.
+        limits: When to stop.
         progress: Called after each probe with those done, those expected in all, the largest relative error yet to
             converge as `relative_error` and the number of such layers as `unconverged`.
 
@@ -74,10 +74,10 @@ def probe_layers(
     Raises:
         TrainingError: If a sample is not finite.
     """
-    end = time.monotonic() + budget.max_seconds
+    end = time.monotonic() + limits.max_seconds
     sampled = {layer: RunningMean() for layer in layers}
-    while waiting := [layer for layer in sampled if budget.wants(sampled[layer])]:
-        short = [layer for layer in waiting if sampled[layer].count < budget.min_probes]
+    while waiting := [layer for layer in sampled if limits.wants(sampled[layer])]:
+        short = [layer for layer in waiting if sampled[layer].count < limits.min_probes]
         if not short and time.monotonic() >= end:
             break
         layer = short[0] if short else max(waiting, key=lambda name: sampled[name].relative_error)
@@ -88,14 +88,14 @@ def probe_layers(
                 "for huge values, or measure in float64."
             )
         sampled[layer].add(value)
-        left = [mean.relative_error for mean in sampled.values() if budget.wants(mean)]
+        left = [mean.relative_error for mean in sampled.values() if limits.wants(mean)]
         progress(
             sum(mean.count for mean in sampled.values()),
-            sum(budget.expected(mean) for mean in sampled.values()),
+            sum(limits.expected(mean) for mean in sampled.values()),
             relative_error=max(left, default=0.0),
             unconverged=len(left),
         )
-    return {layer: mean.estimate(budget.relative_error) for layer, mean in sampled.items()}
+    return {layer: mean.estimate(limits.relative_error) for layer, mean in sampled.items()}
 
 
 def layer_seed(seed: int, layer: str) -> int:
