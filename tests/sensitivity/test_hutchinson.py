@@ -193,3 +193,42 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
     zero = torch.zeros(2, requires_grad=True)
     with pytest.raises(TrainingError, match=r"layer 'w' gave inf at probe 1: check the weights and the images"):
         hutchinson_trace((zero**1.5).sum(), {"w": zero})
+
+
+def test_micro_batches_give_the_same_traces() -> None:
+    """Products are summed over the terms of the loss; in float64 the sums agree to its digits, and so do their numbers."""
+    graph, images, labels = problem()
+    loss = GraphLoss(graph, images, labels)
+    torch.testing.assert_close(sum(term() for term in loss.terms(5)), loss(), rtol=1e-12, atol=0)
+    whole = hutchinson_trace(loss, loss.weights)
+    pieces = hutchinson_trace(loss.terms(5), loss.weights)
+    for name in whole:
+        assert math.isclose(whole[name].value, pieces[name].value, rel_tol=1e-10)
+        assert whole[name].samples == pieces[name].samples
+
+
+def test_one_graph_is_alive_at_a_time() -> None:
+    """A term's graph is gone before the next one is built, and none is left in the end, without the garbage collector."""
+    weight = torch.randn(5, requires_grad=True, dtype=torch.float64)
+    alive: list[weakref.ref[Tensor]] = []
+    built = []
+
+    def term(power: int) -> Tensor:
+        assert not any(reference() is not None for reference in alive)
+        inner = weight**power
+        alive.append(weakref.ref(inner))
+        built.append(power)
+        return (inner.sum() ** 2).sum()
+
+    gc.disable()
+    try:
+        hutchinson_trace(
+            [lambda: term(2), lambda: term(3)],
+            {"w": weight},
+            limits=SamplingLimits(relative_error=0, min_probes=10, max_probes=40),
+        )
+        assert built == [2, 3] * 4  # rounds of ten, in each of which a graph serves all probes
+        assert not any(reference() is not None for reference in alive)
+    finally:
+        gc.enable()
+    assert weight.grad is None
