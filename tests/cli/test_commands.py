@@ -209,6 +209,34 @@ def test_a_search_is_explained_and_drawn(graph: Path, folder: Path, bitwright: C
     assert all(path.stat().st_size for path in files)
 
 
+def test_an_interrupted_measurement_goes_on(
+    graph: Path, folder: Path, bitwright: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first run computed is in OUTPUT.state, which the second takes up and removes; other settings are refused."""
+    from bitwright.sensitivity import table
+
+    output, state = folder / "resumed.sensitivities", folder / "resumed.sensitivities.state"
+    given = ("sensitivity", graph, "-d", "mnist-5k", "-n", 16, "--metric", "top_eigenvalue", "-o")
+
+    def fail(path: object, value: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(table, "write_json", fail)
+        assert bitwright(*given, output).status == 1
+    assert state.exists()
+    refused = bitwright(*given, output, "--resume", "--micro-batch", 8)
+    assert refused.status == 1
+    assert "another measurement: micro_batch was 64, is 8." in last_line(refused.err)
+    resumed = bitwright(*given, output, "--resume")
+    assert resumed.status == 0
+    assert "± residual" in resumed.out
+    assert not state.exists()
+    assert bitwright(*given, folder / "straight", "--checkpoint", folder / "other.state").status == 0
+    assert output.read_bytes() == (folder / "straight").read_bytes()
+    assert not list(folder.glob("*.state"))
+
+
 @pytest.mark.parametrize(
     ("budgets", "message"),
     [

@@ -14,9 +14,9 @@ from bitwright.errors import TrainingError
 from bitwright.graph import Graph, capture, execute, folded_weight, load_model
 from bitwright.graph.nodes import Layer
 from bitwright.sensitivity import (
-    Budget,
     GraphLoss,
     LayerCurvature,
+    SamplingLimits,
     empirical_fisher_trace,
     gauss_newton_trace,
     hutchinson_trace,
@@ -27,7 +27,7 @@ from bitwright.sensitivity.pairs import Pairs
 from graph.networks import IMAGE, Then, captured
 from sensitivity.problems import dense_hessian, in_float64, problem
 
-EXACT = Budget(relative_error=0)
+EXACT = SamplingLimits(relative_error=0)
 
 
 def activation_hessian(graph: Graph, layer: str, image: Tensor, label: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def test_exact_traces_are_those_of_the_hessian() -> None:
     """For a piecewise linear network, the blocks of Gauss-Newton matrix and Hessian have one trace, to float64's digits."""
     graph, images, labels = problem()
     images, labels = images[:3], labels[:3]
-    found = gauss_newton_trace(GraphLoss(graph, images, labels), budget=EXACT)
+    found = gauss_newton_trace(GraphLoss(graph, images, labels), limits=EXACT)
     assert list(found) == list(graph.layers)
     for name, curvature in found.items():
         expected = float(dense_hessian(graph, name, images, labels).trace())
@@ -66,7 +66,7 @@ def test_empirical_fisher_is_the_mean_squared_gradient() -> None:
     """Literally: one gradient of the loss for each image and layer."""
     graph, images, labels = problem()
     loss = GraphLoss(graph, images, labels)
-    found = empirical_fisher_trace(loss, budget=EXACT)
+    found = empirical_fisher_trace(loss, limits=EXACT)
     norms = []
     for index in range(len(images)):
         single = GraphLoss(graph, images[index : index + 1], labels[index : index + 1])
@@ -125,10 +125,10 @@ def test_sampled_traces_agree_with_exact_ones() -> None:
     """Over 20 seeds, errors are distributed as the standard errors say."""
     graph, images, labels = problem(150)
     loss = GraphLoss(graph, images, labels)
-    exact = gauss_newton_trace(loss, budget=EXACT, micro_batch=512)
+    exact = gauss_newton_trace(loss, limits=EXACT, micro_batch=512)
     scores = []
     for seed in range(20):
-        found = gauss_newton_trace(loss, budget=Budget(0.5, max_probes=128), micro_batch=512, seed=seed)
+        found = gauss_newton_trace(loss, limits=SamplingLimits(0.5, max_probes=128), micro_batch=512, seed=seed)
         assert 32 < found["fc"].weights.samples <= 160
         scores += z_scores(found, exact)
     spread = torch.tensor(scores).square().mean().sqrt()
@@ -140,16 +140,16 @@ def test_rounds_go_on_until_the_target_is_met_or_the_budget_spent() -> None:
     """More pairs for a smaller target; all of them, and no error left, where nearly all are needed."""
     graph, images, labels = problem(150)
     loss = GraphLoss(graph, images, labels)
-    wide, narrow, full = (gauss_newton_trace(loss, budget=Budget(error)) for error in (0.2, 0.015, 0.0001))
+    wide, narrow, full = (gauss_newton_trace(loss, limits=SamplingLimits(error)) for error in (0.2, 0.015, 0.0001))
     assert wide["stem"].weights.samples < narrow["stem"].weights.samples <= full["stem"].weights.samples == 450
     for found, target in ((wide, 0.2), (narrow, 0.015)):
         assert all(c.weights.relative_error <= target and c.weights.converged for c in found.values())
         assert all(c.activations.relative_error <= target for c in found.values())
     assert all(c.weights.standard_error == 0 for c in full.values())
-    short = gauss_newton_trace(loss, budget=Budget(0.0001, max_probes=140))
+    short = gauss_newton_trace(loss, limits=SamplingLimits(0.0001, max_probes=140))
     assert not any(c.weights.converged for c in short.values())
     assert short["stem"].weights.samples <= 172
-    hasty = gauss_newton_trace(loss, budget=Budget(0.0001, max_seconds=0))
+    hasty = gauss_newton_trace(loss, limits=SamplingLimits(0.0001, max_seconds=0))
     assert hasty["stem"].weights.samples <= 160
     assert not hasty["stem"].weights.converged
 
@@ -162,7 +162,7 @@ def test_spread_between_images_predicts_that_of_batches() -> None:
     more = images[torch.randint(150, (1200,), generator=generator)] + noise
     traces, claimed = [], []
     for batch in more.split(40):
-        found = gauss_newton_trace(GraphLoss(graph, batch, labels[:40]), budget=EXACT, micro_batch=512)
+        found = gauss_newton_trace(GraphLoss(graph, batch, labels[:40]), limits=EXACT, micro_batch=512)
         traces.append([c.weights.value for c in found.values()])
         claimed.append([c.weights.data_standard_error for c in found.values()])
     observed = torch.tensor(traces).std(0)
@@ -208,7 +208,7 @@ def test_micro_batches_change_nothing_but_the_last_digits() -> None:
     """Memory is bounded by the micro-batch; the sums are the same."""
     graph, images, labels = problem()
     loss = GraphLoss(graph, images, labels)
-    whole, pieces = (gauss_newton_trace(loss, budget=Budget(0.3), micro_batch=size) for size in (512, 5))
+    whole, pieces = (gauss_newton_trace(loss, limits=SamplingLimits(0.3), micro_batch=size) for size in (512, 5))
     for name in whole:
         assert math.isclose(whole[name].weights.value, pieces[name].weights.value, rel_tol=1e-12)
 
@@ -229,10 +229,10 @@ def test_agrees_with_hutchinson_on_a_resnet() -> None:
     graph = capture(network.eval(), (1, 32, 32))
     images = torch.randn(2, 1, 32, 32)
     loss = GraphLoss(graph, images, torch.arange(2))
-    exact = gauss_newton_trace(loss, budget=EXACT)
+    exact = gauss_newton_trace(loss, limits=EXACT)
     names = list(graph.layers)
     chosen = {name: loss.weights[name] for name in (names[9], names[-2], names[-1])}
-    probed = hutchinson_trace(loss, chosen, budget=Budget(relative_error=0, min_probes=25, max_probes=25))
+    probed = hutchinson_trace(loss, chosen, limits=SamplingLimits(relative_error=0, min_probes=25, max_probes=25))
     for name, estimate in probed.items():
         assert abs(estimate.value - exact[name].weights.value) < 4.5 * estimate.standard_error
 
@@ -243,7 +243,7 @@ def test_progress_tells_pairs_and_error() -> None:
     seen: list[tuple[int, int]] = []
     found = gauss_newton_trace(
         GraphLoss(graph, images, labels),
-        budget=Budget(0.05),
+        limits=SamplingLimits(0.05),
         micro_batch=20,
         progress=lambda done, total, /, **figures: seen.append((done, total)),
     )
@@ -264,6 +264,6 @@ def test_the_weights_keep_their_gradients() -> None:
     """Neither the loss's weights nor the graph's tensors get gradients."""
     graph, images, labels = problem()
     loss = GraphLoss(graph, images, labels)
-    gauss_newton_trace(loss, budget=EXACT)
+    gauss_newton_trace(loss, limits=EXACT)
     assert all(weight.grad is None for weight in loss.weights.values())
     assert torch.equal(loss.weights["fc"], folded_weight(graph.layers["fc"], graph.parameters)[0])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
-from bitwright.sensitivity import Budget, Estimate, GraphLoss, hutchinson_trace
+from bitwright.sensitivity import Estimate, GraphLoss, SamplingLimits, hutchinson_trace
 from sensitivity.problems import dense_hessian, problem
 
 
@@ -39,7 +39,7 @@ def test_traces_agree_with_the_exact_hessian() -> None:
     scores = []
     for seed in range(15):
         found = hutchinson_trace(
-            loss, loss.weights, seed=seed, budget=Budget(relative_error=0, min_probes=30, max_probes=30)
+            loss, loss.weights, seed=seed, limits=SamplingLimits(relative_error=0, min_probes=30, max_probes=30)
         )
         assert list(found) == list(graph.layers)
         scores += z_scores(found, exact)
@@ -71,7 +71,7 @@ def test_traces_agree_with_curvlinops() -> None:
     dense = operator @ torch.eye(operator.shape[1], dtype=torch.float64)
     blocks = torch.split(dense.diagonal(), [parameter.numel() for parameter in parameters])
     exact = {name: float(block.sum()) for name, block in zip(graph.layers, blocks, strict=True)}
-    found = hutchinson_trace(loss, loss.weights, budget=Budget(relative_error=0.05))
+    found = hutchinson_trace(loss, loss.weights, limits=SamplingLimits(relative_error=0.05))
     assert all(estimate.converged for estimate in found.values())
     assert max(abs(score) for score in z_scores(found, exact)) < 4
 
@@ -79,19 +79,21 @@ def test_traces_agree_with_curvlinops() -> None:
 def test_a_diagonal_hessian_takes_no_more_than_the_least_probes() -> None:
     """v^T D v is tr(D) for every sign vector, so there is nothing to average."""
     weight = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
-    found = hutchinson_trace((weight**3).sum(), {"w": weight}, budget=Budget(min_probes=2))
+    found = hutchinson_trace((weight**3).sum(), {"w": weight}, limits=SamplingLimits(min_probes=2))
     assert found["w"] == Estimate(12.0, 0.0, 2, True)
 
 
 def test_probes_stop_at_the_target_or_at_the_limit() -> None:
     """A layer ends converged below the target, or unconverged at the limit."""
     loss, _, weight = quadratic()
-    found = hutchinson_trace(loss, {"w": weight}, budget=Budget(relative_error=0.05))["w"]
+    found = hutchinson_trace(loss, {"w": weight}, limits=SamplingLimits(relative_error=0.05))["w"]
     assert found.converged
     assert found.relative_error <= 0.05
     assert 10 < found.samples < 1000
     loss, _, weight = quadratic()
-    short = hutchinson_trace(loss, {"w": weight}, budget=Budget(relative_error=0.05, max_probes=found.samples - 1))["w"]
+    short = hutchinson_trace(
+        loss, {"w": weight}, limits=SamplingLimits(relative_error=0.05, max_probes=found.samples - 1)
+    )["w"]
     assert not short.converged
     assert short.samples == found.samples - 1
     assert short.relative_error > 0.05
@@ -101,7 +103,7 @@ def test_negative_traces_converge_like_positive_ones() -> None:
     """The error is taken relative to |trace|, so a negative trace does not pass for converged."""
     for sign in (1, -1):
         loss, matrix, weight = quadratic()
-        found = hutchinson_trace(sign * loss, {"w": weight}, budget=Budget(relative_error=0.05))["w"]
+        found = hutchinson_trace(sign * loss, {"w": weight}, limits=SamplingLimits(relative_error=0.05))["w"]
         assert found.samples > 10
         assert abs(found.value - sign * float(matrix.trace())) < 4 * found.standard_error
 
@@ -109,7 +111,7 @@ def test_negative_traces_converge_like_positive_ones() -> None:
 def test_time_spent_is_no_convergence() -> None:
     """Without time every layer gets its least probes, and what missed the target says so."""
     loss, _, weight = quadratic()
-    found = hutchinson_trace(loss, {"w": weight}, budget=Budget(relative_error=0.001, max_seconds=0))["w"]
+    found = hutchinson_trace(loss, {"w": weight}, limits=SamplingLimits(relative_error=0.001, max_seconds=0))["w"]
     assert found.samples == 10
     assert not found.converged
 
@@ -118,10 +120,13 @@ def test_probes_of_a_layer_do_not_depend_on_the_others() -> None:
     """A layer by itself gives the very estimate that it gives among others, and a seed gives it again."""
     graph, images, labels = problem()
     loss = GraphLoss(graph, images, labels)
-    together = hutchinson_trace(loss, loss.weights, seed=4, budget=Budget(relative_error=0.2))
+    together = hutchinson_trace(loss, loss.weights, seed=4, limits=SamplingLimits(relative_error=0.2))
     for name, weight in loss.weights.items():
-        assert hutchinson_trace(loss, {name: weight}, seed=4, budget=Budget(relative_error=0.2))[name] == together[name]
-    assert hutchinson_trace(loss, loss.weights, seed=5, budget=Budget(relative_error=0.2)) != together
+        assert (
+            hutchinson_trace(loss, {name: weight}, seed=4, limits=SamplingLimits(relative_error=0.2))[name]
+            == together[name]
+        )
+    assert hutchinson_trace(loss, loss.weights, seed=5, limits=SamplingLimits(relative_error=0.2)) != together
 
 
 def test_weights_without_curvature_have_a_trace_of_zero() -> None:
@@ -156,7 +161,7 @@ def test_progress_ends_with_all_probes_done() -> None:
     def progress(done: int, total: int, /, **figures: float) -> None:
         seen.append((done, total, figures["relative_error"], figures["unconverged"]))
 
-    found = hutchinson_trace(loss, loss.weights, progress=progress, budget=Budget(relative_error=0.1))
+    found = hutchinson_trace(loss, loss.weights, progress=progress, limits=SamplingLimits(relative_error=0.1))
     assert [entry[0] for entry in seen] == list(range(1, len(seen) + 1))
     assert all(done <= total for done, total, _, _ in seen)
     assert seen[-1] == (len(seen), len(seen), 0.0, 0)
@@ -174,7 +179,7 @@ def test_progress_ends_with_all_probes_done() -> None:
 def test_options_without_sense_are_refused(options: dict[str, float], message: str) -> None:
     """Each message says what was expected."""
     with pytest.raises(ValueError, match=message):
-        Budget(**options)
+        SamplingLimits(**options)
 
 
 def test_a_loss_that_is_no_number_is_refused() -> None:
@@ -188,3 +193,42 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
     zero = torch.zeros(2, requires_grad=True)
     with pytest.raises(TrainingError, match=r"layer 'w' gave inf at probe 1: check the weights and the images"):
         hutchinson_trace((zero**1.5).sum(), {"w": zero})
+
+
+def test_micro_batches_give_the_same_traces() -> None:
+    """Products are summed over the terms of the loss; in float64 the sums agree to its digits, and so do their numbers."""
+    graph, images, labels = problem()
+    loss = GraphLoss(graph, images, labels)
+    torch.testing.assert_close(sum(term() for term in loss.terms(5)), loss(), rtol=1e-12, atol=0)
+    whole = hutchinson_trace(loss, loss.weights)
+    pieces = hutchinson_trace(loss.terms(5), loss.weights)
+    for name in whole:
+        assert math.isclose(whole[name].value, pieces[name].value, rel_tol=1e-10)
+        assert whole[name].samples == pieces[name].samples
+
+
+def test_one_graph_is_alive_at_a_time() -> None:
+    """A term's graph is gone before the next one is built, and none is left in the end, without the garbage collector."""
+    weight = torch.randn(5, requires_grad=True, dtype=torch.float64)
+    alive: list[weakref.ref[Tensor]] = []
+    built = []
+
+    def term(power: int) -> Tensor:
+        assert not any(reference() is not None for reference in alive)
+        inner = weight**power
+        alive.append(weakref.ref(inner))
+        built.append(power)
+        return (inner.sum() ** 2).sum()
+
+    gc.disable()
+    try:
+        hutchinson_trace(
+            [lambda: term(2), lambda: term(3)],
+            {"w": weight},
+            limits=SamplingLimits(relative_error=0, min_probes=10, max_probes=40),
+        )
+        assert built == [2, 3] * 4  # rounds of ten, in each of which a graph serves all probes
+        assert not any(reference() is not None for reference in alive)
+    finally:
+        gc.enable()
+    assert weight.grad is None

@@ -33,19 +33,20 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def bar(task: str) -> Iterator[bitwright.progress.Progress]:
-    """A progress bar with the time left, on stderr; gone when done, where stderr is a terminal."""
+def bar(task: str, *, shown: bool = True) -> Iterator[bitwright.progress.Progress]:
+    """A progress bar with the time left, on stderr, where that is a terminal; gone when done. Of several processes one shows."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("eta"),
         TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
     )  # fmt: skip
     start = time.monotonic()
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        shown = progress.add_task(task, total=None, figures="")
+    with Progress(*columns, console=stderr, transient=True, disable=not (shown and stderr.is_terminal)) as progress:
+        drawn = progress.add_task(task, total=None, figures="")
 
         def update(done: int, total: int, /, **figures: float) -> None:
             text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            progress.update(shown, completed=done, total=max(total, done), figures=text)
+            progress.update(drawn, completed=done, total=max(total, done), figures=text)
 
         yield update
-    note(f"{task}: {time.monotonic() - start:.1f} s")
+    if shown:
+        note(f"{task}: {time.monotonic() - start:.1f} s")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.options import Data, GraphFile, Json, Output, Seed
+from bitwright.cli.processes import join_processes
 
 
 @app.command(
@@ -21,7 +23,9 @@ def sensitivity(
     output: Output,
     metric: Annotated[
         str,
-        typer.Option("--metric", help="hessian_trace, hutchinson_trace, empirical_fisher or loss_perturbation."),
+        typer.Option(
+            "--metric", help="hessian_trace, hutchinson_trace, empirical_fisher, top_eigenvalue or loss_perturbation."
+        ),
     ] = "hessian_trace",
     images: Annotated[int, typer.Option("--images", "-n", min=1, help="Training images in the loss.")] = 512,
     relative_error: Annotated[
@@ -30,30 +34,54 @@ def sensitivity(
     max_probes: Annotated[
         int | None, typer.Option("--max-probes", min=2, help="Samples at most; by default as the metric needs.")
     ] = None,
+    micro_batch: Annotated[
+        int, typer.Option("--micro-batch", min=1, help="Images in one pass: what bounds the memory.")
+    ] = 64,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where to compute, for instance cuda; by default on the processor.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="File for partial results; OUTPUT.state by default.", dir_okay=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from the checkpoint.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure the Hessian trace of every layer, with its standard error, and how far each bit width moves its weights."""
+    """Measure the Hessian trace of every layer, with its standard error, and how far each bit width moves its weights.
+
+    Under torchrun all processes share the work, and the first one writes the table.
+    """
     from bitwright.cli.models import load_data
     from bitwright.graph import Graph
     from bitwright.report import sensitivity_table
     from bitwright.sensitivity import measure_sensitivity
 
+    main, own_device = join_processes(device)
     network = Graph.load(graph)
+    if own_device is not None:
+        network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
     found = load_data(data, network.input_shape)
     chosen = found.calibration(min(images, len(found.train)), seed)
-    with bar("measuring sensitivities") as progress:
+    state = checkpoint or output.with_name(f"{output.name}.state")
+    with bar("measuring sensitivities", shown=main) as progress:
         table = measure_sensitivity(
             network,
             *chosen,
             metric=metric,
             relative_error=relative_error,
             max_probes=max_probes,
+            micro_batch=micro_batch,
             seed=seed,
             data=data,
+            checkpoint=state,
+            resume=resume,
             progress=progress,
         )
+    if not main:
+        return
     table.save(output)
+    state.unlink(missing_ok=True)
     show(table.to_dict(), as_json, lambda: sensitivity_table(table))
     missed = table.unconverged()
     if missed:

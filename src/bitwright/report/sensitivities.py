@@ -16,7 +16,9 @@ def sensitivity_table(table: SensitivityTable) -> Table:
     shown = Table(title=f"{table.model}, {table.metric} on {table.batch} images of {table.data}", title_justify="left")
     shown.add_column("Layer")
     widths = [bits for bits in WIDTHS if all(bits in entry.perturbation for entry in table.layers)]
-    for heading in ("Weights", "Mean trace", "± standard error", "Probes", *(f"Loss at W{bits}" for bits in widths)):
+    # Eigenvalues come with a bound, traces with a standard error.
+    figures = ("Eigenvalue", "± residual") if table.metric == "top_eigenvalue" else ("Mean trace", "± standard error")
+    for heading in ("Weights", *figures, "Probes", *(f"Loss at W{bits}" for bits in widths)):
         shown.add_column(heading, justify="right")
     for entry in table.layers:
         losses = [f"{entry.loss_increase(Precision(bits, 8)):.3g}" for bits in widths]

@@ -8,6 +8,7 @@ from bitwright.sensitivity.activations import (
     activation_scales,
     quantize_activation,
 )
+from bitwright.sensitivity.checkpoint import Checkpoint, Partial
 from bitwright.sensitivity.estimate import Estimate
 from bitwright.sensitivity.gauss_newton import LayerCurvature, empirical_fisher_trace, gauss_newton_trace
 from bitwright.sensitivity.hutchinson import hutchinson_trace
@@ -15,17 +16,21 @@ from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
 from bitwright.sensitivity.measure import METRICS, measure_sensitivity
 from bitwright.sensitivity.perturbation import weight_perturbation, weight_perturbations
-from bitwright.sensitivity.probing import Budget
+from bitwright.sensitivity.piecewise_linear import require_piecewise_linear
+from bitwright.sensitivity.probing import SamplingLimits
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
+from bitwright.sensitivity.top_eigenvalue import top_eigenvalue
 from bitwright.sensitivity.weight_scale import quantize_weight, weight_range, weight_scale
 
 __all__ = [
-    "Budget",
+    "Checkpoint",
     "Estimate",
     "GraphLoss",
     "LayerCurvature",
     "LayerSensitivity",
     "METRICS",
+    "Partial",
+    "SamplingLimits",
     "SensitivityTable",
     "activation_loss_perturbation",
     "activation_perturbations",
@@ -38,6 +43,8 @@ __all__ = [
     "measure_sensitivity",
     "quantize_activation",
     "quantize_weight",
+    "require_piecewise_linear",
+    "top_eigenvalue",
     "weight_loss_perturbation",
     "weight_perturbation",
     "weight_perturbations",

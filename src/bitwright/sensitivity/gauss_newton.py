@@ -8,6 +8,7 @@ norms, and one backward pass gives those of a batch of pairs for every layer.
 **It is the Hessian trace** where logits are piecewise linear in each layer's weights by themselves, and in each tensor: the
 term that Gauss-Newton drops has their second derivatives, which are zero. Convolutions, batch norm with running statistics,
 clamps, sums, pooling and concatenations are all of that kind.
+The estimate below is that of Gauss-Newton in any network; `require_piecewise_linear` tells where it is the Hessian's, too.
 
 Two things make it cheap. All layers share each pass, and no probe's noise: norms are computed, not estimated. And passes go
 where the weight is: pairs that carry more than their share are all computed, of the others some are drawn in proportion to
@@ -26,10 +27,12 @@ from torch import Tensor
 
 from bitwright.errors import TrainingError
 from bitwright.progress import Progress, silent
+from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.pairs import PairNorms, Pairs
-from bitwright.sensitivity.probing import Budget
+from bitwright.sensitivity.probing import SamplingLimits
+from bitwright.sensitivity.processes import any_process
 
 MAX_PAIRS = 10_000
 _FIRST_ROUND = 128
@@ -53,9 +56,10 @@ class LayerCurvature:
 def gauss_newton_trace(
     loss: GraphLoss,
     *,
-    budget: Budget | None = None,
+    limits: SamplingLimits | None = None,
     micro_batch: int = 64,
     seed: int = 0,
+    partial: Partial | None = None,
     progress: Progress = silent,
 ) -> dict[str, LayerCurvature]:
     """Estimate, or compute, the trace of the Gauss-Newton matrix over each layer's weights and over what it reads.
@@ -64,10 +68,11 @@ def gauss_newton_trace(
 
     Args:
         loss: The network, images and labels; the labels do not matter.
-        budget: Its probes are pairs of an image and a class, and the same pairs serve all layers. A `relative_error` of
+        limits: Its probes are pairs of an image and a class, and the same pairs serve all layers. A `relative_error` of
             zero computes all of them: as many backward passes as there are classes. Time is looked at between rounds.
         micro_batch: Pairs in one backward pass: what bounds the memory.
         seed: Of the draws.
+        partial: Gradient norms computed before, and where to keep them.
         progress: Called after each backward pass with the pairs done, those expected in all, and the largest relative
             error of a layer as `relative_error`.
 
@@ -82,22 +87,17 @@ def gauss_newton_trace(
         Schraudolph 2002, doi:10.1162/08997660260028683; Botev et al. 2017, arXiv:1706.03662, section 3, for the equality
         with the Hessian's blocks; Goodfellow 2015, arXiv:1510.01799, for the norms of single gradients.
     """
-    return _trace(
-        loss,
-        Pairs.of_model(_logits(loss, micro_batch)),
-        budget or Budget(max_probes=MAX_PAIRS),
-        micro_batch,
-        seed,
-        progress,
-    )
+    pairs = Pairs.of_model(_logits(loss, micro_batch))
+    return _trace(loss, pairs, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, partial, progress)
 
 
 def empirical_fisher_trace(
     loss: GraphLoss,
     *,
-    budget: Budget | None = None,
+    limits: SamplingLimits | None = None,
     micro_batch: int = 64,
     seed: int = 0,
+    partial: Partial | None = None,
     progress: Progress = silent,
 ) -> dict[str, LayerCurvature]:
     """The mean over images of the squared gradient norm of the loss, for each layer; arguments as `gauss_newton_trace`.
@@ -109,7 +109,7 @@ def empirical_fisher_trace(
         Kirkpatrick et al. 2017, arXiv:1612.00796, section 2.
     """
     pairs = Pairs.of_labels(_logits(loss, micro_batch), loss.labels)
-    return _trace(loss, pairs, budget or Budget(max_probes=MAX_PAIRS), micro_batch, seed, progress)
+    return _trace(loss, pairs, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, partial, progress)
 
 
 @torch.no_grad()
@@ -121,32 +121,40 @@ def _logits(loss: GraphLoss, micro_batch: int) -> Tensor:
 
 
 def _trace(
-    loss: GraphLoss, pairs: Pairs, budget: Budget, micro_batch: int, seed: int, progress: Progress
+    loss: GraphLoss,
+    pairs: Pairs,
+    limits: SamplingLimits,
+    micro_batch: int,
+    seed: int,
+    partial: Partial | None,
+    progress: Progress,
 ) -> dict[str, LayerCurvature]:
-    end = time.monotonic() + budget.max_seconds
+    end = time.monotonic() + limits.max_seconds
     sampler = WeightedSum(pairs.weights.cpu())
     state = {"expected": 0, "error": math.inf}
     norms = PairNorms(
         loss,
         pairs,
         micro_batch,
+        partial,
         lambda done: progress(done, max(done, int(state["expected"])), relative_error=state["error"]),
     )
-    size = float(min(max(budget.min_probes, _FIRST_ROUND), budget.max_probes))
-    if budget.relative_error == 0:
+    size = float(min(max(limits.min_probes, _FIRST_ROUND), limits.max_probes))
+    if limits.relative_error == 0:
         size = math.inf
     while True:
-        size = min(size, float(budget.max_probes))
+        size = min(size, float(limits.max_probes))
         state["expected"] = sampler.cost(size)
         found = sampler.estimate(norms.of, size, seed)
         errors = [relative(error, value) for value, error in zip(found.values, found.errors, strict=True)]
         state["error"] = max(errors, default=0.0)
-        if state["error"] <= budget.relative_error or size >= budget.max_probes or time.monotonic() >= end:
+        late = any_process(time.monotonic() >= end)
+        if state["error"] <= limits.relative_error or size >= limits.max_probes or late:
             break
-        growth = (state["error"] / budget.relative_error) ** 2
+        growth = (state["error"] / limits.relative_error) ** 2
         size *= min(max(growth, _GROWTH[0]), _GROWTH[1])
     made = [
-        Estimate(value, error, len(norms), relative(error, value) <= budget.relative_error, spread)
+        Estimate(value, error, len(norms), relative(error, value) <= limits.relative_error, spread)
         for value, error, spread in zip(found.values, found.errors, found.spreads, strict=True)
     ]
     layers = list(loss.weights)

@@ -6,45 +6,50 @@ and H v costs one more backward pass. Two choices make it cheap:
 
 - **Probes of one layer at a time.** A probe of all layers at once adds the off-diagonal blocks v_i^T H_ij v_j to the variance of
   every layer: on a trained ResNet20, 12 times (median) the variance, and a longer backward pass besides.
-- **One kept gradient graph.** The gradient is differentiated again for each probe, but built once.
+- **One kept gradient graph.** The gradient is differentiated again for each probe, but built once; with several terms of the
+  loss (micro-batches), once in each round of probes, so that memory is that of one micro-batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from bitwright.errors import TrainingError
 from bitwright.progress import Progress, silent
+from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate
-from bitwright.sensitivity.probing import Budget, layer_seed, probe_layers
+from bitwright.sensitivity.probing import SamplingLimits, layer_seed, probe_layers
+from bitwright.sensitivity.products import Loss, Products
 
 
 def hutchinson_trace(
-    loss: Tensor | Callable[[], Tensor],
+    loss: Loss,
     parameters: Mapping[str, Tensor],
     *,
-    budget: Budget | None = None,
+    limits: SamplingLimits | None = None,
     seed: int = 0,
+    partial: Partial | None = None,
     progress: Progress = silent,
 ) -> dict[str, Estimate]:
     """Estimate the trace of the loss's Hessian over each parameter by itself.
 
-    Each layer's probes stop when their relative standard error is at most that of the budget; those that reach its
+    Each layer's probes stop when their relative standard error is at most that of the limits; those that reach its
     `max_probes` first come back with `converged=False`. The error is measured against |mean|, so a negative trace counts like a
     positive one. It is the error of the probes alone: another batch has another trace.
 
     Leaves `.grad` of the parameters alone, and frees the graph on return. Batch norm belongs in eval mode, or the loss
-    couples the images of the batch.
+    couples the images of the batch. Several processes share the products.
 
     Args:
-        loss: A scalar that depends on the parameters, or a function that returns one. Differentiable twice.
+        loss: A scalar that depends on the parameters, a function that returns one, or several such functions whose sum is
+            the loss: for instance `GraphLoss.terms`, one for each micro-batch. Differentiable twice.
         parameters: Weights by layer name, of any shape, each requiring grad.
-        budget: When to stop.
+        limits: When to stop.
         seed: A layer's probes depend on the seed and its name, not on the other layers.
-        progress: Called after each probe, see `probe_layers`.
+        partial: Products made before, and where to keep them.
+        progress: Called after each product, see `probe_layers`.
 
     Returns:
         The estimate of each layer, in units of the loss, in the order of `parameters`.
@@ -61,41 +66,20 @@ def hutchinson_trace(
     >>> found["layer"].value, found["layer"].standard_error
     (4.0, 0.0)
     """
-    gradients = dict(zip(parameters, _gradients(loss, parameters), strict=True))
-    generators = {
-        name: torch.Generator(tensor.device).manual_seed(layer_seed(seed, name)) for name, tensor in parameters.items()
-    }
+    products = Products(loss, parameters)
 
-    def probe(name: str) -> float:
-        return _probe(gradients[name], parameters[name], generators[name])
+    def probe(term: int, name: str, number: int) -> float:
+        signs = random_signs(parameters[name], layer_seed(seed, name, number))
+        product = products.of(term, name, signs)
+        return 0.0 if product is None else float((product.double() * signs).sum())
 
-    return probe_layers(parameters, probe, budget or Budget(), progress)
-
-
-def _gradients(loss: Tensor | Callable[[], Tensor], parameters: Mapping[str, Tensor]) -> list[Tensor | None]:
-    """The gradient of the loss by each parameter, with the graph to differentiate it again."""
-    with torch.enable_grad():
-        value = loss if isinstance(loss, Tensor) else loss()
-        if value.numel() != 1:
-            raise ValueError(f"expected a scalar loss, got shape {tuple(value.shape)}.")
-        if not torch.isfinite(value).all():
-            raise TrainingError(f"the loss is {value.item()}, so it has no Hessian: check the images and the weights.")
-        if not parameters or not value.requires_grad:
-            return [None] * len(parameters)
-        # By autograd.grad rather than backward(create_graph=True): that would tie .grad and the graph into a cycle.
-        return list(torch.autograd.grad(value.sum(), list(parameters.values()), create_graph=True, allow_unused=True))
+    return probe_layers(
+        parameters, probe, limits or SamplingLimits(), terms=len(products), partial=partial, progress=progress
+    )
 
 
-def _probe(gradient: Tensor | None, parameter: Tensor, generator: torch.Generator) -> float:
-    """v^T H v for random signs v; 0 where the gradient does not depend on the parameter."""
-    signs = random_signs(parameter, generator)
-    if gradient is None or not gradient.requires_grad:
-        return 0.0
-    (product,) = torch.autograd.grad(gradient, parameter, grad_outputs=signs, retain_graph=True, allow_unused=True)
-    return 0.0 if product is None else float((product.double() * signs).sum())
-
-
-def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+def random_signs(like: Tensor, seed: int) -> Tensor:
     """+1 and -1 with equal probability, shaped as `like`."""
+    generator = torch.Generator(like.device).manual_seed(seed)
     signs = torch.randint(0, 2, like.shape, generator=generator, device=like.device, dtype=like.dtype)
     return signs.mul_(2).sub_(1)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,15 @@ class GraphLoss:
     def at(self, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss with other folded weights."""
         return F.cross_entropy(self.logits(weights, self.images), self.labels)
+
+    def terms(self, micro_batch: int) -> list[Callable[[], Tensor]]:
+        """Functions of up to `micro_batch` images each, whose sum is the loss: what bounds the memory of its derivatives."""
+
+        def term(images: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(self.logits(self.weights, images), labels, reduction="sum") / len(self.images)
+
+        parts = zip(torch.split(self.images, micro_batch), torch.split(self.labels, micro_batch), strict=True)
+        return [partial(term, images, labels) for images, labels in parts]
 
     def logits(self, weights: Mapping[str, Tensor], images: Tensor, linear: Linearity | None = None) -> Tensor:
         """The network's output for `images`, of shape (batch, classes); see `execute` for `linear`."""

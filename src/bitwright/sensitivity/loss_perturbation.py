@@ -16,8 +16,10 @@ from bitwright.graph.nodes import Layer
 from bitwright.graph.signs import negative_tensors
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.activations import activation_scales, quantize_activation
+from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
+from bitwright.sensitivity.processes import in_turns
 from bitwright.sensitivity.weight_scale import Method, quantize_weight, weight_scale
 
 Increases = dict[str, dict[int, Estimate]]
@@ -30,6 +32,7 @@ def weight_loss_perturbation(
     scale_method: Method = "mse",
     relative_error: float = 0.05,
     micro_batch: int = 64,
+    partial: Partial | None = None,
     progress: Progress = silent,
 ) -> Increases:
     """The increase of the mean loss when one layer's weights alone are quantized.
@@ -40,7 +43,8 @@ def weight_loss_perturbation(
         scale_method: Of the weights, see `weight_scale`.
         relative_error: Below which the standard error of an increase counts as converged.
         micro_batch: Images in one pass: what bounds the memory.
-        progress: Called for each layer and width.
+        partial: Increases measured before, and where to keep them.
+        progress: Called for each layer and width, with the largest relative error so far as `relative_error`.
 
     Returns:
         By layer and width. The standard error is that of the images, whose losses are compared one by one; `samples` is
@@ -59,7 +63,7 @@ def weight_loss_perturbation(
         moved = quantize_weight(weight, scale, width) * scale.reshape(-1, *[1] * (weight.dim() - 1))
         return _losses(loss, {**loss.weights, name: moved}, None, micro_batch)
 
-    return _increases(loss, bits, quantized, relative_error, micro_batch, progress)
+    return _increases(loss, bits, quantized, relative_error, micro_batch, partial, progress)
 
 
 def activation_loss_perturbation(
@@ -69,6 +73,7 @@ def activation_loss_perturbation(
     relative_error: float = 0.05,
     micro_batch: int = 64,
     seed: int = 0,
+    partial: Partial | None = None,
     progress: Progress = silent,
 ) -> Increases:
     """The increase of the mean loss when only the tensor that one layer reads is quantized, for that layer alone.
@@ -89,7 +94,7 @@ def activation_loss_perturbation(
 
         return _losses(loss, loss.weights, linear, micro_batch)
 
-    return _increases(loss, widths, quantized, relative_error, micro_batch, progress)
+    return _increases(loss, widths, quantized, relative_error, micro_batch, partial, progress)
 
 
 def _increases(
@@ -98,25 +103,42 @@ def _increases(
     quantized: Callable[[str, int], Tensor],
     relative_error: float,
     micro_batch: int,
+    partial: Partial | None,
     progress: Progress,
 ) -> Increases:
+    partial = partial or Partial()
     widths = list(bits)
     before = _losses(loss, loss.weights, None, micro_batch)
-    found: Increases = {}
-    for index, name in enumerate(loss.weights):
-        found[name] = {}
-        for width in widths:
-            change = quantized(name, width) - before
-            value = float(change.mean())
-            error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else math.inf
-            if not math.isfinite(value):
+    tasks = [(name, width) for name in loss.weights for width in widths]
+    known = {task: partial.found[key] for task in tasks if (key := _key(task)) in partial.found}
+
+    def work(task: tuple[str, int]) -> Tensor:
+        change = quantized(*task) - before
+        error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else math.inf
+        return torch.tensor([float(change.mean()), error], dtype=torch.float64)
+
+    left = [task for task in tasks if task not in known]
+    for turn in in_turns(left, work, lambda task: (2,)):
+        for task, found in turn:
+            if not math.isfinite(found[0]):
                 raise TrainingError(
-                    f"the loss is {value} with layer '{name}' at {width} bits: check weights and images."
+                    f"the loss is {float(found[0])} with layer '{task[0]}' at {task[1]} bits: check weights and images."
                 )
-            converged = relative(error, value) <= relative_error
-            found[name][width] = Estimate(value, error, len(change), converged, error)
-            progress(index * len(widths) + len(found[name]), len(loss.weights) * len(widths), increase=value)
-    return found
+            known[task] = found
+        partial.keep(lambda: {_key(task): found for task, found in known.items()})
+        worst = max(relative(float(error), float(value)) for value, error in known.values())
+        progress(len(known), len(tasks), relative_error=worst)
+    estimates = {task: _estimate(known[task], len(before), relative_error) for task in tasks}
+    return {name: {width: estimates[name, width] for width in widths} for name in loss.weights}
+
+
+def _key(task: tuple[str, int]) -> str:
+    return f"{task[1]}/{task[0]}"
+
+
+def _estimate(found: Tensor, images: int, target: float) -> Estimate:
+    value, error = found.tolist()
+    return Estimate(value, error, images, relative(error, value) <= target, error)
 
 
 @torch.no_grad()

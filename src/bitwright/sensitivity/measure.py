@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -14,14 +16,17 @@ from bitwright.graph.graph import Graph
 from bitwright.progress import Progress, silent
 from bitwright.scheme import MAX_BITS, MIN_BITS
 from bitwright.sensitivity.activations import activation_perturbations
+from bitwright.sensitivity.checkpoint import Checkpoint, Partial, digest, network_digest
 from bitwright.sensitivity.estimate import Estimate
 from bitwright.sensitivity.gauss_newton import MAX_PAIRS, empirical_fisher_trace, gauss_newton_trace
 from bitwright.sensitivity.hutchinson import hutchinson_trace
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
 from bitwright.sensitivity.perturbation import weight_perturbations
-from bitwright.sensitivity.probing import Budget
+from bitwright.sensitivity.piecewise_linear import require_piecewise_linear
+from bitwright.sensitivity.probing import SamplingLimits
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
+from bitwright.sensitivity.top_eigenvalue import MAX_STEPS, top_eigenvalue
 from bitwright.sensitivity.weight_scale import Method
 
 MAX_PRODUCTS = 1000
@@ -29,6 +34,7 @@ METRICS = {
     "hessian_trace": MAX_PAIRS,
     "hutchinson_trace": MAX_PRODUCTS,
     "empirical_fisher": MAX_PAIRS,
+    "top_eigenvalue": MAX_STEPS,
     "loss_perturbation": 2,
 }
 """The metrics, with the probes that they take at most by default."""
@@ -50,6 +56,8 @@ def measure_sensitivity(
     seed: int = 0,
     scale_method: Method = "mse",
     data: str = "",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     progress: Progress = silent,
 ) -> SensitivityTable:
     """Measure how much the loss of a network suffers when a layer is quantized.
@@ -58,8 +66,11 @@ def measure_sensitivity(
     tensor that the layer reads. Batch norm counts with its running statistics. The graph, its tensors and their gradients
     stay as they are.
 
+    Where torch.distributed is initialised, the processes share the work: call it in each with the same arguments, and each
+    gets the table that one process would have made.
+
     Args:
-        graph: A trained classifier.
+        graph: A trained classifier, on any device; all is computed there.
         images: Shape (batch, channels, height, width). With `hessian_trace` more images cost little: hundreds or thousands
             keep the choice of images from drowning the estimate.
         labels: Their classes, shape (batch,).
@@ -69,18 +80,24 @@ def measure_sensitivity(
             `hutchinson_trace`: the same number from random probes of the Hessian, as the HAWQ papers find it; slower by
             orders of magnitude; of weights only.
             `empirical_fisher`: squared gradients at the true labels.
+            `top_eigenvalue`: the Hessian's largest eigenvalue, see `top_eigenvalue`; of weights only. The layer's term is this
+            eigenvalue times the squared perturbation, which the increase of the loss (twice, to second order) cannot exceed;
+            HAWQ-V1 orders layers by the eigenvalue over the number of weights.
             `loss_perturbation`: the loss with one layer quantized.
         activations: Whether to measure what the layers read, too.
         bits: Widths at which to measure perturbations, each 2 to 8.
         relative_error: Target for standard error / |trace| of each layer, from sampling.
         min_probes: At least this many: products for each layer, or pairs of an image and a class for all of them.
         max_probes: At most this many; None takes the metric's own. Layers that need more come back with `converged=False`.
-        max_seconds: No layer gets more than `min_probes` once this much time has passed.
-        micro_batch: Images in one pass, where the metric allows it: what bounds the memory.
+        max_seconds: No layer gets more than `min_probes` once this much time has passed; looked at between rounds of samples.
+        micro_batch: Images in one pass: what bounds the memory.
         seed: Of probes and draws.
         scale_method: How the quantizer that the table is meant for finds its weight scales: `mse` for learned and fixed
             ranges, `max` for those that follow the weights' maximum. Another method has another perturbation.
         data: The data's name, kept in the table.
+        checkpoint: File to keep partial results in, every few seconds, or None.
+        resume: Whether to start from `checkpoint`, if it exists; the table is then that of an uninterrupted measurement, bit
+            for bit. The file stays: delete it once the table is saved.
         progress: Called as samples come in.
 
     Returns:
@@ -88,8 +105,10 @@ def measure_sensitivity(
 
     Raises:
         DataError: If images or labels do not fit the network.
+        FileFormatError: If the checkpoint is damaged, or belongs to another measurement.
         SchemeError: If a width is out of range.
-        TrainingError: If the loss or a gradient is not finite.
+        TrainingError: If the loss or a gradient is not finite, or if `hessian_trace` is asked of a network that is not
+            piecewise linear.
         UnknownNameError: If there is no such metric.
     """
     if metric not in METRICS:
@@ -97,30 +116,68 @@ def measure_sensitivity(
     widths = sorted(set(bits))
     if not widths or widths[0] < MIN_BITS or widths[-1] > MAX_BITS:
         raise SchemeError(f"bits must be one or more of {MIN_BITS} to {MAX_BITS}, got {widths}.")
+    if metric == "hessian_trace":
+        require_piecewise_linear(graph)
     loss = GraphLoss(graph, images, labels)
     limit = max(METRICS[metric], min_probes) if max_probes is None else max_probes
-    budget = Budget(relative_error, min(min_probes, limit), limit, max_seconds)
-    read: Mapping[str, Estimate] | None = None
-    if metric == "loss_perturbation":
-        layers = _measured(loss, widths, activations, scale_method, relative_error, micro_batch, seed, progress)
-        return SensitivityTable(layers, metric, graph.model, data, len(images), seed)
-    if metric == "hutchinson_trace":
-        found = hutchinson_trace(loss, loss.weights, budget=budget, seed=seed, progress=progress)
-    else:
-        trace = gauss_newton_trace if metric == "hessian_trace" else empirical_fisher_trace
-        curvatures = trace(loss, budget=budget, micro_batch=micro_batch, seed=seed, progress=progress)
-        found = {name: curvature.weights for name, curvature in curvatures.items()}
-        read = {name: curvature.activations for name, curvature in curvatures.items()} if activations else None
+    limits = SamplingLimits(relative_error, min(min_probes, limit), limit, max_seconds)
+    settings: dict[str, Any] = {}
+    if checkpoint is not None:
+        settings = {
+            "metric": metric, "activations": activations, "bits": widths, "relative_error": relative_error,
+            "min_probes": limits.min_probes, "max_probes": limits.max_probes, "micro_batch": micro_batch, "seed": seed,
+            "scale_method": scale_method, "network": network_digest(graph), "images": digest(loss.images, loss.labels),
+        }  # fmt: skip
+    with Checkpoint(checkpoint, settings, resume) as kept:
+        if metric == "loss_perturbation":
+            layers = _measured(
+                loss, widths, activations, scale_method, relative_error, micro_batch, seed, kept, progress
+            )
+            return SensitivityTable(layers, metric, graph.model, data, len(images), seed)
+        found, read = _curvatures(loss, metric, limits, micro_batch, seed, kept.part(metric), progress)
     entries = {
         name: _entry(name, weight.numel(), found[name], weight_perturbations(weight, widths, scale_method))
         for name, weight in loss.weights.items()
     }
-    if read is not None:
+    if read is not None and activations:
         moved = activation_perturbations(loss, widths, micro_batch, seed)
         for name, estimate in read.items():
             own = _entry(name, _elements(graph, name), estimate, moved[name])
             entries[name] = replace(entries[name], activations=own)
     return SensitivityTable(tuple(entries.values()), metric, graph.model, data, len(images), seed)
+
+
+def _curvatures(
+    loss: GraphLoss,
+    metric: str,
+    limits: SamplingLimits,
+    micro_batch: int,
+    seed: int,
+    partial: Partial,
+    progress: Progress,
+) -> tuple[Mapping[str, Estimate], Mapping[str, Estimate] | None]:
+    """By layer, n times the mean eigenvalue or what stands for it; the same of what it reads, where the metric has that."""
+    options: _Options = {"limits": limits, "seed": seed, "partial": partial, "progress": progress}
+    if metric == "hutchinson_trace":
+        return hutchinson_trace(loss.terms(micro_batch), loss.weights, **options), None
+    if metric == "top_eigenvalue":
+        found = top_eigenvalue(loss.terms(micro_batch), loss.weights, **options)
+        return {name: _times(loss.weights[name].numel(), estimate) for name, estimate in found.items()}, None
+    trace = gauss_newton_trace if metric == "hessian_trace" else empirical_fisher_trace
+    curvatures = trace(loss, micro_batch=micro_batch, **options)
+    by_weight = {name: curvature.weights for name, curvature in curvatures.items()}
+    return by_weight, {name: curvature.activations for name, curvature in curvatures.items()}
+
+
+class _Options(TypedDict):
+    limits: SamplingLimits
+    seed: int
+    partial: Partial
+    progress: Progress
+
+
+def _times(factor: int, estimate: Estimate) -> Estimate:
+    return replace(estimate, value=factor * estimate.value, standard_error=factor * estimate.standard_error)
 
 
 def _measured(
@@ -131,6 +188,7 @@ def _measured(
     relative_error: float,
     micro_batch: int,
     seed: int,
+    kept: Checkpoint,
     progress: Progress,
 ) -> tuple[LayerSensitivity, ...]:
     """Entries whose terms are measured increases; they count as converged where that at the fewest bits is."""
@@ -143,12 +201,24 @@ def _measured(
         progress(steps + done, 2 * steps, **figures)
 
     found = weight_loss_perturbation(
-        loss, widths, scale_method=scale_method, relative_error=relative_error, micro_batch=micro_batch, progress=first
+        loss,
+        widths,
+        scale_method=scale_method,
+        relative_error=relative_error,
+        micro_batch=micro_batch,
+        partial=kept.part("weights"),
+        progress=first,
     )
     read = None
     if activations:
         read = activation_loss_perturbation(
-            loss, widths, relative_error=relative_error, micro_batch=micro_batch, seed=seed, progress=second
+            loss,
+            widths,
+            relative_error=relative_error,
+            micro_batch=micro_batch,
+            seed=seed,
+            partial=kept.part("activations"),
+            progress=second,
         )
 
     def entry(name: str, size: int, increases: Mapping[int, Estimate]) -> LayerSensitivity:

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.gradient_norms import gradient_norms
 from bitwright.sensitivity.loss import GraphLoss
+from bitwright.sensitivity.processes import in_turns
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,28 @@ class PairNorms:
         loss: The network, and the images.
         pairs: Of those images.
         micro_batch: Pairs in one backward pass: what bounds the memory.
-        computed: Called with the number of pairs after each pass.
+        partial: Norms computed before, and where to keep them.
+        computed: Called with the number of pairs after each pass (of each process).
     """
 
     def __init__(
-        self, loss: GraphLoss, pairs: Pairs, micro_batch: int, computed: Callable[[int], object] = lambda count: None
+        self,
+        loss: GraphLoss,
+        pairs: Pairs,
+        micro_batch: int,
+        partial: Partial | None = None,
+        computed: Callable[[int], object] = lambda count: None,
     ) -> None:
         self.loss = loss
         self.pairs = pairs
         self.micro_batch = micro_batch
+        self.partial = partial or Partial()
         self.computed = computed
         self.indices = torch.empty(0, dtype=torch.int64)
         self.norms = torch.empty(0, 2 * len(loss.weights), dtype=torch.float64)
         self._slots: dict[int, int] = {}
+        if self.partial.found:
+            self._remember(self.partial.found["indices"], self.partial.found["norms"])
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -93,18 +104,20 @@ class PairNorms:
             Shape (pairs, 2 x layers), float64: by the weights of each layer, then by the tensors that they read.
         """
         missing = [index for index in dict.fromkeys(indices.tolist()) if index not in self._slots]
-        for start in range(0, len(missing), self.micro_batch):
-            self.remember(*self._compute(torch.tensor(missing[start : start + self.micro_batch])))
+        passes = torch.split(torch.tensor(missing, dtype=torch.int64), self.micro_batch) if missing else ()
+        for turn in in_turns(passes, self._compute, lambda some: (len(some), self.norms.shape[1])):
+            for some, norms in turn:
+                self._remember(some, norms)
+            self.partial.keep(lambda: {"indices": self.indices, "norms": self.norms})
             self.computed(len(self))
         return self.norms[[self._slots[index] for index in indices.tolist()]]
 
-    def remember(self, indices: Tensor, norms: Tensor) -> None:
-        """Take norms that were computed before."""
+    def _remember(self, indices: Tensor, norms: Tensor) -> None:
         self._slots.update((index, len(self) + position) for position, index in enumerate(indices.tolist()))
         self.indices = torch.cat([self.indices, indices])
         self.norms = torch.cat([self.norms, norms])
 
-    def _compute(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute(self, indices: Tensor) -> Tensor:
         images = self.loss.images[(indices // self.pairs.weights.shape[1]).to(self.loss.images.device)]
         directions = self.pairs.directions(indices.to(self.pairs.weights.device))
-        return indices, torch.cat(gradient_norms(self.loss, images, directions), 1).cpu()
+        return torch.cat(gradient_norms(self.loss, images, directions), 1).cpu()

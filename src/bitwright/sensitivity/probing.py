@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which layer to sample next, and when to stop: the budget that all sampled estimators share."""
+"""Which layer to sample next, and when to stop: the limits that all sampled estimators share."""
 
 from __future__ import annotations
 
@@ -9,21 +9,31 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from bitwright.errors import TrainingError
 from bitwright.progress import Progress, silent
+from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, RunningMean
+from bitwright.sensitivity.processes import any_process, in_turns
+
+_ROUND = 10
+
+Task = tuple[int, str, int]
+"""A term of the loss, a layer, and the number of a sample."""
 
 
 @dataclass(frozen=True)
-class Budget:
+class SamplingLimits:
     """How well each layer must be known, and what that may take.
 
     Attributes:
         relative_error: Target for standard error / |value| of each layer.
         min_probes: At least this many for each layer, so that the standard error itself is known.
         max_probes: At most this many for each layer.
-        max_seconds: No layer gets more than `min_probes` once this much time has passed. Results then depend on the speed
-            of the machine.
+        max_seconds: No layer begins another round, beyond its `min_probes`, once this much time has passed. Results then
+            depend on the speed of the machine.
     """
 
     relative_error: float = 0.05
@@ -52,56 +62,105 @@ class Budget:
         needed = sampled.count * (sampled.relative_error / self.relative_error) ** 2
         return min(max(math.ceil(needed), sampled.count + 1, self.min_probes), self.max_probes)
 
+    def step(self, sampled: RunningMean) -> int:
+        """Probes that a layer takes in the next round: first its least, then what it is expected to need, by tens."""
+        if not self.wants(sampled):
+            return 0
+        if sampled.count < self.min_probes:
+            return self.min_probes - sampled.count
+        return min(self.expected(sampled) - sampled.count, _ROUND)
+
 
 def probe_layers(
-    layers: Iterable[str], probe: Callable[[str], float], budget: Budget, progress: Progress = silent
+    layers: Iterable[str],
+    probe: Callable[[int, str, int], float],
+    limits: SamplingLimits,
+    *,
+    terms: int = 1,
+    partial: Partial | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Estimate]:
-    """Average `probe(layer)` for each layer until its standard error is small enough or the budget is spent.
+    """Average samples of each layer until its standard error is small enough or the limits are reached.
 
-    Every layer first gets its `min_probes`; from then on the least certain one comes next, so that a budget of time
-    leaves no layer behind.
+    Every layer first gets its `min_probes`; from then on all that need more get up to ten in each round, so that a limit of
+    time leaves no layer behind.
 
     Args:
         layers: Their names.
-        probe: One sample of a layer. Samples of a layer must not depend on the other layers, or on when they are taken.
-        budget: When to stop.
-        progress: Called after each probe with those done, those expected in all, the largest relative error yet to
+        probe: One product of a term, a layer, and the number of the sample from 0. A sample is the sum over terms. Products
+            must not depend on each other, or on when they are made.
+        limits: When to stop; time is looked at between rounds.
+        terms: Of the loss. A round goes from term to term, since each has a graph of its own.
+        partial: Products made before, and where to keep them.
+        progress: Called after each product with those done, those expected in all, the largest relative error yet to
             converge as `relative_error` and the number of such layers as `unconverged`.
 
     Returns:
         One estimate for each layer, in the order given.
 
     Raises:
-        TrainingError: If a sample is not finite.
+        TrainingError: If a product is not finite.
     """
-    end = time.monotonic() + budget.max_seconds
+    partial = partial or Partial()
+    end = time.monotonic() + limits.max_seconds
     sampled = {layer: RunningMean() for layer in layers}
-    while waiting := [layer for layer in sampled if budget.wants(sampled[layer])]:
-        short = [layer for layer in waiting if sampled[layer].count < budget.min_probes]
-        if not short and time.monotonic() >= end:
+    known: dict[tuple[int, str], list[float]] = {
+        (term, layer): partial.found[key].tolist() if (key := f"{term}/{layer}") in partial.found else []
+        for term in range(terms)
+        for layer in sampled
+    }
+
+    def kept() -> dict[str, Tensor]:
+        return {f"{term}/{layer}": torch.tensor(values, dtype=torch.float64) for (term, layer), values in known.items()}
+
+    def count(task: Task) -> None:
+        """Take a sample into the mean once its last term is known."""
+        term, layer, number = task
+        if term == terms - 1:
+            sampled[layer].add(sum(known[other, layer][number] for other in range(terms)))
+
+    while steps := {layer: step for layer, mean in sampled.items() if (step := limits.step(mean))}:
+        late = time.monotonic() >= end
+        if any_process(late) and all(sampled[layer].count >= limits.min_probes for layer in steps):
             break
-        layer = short[0] if short else max(waiting, key=lambda name: sampled[name].relative_error)
-        value = probe(layer)
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"layer '{layer}' gave {value} at probe {sampled[layer].count + 1}: check the weights and the images "
-                "for huge values, or measure in float64."
+        tasks = [
+            (term, layer, number)
+            for term in range(terms)
+            for layer, step in steps.items()
+            for number in range(sampled[layer].count, sampled[layer].count + step)
+        ]
+        left = [task for task in tasks if task[2] >= len(known[task[:2]])]
+        for task in tasks[: len(tasks) - len(left)]:  # made before, in this order
+            count(task)
+        for turn in in_turns(left, lambda task: torch.tensor(probe(*task), dtype=torch.float64), lambda task: ()):
+            for task, value in turn:
+                _check(task, float(value))
+                known[task[:2]].append(float(value))
+                count(task)
+            partial.keep(kept)
+            errors = [mean.relative_error for mean in sampled.values() if limits.wants(mean)]
+            done = sum(map(len, known.values()))
+            progress(
+                done,
+                max(done, terms * sum(limits.expected(mean) for mean in sampled.values())),
+                relative_error=max(errors, default=0.0),
+                unconverged=len(errors),
             )
-        sampled[layer].add(value)
-        left = [mean.relative_error for mean in sampled.values() if budget.wants(mean)]
-        progress(
-            sum(mean.count for mean in sampled.values()),
-            sum(budget.expected(mean) for mean in sampled.values()),
-            relative_error=max(left, default=0.0),
-            unconverged=len(left),
+    return {layer: mean.estimate(limits.relative_error) for layer, mean in sampled.items()}
+
+
+def _check(task: Task, value: float) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"layer '{task[1]}' gave {value} at probe {task[2] + 1}: check the weights and the images "
+            "for huge values, or measure in float64."
         )
-    return {layer: mean.estimate(budget.relative_error) for layer, mean in sampled.items()}
 
 
-def layer_seed(seed: int, layer: str) -> int:
+def layer_seed(seed: int, layer: str, number: int = 0) -> int:
     """A seed of a layer's own, the same on every machine; 32 bits, since PyTorch's CPU generator drops all others.
 
-    >>> layer_seed(0, "stem"), layer_seed(1, "stem")
-    (1607617488, 2492373109)
+    >>> layer_seed(0, "stem"), layer_seed(1, "stem"), layer_seed(0, "stem", 1)
+    (580910847, 3996515937, 1436077673)
     """
-    return zlib.crc32(f"{seed}:{layer}".encode())
+    return zlib.crc32(f"{seed}:{layer}:{number}".encode())

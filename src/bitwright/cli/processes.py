@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""Commands that torchrun starts several times over."""
+
+from __future__ import annotations
+
+import os
+
+
+def join_processes(device: str | None) -> tuple[bool, str | None]:
+    """Meet the processes that torchrun started beside this one, if it did.
+
+    Args:
+        device: What the user asked for, or None.
+
+    Returns:
+        Whether this is the process that writes files, and the device to compute on: of several GPUs, each process has its own.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True, device
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device is None or device == "cpu")
+    return state.is_main_process, None if device is None else str(state.device)
