@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bitwright.demo import run_demo
     from bitwright.export import export_float_onnx, export_onnx
     from bitwright.graph import FloatModel, Graph, capture, load_model
-    from bitwright.integer import IntegerModel, load, logits, lower, run
+    from bitwright.integer import IntegerModel, load, logits, lower, prepare, run
     from bitwright.sensitivity import SensitivityTable, measure_sensitivity
     from bitwright.training import (
         QuantizedModel,
@@ -71,6 +71,7 @@ _SOURCES = {
     "lower": "integer",
     "measure_sensitivity": "sensitivity",
     "pareto_frontier": "allocation",
+    "prepare": "integer",
     "quantize": "training",
     "run": "integer",
     "run_demo": "demo",
@@ -111,6 +112,7 @@ __all__ = [
     "lower",
     "measure_sensitivity",
     "pareto_frontier",
+    "prepare",
     "quantize",
     "run",
     "run_demo",

@@ -27,8 +27,18 @@ def test_accumulators_reach_their_bounds(weight: npt.NDArray[np.int8], params: Q
         ends = [sorted((int(w) * params.quant_min, int(w) * params.quant_max)) for w in row]
         assert least == sum(end[0] for end in ends) + offset
         assert most == sum(end[1] for end in ends) + offset
-        largest = max(abs(params.quant_min), params.quant_max)
-        assert partial_sum_bound(weight, params) >= sum(abs(int(w)) for w in row) * largest
+
+
+@given(WEIGHTS, FORMATS)
+def test_partial_sums_reach_their_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> None:
+    """No choice of terms and inputs sums up to more, and one reaches it: all subsets of all extreme products are tried."""
+    reached = 0
+    for row in weight.astype(int):
+        for count in range(len(row) + 1):
+            for chosen in combinations(row, count):
+                ends = [sorted((int(w) * params.quant_min, int(w) * params.quant_max)) for w in chosen]
+                reached = max(reached, sum(end[1] for end in ends), -sum(end[0] for end in ends))
+    assert partial_sum_bound(weight, params) == reached
 
 
 @given(WEIGHTS, FORMATS)

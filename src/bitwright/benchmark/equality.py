@@ -18,7 +18,7 @@ from bitwright.errors import DataError, ExportError
 from bitwright.export import EXPORTERS, Target
 from bitwright.export.pixels import Pixels
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.reference import run
+from bitwright.integer.prepared import prepare
 from bitwright.progress import Progress, silent
 
 
@@ -92,10 +92,11 @@ def compare(
         for name, path in files.items()
         for level in chosen.get(name, known_engine(name).levels)
     }
+    reference = prepare(model)
     counts = {key: np.zeros(5, dtype=np.int64) for key in runs}
     done = 0
     for done, images in enumerate(batches, start=1):
-        expected = run(model, images if pixels is None else pixels.normalise(images)).cpu().numpy()
+        expected = reference.run(images if pixels is None else pixels.normalise(images)).numpy()
         given = images.cpu().numpy()
         for key, predict in runs.items():
             count(predict(given), expected, counts[key])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitwright.errors import FileFormatError
 from bitwright.graph import FloatModel, Graph
-from bitwright.integer import IntegerModel, load, logits
+from bitwright.integer import IntegerModel, load, prepare
 from bitwright.training import QuantizedModel
 
 
@@ -51,7 +51,7 @@ def predictor(path: str | Path) -> Predictor:
 
 def _integer(model: IntegerModel) -> Predictor:
     description = f"{model.model}, {model.scheme.name}, in integers"
-    return Predictor(description, model.input_shape, lambda images: logits(model, images))
+    return Predictor(description, model.input_shape, prepare(model).logits)
 
 
 def _onnx(path: Path) -> Predictor:

@@ -18,8 +18,6 @@ from bitwright.cli.console import bar
 from bitwright.cli.quant_flags import parse
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bitwright.data import ImageData
     from bitwright.graph import Graph
     from bitwright.integer import IntegerModel
@@ -227,13 +225,11 @@ def distillation(flags: Namespace, data: ImageData) -> Distillation | None:
 
 def report(model: IntegerModel, data: ImageData, flags: Namespace) -> None:
     """Top-1 and top-5 of the integer model on the validation images."""
-    from bitwright.integer import logits
+    from bitwright.integer import prepare
     from bitwright.training import evaluate
 
-    def predict(images: Tensor) -> Tensor:
-        return logits(model, images)
-
     begin = time.monotonic()
+    predict = prepare(model).logits
     with bar(f"evaluating {model.scheme.name} in integers") as progress:
         accuracy = evaluate(predict, data.batches("test", EVALUATION_BATCH, workers=flags.workers), progress=progress)
     spent = time.monotonic() - begin

@@ -23,7 +23,7 @@ from bitwright.export import export_float_onnx, export_onnx
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, load_model, scheme_cost
 from bitwright.graph.cost import BYTES_PER_MB
-from bitwright.integer import IntegerModel, certification_effect, logits, lower
+from bitwright.integer import IntegerModel, certification_effect, lower, prepare
 from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
 from bitwright.scheme import MAX_BITS, MIN_BITS, Budget, Precision, Scheme
@@ -219,9 +219,7 @@ class _Job:
             name, model = scheme.name, integers[scheme.name]
             with self.stage(f"evaluating {name}") as progress:
                 accuracy = evaluate(
-                    lambda images, model=model: logits(model, images),  # type: ignore[misc]
-                    self.data.batches("test", EVALUATION_BATCH),
-                    progress=progress,
+                    prepare(model).logits, self.data.batches("test", EVALUATION_BATCH), progress=progress
                 )
             equal = self.equality(name, model)
             facts["equality"][name] = [result.to_dict() for result in equal]

@@ -7,6 +7,7 @@ from bitwright.integer.load import load
 from bitwright.integer.lower import lower
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers, requantize
+from bitwright.integer.prepared import PreparedModel, prepare
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.reference import logits, run
 
@@ -15,12 +16,14 @@ __all__ = [
     "Certified",
     "IntegerModel",
     "Multipliers",
+    "PreparedModel",
     "QuantParams",
     "certification_effect",
     "certify",
     "load",
     "logits",
     "lower",
+    "prepare",
     "requantize",
     "run",
 ]

@@ -38,9 +38,16 @@ def accumulator_bounds(
 
 
 def partial_sum_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
-    """Largest magnitude of any partial sum, in any order of summation: sum |w| * max |a|, of the worst channel."""
-    rows = np.abs(weight.reshape(weight.shape[0], -1).astype(np.int64))
-    return int(rows.sum(1).max(initial=0)) * max(params.quant_max, -params.quant_min)
+    """Largest magnitude of any partial sum, in any order of summation, of the worst channel.
+
+    A partial sum is largest where all of its terms have one sign, so it lies between the bounds of the accumulator without bias:
+    with unsigned inputs, about half of `sum |w| * max |a|`.
+
+    >>> partial_sum_bound(np.array([[3, -4, 2]], dtype=np.int8), QuantParams(4, False, 0.1))
+    75
+    """
+    low, high = accumulator_bounds(weight, np.zeros(len(weight), dtype=np.int32), params)
+    return int(max(high.max(initial=0), -low.min(initial=0)))
 
 
 def largest_pair_sum(weight: npt.NDArray[np.int8], params: QuantParams) -> int:

@@ -92,13 +92,13 @@ def _(op: ReciprocalQuantize, inputs: list[Tensor], formats: list[QuantParams]) 
 def _(op: IntegerConv2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     values, weight, bias = _operands(op, inputs[0], formats[0])
     sums = F.conv2d(values, weight, None, op.stride, op.padding, op.dilation, op.groups)
-    return _finish(sums.to(torch.int64) + bias.reshape(-1, 1, 1), op.rescale)
+    return finish(sums.to(torch.int64) + bias.reshape(-1, 1, 1), op.rescale)
 
 
 @execute_op.register
 def _(op: IntegerLinear, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     values, weight, bias = _operands(op, inputs[0], formats[0])
-    return _finish(F.linear(values, weight).to(torch.int64) + bias, op.rescale)
+    return finish(F.linear(values, weight).to(torch.int64) + bias, op.rescale)
 
 
 def _operands(op: IntegerConv2d | IntegerLinear, values: Tensor, params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +112,7 @@ def _operands(op: IntegerConv2d | IntegerLinear, values: Tensor, params: QuantPa
 @execute_op.register
 def _(op: IntegerAvgPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     sums = F.avg_pool2d(inputs[0].double(), op.kernel, op.stride, op.padding, divisor_override=1)
-    return _finish(sums.to(torch.int64), op.rescale)
+    return finish(sums.to(torch.int64), op.rescale)
 
 
 @execute_op.register
@@ -130,7 +130,7 @@ def _(op: IntegerAdd, inputs: list[Tensor], formats: list[QuantParams]) -> Tenso
 
 @execute_op.register
 def _(op: IntegerRequantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    return _finish(inputs[0].long(), op.rescale)
+    return finish(inputs[0].long(), op.rescale)
 
 
 @execute_op.register
@@ -151,7 +151,8 @@ def _(op: Node, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     return rearrange(op, inputs[0])
 
 
-def _finish(accumulator: Tensor, rescale: Rescale | None) -> Tensor:
+def finish(accumulator: Tensor, rescale: Rescale | None) -> Tensor:
+    """int64 accumulators of shape (batch, channels, ...) as int32: as they are, or requantized."""
     if rescale is None:
         return accumulator.to(torch.int32)
     columns = (-1, *[1] * (accumulator.dim() - 2))

@@ -10,7 +10,7 @@ from typing import Any
 from bitwright.data import ImageData
 from bitwright.errors import DataError
 from bitwright.graph import FloatModel, Graph, float_cost, layer_costs, scheme_cost
-from bitwright.integer import IntegerModel, logits, lower
+from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.progress import Progress, silent
 from bitwright.training import Accuracy, evaluate, fine_tune, save_quantized
 from bitwright.zoo.recipes import Recipe
@@ -124,4 +124,4 @@ def reproduce(
 
 def predictor(model: IntegerModel) -> Any:
     """Images to real logits, by the integer model."""
-    return lambda images: logits(model, images)
+    return prepare(model).logits
