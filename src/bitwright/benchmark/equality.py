@@ -135,7 +135,7 @@ def verify(
         )
     chosen = engines or [name for name, found in ENGINES.items() if found.installed]
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / name for name in chosen}
+        files = {name: Path(folder) / f"{name}{known_engine(name).suffix}" for name in chosen}
         for name, path in files.items():
             EXPORTERS[known_engine(name).exporter](model, path, target)
         return compare(model, files, batches, threads=threads, total=total, progress=progress)
