@@ -19,6 +19,7 @@ from bitwright.errors import ExportError, FileFormatError
 from bitwright.export import Pixels, Target, export_openvino, to_openvino
 from bitwright.export.openvino_builder import INT8, PARTS
 from bitwright.integer import IntegerModel, QuantParams, lower, run
+from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerAvgPool2d
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
@@ -214,6 +215,18 @@ def test_four_bit_weights_are_packed(tmp_path: Path) -> None:
         sizes[precision] = (tmp_path / "model.bin").stat().st_size
     weights = sum(op.weight.size for op in integer_model(RESNET20, 32, "W4A4")[0].layers().values())
     assert sizes["W4A4"] < sizes["W8A8"] - 0.95 * weights / 2
+
+
+def test_multipliers_of_31_bits_are_refused() -> None:
+    """What float32 cannot hold is refused, by the name of the layer."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    layer = next(iter(model.layers().values()))
+    assert layer.rescale is not None
+    given = layer.rescale.multipliers
+    long = replace(layer.rescale, multipliers=Multipliers(2**7 * given.multiplier + 1, given.shift + 7))
+    ops = tuple(replace(op, rescale=long) if op is layer else op for op in model)
+    with pytest.raises(ExportError, match=rf"'{layer.name}' in float32: channel 0: expected a ratio of at most 24"):
+        to_openvino(replace(model, ops=ops))
 
 
 def test_other_names_and_files_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Files for engines: each exporter reads an IntegerModel and refuses what it cannot guarantee to give the same integers."""
 
-from bitwright.export.exporter import Exporter
+from bitwright.export.exporter import Exporter, exported_bytes
 from bitwright.export.float_onnx import export_float_onnx, to_float_onnx
 from bitwright.export.onnx import export_onnx, to_onnx
 from bitwright.export.openvino import export_openvino, to_openvino
@@ -26,6 +26,7 @@ __all__ = [
     "export_onnx",
     "export_openvino",
     "export_qonnx",
+    "exported_bytes",
     "to_float_onnx",
     "to_onnx",
     "to_openvino",

@@ -235,7 +235,7 @@ def _finish(op: Node, rescale: Rescale | None, builder: OpenvinoBuilder, sums: V
     in_parts = builder.kernels.get(op.name) == PARTS
     # The conversion of int32 rounds as the certificate says; no multiplication crosses it either.
     sums = builder.ops.convert(sums, "f32") if in_parts else builder.fenced(sums)
-    multiplier = rescale.multipliers.as_float32()
+    multiplier = builder.multiplier(op, rescale)
     real = builder.ops.multiply(
         sums, builder.floats(multiplier.reshape(1, -1, 1, 1) if multiplier.size > 1 else multiplier[0])
     )
@@ -253,7 +253,7 @@ def _(op: IntegerAdd, builder: OpenvinoBuilder) -> Value:
 
 @add_to_openvino.register
 def _(op: IntegerRequantize, builder: OpenvinoBuilder) -> Value:
-    scale = builder.floats(op.rescale.multipliers.as_float32()[0])
+    scale = builder.floats(builder.multiplier(op, op.rescale)[0])
     return builder.rounded(builder.ops.multiply(builder.values[op.inputs[0]], scale), op.rescale.low, op.rescale.high)
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.errors import ExportError
+from bitwright.errors import ExportError, LoweringError
 from bitwright.export.onnx_builder import saturates
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
+from bitwright.graph.nodes import Node
 from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
 from bitwright.integer.packing import pack
 from bitwright.integer.quant_params import QuantParams
 from bitwright.scheme import MAX_BITS
@@ -68,6 +69,13 @@ class OpenvinoBuilder:
     def integers(self, *values: int) -> Value:
         """An int64 vector."""
         return self.ops.constant(np.array(values, dtype=np.int64))
+
+    def multiplier(self, op: Node, rescale: Rescale) -> npt.NDArray[np.float32]:
+        """The proved ratios of a layer, exact in float32; 31-bit ones, as published models have them, are refused."""
+        try:
+            return rescale.multipliers.as_float32()
+        except LoweringError as error:
+            raise ExportError(f"OpenVINO computes '{op.name}' in float32: {error}") from error
 
     def rounded(self, real: Value, low: int, high: int) -> Value:
         """`clamp(round_half_even(real), low, high)`."""
