@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from bitwright.benchmark import ENGINES, compare, engine, environment, load_engine, side_by_side, verify
 from bitwright.benchmark.equality import count
 from bitwright.errors import DataError, ExportError, FileFormatError, UnknownNameError
-from bitwright.export import Target, export_float_onnx, export_onnx
+from bitwright.export import EXPORTERS, Target, export_float_onnx, export_onnx
 from export.models import RESNET20, graph_of, integer_model
 
 
@@ -100,6 +100,27 @@ def test_verify_exports_for_each_engine() -> None:
     if environment().target is not Target.VNNI:
         with pytest.raises(ExportError, match="this CPU has no 8-bit dot products"):
             verify(model, [images], ["onnxruntime"], target=Target.VNNI)
+
+
+def test_verify_runs_every_installed_engine() -> None:
+    """Without a choice, each engine that is installed gets its own file, and one image."""
+    model, images = integer_model(RESNET20, 32, "W4A4")
+    results = verify(model, [images[:1]])
+    assert {result.engine for result in results} == {name for name, found in ENGINES.items() if found.installed}
+    assert all(result.exact for result in results)
+
+
+@pytest.mark.skipif(not ENGINES["openvino"].installed, reason="the extra 'openvino' is not installed")
+def test_engines_side_by_side(exported: Path, tmp_path: Path) -> None:
+    """Files of several engines are timed in the same rounds, each by its own engine; .xml files count with their weights."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    EXPORTERS["openvino"](model, tmp_path / "model.xml")
+    rows = side_by_side({"onnx": exported, "openvino": tmp_path / "model.xml"}, batches=[1], rounds=2)
+    assert [row.engine for row in rows] == ["onnxruntime", "openvino"]
+    parts = [(tmp_path / name).stat().st_size for name in ("model.xml", "model.bin")]
+    assert rows[1].file_bytes == sum(parts)
+    with pytest.raises(ExportError, match=r"ends in one of .*\.onnx.*, got .*model\.bin"):
+        side_by_side({"other": tmp_path / "model.bin"})
 
 
 def test_side_by_side(exported: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bitwright.export import Pixels, export_onnx
+from bitwright.benchmark import known_engine
+from bitwright.export import EXPORTERS, Pixels
 from bitwright.integer import logits
 from export.models import RESNET20, integer_model
 
@@ -22,7 +23,9 @@ SCRIPTS = sorted(FOLDER.glob("*.py"))
 
 def test_there_are_examples() -> None:
     """The tests below look at the real folder."""
-    assert FOLDER / "onnxruntime_classify.py" in SCRIPTS
+    assert {"onnxruntime_classify.py", "openvino_classify.py", "qonnx_classify.py"} <= {
+        script.name for script in SCRIPTS
+    }
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -34,13 +37,18 @@ def test_examples_need_no_bitwright(script: Path) -> None:
     assert not [name for name in names if name.split(".")[0] in ("bitwright", "torch")]
 
 
-def test_onnxruntime_prints_the_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "file"), [("onnxruntime", "model.onnx"), ("openvino", "model.xml"), ("qonnx", "model.onnx")]
+)
+def test_examples_print_the_class(engine: str, file: str, tmp_path: Path) -> None:
     """An image file in, the reference executor's class out."""
+    found = known_engine(engine)
+    pytest.importorskip(found.package, reason=f"the extra '{engine}' is not installed")
     model, _ = integer_model(RESNET20, 32, "W4A4")
     pixels = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    export_onnx(model, tmp_path / "model.onnx", pixels=pixels)
+    EXPORTERS[found.exporter](model, tmp_path / file, pixels=pixels)
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     Image.fromarray(image[0].permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
-    command = [sys.executable, str(FOLDER / "onnxruntime_classify.py"), "model.onnx", "image.png"]
+    command = [sys.executable, str(FOLDER / f"{engine}_classify.py"), file, "image.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100)
     assert int(done.stdout) == int(logits(model, pixels.normalise(image)).argmax())

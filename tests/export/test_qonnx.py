@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def test_quant_nodes_state_the_bits() -> None:
     bits = {node.output[0]: float(values[node.input[3]]) for node in made.graph.node if node.op_type == "Quant"}
     for name, op in model.layers().items():
         assert bits[f"{name}.weight"] == op.weight_bits
+
+
+def test_the_file_states_its_conditions() -> None:
+    """Scheme, certificates, images, and what an integer of each class is worth."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    facts = {entry.key: entry.value for entry in to_qonnx(model).metadata_props}
+    assert json.loads(facts["bitwright"]) == {"scheme": model.scheme.to_dict(), "layers": model.facts}
+    assert json.loads(facts["output_unit"]) == model.output_unit.tolist()
+    assert facts["images"] == "float32, normalised as in training"
 
 
 def test_sums_beyond_float32_are_refused() -> None:

@@ -141,8 +141,9 @@ def verify(
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for name in chosen:
+            path = Path(folder) / f"{name}{known_engine(name).suffix}"
             try:
-                EXPORTERS[known_engine(name).exporter](model, Path(folder) / name, target)
+                EXPORTERS[known_engine(name).exporter](model, path, target)
             except ExportError as error:
                 refusals.append(error)
                 if engines or len(refusals) == len(chosen):
@@ -150,7 +151,7 @@ def verify(
                 if refused is not None:
                     refused(name, error)
                 continue
-            files[name] = Path(folder) / name
+            files[name] = path
         return compare(model, files, batches, threads=threads, total=total, progress=progress)
 
 

@@ -19,15 +19,16 @@ from bitwright.benchmark import engines
 from bitwright.benchmark.engines import load_engine
 from bitwright.benchmark.timing import Spread, time_interleaved
 from bitwright.errors import ExportError, FileFormatError
+from bitwright.export.exporter import exported_bytes
 from bitwright.progress import Progress, silent
 
 _ONCE = """
 import json, resource, runpy, sys, time
 import numpy as np
-module, engine, path, threads, shape, kind = json.loads(sys.argv[1])
+module, engine, package, path, threads, shape, kind = json.loads(sys.argv[1])
 load_engine = runpy.run_path(module)["load_engine"]  # by itself: its package would import PyTorch
 images = np.zeros(shape, dtype=kind)
-__import__(engine)
+__import__(package)
 start = time.perf_counter()
 predict = load_engine(engine, path, threads=threads)
 loaded = time.perf_counter() - start
@@ -42,15 +43,17 @@ class Measured:
 
     Attributes:
         name: Of the file.
+        engine: That ran it.
         batch: Images at a time.
         latency_ms: For the whole batch.
         speedup: Over the first file, round by round.
         load_ms: From the file to a session, once, in a fresh process with the engine imported.
         peak_memory_mb: Most resident memory of that process after one batch, in units of 2**20 bytes, Python included.
-        file_bytes: Length of the file.
+        file_bytes: Length of the file, with the weights that OpenVINO keeps beside it.
     """
 
     name: str
+    engine: str
     batch: int
     latency_ms: Spread
     speedup: Spread
@@ -66,7 +69,7 @@ class Measured:
 def side_by_side(
     files: Mapping[str, str | Path],
     *,
-    engine: str = "onnxruntime",
+    engine: str | None = None,
     batches: Sequence[int] = (1, 8),
     threads: int = 1,
     rounds: int = 15,
@@ -76,7 +79,7 @@ def side_by_side(
 
     Args:
         files: By name; speed-ups are over the first.
-        engine: That runs them all.
+        engine: That runs them all; by default, each is run by the one that the end of its name tells.
         batches: Numbers of images at a time.
         threads: How many the engine may use.
         rounds: Counted rounds, each of which runs all files; see `time_interleaved`.
@@ -87,13 +90,14 @@ def side_by_side(
 
     Raises:
         ExportError: If there is no file, or the engine cannot run one.
-        FileFormatError: If one is no ONNX file.
+        FileFormatError: If the engine cannot read one.
     """
     if not files:
         raise ExportError("expected at least one file to time, got none.")
     baseline = next(iter(files))
-    predicts = {name: load_engine(engine, path, threads=threads) for name, path in files.items()}
-    inputs = {name: _input(path) for name, path in files.items()}
+    chosen = {name: engine or engine_of(path) for name, path in files.items()}
+    predicts = {name: load_engine(chosen[name], path, threads=threads) for name, path in files.items()}
+    inputs = {name: _input(Path(path)) for name, path in files.items()}
     generator = np.random.default_rng(0)
     found = []
     for index, batch in enumerate(batches):
@@ -102,9 +106,10 @@ def side_by_side(
         timings = time_interleaved(calls, rounds=rounds, progress=_part_of(progress, index, len(batches)))
         for name, path in files.items():
             shape, kind = inputs[name]
-            load_ms, peak = _fresh(engine, Path(path), threads, (batch, *shape), kind)
+            load_ms, peak = _fresh(chosen[name], Path(path), threads, (batch, *shape), kind)
             latency, speedup = timings.latency(name), timings.speedup(name, baseline)
-            found.append(Measured(name, batch, latency, speedup, load_ms, peak, Path(path).stat().st_size))
+            size = exported_bytes(path)
+            found.append(Measured(name, chosen[name], batch, latency, speedup, load_ms, peak, size))
     return found
 
 
@@ -117,8 +122,24 @@ def _part_of(progress: Progress, index: int, parts: int) -> Progress:
     return part
 
 
-def _input(path: str | Path) -> tuple[tuple[int, ...], str]:
+def engine_of(path: str | Path) -> str:
+    """The engine whose files have a name that ends as this one's; the first, where there are several."""
+    for name, found in engines.ENGINES.items():
+        if Path(path).suffix == found.suffix:
+            return name
+    known = ", ".join(sorted({found.suffix for found in engines.ENGINES.values()}))
+    raise ExportError(f"expected a file whose name ends in one of {known}, got '{path}'.")
+
+
+def _input(path: Path) -> tuple[tuple[int, ...], str]:
     """Shape of an image, and the type of its values."""
+    if path.suffix == ".xml":
+        import openvino
+
+        (port,) = openvino.Core().read_model(str(path)).inputs
+        return tuple(
+            dimension.get_length() for dimension in list(port.partial_shape)[1:]
+        ), port.element_type.to_dtype().name
     try:
         graph = onnx.load(str(path)).graph
         given = graph.input[0].type.tensor_type
@@ -136,7 +157,8 @@ def _images(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -
 
 def _fresh(engine: str, path: Path, threads: int, shape: tuple[int, ...], kind: str) -> tuple[float, float]:
     """Milliseconds to load a file, and megabytes after one batch, in a process of its own."""
-    given = json.dumps([engines.__file__, engine, str(path), threads, shape, kind])
+    package = engines.known_engine(engine).package
+    given = json.dumps([engines.__file__, engine, package, str(path), threads, shape, kind])
     done = subprocess.run([sys.executable, "-c", _ONCE, given], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ExportError(f"{engine} cannot run '{path}': {done.stderr.strip().splitlines()[-1:]}.")

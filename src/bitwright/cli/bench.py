@@ -36,15 +36,23 @@ app.add_typer(bench_app, name="bench")
 
 @bench_app.command(FILES, epilog="Example: bitwright bench float.onnx uniform8.onnx uniform4.onnx --batch 1 --batch 8")
 def bench(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ONNX files; the first is the baseline.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="For any engine; the first is the baseline.")],
     batch: Annotated[
         list[int] | None, typer.Option("--batch", "-b", min=1, help="Images at a time; repeatable.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="That the engine may use.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="That each engine may use.")] = 1,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Each runs all files in turn.")] = 15,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            "-e",
+            help="That runs all files; by default, .onnx files are run by onnxruntime, .xml ones by openvino.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time files in ONNX Runtime: interleaved, with medians and quartiles, load time, memory and size."""
+    """Time files, each in its engine: interleaved, with medians and quartiles, load time, memory and size."""
     from rich.table import Table
 
     from bitwright.benchmark import environment, side_by_side
@@ -52,6 +60,7 @@ def bench(
     with bar(f"timing {len(files)} files") as progress:
         found = side_by_side(
             {str(path): path for path in files},
+            engine=engine,
             batches=batch or [1, 8],
             threads=threads,
             rounds=rounds,
@@ -59,12 +68,24 @@ def bench(
         )
 
     def table() -> Table:
-        columns = ("file", "batch", "ms", "quartiles", "speed-up", "quartiles", "load ms", "peak MB", "file MB")
+        columns = (
+            "file",
+            "engine",
+            "batch",
+            "ms",
+            "quartiles",
+            "speed-up",
+            "quartiles",
+            "load ms",
+            "peak MB",
+            "file MB",
+        )
         drawn = Table(*columns, title=f"{environment().processor}, {threads} threads")
         for row in found:
             latency, speedup = row.latency_ms, row.speedup
             drawn.add_row(
-                Path(row.name).name, str(row.batch), f"{latency.median:.2f}", f"{latency.lower:.2f} - {latency.upper:.2f}",
+                Path(row.name).name, row.engine, str(row.batch),
+                f"{latency.median:.2f}", f"{latency.lower:.2f} - {latency.upper:.2f}",
                 f"{speedup.median:.2f}", f"{speedup.lower:.2f} - {speedup.upper:.2f}", f"{row.load_ms:.0f}",
                 f"{row.peak_memory_mb:.0f}", f"{row.file_bytes / 2**20:.2f}",
             )  # fmt: skip

@@ -33,7 +33,7 @@ def export(
 
     from bitwright.cli.models import load_data
     from bitwright.errors import unknown_name
-    from bitwright.export import EXPORTERS, Pixels, Target
+    from bitwright.export import EXPORTERS, Pixels, Target, exported_bytes
     from bitwright.integer import IntegerModel
 
     if engine not in EXPORTERS:
@@ -46,7 +46,7 @@ def export(
         images = load_data(data, loaded.input_shape)
         pixels = Pixels(images.mean, images.std)
     EXPORTERS[engine](loaded, output, Target(target), pixels)
-    size = output.stat().st_size
+    size = exported_bytes(output)
     result = {
         "model": loaded.model,
         "scheme": loaded.scheme.name,

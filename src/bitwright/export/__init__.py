@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
 """Files for engines: each exporter reads an IntegerModel and refuses what it cannot guarantee to give the same integers."""
 
-from bitwright.export.exporter import Exporter
+from bitwright.export.exporter import Exporter, exported_bytes
 from bitwright.export.float_onnx import export_float_onnx, to_float_onnx
 from bitwright.export.onnx import export_onnx, to_onnx
+from bitwright.export.openvino import export_openvino, to_openvino
 from bitwright.export.pixels import Pixels
 from bitwright.export.qonnx import export_qonnx, to_qonnx
 from bitwright.export.target import Target
 
-EXPORTERS: dict[str, Exporter] = {"onnx": export_onnx, "qonnx": export_qonnx}
+EXPORTERS: dict[str, Exporter] = {
+    "onnx": export_onnx,
+    "openvino": export_openvino,
+    "qonnx": export_qonnx,
+}
 """By the name of the engine."""
 
 
@@ -19,8 +24,11 @@ __all__ = [
     "Target",
     "export_float_onnx",
     "export_onnx",
+    "export_openvino",
     "export_qonnx",
+    "exported_bytes",
     "to_float_onnx",
     "to_onnx",
+    "to_openvino",
     "to_qonnx",
 ]

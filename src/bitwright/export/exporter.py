@@ -28,3 +28,10 @@ class Exporter(Protocol):
         Raises:
             ExportError: If the engine cannot be guaranteed to compute the integers of the model.
         """
+
+
+def exported_bytes(path: str | Path) -> int:
+    """Length of an exported file, with the weights that OpenVINO keeps beside it in a .bin file."""
+    place = Path(path)
+    beside = place.with_suffix(".bin")
+    return place.stat().st_size + (beside.stat().st_size if place.suffix == ".xml" and beside.is_file() else 0)

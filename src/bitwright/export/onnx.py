@@ -20,7 +20,6 @@ and add in 32, exactly, on every CPU.
 
 from __future__ import annotations
 
-import json
 from functools import singledispatch
 from math import prod
 from pathlib import Path
@@ -32,6 +31,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from bitwright.errors import ExportError
+from bitwright.export.conditions import conditions
 from bitwright.export.onnx_builder import OnnxBuilder, Weight, saturates, zero_point
 from bitwright.export.onnx_float64 import add_in_float64, floor_average, rescale_in_float64
 from bitwright.export.onnx_graph import BATCH, move_in_onnx, window
@@ -98,11 +98,11 @@ def to_onnx(model: IntegerModel, target: Target | str = Target.ANY, pixels: Pixe
             helper.make_tensor_value_info("logits_int32", TensorProto.INT32, [BATCH, *shape]),
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, *shape]),
         ],
-        conditions(model, builder.target, pixels),
+        onnx_conditions(model, builder.target, pixels),
     )
 
 
-def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
+def onnx_conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
     """What the file says about itself: scheme, bounds and certificates, and on which CPUs and images it is exact."""
     wide = [op.name for op in model.layers().values() if saturates(op, model)]
     if wide and target is Target.VNNI:
@@ -111,11 +111,7 @@ def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> di
         words = (
             f"exact on every CPU; {len(wide)} layers hold uint8 weights, since int8 ones could saturate without VNNI"
         )
-    images = "float32, normalised as in training"
-    if pixels is not None:
-        images = f"uint8 pixels; normalised inside by mean {list(pixels.mean)} and std {list(pixels.std)}"
-    facts = {"scheme": model.scheme.to_dict(), "layers": dict(model.facts)}
-    return {"bitwright": json.dumps(facts), "target": str(target), "saturation": words, "images": images}
+    return {**conditions(model, target, pixels), "saturation": words}
 
 
 def _integer_output(builder: OnnxBuilder) -> str:

@@ -56,6 +56,25 @@ class Pixels:
         return execute_op(op, [self.normalise(levels)], [])[0, :, 0].numpy()
 
 
+def quotient_rises(op: Quantize) -> npt.NDArray[np.float32]:
+    """The smallest float32 image value that is quantized to each of `low + 1` to `high`, for engines that cannot divide.
+
+    The quantization `clamp(round_half_even(image / scale))` in float32 does not decrease, so the number of these values at or
+    below an image's, plus `low`, is its integer.
+
+    Returns:
+        float32 [high - low], increasing.
+    """
+    scale = np.float32(op.scale)
+    level = np.arange(op.low + 1, op.high + 1)
+    value = ((level - 0.5) * float(scale)).astype(np.float32)  # not more than a few float32 numbers away
+    while (lower := np.rint(value / scale) >= level).any():
+        value = np.where(lower, np.nextafter(value, np.float32(-np.inf)), value)
+    while (higher := np.rint(value / scale) < level).any():
+        value = np.where(higher, np.nextafter(value, np.float32(np.inf)), value)
+    return value
+
+
 @dataclass(frozen=True)
 class Affine:
     """`clamp(rint(gain * pixel + offset))` in float32, float32 [channels] each."""

@@ -9,6 +9,7 @@ node (halves to even), is then the formula that the certificate is about.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import singledispatch
 from math import prod
@@ -21,6 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from bitwright.errors import ExportError
+from bitwright.export.conditions import conditions
 from bitwright.export.onnx_graph import BATCH, IR_VERSION, OnnxGraph, identifier, move_in_onnx, window
 from bitwright.export.pixels import Pixels, affine
 from bitwright.export.target import Target
@@ -79,6 +81,7 @@ def export_qonnx(
     """Write `model` as QONNX, atomically.
 
     The graph takes `images` and returns `logits_int32`: the integers of the model, carried by float32 as everything in QONNX.
+    What one integer of each class is worth stands in the metadata, as `output_unit`.
 
     Args:
         model: What to export.
@@ -119,6 +122,10 @@ def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelPro
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     made = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
     made.producer_name = "bitwright"
+    facts = conditions(model, Target.ANY, pixels)
+    facts["sums"] = "of every layer within 2**24, as float32 convolutions need in any order of summation"
+    facts["output_unit"] = json.dumps(np.array(model.output_unit).tolist())
+    helper.set_model_props(made, facts)
     return made
 
 

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""OpenVINO files give the reference executor's logits in OpenVINO's CPU plugin, integer for integer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitwright.benchmark import compare, load_engine
+from bitwright.data import load as load_data
+from bitwright.data.fit import fit
+from bitwright.errors import ExportError, FileFormatError
+from bitwright.export import Pixels, Target, export_openvino, to_openvino
+from bitwright.export.openvino_builder import INT8, PARTS
+from bitwright.integer import IntegerModel, QuantParams, lower, run
+from bitwright.integer.multipliers import Multipliers
+from bitwright.integer.ops import IntegerAvgPool2d
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import calibrate, quantize
+from export.models import RESNET20, integer_model
+from graph.networks import Called, captured
+
+openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+
+IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def facts(path: Path) -> dict[str, str]:
+    """What a file says about itself."""
+    model = openvino.Core().read_model(str(path))
+    keys = ("bitwright", "target", "images", "engine", "kernels", "saturation")
+    return {key: model.get_rt_info(["bitwright", key]).astype(str) for key in keys}
+
+
+def assert_equal(model: IntegerModel, images: Tensor, path: Path) -> dict[str, str]:
+    """All int32 logits are equal at batch 1 and at the whole batch; returns the kernel of each layer."""
+    export_openvino(model, path)
+    expected = run(model, images).numpy()
+    predict = load_engine("openvino", path)
+    for count in (1, len(images)):
+        got = predict(images[:count].numpy())
+        assert got.dtype == np.int32
+        assert np.array_equal(got, expected[:count]), count
+    return json.loads(facts(path)["kernels"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "residual_bits", "bytes_at_least"),
+    [("W8A8", 8, 0), ("W4A8", 8, 20), ("W3A5", 8, 20), ("W4A4", 16, 18)],
+)
+def test_resnet20(precision: str, residual_bits: int, bytes_at_least: int, tmp_path: Path) -> None:
+    """Every width of weights, activations and streams gives equal logits, on 8-bit kernels where those cannot saturate."""
+    model, images = integer_model(RESNET20, 32, precision, residual_bits)
+    kernels = assert_equal(model, images, tmp_path / "model.xml")
+    assert list(kernels) == list(model.layers())
+    assert list(kernels.values()).count(INT8) >= bytes_at_least
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1"]
+)
+def test_architectures(name: str, tmp_path: Path) -> None:
+    """Linear bottlenecks, channel shuffles, concatenations, rounded-up pooling: each has its exact form."""
+    model, images = integer_model(name, 64, "W4A4")
+    assert INT8 in assert_equal(model, images, tmp_path / "model.xml").values()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["W8A8", "W4A4"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("pytorchcv:resnet18", 224),
+        ("pytorchcv:resnet50", 224),
+        ("pytorchcv:inceptionv3", 299),
+        ("pytorchcv:mobilenetv2_w1", 224),
+        ("pytorchcv:densenet121", 224),
+        ("torchvision:googlenet", 224),
+    ],
+)
+def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
+    """Networks of the zoo, at full resolution, give equal logits."""
+    model, images = integer_model(name, size, precision)
+    assert_equal(model, images, tmp_path / "model.xml")
+
+
+def test_8_bit_kernels_are_really_used(tmp_path: Path) -> None:
+    """OpenVINO runs exactly the layers that the file names on kernels of bytes."""
+    model, _ = integer_model(RESNET20, 32, "W4A8")
+    export_openvino(model, tmp_path / "model.xml")
+    compiled = openvino.Core().compile_model(str(tmp_path / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    info = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    precisions = [
+        entry["runtimePrecision"].astype(str) for entry in info if entry["layerType"].astype(str) == "Convolution"
+    ]
+    kernels = list(json.loads(facts(tmp_path / "model.xml")["kernels"]).values())
+    assert precisions.count("u8") == kernels.count(INT8) == 20
+
+
+def test_sums_beyond_float32_are_cut(tmp_path: Path) -> None:
+    """Where partial sums can exceed 2**24, parts of them are added as int32: a layer within the network, and the logits."""
+    network = Called(
+        lambda self, images: self.last(self.wide(self.first(images).relu()).relu().flatten(1)),
+        first=nn.Conv2d(3, 96, 3, padding=1),
+        wide=nn.Conv2d(96, 8, 8),
+        last=nn.Linear(8, 10),
+    )
+    with torch.no_grad():
+        network.wide.weight.uniform_(0.5, 1.0)
+        network.wide.weight[:, ::2] *= -1
+    graph = captured(network)
+    images = torch.randn(16, 3, 8, 8)
+    scheme = Scheme.uniform(graph.layers, Precision.parse("W8A8"))
+    model = lower(calibrate(quantize(graph, scheme), [images], "minmax"))
+    assert assert_equal(model, images, tmp_path / "model.xml")["wide"] == PARTS
+    layer = model.layers()["wide"]
+    until = model.ops[: model.ops.index(layer)]
+    raw = replace(model, ops=(*until, replace(layer, rescale=None)), output="wide", output_unit=np.ones(1))
+    assert assert_equal(raw, images, tmp_path / "raw.xml")["wide"] == PARTS
+    alone = replace(layer, bias=np.full_like(layer.bias, 2**25))
+    assert assert_equal(replace(raw, ops=(*until, replace(alone, rescale=None))), images, tmp_path / "raw.xml")
+    cut = replace(layer, groups=2, weight=np.full((8, 48, 64, 64), 100, dtype=np.int8))
+    with pytest.raises(
+        ExportError, match=r"'wide' in float32, which needs sums of at most 2\*\*24, but those can reach"
+    ):
+        to_openvino(replace(model, ops=tuple(cut if op is layer else op for op in model)))
+
+
+def test_a_stream_too_wide_to_average_is_refused() -> None:
+    """An average over too large a window of 16-bit values is refused, with its place."""
+    model, _ = integer_model(RESNET20, 32, "W8A8")
+    pool = next(op for op in model if isinstance(op, IntegerAvgPool2d))
+    ops = tuple(replace(op, kernel=(32, 32)) if op is pool else op for op in model)
+    wide = replace(model, ops=ops, formats={**model.formats, pool.inputs[0]: QuantParams(16, False, 0.01)})
+    with pytest.raises(ExportError, match=rf"2\*\*24 at '{pool.name}', got up to .* Use residual_bits: 8"):
+        to_openvino(wide)
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_images_of_pixels(table: bool, tmp_path: Path) -> None:
+    """A file that takes uint8 pixels gives the integers of the normalised images, by an affine form or by a table."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    pixels = IMAGENET
+    if table:  # a scale of two pixel values, around a pixel value, has only ties: they go to even
+        model = replace(model, ops=(replace(model.ops[0], scale=2 / 255), *model.ops[1:]))
+        pixels = Pixels((128 / 255,) * 3, (1.0,) * 3)
+    made = export_openvino(model, tmp_path / "model.xml", pixels=pixels)
+    assert ("Gather" in {node.get_type_name() for node in made.get_ops()}) == table
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    (result,) = compare(model, {"openvino": tmp_path / "model.xml"}, [images], pixels=pixels)
+    assert result.exact
+
+
+def test_pixels_of_mnist(tmp_path: Path) -> None:
+    """Real digits as they are stored, against the images that training sees."""
+    data = load_data("mnist-5k", image_size=32, channels=3)
+    digits = fit(data.test.pixels[:100], 32).expand(-1, 3, -1, -1)
+    model, _ = integer_model(RESNET20, 32, "W4A8")
+    pixels = Pixels(data.mean, data.std)
+    export_openvino(model, tmp_path / "model.xml", pixels=pixels)
+    images, _ = data.test.read(range(100))
+    assert np.array_equal(load_engine("openvino", tmp_path / "model.xml")(digits.numpy()), run(model, images).numpy())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("precision", ["W8A8", "W4A8"])
+def test_real_clothes(precision: str, tmp_path: Path) -> None:
+    """All logits of 500 real images are equal."""
+    data = load_data("fashion-mnist", image_size=32, channels=3)
+    model, _ = integer_model(RESNET20, 32, precision)
+    export_openvino(model, tmp_path / "model.xml")
+    batches = (data.test.read(range(start, start + 100))[0] for start in range(0, 500, 100))
+    (result,) = compare(model, {"openvino": tmp_path / "model.xml"}, batches)
+    assert (result.equal_images, result.images) == (500, 500)
+
+
+def test_quotients_are_rounded_as_divisions(tmp_path: Path) -> None:
+    """Images whose quotient by the scale lies next to a half tell a division from a product with the inverse."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    scale = np.float32(model.ops[0].scale)
+    halves = (np.arange(-127, 127, dtype=np.float32) + np.float32(0.5)) * scale
+    near = np.concatenate([halves, np.nextafter(halves, np.float32(9)), np.nextafter(halves, np.float32(-9))])
+    wrong = np.rint(near * (np.float32(1) / scale)) != np.rint(near / scale)
+    assert wrong.any()
+    images = torch.from_numpy(np.resize(near[wrong], (4, 3, 32, 32)))
+    first = replace(model, ops=model.ops[:1], output=model.ops[0].name, output_unit=np.ones(1))
+    assert_equal(first, images, tmp_path / "model.xml")
+
+
+def test_the_file_states_its_conditions(tmp_path: Path) -> None:
+    """Scheme, certificates, target, images and kernels are in the file; with dot products, unsigned inputs are bytes."""
+    model, _ = integer_model(RESNET20, 32, "W8A8")
+    export_openvino(model, tmp_path / "model.xml", Target.VNNI, IMAGENET)
+    found = facts(tmp_path / "model.xml")
+    assert json.loads(found["bitwright"])["scheme"] == model.scheme.to_dict()
+    assert json.loads(found["bitwright"])["layers"] == model.facts
+    assert found["target"] == "vnni"
+    assert "uint8 pixels" in found["images"]
+    assert "INFERENCE_PRECISION_HINT f32" in found["engine"]
+    assert list(json.loads(found["kernels"]).values()).count(INT8) == 21
+    assert "21 int8, 1 float32" in found["saturation"]
+
+
+def test_four_bit_weights_are_packed(tmp_path: Path) -> None:
+    """A file of 4-bit weights takes about half of an 8-bit one's."""
+    sizes = {}
+    for precision in ("W8A8", "W4A4"):
+        export_openvino(integer_model(RESNET20, 32, precision)[0], tmp_path / "model.xml")
+        sizes[precision] = (tmp_path / "model.bin").stat().st_size
+    weights = sum(op.weight.size for op in integer_model(RESNET20, 32, "W4A4")[0].layers().values())
+    assert sizes["W4A4"] < sizes["W8A8"] - 0.95 * weights / 2
+
+
+def test_multipliers_of_31_bits_are_refused() -> None:
+    """What float32 cannot hold is refused, by the name of the layer."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    layer = next(iter(model.layers().values()))
+    assert layer.rescale is not None
+    given = layer.rescale.multipliers
+    long = replace(layer.rescale, multipliers=Multipliers(2**7 * given.multiplier + 1, given.shift + 7))
+    ops = tuple(replace(op, rescale=long) if op is layer else op for op in model)
+    with pytest.raises(ExportError, match=rf"'{layer.name}' in float32: channel 0: expected a ratio of at most 24"):
+        to_openvino(replace(model, ops=ops))
+
+
+def test_other_names_and_files_are_refused(tmp_path: Path) -> None:
+    """The weights need a name of their own beside the file; noise is no model."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    with pytest.raises(ExportError, match=r"ends in \.xml, got .*model\.onnx"):
+        export_openvino(model, tmp_path / "model.onnx")
+    (tmp_path / "noise.xml").write_text("noise")
+    with pytest.raises(FileFormatError, match=r"OpenVINO cannot read .*noise\.xml"):
+        load_engine("openvino", tmp_path / "noise.xml")
