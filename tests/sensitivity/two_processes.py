@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ def main(rank: int, size: int, folder: Path) -> None:
         measure_sensitivity(graph.with_parameters(broken), images, labels, metric="loss_perturbation", **OPTIONS)
     except TrainingError as error:
         (folder / f"infinite.{rank}.txt").write_text(str(error))
+    dist.barrier()  # the first to leave would break the other's connection
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    os._exit(0)  # gloo's threads abort the interpreter's orderly end now and then; all files are written
