@@ -37,7 +37,10 @@ def test_errors_are_half_a_step_inside_the_range(values: list[float], bits: int,
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_gradient_of_a_learned_scale_is_that_of_the_paper(bits: int) -> None:
-    """LSQ, equation 3: `round(v / s) - v / s` inside the clamp range, its ends outside, times 1 / sqrt(elements * levels)."""
+    """LSQ, equation 3: `round(v / s) - v / s` inside the clamp range, its ends outside, times 1 / sqrt(elements * levels).
+
+    Where that is more than 1 / levels**2, as here at 4 and 8 bits, this is the factor.
+    """
     weight = torch.linspace(-3, 3, 24).reshape(2, 12).double()
     quantizer = WeightQuantizer(2, bits).double().train()
     with torch.no_grad():
@@ -54,7 +57,8 @@ def test_the_gradient_of_a_learned_scale_is_that_of_the_paper(bits: int) -> None
             return torch.tensor(float(quantizer.quant_max))
         return ratio.round() - ratio
 
-    factor = (12 * quantizer.quant_max) ** -0.5
+    factor = min((12 * quantizer.quant_max) ** -0.5, quantizer.quant_max**-2)
+    assert (factor == quantizer.quant_max**-2) == (bits != 2)
     expected = [
         factor * sum(float(literal(value)) * float(up) for value, up in zip(row, ups, strict=True))
         for row, ups in zip(weight, upstream, strict=True)
@@ -98,3 +102,23 @@ def test_a_scale_that_is_not_finite_stops_with_its_name() -> None:
         model.activation_quantizer("down.0").scale.fill_(torch.nan)
     with pytest.raises(TrainingError, match=r"the scale of 'down\.0' became nan: the training diverged"):
         model(digits().calibration(4)[0])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("elements", [9, 576])
+def test_no_scale_moves_faster_than_a_clipped_weight(bits: int, elements: int) -> None:
+    """One step of descent changes a channel's scale by no larger part than it changes the weight that is clipped."""
+    generator = torch.Generator().manual_seed(bits)
+    weight = torch.randn(1, elements, generator=generator)
+    weight[0, 0] = 4.0
+    weight.requires_grad_(True)
+    quantizer = WeightQuantizer(1, bits).train()
+    with torch.no_grad():
+        quantizer.scale.fill_(4.0 / (quantizer.quant_max + 0.5))  # clipped for certain
+    integers, scale = quantizer(weight)
+    pull = torch.zeros(1, elements)
+    pull[0, 0] = 1.0
+    (integers * scale[:, None] * pull).sum().backward()
+    assert quantizer.scale.grad is not None
+    relative_step = float(quantizer.scale.grad.abs() / quantizer.scale.detach())
+    assert 0 < relative_step <= (1 + 0.5 / quantizer.quant_max) / 4.0 * (1 + 1e-6)
