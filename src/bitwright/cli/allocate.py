@@ -14,7 +14,9 @@ from bitwright.cli.options import GraphFile, Json, Output
 
 if TYPE_CHECKING:
     from bitwright.allocation import LatencyTable
-    from bitwright.scheme import Precision
+    from bitwright.graph import Graph
+    from bitwright.scheme import Precision, Scheme
+    from bitwright.sensitivity import SensitivityTable
 
 T4 = "nvidia-t4"
 EXAMPLES = """
@@ -118,7 +120,7 @@ def allocate(
         with bar("tracing the Pareto frontier") as progress:
             points = pareto_frontier(problem, limits[0].kind, budgets=limits[1:], progress=progress)
         points.save(frontier)
-        plot_frontier(frontier.with_suffix(".png"), points, table, [found.scheme])
+        plot_frontier(frontier.with_suffix(".png"), points, table, [found.scheme, *comparable(network, table)])
     show(found.to_dict(), as_json, lambda: Text(str(found)))
     written = [
         output,
@@ -135,6 +137,21 @@ def latencies(name: str, model: str) -> LatencyTable:
     from bitwright.zoo import published_latency_table
 
     return published_latency_table(model) if name == T4 else LatencyTable.load(name)
+
+
+def comparable(graph: Graph, table: SensitivityTable) -> list[Scheme]:
+    """The model zoo's schemes of this network, where the table has figures for them."""
+    from bitwright.errors import UnknownNameError
+    from bitwright.report import expected_loss
+    from bitwright.zoo import published_schemes
+
+    found = published_schemes(graph)
+    try:
+        for scheme in found:
+            expected_loss(table, scheme)
+    except UnknownNameError:  # a width was not measured
+        return []
+    return found
 
 
 def parse_choices(text: str) -> list[Precision]:

@@ -13,6 +13,7 @@ from bitwright.zoo.registry import (
     networks,
     published_modules,
     published_scheme,
+    published_schemes,
     row,
     rows,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "published_modules",
     "published_problem",
     "published_scheme",
+    "published_schemes",
     "recipe",
     "repeat_search",
     "reproduce",

@@ -10,7 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from bitwright.errors import UnknownNameError, unknown_name
+from bitwright.errors import SchemeError, UnknownNameError, unknown_name
+from bitwright.graph import Graph
 from bitwright.scheme import Precision, Scheme
 from bitwright.zoo.names import FLOAT, layer_name, model_name, row_name, scheme_name
 
@@ -173,6 +174,23 @@ def published_scheme(model: str, scheme: str, *, layers: Iterable[str] | None = 
     order = list(layers)
     made.check(order)
     return Scheme(name, {layer: chosen[layer] for layer in order}, residual_bits)
+
+
+def published_schemes(graph: Graph) -> list[Scheme]:
+    """All published schemes of a captured network; none if it is not in the zoo, or has other layers than there.
+
+    >>> from bitwright.graph import capture, load_model
+    >>> graph = capture(load_model("pytorchcv:resnet18"), (3, 224, 224), name="pytorchcv:resnet18")
+    >>> [scheme.name for scheme in published_schemes(graph)][:2]
+    ['uniform8', 'size0.75']
+    """
+    name = graph.model.rpartition(":")[2]
+    try:
+        return [
+            published_scheme(model, scheme, layers=graph.layers) for model, scheme in configurations() if model == name
+        ]
+    except SchemeError:  # another network of the same name
+        return []
 
 
 def _entry(model: str) -> Any:
