@@ -15,8 +15,12 @@ import torch
 from bitwright.cli import quant_train
 from bitwright.cli.quant_flags import parse, parser
 from bitwright.cli.quant_train import main
+from bitwright.data import load
+from bitwright.graph import load_model
+from bitwright.graph.sources import image_size
 from bitwright.integer import IntegerModel
 from bitwright.training import load_quantized
+from cli.conftest import Command
 
 FLAGS = """
 -a --teacher-arch -j --epochs --start-epoch -b --lr --momentum --wd -p --resume -e --pretrained --world-size --rank --dist-url
@@ -83,11 +87,16 @@ def accuracy(text: str) -> tuple[str, ...]:
 
 
 def train_and_evaluate(
-    arch: str, schemes: tuple[str, ...], photographs: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    arch: str,
+    schemes: tuple[str, ...],
+    photographs: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    weights: Path | None = None,
 ) -> None:
     """One short epoch under each scheme in turn, each resuming the one before; evaluation gives the same accuracy."""
     common = ["-a", arch, "--data", str(photographs), "--save-path", str(folder), "-j", "0", "-b", "3"]
-    resume: list[str] = []
+    resume = [] if weights is None else ["--resume", str(weights)]
     for scheme in schemes:
         options = ["--quant-scheme", scheme, "--epochs", "1", "--lr", "0.0001", "--fix-BN"]
         main([*common, *options, *resume])
@@ -99,7 +108,7 @@ def train_and_evaluate(
         main([*common, "--quant-scheme", scheme, "--resume", str(folder / "model.safetensors"), "-e"])
         assert accuracy(capsys.readouterr().out) == trained
         bits = {op.weight_bits for op in IntegerModel.load(folder / "model.safetensors").layers().values()}
-        assert bits == {"uniform8": {8}, "size0.5": {4, 8}, "uniform4": {4, 8}}[scheme]
+        assert bits == ({8} if scheme == "uniform8" else {4, 8})
 
 
 @pytest.mark.slow
@@ -115,6 +124,53 @@ def test_training_layer_by_layer(
 ) -> None:
     """ResNet18 and ResNet50 train under each scheme, going on from the former's checkpoint."""
     train_and_evaluate(arch, schemes, photographs, tmp_path, capsys)
+
+
+@pytest.mark.slow
+def test_inception(photographs: Path, tmp_path: Path, bitwright: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """InceptionV3 trains too, from float weights in a file; its size0.5, which nobody published, comes from a search."""
+    data = f"imagefolder:{photographs}"
+    weights, graph, sensitivities, scheme = (
+        tmp_path / name for name in ("w.pth", "graph", "sensitivities", "size.yaml")
+    )
+    torch.save(settled("inceptionv3", data).state_dict(), weights)
+    named = ("--weights", weights, "--data", data, "-o", graph)
+    assert bitwright("capture", "pytorchcv:inceptionv3", *named).status == 0
+    assert bitwright("sensitivity", graph, "--data", data, "--max-probes", 2, "-o", sensitivities).status == 0
+    assert bitwright("allocate", graph, sensitivities, "size0.5", "-o", scheme).status == 0
+    capsys.readouterr()
+    train_and_evaluate("inceptionv3", ("uniform8", str(scheme), "uniform4"), photographs, tmp_path, capsys, weights)
+
+
+def settled(arch: str, data: str) -> torch.nn.Module:
+    """A network with random weights whose batch norm knows the images: without, its activations explode."""
+    network = load_model(f"pytorchcv:{arch}", num_classes=2)
+    side = image_size(arch, network)
+    images, _ = load(data, image_size=side).train.read(range(6))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(images)
+    return network.eval()
+
+
+def test_a_scheme_that_nobody_published(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused with the commands that search it, before anything is trained."""
+    common = ["-a", "resnet18", "--data", str(photographs), "--save-path", str(tmp_path / "out")]
+    for given, message in (
+        (
+            "size0.4",
+            r"'size0.4':.* Known: .* uniform4, uniform8\. Search one with: bitwright capture pytorchcv:resnet18 .*",
+        ),
+        ("modelsize_0.4", r"bitwright allocate resnet18.graph \S+ size0.4 -o \S+; then train with --quant-scheme \S+"),
+        ("latency", r"expected a scheme such as .* Or name a scheme's file\."),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([*common, "--quant-scheme", given])
+        assert stopped.value.code == 1
+        assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "out").exists()
 
 
 def test_training_and_evaluation(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

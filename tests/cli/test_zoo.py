@@ -93,11 +93,14 @@ def test_import(bitwright: Command, tmp_path: Path) -> None:
     torch.manual_seed(3)
     weights = load_model("pytorchcv:resnet18").state_dict()
     torch.save(weights, tmp_path / "file")
-    options = ("--model", "resnet18", "--scheme", "w8a8", "-o", tmp_path / "out")
+    options = ("--model", "resnet18", "-o", tmp_path / "out")
     assert bitwright("zoo", "import", tmp_path / "file", *options, "--float").status == 0
     graph = Graph.load(tmp_path / "out")
     assert torch.equal(graph.parameters["output.weight"], weights["output.weight"])
     refused = bitwright("zoo", "import", tmp_path / "file", *options)
+    assert refused.status == 2
+    assert "which scheme it was trained with" in re.sub(r"[\s│]+", " ", refused.err)
+    refused = bitwright("zoo", "import", tmp_path / "file", *options, "--scheme", "w8a8")
     assert refused.status == 1
     assert refused.err.splitlines()[-1].startswith("FileFormatError: ")
     assert "quant_input" in refused.err
@@ -129,6 +132,30 @@ def test_imported_models(model: str, side: int, photographs: Path, bitwright: Co
     assert len(verified["rows"]) == 4
     timed = json.loads(bitwright("bench", tmp_path / "model.onnx", "--batch", 1, "--rounds", 1, "--json").out)
     assert timed["rows"][0]["latency_ms"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_reproduce(photographs: Path, bitwright: Command, tmp_path: Path) -> None:
+    """A row from float weights in a file to the integer model; it ends with the row, published beside measured."""
+    weights, folder = tmp_path / "weights.pth", tmp_path / "run"
+    torch.manual_seed(0)
+    torch.save(load_model("pytorchcv:resnet18", num_classes=2).state_dict(), weights)
+    command = ("zoo", "reproduce", "resnet18-bops0.5", "--data", f"imagefolder:{photographs}", "--weights", weights)
+    changes = ("epochs=1", "batch_size=3")
+    ended = bitwright(*command, *changes, "-o", folder)
+    assert ended.status == 0, ended.err
+    for part in ("resnet18-bops0.5", "70.22", "6.7", "published", "measured"):
+        assert part in ended.out
+    result = json.loads(bitwright(*command, *changes, "-o", folder, "--json").out)
+    assert result["training_images"] == [6, 6]
+    assert result["published"] == {"size_mb": 6.7, "bops_g": 72, "top1_percent": 70.22}
+    assert len(result["losses"]) == 1
+    assert result["measured"]["images"] == 4
+    evaluated = json.loads(
+        bitwright("evaluate", folder / "integer.safetensors", "--data", f"imagefolder:{photographs}", "--json").out
+    )
+    assert evaluated["top1_percent"] == result["measured"]["top1_percent"]
+    assert {path.name for path in folder.iterdir()} >= {"recipe.yaml", "quantized.safetensors", "integer.safetensors"}
 
 
 def test_latencies_of_a_t4(bitwright: Command, tmp_path: Path) -> None:

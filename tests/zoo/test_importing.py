@@ -87,6 +87,13 @@ def test_full_size(model: str, side: int, scheme: str, tmp_path: Path) -> None:
     check(model, scheme, side, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "scheme"), [("resnet50b", "uniform4"), ("resnet101", "uniform8")])
+def test_networks_without_a_quantized_row(model: str, scheme: str, tmp_path: Path) -> None:
+    """Their bits were published, though no checkpoint was: one that the reference would make can be imported."""
+    check(model, scheme, 64, tmp_path)
+
+
 @pytest.mark.parametrize("area", [4, 16, 49, 64])
 def test_the_published_mean_is_a_floor(area: int) -> None:
     """For every sum of values that are not negative, up to a mean of 2**16, in float32."""
@@ -209,8 +216,11 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "file")
     with pytest.raises(SchemeError, match="does not fit the model"):
         import_checkpoint(tmp_path / "file", "resnet50", "w8a8", graph=graph)
-    with pytest.raises(FileFormatError, match="quantized checkpoints were published for ResNets only"):
-        layout("mobilenetv2_w1", graph)
+    for name in ("mobilenetv2_w1", "inceptionv3"):
+        with pytest.raises(
+            FileFormatError, match=f"for ResNets only, so the layout of {name}'s .* float weights can be"
+        ):
+            layout(name, graph)
     weight = state.pop("module.stage2.unit1.quant_convbn1.weight_integer")
     torch.save(content, tmp_path / "file")
     with pytest.raises(FileFormatError, match=r"lacks 'stage2.unit1.quant_convbn1.weight_integer'"):

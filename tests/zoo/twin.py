@@ -14,7 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-UNITS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+UNITS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet50": (3, 4, 6, 3),
+    "resnet50b": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+}
 CLASSES = 1000
 
 
@@ -58,7 +63,7 @@ class Twin:
     """A float ResNet of pytorchcv, quantized.
 
     Args:
-        model: `resnet18` or `resnet50`.
+        model: One of `UNITS`.
         network: With its weights and statistics.
         bits: Weight bits of each layer with weights, by published name.
     """

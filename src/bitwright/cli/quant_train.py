@@ -98,19 +98,38 @@ def class_count(flags: Namespace) -> int | None:
 
 
 def scheme_of(flags: Namespace, graph: Graph) -> Scheme:
-    """A published scheme of the architecture, a scheme's file, or a precision for all inner layers."""
+    """A scheme's file, a published scheme of the architecture, or a precision for all inner layers."""
     from bitwright.cli.schemes import scheme_for
     from bitwright.errors import UnknownNameError
     from bitwright.zoo import published_scheme
 
-    if not Path(flags.quant_scheme).exists():
-        try:
-            return published_scheme(flags.arch, flags.quant_scheme, layers=graph.layers)
-        except UnknownNameError:
-            if not flags.quant_scheme.lower().startswith(("w", "uniform")):
-                raise
-    word = flags.quant_scheme.lower().removeprefix("uniform")
-    return scheme_for(flags.quant_scheme if Path(flags.quant_scheme).exists() else word, graph)
+    given = flags.quant_scheme
+    if Path(given).exists():
+        return scheme_for(given, graph)
+    try:
+        return published_scheme(flags.arch, given, layers=graph.layers)
+    except UnknownNameError as error:
+        if given.lower().startswith(("w", "uniform")):
+            return scheme_for(given.lower().removeprefix("uniform"), graph)
+        raise UnknownNameError(f"{error} {how_to_search(flags)}") from error
+
+
+def how_to_search(flags: Namespace) -> str:
+    """The commands that make a scheme where none was published."""
+    from bitwright.errors import BudgetError, UnknownNameError
+    from bitwright.scheme import Budget
+
+    try:
+        budget = str(Budget.parse(flags.quant_scheme))
+    except (BudgetError, UnknownNameError):
+        return "Or name a scheme's file."
+    arch = flags.arch
+    graph, sensitivities, scheme = f"{arch}.graph", f"{arch}.sensitivities.json", f"{arch}.{budget}.yaml"
+    return (
+        f"Search one with: bitwright capture pytorchcv:{arch} --pretrained -o {graph}; bitwright sensitivity {graph} --data "
+        f"imagefolder:{flags.data} -o {sensitivities}; bitwright allocate {graph} {sensitivities} {budget} -o {scheme}; "
+        f"then train with --quant-scheme {scheme}."
+    )
 
 
 def prepared(start: Graph | QuantizedModel, flags: Namespace, data: ImageData) -> QuantizedModel:

@@ -127,9 +127,14 @@ def fetch(
 )
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A published checkpoint, or the archive around it.")],
-    model: Annotated[str, typer.Option("--model", help="resnet18, resnet50, resnet50b or resnet101.")],
-    scheme: Annotated[str, typer.Option("--scheme", help="What it was trained with, for instance bops_0.5.")],
+    model: Annotated[
+        str, typer.Option("--model", help="resnet18, resnet50, resnet50b or resnet101; with --float, any of pytorchcv.")
+    ],
     output: Output,
+    scheme: Annotated[
+        str | None,
+        typer.Option("--scheme", help="What it was trained with, for instance bops_0.5; not needed with --float."),
+    ] = None,
     floats: Annotated[
         bool, typer.Option("--float", help="Write the float weights as a graph, to train further, instead of integers.")
     ] = False,
@@ -139,6 +144,8 @@ def import_file(
 
     if floats:
         import_floats(file, model).save(output)
+    elif scheme is None:
+        raise typer.BadParameter("the file does not say which scheme it was trained with: name it, or import --float.")
     else:
         made = import_checkpoint(file, model, scheme)
         made.save(output)

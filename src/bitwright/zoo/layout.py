@@ -64,7 +64,8 @@ def layout(model: str, graph: Graph) -> Layout:
     if not name.startswith("resnet"):
         raise FileFormatError(
             f"quantized checkpoints were published for ResNets only, so the layout of {name}'s is unknown. "
-            "Import resnet18, resnet50, resnet50b or resnet101."
+            "Import resnet18, resnet50, resnet50b or resnet101; of any other network, float weights can be imported (--float), "
+            "trained and lowered."
         )
     module_of = {layer_name(module): module for module in published_modules(name)}
     if set(module_of) != set(graph.layers):
