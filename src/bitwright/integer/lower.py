@@ -235,24 +235,30 @@ def _certified_layer(
     """
     output = lowering.params(node)
     low, high = lowering.limits(node)
-    moved = np.zeros(len(unit), dtype=bool)
-    for last in (False, True):
-        weights = integers.cpu().numpy().astype(np.int8)
-        offsets = _bias_integers(bias, unit).cpu().numpy().astype(np.int32)
-        smallest, largest = accumulator_bounds(weights, offsets, input_params)
-        ratio = unit.double().cpu().numpy() / output.scale
+
+    def prove(channels: npt.NDArray[np.intp], strict: bool) -> Certified:
+        """Certificates of some channels, whose bounds and ratios depend on no others."""
+        weights = integers.cpu().numpy()[channels].astype(np.int8)
+        offsets = _bias_integers(bias, unit).cpu().numpy()[channels].astype(np.int32)
+        bounds = accumulator_bounds(weights, offsets, input_params)
+        ratio = unit.double().cpu().numpy()[channels] / output.scale
         try:
-            certified = certify(ratio, smallest, largest, low, high, strict=last)
+            return certify(ratio, *bounds, low, high, strict=strict)
         except LoweringError as error:
             raise LoweringError(f"layer '{node.name}': {error}") from error
-        unproved = ~certified.proved
-        if not unproved.any():
-            break
-        moved |= unproved
+
+    certified = prove(np.arange(len(unit)), strict=False)
+    unproved = ~certified.proved
+    if unproved.any():
+        ratio = unit.double().cpu().numpy() / output.scale
         better = unit.double().cpu().numpy() * np.where(unproved, provable_ratio(ratio, low, high) / ratio, 1.0)
         unit = torch.from_numpy(better).to(unit)
-        integers = quantize_at(unit)
-    lowering.record(node, certified, channels_moved=int(moved.sum()))
+        moved = torch.from_numpy(unproved).to(unit.device)
+        # The other channels keep their units and integers, and with them their proofs.
+        integers = torch.where(moved.reshape(-1, *[1] * (integers.dim() - 1)), quantize_at(unit), integers)
+        channels = np.flatnonzero(unproved)
+        certified = certified.replaced(channels, prove(channels, strict=True))
+    lowering.record(node, certified, channels_moved=int(unproved.sum()))
     return Rescale(certified.multipliers, low, high), unit, integers
 
 
