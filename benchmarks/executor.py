@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The fast integer executor against float PyTorch: `python benchmarks/executor.py [MODEL ...] --json results/executor.json`.
+"""The fast integer executor against float PyTorch: `python benchmarks/executor.py [MODEL ...] --json FILE`.
 
 Random weights, random images, batch 8. Four float forms are the baselines: the module as its source defines it, evaluating; the
 same in channels-last order; and both with batch norm folded into the convolutions. All run interleaved in one process, on one

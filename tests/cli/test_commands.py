@@ -104,6 +104,13 @@ def test_the_whole_way(graph: Path, folder: Path, bitwright: Command) -> None:
     assert not list(folder.glob("*.state"))
     lowered = json.loads(bitwright("lower", checkpoint, "-o", integer, "--json").out)
     assert lowered["layers"] == len(Graph.load(graph).layers)
+    narrow = folder / "digits.avx2.integer"
+    narrowed = json.loads(bitwright("lower", checkpoint, "-o", narrow, "--target", "avx2", *data, "--json").out)
+    assert (narrowed["layers_unsafe_on_avx2"], list(narrowed["narrowed"])) == ([], lowered["layers_unsafe_on_avx2"])
+    assert {when: found["images"] for when, found in narrowed["accuracy"].items()} == {"before": 1000, "after": 1000}
+    assert bitwright("export", narrow, "-o", onnx, "--target", "avx2").status == 0
+    assert bitwright("export", integer, "-o", onnx, "--target", "avx2").status == bool(lowered["layers_unsafe_on_avx2"])
+    assert "unknown target of lowering 'vnni'" in bitwright("lower", checkpoint, "-o", narrow, "--target", "vnni").err
     assert bitwright("export", integer, "-o", onnx).status == 0
     results = {
         path: json.loads(bitwright("evaluate", path, *data, "--json").out)

@@ -106,7 +106,7 @@ def side_by_side(
         timings = time_interleaved(calls, rounds=rounds, progress=_part_of(progress, index, len(batches)))
         for name, path in files.items():
             shape, kind = inputs[name]
-            load_ms, peak = _fresh(chosen[name], Path(path), threads, (batch, *shape), kind)
+            load_ms, peak = in_fresh_process(chosen[name], Path(path), threads, (batch, *shape), kind)
             latency, speedup = timings.latency(name), timings.speedup(name, baseline)
             size = exported_bytes(path)
             found.append(Measured(name, chosen[name], batch, latency, speedup, load_ms, peak, size))
@@ -155,7 +155,7 @@ def _images(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -
     return generator.standard_normal(shape, dtype=np.float32)
 
 
-def _fresh(engine: str, path: Path, threads: int, shape: tuple[int, ...], kind: str) -> tuple[float, float]:
+def in_fresh_process(engine: str, path: Path, threads: int, shape: tuple[int, ...], kind: str) -> tuple[float, float]:
     """Milliseconds to load a file, and megabytes after one batch, in a process of its own."""
     package = engines.known_engine(engine).package
     given = json.dumps([engines.__file__, engine, package, str(path), threads, shape, kind])

@@ -20,7 +20,10 @@ def export(
     engine: Annotated[str, typer.Option("--engine", "-e", help="The engine to write for.")] = "onnx",
     target: Annotated[
         str,
-        typer.Option("--target", help="Exact on any CPU, or faster, and only on those with 8-bit dot products: vnni."),
+        typer.Option(
+            "--target",
+            help="any; vnni: only with 8-bit dot products; avx2: for models lowered so.",
+        ),
     ] = "any",
     data: Annotated[
         str | None,

@@ -4,30 +4,50 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitwright.cli.app import app
-from bitwright.cli.console import note, show
+from bitwright.cli.console import bar, note, show
 from bitwright.cli.options import Json, Output
+
+if TYPE_CHECKING:
+    from bitwright.integer import IntegerModel
+
+_BATCH = 100
 
 
 @app.command(epilog="Example: bitwright lower resnet18.w4a4.checkpoint -o resnet18.w4a4.integer")
 def lower(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file that `bitwright train` wrote.")],
     output: Output,
+    target: Annotated[
+        str,
+        typer.Option("--target", help="any, or avx2: narrow weights where CPUs without 8-bit dot products saturate."),
+    ] = "any",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", metavar="NAME", help="With --target avx2: count accuracy before and after on it."),
+    ] = None,
+    images: Annotated[int | None, typer.Option("--images", min=1, help="Of --data; by default, all.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make the integer model, prove that float32 engines compute the same integers, write it packed."""
+    from bitwright.errors import unknown_name
+    from bitwright.export import Target
     from bitwright.graph import layer_costs, scheme_cost
     from bitwright.graph.cost import BYTES_PER_MB
     from bitwright.integer import lower as lower_model
     from bitwright.report import lowering_summary, lowering_table
     from bitwright.training import load_quantized
 
+    if target not in (Target.ANY, Target.AVX2):
+        raise unknown_name("target of lowering", target, [Target.ANY, Target.AVX2])
     model = load_quantized(checkpoint)
-    integer = lower_model(model)
+    narrow = target == Target.AVX2
+    before = lower_model(model) if narrow and data is not None else None
+    integer = lower_model(model, avoid_saturation=narrow)
     integer.save(output)
     cost = scheme_cost(layer_costs(model.plan.source), model.plan.scheme)
     summary = lowering_summary(integer) | {
@@ -35,5 +55,22 @@ def lower(
         "file_mb": output.stat().st_size / BYTES_PER_MB,
         "file": str(output),
     }
+    if before is not None and data is not None:
+        summary["accuracy"] = {"before": _accuracy(before, data, images), "after": _accuracy(integer, data, images)}
     show(summary, as_json, lambda: lowering_table(summary))
     note(f"wrote {output}")
+
+
+def _accuracy(model: IntegerModel, data: str, count: int | None) -> dict[str, float]:
+    """Right guesses on the first `count` test images."""
+    from bitwright.cli.models import load_data
+    from bitwright.integer import prepare
+    from bitwright.training import evaluate
+
+    found = load_data(data, model.input_shape).test
+    total = min(count or len(found), len(found))
+    starts = range(0, total, _BATCH)
+    batches = (found.read(range(start, min(start + _BATCH, total))) for start in starts)
+    with bar(f"evaluating {model.scheme.name} on {data}") as progress:
+        accuracy = evaluate(prepare(model).logits, batches, progress=progress)
+    return {"images": accuracy.images, "top1_percent": accuracy.top1_percent, "top5_percent": accuracy.top5_percent}

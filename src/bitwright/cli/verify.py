@@ -21,7 +21,9 @@ def verify(
         list[str] | None,
         typer.Option("--engine", "-e", help="By default, every installed one that can be exact; repeatable."),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="The CPUs that the files are made for: any or vnni.")] = "any",
+    target: Annotated[
+        str, typer.Option("--target", help="The CPUs that the files are made for: any, avx2 or vnni.")
+    ] = "any",
     images: Annotated[int | None, typer.Option("--images", min=1, help="Of the test split; by default, all.")] = None,
     batch_size: BatchSize = 100,
     threads: Annotated[int, typer.Option("--threads", min=1, help="That each engine may use.")] = 1,

@@ -36,7 +36,7 @@ from bitwright.export.onnx_builder import OnnxBuilder, Weight, saturates, zero_p
 from bitwright.export.onnx_float64 import add_in_float64, floor_average, rescale_in_float64
 from bitwright.export.onnx_graph import BATCH, move_in_onnx, window
 from bitwright.export.pixels import Pixels, affine
-from bitwright.export.target import Target
+from bitwright.export.target import Target, check_target
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node
 from bitwright.integer.bounds import FLOAT32_EXACT
@@ -72,7 +72,8 @@ def export_onnx(
             itself; without, it takes normalised float32 images.
 
     Raises:
-        ExportError: If the channels of `pixels` do not match, or float32 cannot hold a sum over a 16-bit stream.
+        ExportError: If the target is `avx2` and a layer can saturate, the channels of `pixels` do not match, or float32 cannot
+            hold a sum over a 16-bit stream.
     """
     made = to_onnx(model, target, pixels)
     write_bytes(path, made.SerializeToString())
@@ -82,6 +83,7 @@ def export_onnx(
 def to_onnx(model: IntegerModel, target: Target | str = Target.ANY, pixels: Pixels | None = None) -> onnx.ModelProto:
     """`model` as an ONNX model, checked by ONNX's own checker; see `export_onnx`."""
     builder = OnnxBuilder(model=narrow(model), target=Target(target), pixels=pixels)
+    check_target(builder.model, builder.target)
     for op in builder.model:
         add_to_onnx(op, builder)
     output = _integer_output(builder)
@@ -105,7 +107,9 @@ def to_onnx(model: IntegerModel, target: Target | str = Target.ANY, pixels: Pixe
 def onnx_conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
     """What the file says about itself: scheme, bounds and certificates, and on which CPUs and images it is exact."""
     wide = [op.name for op in model.layers().values() if saturates(op, model)]
-    if wide and target is Target.VNNI:
+    if target is Target.AVX2:
+        words = "exact on every CPU; no two products of any layer exceed 16 bits"
+    elif wide and target is Target.VNNI:
         words = f"needs 8-bit dot products (VNNI, dotprod): without, {len(wide)} layers can saturate, first {wide[0]}"
     else:
         words = (

@@ -5,13 +5,45 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from bitwright.errors import ExportError
+from bitwright.integer.bounds import SATURATING_SUM, largest_pair_sum
+from bitwright.integer.model import IntegerModel
+
 
 class Target(StrEnum):
     """`any`: exact on every CPU. `vnni`: exact, and fastest, on CPUs with 8-bit dot products (x86 VNNI, Arm dotprod).
 
     x86 CPUs without VNNI add two products of uint8 and int8 in 16 bits, which saturates at 8-bit weights. For `any`, the layers
     where that could happen store their weights as uint8, which those CPUs multiply in full, at some cost in speed where VNNI is.
+
+    `avx2`: exact on every CPU with int8 weights alone, the fastest form on all of them, for models that were lowered such that no
+    pair of products leaves 16 bits: `lower(model, avoid_saturation=True)`. Other models are refused.
     """
 
     ANY = "any"
+    AVX2 = "avx2"
     VNNI = "vnni"
+
+
+def saturating_layers(model: IntegerModel) -> list[str]:
+    """The layers two products of which can exceed 16 bits."""
+    return [
+        name
+        for name, op in model.layers().items()
+        if largest_pair_sum(op.weight, model.formats[op.inputs[0]]) > SATURATING_SUM
+    ]
+
+
+def check_target(model: IntegerModel, target: Target) -> None:
+    """Refuse a model that is not the target's.
+
+    Raises:
+        ExportError: If the target is `avx2` and a layer can saturate.
+    """
+    wide = saturating_layers(model) if target is Target.AVX2 else []
+    if wide:
+        raise ExportError(
+            f"target 'avx2': expected pairs of products within 16 bits, got {len(wide)} layers that can exceed them, first "
+            f"'{wide[0]}'. "
+            "Lower the checkpoint with --target avx2, which narrows their weights, or export for the target 'any'."
+        )

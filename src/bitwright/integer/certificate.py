@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,25 @@ class Certified:
     def proved(self) -> BoolArray:
         """Where a proof was found, bool [channels]: everywhere, unless `strict=False` was asked for."""
         return np.array([bool(theorem) for theorem in self.theorem])
+
+    def replaced(self, channels: IntArray, other: Certified) -> Certified:
+        """With the certificates of `other` for some channels, in their order."""
+
+        def merged(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            result = mine.copy()
+            result[channels] = theirs
+            return result
+
+        return Certified(
+            Multipliers(
+                merged(self.multipliers.multiplier, other.multipliers.multiplier),
+                merged(self.multipliers.shift, other.multipliers.shift),
+            ),
+            tuple(merged(np.array(self.theorem, dtype=object), np.array(other.theorem, dtype=object)).tolist()),
+            merged(self.candidates, other.candidates),
+            merged(self.relative_change, other.relative_change),
+            merged(self.every_int32, other.every_int32),
+        )
 
 
 def certify(

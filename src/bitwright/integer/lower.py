@@ -56,6 +56,7 @@ from bitwright.integer.ops import (
     Rescale,
 )
 from bitwright.integer.quant_params import QuantParams
+from bitwright.integer.saturation import fit_pairs, narrowed, pair_limit
 from bitwright.sensitivity.weight_scale import quantize_weight
 from bitwright.training.fake_quantize import clamp_limits
 from bitwright.training.folding import accumulator_unit, bias_integers, folded_gain_and_bias, oriented_weight
@@ -69,6 +70,7 @@ class Lowering:
 
     source: QuantizedModel
     parameters: Tensors
+    avoid_saturation: bool = False
     formats: dict[str, QuantParams] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
@@ -102,15 +104,20 @@ class Lowering:
 
 
 @torch.no_grad()
-def lower(model: QuantizedModel) -> IntegerModel:
+def lower(model: QuantizedModel, *, avoid_saturation: bool = False) -> IntegerModel:
     """Make the integer model of `model`, prove it, and hand the proved constants back to `model`.
+
+    Args:
+        model: A calibrated or trained model.
+        avoid_saturation: Whether to narrow weights where engines on CPUs without 8-bit dot products could saturate; what changed
+            is among the facts of each layer.
 
     Raises:
         LoweringError: If an accumulator can leave int32, or no multiplier near the wanted one can be proved.
     """
     model.eval()
     model.certify({})
-    lowering = Lowering(model, model.parameters_by_name())
+    lowering = Lowering(model, model.parameters_by_name(), avoid_saturation)
     ops = [op for node in model.plan.graph if (op := lower_node(node, lowering)) is not None]
     model.certify(lowering.certificates)
     output = lowering.renamed.get(model.plan.graph.output, model.plan.graph.output)
@@ -151,13 +158,18 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
     wanted_unit, integers = accumulator_unit(input_scale, weight_scale, gain, bias, integers)
     raw = node.name == model.plan.raw
     rescale, unit = None, wanted_unit
+    narrowing, limit = None, pair_limit(input_params)
+    alive = integers.flatten(1).any(1).reshape(-1, *[1] * (weight.dim() - 1))
+    if lowering.avoid_saturation:
+        narrowing = narrowed(weight, weight_scale, integers, quantizer.bit_width, limit)
+        unit, integers = wanted_unit * narrowing.factor, narrowing.integers
     if not raw:
 
         def quantize_at(other: Tensor) -> Tensor:
             # Channels that are their bias alone keep their zeros.
-            return quantize_weight(weight, weight_scale * (other / wanted_unit), quantizer.bit_width).where(
-                integers.flatten(1).any(1).reshape(-1, *[1] * (weight.dim() - 1)), 0.0
-            )
+            requantized = quantize_weight(weight, weight_scale * (other / wanted_unit), quantizer.bit_width)
+            requantized = requantized.where(alive, 0.0)
+            return fit_pairs(requantized, limit) if lowering.avoid_saturation else requantized
 
         rescale, unit, integers = _certified_layer(node, lowering, input_params, bias, unit, integers, quantize_at)
     biases = _bias_integers(bias, unit)
@@ -180,6 +192,12 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
         "float32_exact": max(bound, partial) <= FLOAT32_EXACT,
         "avx2_safe": largest_pair_sum(weights, input_params) <= SATURATING_SUM,
     }
+    if narrowing is not None:
+        lowering.facts[node.name] |= {
+            "channels_narrowed": narrowing.channels,
+            "weight_error_before": narrowing.error_before,
+            "weight_error_after": narrowing.error_after,
+        }
     lowering.certificates[node.name] = Certificate(
         multipliers=None if rescale is None else torch.from_numpy(rescale.multipliers.as_float32()).to(unit.device),
         weight=integers,
@@ -217,24 +235,30 @@ def _certified_layer(
     """
     output = lowering.params(node)
     low, high = lowering.limits(node)
-    moved = np.zeros(len(unit), dtype=bool)
-    for last in (False, True):
-        weights = integers.cpu().numpy().astype(np.int8)
-        offsets = _bias_integers(bias, unit).cpu().numpy().astype(np.int32)
-        smallest, largest = accumulator_bounds(weights, offsets, input_params)
-        ratio = unit.double().cpu().numpy() / output.scale
+
+    def prove(channels: npt.NDArray[np.intp], strict: bool) -> Certified:
+        """Certificates of some channels, whose bounds and ratios depend on no others."""
+        weights = integers.cpu().numpy()[channels].astype(np.int8)
+        offsets = _bias_integers(bias, unit).cpu().numpy()[channels].astype(np.int32)
+        bounds = accumulator_bounds(weights, offsets, input_params)
+        ratio = unit.double().cpu().numpy()[channels] / output.scale
         try:
-            certified = certify(ratio, smallest, largest, low, high, strict=last)
+            return certify(ratio, *bounds, low, high, strict=strict)
         except LoweringError as error:
             raise LoweringError(f"layer '{node.name}': {error}") from error
-        unproved = ~certified.proved
-        if not unproved.any():
-            break
-        moved |= unproved
+
+    certified = prove(np.arange(len(unit)), strict=False)
+    unproved = ~certified.proved
+    if unproved.any():
+        ratio = unit.double().cpu().numpy() / output.scale
         better = unit.double().cpu().numpy() * np.where(unproved, provable_ratio(ratio, low, high) / ratio, 1.0)
         unit = torch.from_numpy(better).to(unit)
-        integers = quantize_at(unit)
-    lowering.record(node, certified, channels_moved=int(moved.sum()))
+        moved = torch.from_numpy(unproved).to(unit.device)
+        # The other channels keep their units and integers, and with them their proofs.
+        integers = torch.where(moved.reshape(-1, *[1] * (integers.dim() - 1)), quantize_at(unit), integers)
+        channels = np.flatnonzero(unproved)
+        certified = certified.replaced(channels, prove(channels, strict=True))
+    lowering.record(node, certified, channels_moved=int(unproved.sum()))
     return Rescale(certified.multipliers, low, high), unit, integers
 
 

@@ -34,6 +34,13 @@ def lowering_summary(model: IntegerModel) -> dict[str, Any]:
         ),
         "largest_accumulator": max((int(fact.get("largest_accumulator", 0)) for fact in facts), default=0),
         "layers_unsafe_on_avx2": unsafe,
+        "narrowed": {
+            name: {
+                key: fact[key] for key in ("channels_narrowed", "channels", "weight_error_before", "weight_error_after")
+            }
+            for name, fact in model.facts.items()
+            if fact.get("channels_narrowed")
+        },
     }
 
 
@@ -54,6 +61,16 @@ def lowering_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("largest accumulator", f"{summary['largest_accumulator']:,}")
     unsafe = len(summary["layers_unsafe_on_avx2"])
     table.add_row("layers that need VNNI or NEON to be exact", f"{unsafe}")
+    if summary["narrowed"]:
+        changed = summary["narrowed"].values()
+        table.add_row("layers narrowed for 16-bit sums", f"{len(changed)}")
+        table.add_row("  channels", f"{sum(fact['channels_narrowed'] for fact in changed):,}")
+        worst = max(changed, key=lambda fact: fact["weight_error_after"])
+        before, after = worst["weight_error_before"], worst["weight_error_after"]
+        table.add_row("  largest error of their weights", f"{100 * after:.2f} %, was {100 * before:.2f} %")
+    if "accuracy" in summary:
+        for when, accuracy in summary["accuracy"].items():
+            table.add_row(f"top-1 {when} narrowing", f"{accuracy['top1_percent']:.2f} %")
     if "size_mb" in summary:
         table.add_row("model size by the formula (MB)", f"{summary['size_mb']:.3f}")
         table.add_row("file (MB)", f"{summary['file_mb']:.3f}")

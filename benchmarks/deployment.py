@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: MIT
+"""Deployed files against float32 in ONNX Runtime: `python benchmarks/deployment.py --json benchmarks/results/deployment.json`.
+
+For each network: the float32 file, the exact integer files of every installed engine, and the int8 files that ONNX Runtime's own
+quantizer makes from the same float32 file, which are not exact. All run interleaved in one process on random images; load time
+and peak memory are those of a process of their own. Weights are random, which changes no speed. Every bar that is not met is
+printed with the profile of the file and with the limit: what this machine's int8 and float32 matrix products give in the same
+engine. `--readme README.md` puts the table between the two markers there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from onnxruntime import quantization
+from torch import nn
+
+from bitwright.benchmark import ENGINES, Timings, environment, load_engine, time_interleaved
+from bitwright.benchmark.side_by_side import in_fresh_process
+from bitwright.errors import ExportError
+from bitwright.export import EXPORTERS, Target, export_float_onnx, exported_bytes
+from bitwright.graph import capture, load_model
+from bitwright.integer import IntegerModel, lower, prepare
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import calibrate, quantize
+
+MODELS = ("pytorchcv:resnet18", "pytorchcv:resnet50")
+SLOW_ENGINES = ("qonnx",)  # executors of a format's meaning, not made for speed
+BATCHES = (1, 8)
+FLOAT, PEER = "float32", "ORT's quantizer"
+SIDE = 1024
+MARKERS = ("<!-- deployment: begin -->", "<!-- deployment: end -->")
+
+
+@dataclass
+class File:
+    """A file, how it came about, and what was measured on it."""
+
+    name: str
+    engine: str
+    path: Path
+    exact: bool | None = None
+    refused: str | None = None
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        size = exported_bytes(self.path) if self.refused is None else None
+        entry = {"name": self.name, "engine": self.engine, "exact": self.exact, "refused": self.refused}
+        return {**entry, "file_bytes": size, "batches": {str(batch): row for batch, row in self.rows.items()}}
+
+
+class Reader(quantization.CalibrationDataReader):
+    """Images for ONNX Runtime's quantizer."""
+
+    def __init__(self, images: np.ndarray[Any, Any]) -> None:
+        self._images: Iterator[np.ndarray[Any, Any]] = iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
+        image = next(self._images, None)
+        return None if image is None else {"images": image[None]}
+
+
+def integer_models(name: str, size: int) -> tuple[Any, dict[str, IntegerModel], torch.Tensor]:
+    """The captured graph, its integer models by name, and the images they were calibrated on."""
+    torch.manual_seed(0)
+    network = load_model(name)
+    images = torch.randn(4, 3, size, size)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(images)
+    graph = capture(network.eval(), (3, size, size), name=name)
+    models = {}
+    for precision, residual_bits in (("W8A8", 8), ("W4A4", 8), ("W8A8", 16)):
+        uniform = Scheme.uniform(graph.layers, Precision.parse(precision))
+        scheme = Scheme(uniform.name, uniform.layers, residual_bits)
+        model = calibrate(quantize(graph, scheme), [images])
+        title = precision if residual_bits == 8 else f"{precision}, 16-bit residual"
+        models[title] = lower(model)
+        if title == "W8A8" and environment().target is not Target.VNNI:
+            models["W8A8, narrowed for AVX2"] = lower(model, avoid_saturation=True)
+    return graph, models, images
+
+
+def exported(models: dict[str, IntegerModel], images: torch.Tensor, folder: Path) -> list[File]:
+    """The exact files of all engines, each checked for equality on real output."""
+    files = []
+    expected = {title: prepare(model).run(images).numpy() for title, model in models.items()}
+    for engine, found in ENGINES.items():
+        if not found.installed or engine in SLOW_ENGINES:
+            continue
+        for index, (title, model) in enumerate(models.items()):
+            made = File(title, engine, folder / f"{engine}.{index}{found.suffix}")
+            target = Target.AVX2 if "AVX2" in title else environment().target
+            try:
+                EXPORTERS[found.exporter](model, made.path, target)
+                got = load_engine(engine, made.path)(images.numpy())
+                made.exact = bool(np.array_equal(got, expected[title]))
+            except ExportError as error:
+                made.refused = str(error)
+            files.append(made)
+    return files
+
+
+def peers(source: Path, images: np.ndarray[Any, Any], folder: Path) -> list[File]:
+    """What ONNX Runtime's own quantizer makes: both formats, per channel, with and without one bit less for weights."""
+    files = []
+    simple = folder / "prepared.onnx"
+    quantization.shape_inference.quant_pre_process(str(source), str(simple), skip_symbolic_shape=True)
+    given = onnx.load(simple)
+    for node in given.graph.node:
+        if node.op_type == "AveragePool":  # its quantized form knows no dilations, of one neither
+            kept = [attribute for attribute in node.attribute if attribute.name != "dilations"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    onnx.save(given, simple)
+    for form in (quantization.QuantFormat.QDQ, quantization.QuantFormat.QOperator):
+        for reduce_range in (False, True):
+            name = f"{PEER}, {form.name}, u8s8{', 7-bit weights' if reduce_range else ''}"
+            made = File(name, "onnxruntime", folder / f"peer.{form.name}.{reduce_range}.onnx", exact=False)
+            quantization.quantize_static(
+                str(simple), str(made.path), Reader(images), quant_format=form, per_channel=True,
+                reduce_range=reduce_range, activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )  # fmt: skip
+            files.append(made)
+    return files
+
+
+def measure(files: list[File], shape: tuple[int, ...], batch: int, rounds: int, threads: int) -> Timings:
+    """Time all files at one batch size, and fill in their rows."""
+    images = np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32)
+    running = [file for file in files if file.refused is None]
+    calls = {
+        f"{file.engine}: {file.name}": partial(load_engine(file.engine, file.path, threads=threads), images)
+        for file in running
+    }
+    timings = time_interleaved(calls, rounds=rounds, warmup=1)
+    for file, key in zip(running, calls, strict=True):
+        load_ms, peak = in_fresh_process(file.engine, file.path, threads, images.shape, "float32")
+        file.rows[batch] = {
+            "latency_ms": timings.latency(key).to_dict(),
+            "speedup": timings.speedup(key, f"onnxruntime: {FLOAT}").to_dict(),
+            "load_ms": load_ms,
+            "peak_memory_mb": peak,
+        }
+    return timings
+
+
+def _product(folder: Path, integer: bool) -> Callable[[], object]:
+    """One matrix product in ONNX Runtime."""
+    kinds = (TensorProto.UINT8, TensorProto.INT32) if integer else (TensorProto.FLOAT, TensorProto.FLOAT)
+    random = np.random.default_rng(0)
+    weight = random.integers(-63, 64, (SIDE, SIDE)).astype(np.int8 if integer else np.float32)
+    node = helper.make_node("MatMulInteger" if integer else "MatMul", ["a", "w"], ["y"])
+    graph = helper.make_graph(
+        [node], "product", [helper.make_tensor_value_info("a", kinds[0], [SIDE, SIDE])],
+        [helper.make_tensor_value_info("y", kinds[1], [SIDE, SIDE])], [onnx.numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    path = folder / f"product.{integer}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    values = random.integers(0, 256, (SIDE, SIDE)).astype(np.uint8 if integer else np.float32)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"a": values})
+
+
+def limits(folder: Path, rounds: int) -> dict[str, float]:
+    """Peak rates of matrix products on one thread, in 10**9 multiply-adds a second, and their ratio, round by round."""
+    timings = time_interleaved(
+        {"float32": _product(folder, False), "int8": _product(folder, True)}, rounds=rounds, least_ms=200
+    )
+    rate = {name: SIDE**3 / 1e6 / timings.latency(name).median for name in ("float32", "int8")}
+    return {**rate, "ratio": timings.speedup("int8", "float32").median}
+
+
+def profile(path: Path, shape: tuple[int, ...]) -> dict[str, float]:
+    """Shares of the time of one batch of 8 by operator, as ONNX Runtime counts them."""
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.intra_op_num_threads = True, 1
+    options.profile_file_prefix = str(path)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for _ in range(2):
+        session.run(None, {"images": np.zeros((8, *shape), dtype=np.float32)})
+    spent: dict[str, float] = defaultdict(float)
+    for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            spent[event["args"]["op_name"]] += event["dur"]
+    total = sum(spent.values())
+    return {name: part / total for name, part in sorted(spent.items(), key=lambda item: -item[1])[:5]}
+
+
+def bars(files: list[File]) -> list[dict[str, Any]]:
+    """What was asked for, what was reached, and by which file."""
+
+    def speed(file: File, batch: int) -> float:
+        return float(file.rows[batch]["speedup"]["median"]) if batch in file.rows else 0.0
+
+    def best(batch: int, *, title: str = "", engine: str = "", exact: bool = True) -> File:
+        fitting = [
+            file
+            for file in files
+            if file.rows and file.name.startswith(title) and engine in file.engine and file.exact is exact
+        ]
+        return max(fitting, key=lambda file: speed(file, batch))
+
+    def eight(file: File) -> bool:
+        return "W8A8" in file.name and "16-bit" not in file.name
+
+    ours = [file for file in files if file.exact and eight(file)]
+    fastest = max(ours, key=lambda file: speed(file, 8))
+    standard = max((file for file in ours if file.engine == "onnxruntime"), key=lambda file: speed(file, 8))
+    peer, narrow = best(8, title=PEER, exact=False), best(8, title="W4A4", engine="onnxruntime")
+    plain = next(file for file in files if (file.name, file.engine) == ("W8A8", "onnxruntime"))
+    wide = best(8, title="W8A8, 16-bit", engine="onnxruntime")
+    size = exported_bytes(narrow.path) / exported_bytes(plain.path)
+    found = [
+        ("W8A8 in ONNX Runtime, batch 8", 3.0, speed(standard, 8), standard),
+        ("W8A8 in ONNX Runtime, batch 1", 2.7, speed(standard, 1), standard),
+        ("W8A8 in the fastest exact engine, batch 8", 3.3, speed(fastest, 8), fastest),
+        ("W8A8 over ORT's best inexact int8 file, batch 8", 0.95, speed(standard, 8) / speed(peer, 8), standard),
+        ("W8A8, 16-bit residual, batch 8", 2.3, speed(wide, 8), wide),
+    ]
+    rows = [
+        {"bar": what, "asked": asked, "got": got, "met": got >= asked, "file": f"{file.engine}: {file.name}"}
+        for what, asked, got, file in found
+    ]
+    return [
+        *rows,
+        {"bar": "INT4 file over int8 file", "asked": 0.53, "got": size, "met": size <= 0.53, "file": narrow.name},
+    ]
+
+
+def bench(name: str, size: int, rounds: int, threads: int) -> dict[str, Any]:
+    """All files of one network."""
+    graph, models, images = integer_models(name, size)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        base = File(FLOAT, "onnxruntime", folder / "float.onnx")
+        export_float_onnx(graph, base.path)
+        files = [base, *exported(models, images, folder), *peers(base.path, images.numpy(), folder)]
+        for batch in BATCHES:
+            measure(files, graph.input_shape, batch, rounds, threads)
+        rows = bars(files)
+        missed = not all(row["met"] for row in rows)
+        chosen = next(file for file in files if (file.name, file.engine) == ("W8A8", "onnxruntime"))
+        shares = profile(chosen.path, graph.input_shape) if missed else None
+        return {"model": name, "files": [file.to_dict() for file in files], "bars": rows, "profile_w8a8": shares}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The measurements as Markdown."""
+    where = found["environment"]
+    head = (
+        f"Measured on {where['processor']} ({', '.join(where['instructions'])}), {found['threads']} thread, medians of "
+        f"{found['rounds']} interleaved rounds; speed-ups over float32 in ONNX Runtime."
+    )
+    lines = [
+        head,
+        "",
+        "| network | engine | file | batch 1 | batch 8 | MB | logits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for network in found["networks"]:
+        for file in network["files"]:
+            start = f"| {network['model'].split(':')[-1]} | {file['engine']} | {file['name']} |"
+            if file["refused"]:
+                lines.append(f"{start} refused | | | |")
+                continue
+            one, eight = (file["batches"][str(batch)]["speedup"]["median"] for batch in BATCHES)
+            words = {True: "equal", False: "differ", None: "float"}[file["exact"]]
+            lines.append(f"{start} {one:.2f} | {eight:.2f} | {file['file_bytes'] / 2**20:.1f} | {words} |")
+    limit = found["limits"]
+    words = (
+        f"The limit on this CPU: one thread multiplies matrices at {limit['int8']:.0f} GMAC/s in int8 and "
+        f"{limit['float32']:.0f} in float32 (ONNX Runtime, {SIDE} x {SIDE}), {limit['ratio']:.2f} times as fast."
+    )
+    lines += ["", words]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and write what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--quick", action="store_true", help="the first network only, three rounds")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--readme", type=Path, help="a file with the two markers between which the table belongs")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rounds, models = (3, arguments.models[:1]) if arguments.quick else (arguments.rounds, arguments.models)
+    with tempfile.TemporaryDirectory() as place:
+        rates = limits(Path(place), rounds)
+    networks = [bench(name, arguments.size, rounds, arguments.threads) for name in models]
+    where = environment().to_dict()
+    found = {
+        "environment": where,
+        "threads": arguments.threads,
+        "rounds": rounds,
+        "limits": rates,
+        "networks": networks,
+    }
+    print(table(found))
+    for network in networks:
+        for row in network["bars"]:
+            limit = f"the engine's matrix products: {rates['ratio']:.2f} times"
+            if row["bar"].startswith("INT4"):
+                limit = "first and last layers keep 8 bits, and biases and multipliers 32"
+            verdict = "met" if row["met"] else f"NOT met ({limit})"
+            print(
+                f"{network['model']}: {row['bar']}: asked {row['asked']}, got {row['got']:.3f} ({row['file']}): {verdict}"
+            )
+        if network["profile_w8a8"]:
+            print(f"{network['model']} W8A8, time by operator: {network['profile_w8a8']}")
+    if arguments.json:
+        arguments.json.parent.mkdir(exist_ok=True)
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if arguments.readme:
+        before, rest = arguments.readme.read_text(encoding="utf-8").split(MARKERS[0])
+        _, after = rest.split(MARKERS[1])
+        text = f"{before}{MARKERS[0]}\n{table(found)}\n{MARKERS[1]}{after}"
+        arguments.readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
