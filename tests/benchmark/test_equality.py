@@ -115,8 +115,12 @@ def test_engines_side_by_side(exported: Path, tmp_path: Path) -> None:
     """Files of several engines are timed in the same rounds, each by its own engine; .xml files count with their weights."""
     model, _ = integer_model(RESNET20, 32, "W4A4")
     EXPORTERS["openvino"](model, tmp_path / "model.xml")
-    rows = side_by_side({"onnx": exported, "openvino": tmp_path / "model.xml"}, batches=[1], rounds=2)
-    assert [row.engine for row in rows] == ["onnxruntime", "openvino"]
+    files = {"onnx": exported, "openvino": tmp_path / "model.xml"}
+    if ENGINES["litert"].installed:
+        EXPORTERS["litert"](model, tmp_path / "model.tflite")
+        files["litert"] = tmp_path / "model.tflite"
+    rows = side_by_side(files, batches=[1], rounds=2)
+    assert [row.engine for row in rows] == ["onnxruntime", "openvino", "litert"][: len(files)]
     parts = [(tmp_path / name).stat().st_size for name in ("model.xml", "model.bin")]
     assert rows[1].file_bytes == sum(parts)
     with pytest.raises(ExportError, match=r"ends in one of .*\.onnx.*, got .*model\.bin"):

@@ -140,6 +140,11 @@ def _input(path: Path) -> tuple[tuple[int, ...], str]:
         return tuple(
             dimension.get_length() for dimension in list(port.partial_shape)[1:]
         ), port.element_type.to_dtype().name
+    if path.suffix == ".tflite":
+        from ai_edge_litert.interpreter import Interpreter
+
+        (detail,) = Interpreter(model_path=str(path)).get_input_details()
+        return tuple(map(int, detail["shape"][1:])), np.dtype(detail["dtype"]).name
     try:
         graph = onnx.load(str(path)).graph
         given = graph.input[0].type.tensor_type
