@@ -135,7 +135,9 @@ def test_side_by_side(exported: Path, tmp_path: Path) -> None:
     rows = side_by_side(files, batches=[2], rounds=3)
     assert [(row.name, row.batch) for row in rows] == [("float", 2), ("integer", 2)]
     assert rows[0].speedup.median == 1.0
-    assert all(row.latency_ms.lower > 0 and row.load_ms > 0 and row.peak_memory_mb > 50 for row in rows)
+    assert all(row.latency_ms.lower > 0 and row.load_ms > 0 for row in rows)
+    # Of the process that runs the file alone: this one has PyTorch besides.
+    assert all(30 < row.peak_memory_mb < 300 for row in rows)
     assert rows[1].file_bytes == exported.stat().st_size < rows[0].file_bytes
     assert json.loads(json.dumps(rows[1].to_dict()))["batch"] == 2
     (tmp_path / "noise.onnx").write_bytes(b"noise")
