@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from bitwright.benchmark import compare, load_engine
-from bitwright.data import load as load_data
 from bitwright.errors import ExportError, FileFormatError
 from bitwright.export import Pixels, export_litert, to_litert
 from bitwright.export.litert_builder import LitertBuilder
 from bitwright.integer import IntegerModel, run
 from bitwright.integer.ops import IntegerConv2d
-from export.models import RESNET20, integer_model
+from export.models import RESNET20, clothes, integer_model, model_of_clothes
 
 pytest.importorskip("ai_edge_litert", reason="the extra 'litert' is not installed")
 
@@ -37,7 +36,9 @@ def assert_equal(model: IntegerModel, images: Tensor, path: Path) -> None:
         assert np.array_equal(got, expected[:count]), count
 
 
-@pytest.mark.parametrize("precision", ["W8A8", "W4A8", "W4A4", "W3A5", "W2A2"])
+@pytest.mark.parametrize(
+    "precision", ["W8A8", "W3A5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("W4A8", "W4A4", "W2A2"))]
+)
 def test_resnet20(precision: str, tmp_path: Path) -> None:
     """Every width of weights and activations gives equal logits."""
     model, images = integer_model(RESNET20, 32, precision)
@@ -45,7 +46,12 @@ def test_resnet20(precision: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1"]
+    "name",
+    [
+        "torchvision:mobilenet_v2",
+        pytest.param("torchvision:shufflenet_v2_x1_0", marks=pytest.mark.slow),
+        "torchvision:squeezenet1_1",
+    ],
 )
 def test_architectures(name: str, tmp_path: Path) -> None:
     """Linear bottlenecks, channel shuffles, concatenations, rounded-up pooling: each has its exact form."""
@@ -75,10 +81,9 @@ def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path
 @pytest.mark.data
 def test_real_clothes(tmp_path: Path) -> None:
     """All logits of 500 real images are equal."""
-    data = load_data("fashion-mnist", image_size=32, channels=3)
-    model, _ = integer_model(RESNET20, 32, "W4A8")
+    model = model_of_clothes("W4A8")
     export_litert(model, tmp_path / "model.tflite")
-    batches = (data.test.read(range(start, start + 100))[0] for start in range(0, 500, 100))
+    batches = (clothes().test.read(range(start, start + 100))[0] for start in range(0, 500, 100))
     (result,) = compare(model, {"litert": tmp_path / "model.tflite"}, batches)
     assert (result.equal_images, result.images) == (500, 500)
 
