@@ -115,8 +115,12 @@ def test_engines_side_by_side(exported: Path, tmp_path: Path) -> None:
     """Files of several engines are timed in the same rounds, each by its own engine; .xml files count with their weights."""
     model, _ = integer_model(RESNET20, 32, "W4A4")
     EXPORTERS["openvino"](model, tmp_path / "model.xml")
-    rows = side_by_side({"onnx": exported, "openvino": tmp_path / "model.xml"}, batches=[1], rounds=2)
-    assert [row.engine for row in rows] == ["onnxruntime", "openvino"]
+    files = {"onnx": exported, "openvino": tmp_path / "model.xml"}
+    if ENGINES["litert"].installed:
+        EXPORTERS["litert"](model, tmp_path / "model.tflite")
+        files["litert"] = tmp_path / "model.tflite"
+    rows = side_by_side(files, batches=[1], rounds=2)
+    assert [row.engine for row in rows] == ["onnxruntime", "openvino", "litert"][: len(files)]
     parts = [(tmp_path / name).stat().st_size for name in ("model.xml", "model.bin")]
     assert rows[1].file_bytes == sum(parts)
     with pytest.raises(ExportError, match=r"ends in one of .*\.onnx.*, got .*model\.bin"):
@@ -131,7 +135,9 @@ def test_side_by_side(exported: Path, tmp_path: Path) -> None:
     rows = side_by_side(files, batches=[2], rounds=3)
     assert [(row.name, row.batch) for row in rows] == [("float", 2), ("integer", 2)]
     assert rows[0].speedup.median == 1.0
-    assert all(row.latency_ms.lower > 0 and row.load_ms > 0 and row.peak_memory_mb > 50 for row in rows)
+    assert all(row.latency_ms.lower > 0 and row.load_ms > 0 for row in rows)
+    # Of the process that runs the file alone: this one has PyTorch besides.
+    assert all(30 < row.peak_memory_mb < 300 for row in rows)
     assert rows[1].file_bytes == exported.stat().st_size < rows[0].file_bytes
     assert json.loads(json.dumps(rows[1].to_dict()))["batch"] == 2
     (tmp_path / "noise.onnx").write_bytes(b"noise")

@@ -23,7 +23,7 @@ SCRIPTS = sorted(FOLDER.glob("*.py"))
 
 def test_there_are_examples() -> None:
     """The tests below look at the real folder."""
-    assert {"onnxruntime_classify.py", "openvino_classify.py", "qonnx_classify.py"} <= {
+    assert {"litert_classify.py", "onnxruntime_classify.py", "openvino_classify.py", "qonnx_classify.py"} <= {
         script.name for script in SCRIPTS
     }
 

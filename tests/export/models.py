@@ -8,6 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from bitwright.data import ImageData
+from bitwright.data import load as load_data
 from bitwright.graph import Graph, capture, load_model
 from bitwright.integer import IntegerModel, lower
 from bitwright.scheme import Precision, Scheme
@@ -37,3 +39,18 @@ def integer_model(name: str, size: int, precision: str, residual_bits: int = 8) 
     uniform = Scheme.uniform(graph.layers, Precision.parse(precision))
     scheme = Scheme(uniform.name, uniform.layers, residual_bits)
     return lower(calibrate(quantize(graph, scheme), [images], "minmax")), images
+
+
+@cache
+def clothes() -> ImageData:
+    """Fashion-MNIST as the demo shows it to ResNet20."""
+    return load_data("fashion-mnist", image_size=32, channels=3)
+
+
+@cache
+def model_of_clothes(precision: str) -> IntegerModel:
+    """ResNet20 with the ranges that real images gave."""
+    graph, _ = graph_of(RESNET20, 32)
+    images, _ = clothes().train.read(range(64))
+    scheme = Scheme.uniform(graph.layers, Precision.parse(precision))
+    return lower(calibrate(quantize(graph, scheme), [images], "minmax"))

@@ -23,7 +23,7 @@ from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerAvgPool2d
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
-from export.models import RESNET20, integer_model
+from export.models import RESNET20, clothes, integer_model, model_of_clothes
 from graph.networks import Called, captured
 
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
@@ -63,7 +63,12 @@ def test_resnet20(precision: str, residual_bits: int, bytes_at_least: int, tmp_p
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1"]
+    "name",
+    [
+        "torchvision:mobilenet_v2",
+        "torchvision:shufflenet_v2_x1_0",
+        pytest.param("torchvision:squeezenet1_1", marks=pytest.mark.slow),
+    ],
 )
 def test_architectures(name: str, tmp_path: Path) -> None:
     """Linear bottlenecks, channel shuffles, concatenations, rounded-up pooling: each has its exact form."""
@@ -172,10 +177,9 @@ def test_pixels_of_mnist(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["W8A8", "W4A8"])
 def test_real_clothes(precision: str, tmp_path: Path) -> None:
     """All logits of 500 real images are equal."""
-    data = load_data("fashion-mnist", image_size=32, channels=3)
-    model, _ = integer_model(RESNET20, 32, precision)
+    model = model_of_clothes(precision)
     export_openvino(model, tmp_path / "model.xml")
-    batches = (data.test.read(range(start, start + 100))[0] for start in range(0, 500, 100))
+    batches = (clothes().test.read(range(start, start + 100))[0] for start in range(0, 500, 100))
     (result,) = compare(model, {"openvino": tmp_path / "model.xml"}, batches)
     assert (result.equal_images, result.images) == (500, 500)
 

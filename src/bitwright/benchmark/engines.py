@@ -136,6 +136,31 @@ def _(path: Path, threads: int, level: str) -> Predict:
     return predict
 
 
+@engine("litert", "ai_edge_litert", "litert", suffix=".tflite")
+def _(path: Path, threads: int, level: str) -> Predict:
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    except ValueError as error:
+        raise FileFormatError(f"LiteRT cannot read '{path}': {' '.join(str(error).split())}") from error
+    (given,) = interpreter.get_input_details()
+    outputs = {entry["name"]: entry["index"] for entry in interpreter.get_output_details()}
+    wanted = outputs.get(INTEGER_OUTPUT, next(iter(outputs.values())))
+    shape: list[tuple[int, ...]] = []
+
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if [images.shape] != shape:
+            interpreter.resize_tensor_input(given["index"], list(images.shape))
+            interpreter.allocate_tensors()
+            shape[:] = [images.shape]
+        interpreter.set_tensor(given["index"], images)
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(wanted))
+
+    return predict
+
+
 @engine("openvino", "openvino", "openvino", suffix=".xml")
 def _(path: Path, threads: int, level: str) -> Predict:
     import openvino

@@ -23,7 +23,7 @@ from bitwright.export.exporter import exported_bytes
 from bitwright.progress import Progress, silent
 
 _ONCE = """
-import json, resource, runpy, sys, time
+import json, os, resource, runpy, sys, time
 import numpy as np
 module, engine, package, path, threads, shape, kind = json.loads(sys.argv[1])
 load_engine = runpy.run_path(module)["load_engine"]  # by itself: its package would import PyTorch
@@ -33,7 +33,10 @@ start = time.perf_counter()
 predict = load_engine(engine, path, threads=threads)
 loaded = time.perf_counter() - start
 predict(images)
-print(json.dumps([1000 * loaded, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if os.path.exists("/proc/self/status"):  # on Linux the above includes the parent, as it was before it became this process
+    (peak,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(json.dumps([1000 * loaded, peak / 1024]))
 """
 
 
@@ -140,6 +143,11 @@ def _input(path: Path) -> tuple[tuple[int, ...], str]:
         return tuple(
             dimension.get_length() for dimension in list(port.partial_shape)[1:]
         ), port.element_type.to_dtype().name
+    if path.suffix == ".tflite":
+        from ai_edge_litert.interpreter import Interpreter
+
+        (detail,) = Interpreter(model_path=str(path)).get_input_details()
+        return tuple(map(int, detail["shape"][1:])), np.dtype(detail["dtype"]).name
     try:
         graph = onnx.load(str(path)).graph
         given = graph.input[0].type.tensor_type

@@ -47,7 +47,7 @@ def bench(
         typer.Option(
             "--engine",
             "-e",
-            help="That runs all files; by default, .onnx files are run by onnxruntime, .xml ones by openvino.",
+            help="That runs all files; by default, the one that the end of a file's name tells.",
         ),
     ] = None,
     as_json: Json = False,

@@ -3,6 +3,7 @@
 
 from bitwright.export.exporter import Exporter, exported_bytes
 from bitwright.export.float_onnx import export_float_onnx, to_float_onnx
+from bitwright.export.litert import export_litert, to_litert
 from bitwright.export.onnx import export_onnx, to_onnx
 from bitwright.export.openvino import export_openvino, to_openvino
 from bitwright.export.pixels import Pixels
@@ -10,6 +11,7 @@ from bitwright.export.qonnx import export_qonnx, to_qonnx
 from bitwright.export.target import Target
 
 EXPORTERS: dict[str, Exporter] = {
+    "litert": export_litert,
     "onnx": export_onnx,
     "openvino": export_openvino,
     "qonnx": export_qonnx,
@@ -23,11 +25,13 @@ __all__ = [
     "Pixels",
     "Target",
     "export_float_onnx",
+    "export_litert",
     "export_onnx",
     "export_openvino",
     "export_qonnx",
     "exported_bytes",
     "to_float_onnx",
+    "to_litert",
     "to_onnx",
     "to_openvino",
     "to_qonnx",

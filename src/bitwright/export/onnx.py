@@ -35,6 +35,7 @@ from bitwright.export.conditions import conditions
 from bitwright.export.onnx_builder import OnnxBuilder, Weight, saturates, zero_point
 from bitwright.export.onnx_float64 import add_in_float64, floor_average, rescale_in_float64
 from bitwright.export.onnx_graph import BATCH, move_in_onnx, window
+from bitwright.export.onnx_streams import add_streams, rescale_stream
 from bitwright.export.pixels import Pixels, affine
 from bitwright.export.target import Target, check_target
 from bitwright.files import write_bytes
@@ -307,11 +308,7 @@ def _(op: IntegerAdd, builder: OnnxBuilder) -> None:
     if TensorProto.DOUBLE in map(builder.carrier, (*op.inputs, op.name)):
         add_in_float64(op, builder)
         return
-    terms = [
-        builder.real(source, multiplier / 2**op.shift, f"{op.name}.term{index}")
-        for index, (source, multiplier) in enumerate(zip(op.inputs, op.multipliers, strict=True))
-    ]
-    builder.rounded(builder.node("Add", terms, f"{op.name}.sum"), op.name, op.low, op.high)
+    add_streams(op, builder)
 
 
 @add_to_onnx.register
@@ -319,9 +316,7 @@ def _(op: IntegerRequantize, builder: OnnxBuilder) -> None:
     if not in_float32(op.rescale) or builder.carrier(op.name) == TensorProto.DOUBLE:
         rescale_in_float64(op, op.rescale, builder, op.inputs[0])
         return
-    scale = float(op.rescale.multipliers.as_float32()[0])
-    real = builder.real(op.inputs[0], scale, f"{op.name}.real")
-    builder.rounded(real, op.name, op.rescale.low, op.rescale.high)
+    rescale_stream(op, builder)
 
 
 @add_to_onnx.register

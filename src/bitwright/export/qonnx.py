@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions
 from bitwright.export.onnx_graph import BATCH, IR_VERSION, OnnxGraph, identifier, move_in_onnx, window
+from bitwright.export.onnx_streams import add_streams, rescale_stream
 from bitwright.export.pixels import Pixels, affine
 from bitwright.export.target import Target
 from bitwright.files import write_bytes
@@ -68,6 +69,10 @@ class QonnxBuilder(OnnxGraph):
             return
         self.quant(real, f"{output}.unclamped", params.bit_width, params.signed)
         self.node("Clip", [f"{output}.unclamped", self.scalar(low), self.scalar(high)], output)
+
+    def real(self, source: str, scale: float, output: str) -> str:
+        """A tensor times one number."""
+        return self.scaled(source, np.array(scale, dtype=np.float32), output)
 
     def scaled(self, source: str, scale: npt.NDArray[np.float32], output: str) -> str:
         """A tensor times the multipliers of its channels, or one for all."""
@@ -207,17 +212,5 @@ def _finish(
     builder.rounded(real, op.name, rescale.low, rescale.high)
 
 
-@add_to_qonnx.register
-def _(op: IntegerAdd, builder: QonnxBuilder) -> None:
-    terms = [
-        builder.scaled(source, np.array(multiplier / 2**op.shift, dtype=np.float32), f"{op.name}.term{index}")
-        for index, (source, multiplier) in enumerate(zip(op.inputs, op.multipliers, strict=True))
-    ]
-    builder.rounded(builder.node("Add", terms, f"{op.name}.sum"), op.name, op.low, op.high)
-
-
-@add_to_qonnx.register
-def _(op: IntegerRequantize, builder: QonnxBuilder) -> None:
-    scale = op.rescale.multipliers.as_float32().reshape(())
-    real = builder.scaled(op.inputs[0], scale, f"{op.name}.real")
-    builder.rounded(real, op.name, op.rescale.low, op.rescale.high)
+add_to_qonnx.register(IntegerAdd, add_streams)
+add_to_qonnx.register(IntegerRequantize, rescale_stream)
