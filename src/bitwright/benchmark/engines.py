@@ -6,6 +6,9 @@ One engine is one function in the registry. What an integer model returns are it
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -204,5 +207,31 @@ def _(path: Path, threads: int, level: str) -> Predict:
         if not np.array_equal(logits, np.rint(logits)):
             raise ExportError(f"expected integers from '{path}', got fractions.")
         return np.asarray(logits).astype(np.int32)
+
+    return predict
+
+
+@engine("tvm", "tvm", "tvm", suffix=".so")
+def _(path: Path, threads: int, level: str) -> Predict:
+    # Read when TVM starts its threads, which it would bind to cores, and with them the thread that all other engines run on.
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
+    import tvm
+    from tvm.relax import VirtualMachine
+
+    any_core = 1
+    try:
+        # The system's linker takes a name that it has loaded before for the same library, whatever is in the file now.
+        with tempfile.TemporaryDirectory() as folder:
+            library = shutil.copy(path, folder)
+            main = VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())["main"]
+    except Exception as error:  # from the linker, from TVM's own functions, or for want of them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileFormatError(f"TVM cannot read '{path}': {reason}") from error
+    tvm.get_global_func("runtime.config_threadpool")(any_core, threads)
+
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        integers, _ = main(tvm.runtime.tensor(np.ascontiguousarray(images)))
+        return np.asarray(integers.numpy())
 
     return predict

@@ -148,13 +148,20 @@ def _input(path: Path) -> tuple[tuple[int, ...], str]:
 
         (detail,) = Interpreter(model_path=str(path)).get_input_details()
         return tuple(map(int, detail["shape"][1:])), np.dtype(detail["dtype"]).name
+    if path.suffix == ".so":
+        import tvm
+        from tvm.relax import VirtualMachine
+
+        machine = VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+        given = json.loads(str(machine["bitwright"]()))["input"]
+        return tuple(given["shape"]), given["dtype"]
     try:
         graph = onnx.load(str(path)).graph
-        given = graph.input[0].type.tensor_type
+        stored = graph.input[0].type.tensor_type
     except Exception as error:  # protobuf raises a type of its own for each fault
         raise FileFormatError(f"cannot read an ONNX model from '{path}': {error}.") from error
-    shape = tuple(dimension.dim_value for dimension in given.shape.dim[1:])
-    return shape, str(onnx.helper.tensor_dtype_to_np_dtype(given.elem_type))
+    shape = tuple(dimension.dim_value for dimension in stored.shape.dim[1:])
+    return shape, str(onnx.helper.tensor_dtype_to_np_dtype(stored.elem_type))
 
 
 def _images(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bitwright.cli.app import app
-from bitwright.cli.console import note, show
+from bitwright.cli.console import bar, note, show
 from bitwright.cli.options import Json, Output
 
 
@@ -29,26 +29,40 @@ def export(
         str | None,
         typer.Option("--data", "-d", metavar="NAME", help="Take uint8 pixels, normalised inside as this data set is."),
     ] = None,
+    tvm_target: Annotated[
+        str | None,
+        typer.Option(
+            "--tvm-target",
+            metavar="CPU",
+            help="What TVM compiles for: an LLVM CPU name, or a target as JSON; this machine.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write an integer model for an engine that is proved to compute the same integers."""
     from rich.text import Text
 
     from bitwright.cli.models import load_data
-    from bitwright.errors import unknown_name
-    from bitwright.export import EXPORTERS, Pixels, Target, exported_bytes
+    from bitwright.errors import ExportError, unknown_name
+    from bitwright.export import EXPORTERS, Pixels, Target, export_tvm, exported_bytes
     from bitwright.integer import IntegerModel
 
     if engine not in EXPORTERS:
         raise unknown_name("engine", engine, EXPORTERS)
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
+    if tvm_target is not None and engine != "tvm":
+        raise ExportError(f"--tvm-target is for the engine tvm, got {engine}. Leave it out, or add --engine tvm.")
     loaded = IntegerModel.load(model)
     pixels = None
     if data is not None:
         images = load_data(data, loaded.input_shape)
         pixels = Pixels(images.mean, images.std)
-    EXPORTERS[engine](loaded, output, Target(target), pixels)
+    if engine == "tvm":
+        with bar(f"compiling {loaded.model}, {loaded.scheme.name}") as progress:
+            export_tvm(loaded, output, Target(target), pixels, tvm_target=tvm_target, progress=progress)
+    else:
+        EXPORTERS[engine](loaded, output, Target(target), pixels)
     size = exported_bytes(output)
     result = {
         "model": loaded.model,

@@ -9,12 +9,14 @@ from bitwright.export.openvino import export_openvino, to_openvino
 from bitwright.export.pixels import Pixels
 from bitwright.export.qonnx import export_qonnx, to_qonnx
 from bitwright.export.target import Target
+from bitwright.export.tvm import export_tvm
 
 EXPORTERS: dict[str, Exporter] = {
     "litert": export_litert,
     "onnx": export_onnx,
     "openvino": export_openvino,
     "qonnx": export_qonnx,
+    "tvm": export_tvm,
 }
 """By the name of the engine."""
 
@@ -29,6 +31,7 @@ __all__ = [
     "export_onnx",
     "export_openvino",
     "export_qonnx",
+    "export_tvm",
     "exported_bytes",
     "to_float_onnx",
     "to_litert",
