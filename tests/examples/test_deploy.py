@@ -23,9 +23,13 @@ SCRIPTS = sorted(FOLDER.glob("*.py"))
 
 def test_there_are_examples() -> None:
     """The tests below look at the real folder."""
-    assert {"litert_classify.py", "onnxruntime_classify.py", "openvino_classify.py", "qonnx_classify.py"} <= {
-        script.name for script in SCRIPTS
-    }
+    assert {
+        "litert_classify.py",
+        "onnxruntime_classify.py",
+        "openvino_classify.py",
+        "qonnx_classify.py",
+        "tvm_classify.py",
+    } <= {script.name for script in SCRIPTS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -38,7 +42,8 @@ def test_examples_need_no_bitwright(script: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "file"), [("onnxruntime", "model.onnx"), ("openvino", "model.xml"), ("qonnx", "model.onnx")]
+    ("engine", "file"),
+    [("onnxruntime", "model.onnx"), ("openvino", "model.xml"), ("qonnx", "model.onnx"), ("tvm", "model.so")],
 )
 def test_examples_print_the_class(engine: str, file: str, tmp_path: Path) -> None:
     """An image file in, the reference executor's class out."""
