@@ -216,6 +216,8 @@ def _(path: Path, threads: int, level: str) -> Predict:
     # Read when TVM starts its threads, which it would bind to cores, and with them the thread that all other engines run on.
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
+    # Idle threads yield 300,000 times before they sleep: on a busy machine, a process then takes minutes to end.
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")
     import tvm
     from tvm.relax import VirtualMachine
 
