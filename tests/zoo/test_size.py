@@ -46,7 +46,7 @@ def test_files_of_every_scheme(model: str, scheme: str) -> None:
     """The file's length is the Model Size column, and little more."""
     graph, images = network(model)
     bits = published_scheme(model, scheme, layers=graph.layers)
-    integer = lower(calibrate(quantize(graph, bits), [images], "minmax"))
+    integer = lower(calibrate(quantize(graph, bits, ranges="ema"), [images], "minmax"))
     weights = scheme_cost(layer_costs(graph), bits).size_bytes
     assert weights < len(integer.to_bytes()) <= 1.02 * weights
     assert weights < to_onnx(integer).ByteSize() <= 1.08 * weights
