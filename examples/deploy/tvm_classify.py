@@ -9,7 +9,10 @@ takes itself: its function `bitwright` returns that as JSON.
 """
 
 import json
+import os
 import sys
+
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")  # TVM's idle threads would keep a core busy, even at the end
 
 import numpy as np
 import tvm
