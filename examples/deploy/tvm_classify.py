@@ -12,7 +12,9 @@ import json
 import os
 import sys
 
-os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")  # TVM's idle threads would keep a core busy, even at the end
+os.environ.setdefault(
+    "TVM_THREAD_POOL_SPIN_COUNT", "1000"
+)  # TVM's idle threads would keep a core busy, even at the end
 
 import numpy as np
 import tvm
