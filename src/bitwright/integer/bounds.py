@@ -11,6 +11,9 @@ from bitwright.integer.quant_params import QuantParams
 FLOAT32_EXACT = 2**24
 """Every integer up to here, and every sum whose partial sums stay within, is exact in float32."""
 
+TF32_EXACT = 2**11
+"""Every integer up to here is exact in TF32, to which CUDA may round the factors of products."""
+
 SATURATING_SUM = 2**15 - 1
 """CPUs with AVX2 but without VNNI add two products of uint8 and int8 in 16 bits, and saturate there."""
 

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitwright.errors import unknown_name
 from bitwright.graph.execute import rearrange
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
@@ -59,17 +60,25 @@ class PreparedModel:
     Args:
         model: The integer model.
         device: Where to run, for instance `cpu` or `cuda`.
+        kernels: `torch`, or on a CUDA device `triton` for int8 tensor cores; `triton-bf16` and `triton-fp16` multiply the same
+            integers in these types where their sums stay exact, for comparison.
 
     Attributes:
-        arithmetic: How each layer adds: `int8`, `float32` or `float64`, by name.
+        arithmetic: How each layer adds: `int8`, `float32` or `float64`, or `triton` and its products, by name.
+
+    Raises:
+        UnknownNameError: If there are no such kernels.
+        LoweringError: If the kernels are Triton's, and the device is no CUDA device or Triton is missing.
     """
 
-    def __init__(self, model: IntegerModel, device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: IntegerModel, device: torch.device | str = "cpu", kernels: str = "torch") -> None:
         self.model = model
         self.device = torch.device(device)
+        self.kernels = kernels
         self.arithmetic: dict[str, str] = {}
         self.shapes = {op.name: op.shape for op in model}
-        self._steps = [prepare_op(op, self) for op in model]
+        step_of = _preparer(self.device, kernels)
+        self._steps = [step_of(op, self) for op in model]
         last = {name: index for index, op in enumerate(model.ops) for name in op.inputs}
         last.pop(model.output, None)
         self._freed: list[list[str]] = [[] for _ in model.ops]
@@ -107,6 +116,11 @@ class PreparedModel:
         parts = images.chunk(-(-len(images) // self._images_at_once))
         return torch.cat([self._run(part, None) for part in parts])
 
+    @torch.inference_mode()
+    def run_unchecked(self, images: Tensor) -> Tensor:
+        """What `run` returns, for good images that are on the device: without waiting for it, as CUDA graphs demand."""
+        return self._run(images, None)
+
     def _run(self, images: Tensor, observe: Callable[[str, Tensor], None] | None) -> Tensor:
         values: dict[str, Tensor] = {}
         for op, step, freed in zip(self.model.ops, self._steps, self._freed, strict=True):
@@ -123,9 +137,21 @@ class PreparedModel:
         return integers.double() * self._unit.reshape(-1, *[1] * (integers.dim() - 2))
 
 
-def prepare(model: IntegerModel, device: torch.device | str = "cpu") -> PreparedModel:
+def prepare(model: IntegerModel, device: torch.device | str = "cpu", kernels: str = "torch") -> PreparedModel:
     """`model`, ready to run fast on `device`; see `PreparedModel`."""
-    return PreparedModel(model, device)
+    return PreparedModel(model, device, kernels)
+
+
+def _preparer(device: torch.device, kernels: str) -> Callable[[Node, PreparedModel], Step]:
+    """What makes the step of each operation."""
+    if kernels == "torch":
+        return prepare_op
+    from bitwright.integer.triton_steps import PRODUCTS, check_triton, triton_op  # it imports this module
+
+    if kernels not in PRODUCTS:
+        raise unknown_name("choice of kernels", kernels, ("torch", *PRODUCTS))
+    check_triton(device, kernels)
+    return triton_op
 
 
 @singledispatch
@@ -208,7 +234,7 @@ def _rescaled(
         return lambda inputs: exact(inputs[0]).to(torch.int32)
     multipliers, narrow = rescale.multipliers, model.narrow(op.name)
     largest = np.maximum(np.maximum(-low, high), 1)
-    if narrow and _proved(rescale, low, high):
+    if narrow and proved(rescale, low, high):
         ratio = torch.from_numpy(multipliers.as_float32()).to(model.device)
         return lambda inputs: scale_round_(rounded(inputs[0]), ratio, rescale.low, rescale.high)
     if narrow and bool((largest <= _FLOAT64_EXACT // multipliers.multiplier).all()):
@@ -222,7 +248,7 @@ def _rescaled(
     return literal
 
 
-def _proved(rescale: Rescale, low: Int64Array, high: Int64Array) -> bool:
+def proved(rescale: Rescale, low: Int64Array, high: Int64Array) -> bool:
     """Whether float32 gives the integers of the model for all sums within the bounds: by theorem A, or else by theorem B."""
     multipliers = rescale.multipliers
     short = reduced(multipliers.multiplier, multipliers.shift)[1] <= max_short_shift(rescale.low, rescale.high)

@@ -8,6 +8,7 @@ in float64 (2**53) otherwise. Everything else is int64 arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import singledispatch
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from bitwright.graph.execute import rearrange
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
-from bitwright.integer.bounds import FLOAT32_EXACT, partial_sum_bound
+from bitwright.integer.bounds import FLOAT32_EXACT, TF32_EXACT, partial_sum_bound
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     IntegerAdd,
@@ -91,7 +92,9 @@ def _(op: ReciprocalQuantize, inputs: list[Tensor], formats: list[QuantParams]) 
 @execute_op.register
 def _(op: IntegerConv2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     values, weight, bias = _operands(op, inputs[0], formats[0])
-    sums = F.conv2d(values, weight, None, op.stride, op.padding, op.dilation, op.groups)
+    # On CUDA, cuDNN may choose Winograd's algorithm, whose transforms have fractions; PyTorch's own kernels add products.
+    with torch.backends.cudnn.flags(enabled=False) if values.is_cuda else nullcontext():
+        sums = F.conv2d(values, weight, None, op.stride, op.padding, op.dilation, op.groups)
     return finish(sums.to(torch.int64) + bias.reshape(-1, 1, 1), op.rescale)
 
 
@@ -102,7 +105,9 @@ def _(op: IntegerLinear, inputs: list[Tensor], formats: list[QuantParams]) -> Te
 
 
 def _operands(op: IntegerConv2d | IntegerLinear, values: Tensor, params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
-    exact = partial_sum_bound(op.weight, params) <= FLOAT32_EXACT
+    # Where TF32 is allowed, CUDA rounds factors to 11 bits.
+    factors_fit = not values.is_cuda or max(params.quant_max, -params.quant_min) <= TF32_EXACT
+    exact = factors_fit and partial_sum_bound(op.weight, params) <= FLOAT32_EXACT
     kind = torch.float32 if exact else torch.float64
     weight = torch.from_numpy(np.array(op.weight)).to(values.device, kind)
     bias = torch.from_numpy(np.array(op.bias)).to(values.device, torch.int64)
