@@ -115,7 +115,7 @@ def allocate(
     found = search(problem, limits, name, explain=explain)
     found.scheme.save(output)
     if plot is not None:
-        plot_bits(plot, table, [found.scheme])
+        plot_bits(plot, table, [found.scheme], ", ".join(map(str, found.uses)))
     if frontier is not None:
         with bar("tracing the Pareto frontier") as progress:
             points = pareto_frontier(problem, limits[0].kind, budgets=limits[1:], progress=progress)

@@ -18,13 +18,14 @@ DPI = 150
 BARS, LINES = "#9db4c8", ("#c0392b", "#1f6f54", "#8e44ad", "#b9770e")
 
 
-def plot_bits(path: str | Path, table: SensitivityTable, schemes: Sequence[Scheme]) -> None:
+def plot_bits(path: str | Path, table: SensitivityTable, schemes: Sequence[Scheme], budgets: str = "") -> None:
     """Write a PNG: mean Hessian trace of each layer with error bars, and the weight bits that schemes give it.
 
     Args:
         path: The file.
         table: The sensitivities.
         schemes: Each becomes a line.
+        budgets: What the schemes use, in words, below the title.
     """
     layers = [entry.layer for entry in table.layers]
     places = range(len(layers))
@@ -37,7 +38,7 @@ def plot_bits(path: str | Path, table: SensitivityTable, schemes: Sequence[Schem
         axes.set_yscale("log")
     axes.set_ylabel("mean Hessian trace")
     axes.set_xticks(places, [_short(layer) for layer in layers], rotation=90, fontsize=7)
-    axes.set_title(f"{table.model}: bits where the loss is curved")
+    axes.set_title("\n".join(filter(None, (f"{table.model}: bits where the loss is curved", budgets))), fontsize=10)
     bits = axes.twinx()
     for index, scheme in enumerate(schemes):
         chosen = [scheme.layers[layer].weight_bits for layer in layers]
