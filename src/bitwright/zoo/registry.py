@@ -182,7 +182,7 @@ def published_schemes(graph: Graph) -> list[Scheme]:
     >>> from bitwright.graph import capture, load_model
     >>> graph = capture(load_model("pytorchcv:resnet18"), (3, 224, 224), name="pytorchcv:resnet18")
     >>> [scheme.name for scheme in published_schemes(graph)][:2]
-    ['uniform8', 'size0.75']
+    ['uniform8', 'uniform4']
     """
     name = graph.model.rpartition(":")[2]
     try:
