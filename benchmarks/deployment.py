@@ -24,15 +24,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from networks import settled
 from onnx import TensorProto, helper
 from onnxruntime import quantization
-from torch import nn
 
 from bitwright.benchmark import ENGINES, Timings, environment, load_engine, time_interleaved
 from bitwright.benchmark.side_by_side import in_fresh_process
 from bitwright.errors import ExportError
 from bitwright.export import EXPORTERS, Target, export_float_onnx, exported_bytes
-from bitwright.graph import capture, load_model
+from bitwright.graph import capture
 from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
@@ -75,15 +75,8 @@ class Reader(quantization.CalibrationDataReader):
 
 def integer_models(name: str, size: int) -> tuple[Any, dict[str, IntegerModel], torch.Tensor]:
     """The captured graph, its integer models by name, and the images they were calibrated on."""
-    torch.manual_seed(0)
-    network = load_model(name)
-    images = torch.randn(4, 3, size, size)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        network.train()(images)
-    graph = capture(network.eval(), (3, size, size), name=name)
+    network, images = settled(name, size)
+    graph = capture(network, (3, size, size), name=name)
     models = {}
     for precision, residual_bits in (("W8A8", 8), ("W4A4", 8), ("W8A8", 16)):
         uniform = Scheme.uniform(graph.layers, Precision.parse(precision))

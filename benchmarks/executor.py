@@ -18,31 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import settled
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bitwright.benchmark import environment, time_interleaved
-from bitwright.graph import capture, load_model
-from bitwright.graph.sources import image_size
+from bitwright.graph import capture
 from bitwright.integer import lower, prepare, run
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 
 MODELS = ("pytorchcv:resnet18", "pytorchcv:resnet50", "pytorchcv:mobilenetv2_w1")
 PRECISIONS = ("W8A8", "W4A4")
-
-
-def settled(name: str) -> tuple[nn.Module, Tensor]:
-    """A network with random weights, whose batch norm knows the images."""
-    torch.manual_seed(0)
-    network = load_model(name)
-    images = torch.randn(4, 3, *[image_size(name, network)] * 2)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        network.train()(images)
-    return network.eval(), images
 
 
 def folded(network: nn.Module) -> nn.Module:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,11 @@ def mobilenetv2_small(data: ImageData) -> nn.Module:
 
 
 NETWORKS = {"resnet20": resnet20, "mobilenetv2-small": mobilenetv2_small}
+
+
+def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a study was asked for, as JSON values."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
 
 
 def fashion_mnist() -> ImageData:

@@ -13,30 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from networks import settled
 
 from bitwright.benchmark import environment
-from bitwright.graph import capture, load_model
-from bitwright.graph.sources import image_size
+from bitwright.graph import capture
 from bitwright.integer import lower
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 
 PRECISIONS = ("W8A8", "W4A4", "W2A2")
-
-
-def settled(name: str) -> tuple[nn.Module, torch.Tensor]:
-    """A network with random weights, whose batch norm knows the images."""
-    torch.manual_seed(0)
-    network = load_model(name)
-    images = torch.randn(4, 3, *[image_size(name, network)] * 2)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        network.train()(images)
-    return network.eval(), images
 
 
 def measure(name: str, repeats: int, widths: list[int]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fashion import BATCH, NETWORKS, fashion_mnist, losses, trained
+from fashion import BATCH, NETWORKS, fashion_mnist, losses, options, trained
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
@@ -201,6 +201,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
+    for name in arguments.networks:
+        if name not in NETWORKS:
+            parser.error(f"unknown network {name}: name {' or '.join(NETWORKS)}")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     data = fashion_mnist()
     baseline = TrainSettings(epochs=arguments.float_epochs, learning_rate=0.1, weight_decay=5e-4)
@@ -209,8 +212,9 @@ def main() -> None:
     for found in studies:
         show(found)
     if arguments.json:
-        options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-        write_json(arguments.json, {"environment": environment().to_dict(), "options": options, "studies": studies})
+        write_json(
+            arguments.json, {"environment": environment().to_dict(), "options": options(arguments), "studies": studies}
+        )
     if arguments.plot:
         plot(arguments.plot, studies)
 

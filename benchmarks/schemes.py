@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fashion import NETWORKS, fashion_mnist, losses, trained
+from fashion import NETWORKS, fashion_mnist, losses, options, trained
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
@@ -26,7 +26,7 @@ from bitwright.benchmark import environment
 from bitwright.cli.console import bar
 from bitwright.data import ImageData
 from bitwright.files import write_json
-from bitwright.graph import Graph, layer_costs, scheme_cost
+from bitwright.graph import FloatModel, Graph, float_cost, layer_costs, scheme_cost
 from bitwright.integer import lower
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import measure_sensitivity
@@ -90,15 +90,20 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
         by_kind.setdefault(row["scheme"].split()[0], []).append(row)
     loss = {kind: [row["loss"] for row in found] for kind, found in by_kind.items()}
     top1 = {kind: [row["top1_percent"] for row in found] for kind, found in by_kind.items()}
-    searched, uniform = statistics.mean(loss["search"]), statistics.mean(loss["uniform"])
-    return {
-        "search_loss": searched, "uniform_loss": uniform, "random_loss_median": statistics.median(loss["random"]),
-        "random_loss_best": min(loss["random"]),
-        "search_top1": statistics.mean(top1["search"]), "uniform_top1": statistics.mean(top1["uniform"]),
-        "random_top1_median": statistics.median(top1["random"]), "random_top1_best": max(top1["random"]),
-        "random_schemes": len(loss["random"]), "random_beaten_by_loss": sum(value > searched for value in loss["random"]),
-        "random_beaten_by_top1": sum(value < statistics.mean(top1["search"]) for value in top1["random"]),
+    searched = statistics.mean(loss["search"]), statistics.mean(top1["search"])
+    found: dict[str, Any] = {
+        "search_loss": searched[0], "uniform_loss": statistics.mean(loss["uniform"]), "float_loss": loss["float"][0],
+        "search_top1": searched[1], "uniform_top1": statistics.mean(top1["uniform"]), "float_top1": top1["float"][0],
+        "random_schemes": len(loss.get("random", [])),
     }  # fmt: skip
+    if "random" in loss:
+        found |= {
+            "random_loss_median": statistics.median(loss["random"]), "random_loss_best": min(loss["random"]),
+            "random_top1_median": statistics.median(top1["random"]), "random_top1_best": max(top1["random"]),
+            "random_beaten_by_loss": sum(value > searched[0] for value in loss["random"]),
+            "random_beaten_by_top1": sum(value < searched[1] for value in top1["random"]),
+        }  # fmt: skip
+    return found
 
 
 def plot(path: Path, rows: list[dict[str, Any]], title: str) -> None:
@@ -169,12 +174,16 @@ def main() -> None:
             size = scheme_cost(costs, scheme).size_mb
             rows.append({"scheme": scheme.name, "size_mb": size, "weight_bits": bits, **known[scheme.name]})
             progress(done + 1, len(repeated) + len(drawn))
+    if "float" not in known:
+        found_losses, accuracy = losses(FloatModel(graph).eval(), data, len(data.test))
+        known["float"] = {"loss": float(found_losses.mean()), "top1_percent": 100 * accuracy}
+        write_json(path, known)
+    rows.append({"scheme": "float", "size_mb": float_cost(graph).size_mb, "weight_bits": [], **known["float"]})
     show(rows)
     found = verdict(rows)
     print(json.dumps(found, indent=2))
     if arguments.json:
-        options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-        result = {"environment": environment().to_dict(), "options": options, "verdict": found, "rows": rows}
+        result = {"environment": environment().to_dict(), "options": options(arguments), "verdict": found, "rows": rows}
         write_json(arguments.json, result)
     if arguments.plot:
         plot(arguments.plot, rows, f"{arguments.network}, all of {most:.3f} MB, after equal training")

@@ -266,3 +266,16 @@ def test_mistakes_in_a_search(
     assert result.status == 1
     assert last_line(result.err).startswith(message), result.err
     assert not (folder / "never.yaml").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_costs_one_line(
+    device: str, graph: Path, tmp_path: Path, bitwright: Command
+) -> None:
+    """Neither a GPU of too high a number nor a name that PyTorch does not know ends in a traceback."""
+    output = tmp_path / "sensitivities.json"
+    result = bitwright("sensitivity", graph, "-d", "mnist-5k", "-n", 16, "--device", device, "-o", output)
+    assert result.status == 1
+    assert result.err.count("\n") == 1
+    assert f"UnknownNameError: cannot compute on the device '{device}': " in result.err
+    assert not output.exists()

@@ -17,6 +17,17 @@ from bitwright.training import calibrate, quantize
 
 RESNET20 = "pytorchcv:resnet20_cifar10"
 
+FULL_SIZE = (
+    ("pytorchcv:resnet18", 224),
+    ("pytorchcv:resnet50", 224),
+    ("pytorchcv:inceptionv3", 299),
+    ("pytorchcv:mobilenetv2_w1", 224),
+)
+"""Networks of the zoo, with the width of their images, that every engine runs."""
+
+FURTHER = (("pytorchcv:densenet121", 224), ("torchvision:googlenet", 224))
+"""Networks of other shapes: dense concatenations, parallel branches."""
+
 
 @cache
 def graph_of(name: str, size: int) -> tuple[Graph, Tensor]:

@@ -18,7 +18,7 @@ from bitwright.export import Pixels, export_litert, to_litert
 from bitwright.export.litert_builder import LitertBuilder
 from bitwright.integer import IntegerModel, run
 from bitwright.integer.ops import IntegerConv2d
-from export.models import RESNET20, clothes, integer_model, model_of_clothes
+from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes
 
 pytest.importorskip("ai_edge_litert", reason="the extra 'litert' is not installed")
 
@@ -61,17 +61,7 @@ def test_architectures(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["W8A8", "W4A4"])
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("pytorchcv:resnet18", 224),
-        ("pytorchcv:resnet50", 224),
-        ("pytorchcv:inceptionv3", 299),
-        ("pytorchcv:mobilenetv2_w1", 224),
-        ("pytorchcv:densenet121", 224),
-        ("torchvision:googlenet", 224),
-    ],
-)
+@pytest.mark.parametrize(("name", "size"), [*FULL_SIZE, *FURTHER])
 def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
     """Networks of the zoo, at full resolution, give equal logits."""
     model, images = integer_model(name, size, precision)

@@ -24,7 +24,7 @@ from bitwright.export.onnx import add_to_onnx
 from bitwright.export.onnx_builder import OnnxBuilder
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.ops import IntegerAvgPool2d
-from export.models import RESNET20, integer_model
+from export.models import FULL_SIZE, FURTHER, RESNET20, integer_model
 
 LEVELS = ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
 
@@ -65,19 +65,15 @@ def test_architectures(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("pytorchcv:resnet18", 224),
-        ("pytorchcv:resnet50", 224),
+        *FULL_SIZE,
+        *FURTHER,
         ("pytorchcv:resnet101", 224),
         ("pytorchcv:resnet101b", 224),
-        ("pytorchcv:inceptionv3", 299),
-        ("pytorchcv:mobilenetv2_w1", 224),
-        ("pytorchcv:densenet121", 224),
         ("pytorchcv:shufflenetv2_w1", 224),
         ("pytorchcv:squeezenet_v1_1", 224),
         ("torchvision:resnet18", 224),
         ("torchvision:mobilenet_v2", 224),
         ("torchvision:vgg11_bn", 224),
-        ("torchvision:googlenet", 224),
     ],
 )
 def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:

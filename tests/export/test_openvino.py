@@ -23,7 +23,7 @@ from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerAvgPool2d
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
-from export.models import RESNET20, clothes, integer_model, model_of_clothes
+from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes
 from graph.networks import Called, captured
 
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
@@ -78,17 +78,7 @@ def test_architectures(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["W8A8", "W4A4"])
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("pytorchcv:resnet18", 224),
-        ("pytorchcv:resnet50", 224),
-        ("pytorchcv:inceptionv3", 299),
-        ("pytorchcv:mobilenetv2_w1", 224),
-        ("pytorchcv:densenet121", 224),
-        ("torchvision:googlenet", 224),
-    ],
-)
+@pytest.mark.parametrize(("name", "size"), [*FULL_SIZE, *FURTHER])
 def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
     """Networks of the zoo, at full resolution, give equal logits."""
     model, images = integer_model(name, size, precision)

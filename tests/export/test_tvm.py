@@ -25,7 +25,7 @@ from bitwright.integer.ops import IntegerAdd, IntegerConv2d, IntegerRequantize, 
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from bitwright.zoo import import_checkpoint
-from export.models import RESNET20, integer_model
+from export.models import FULL_SIZE, RESNET20, integer_model
 from graph.networks import randomized
 from zoo.test_importing import trained
 
@@ -265,15 +265,7 @@ def test_architectures(name: str, size: int, precision: str, residual_bits: int,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["W8A8", "W4A4"])
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("pytorchcv:resnet18", 224),
-        ("pytorchcv:resnet50", 224),
-        ("pytorchcv:inceptionv3", 299),
-        ("pytorchcv:mobilenetv2_w1", 224),
-    ],
-)
+@pytest.mark.parametrize(("name", "size"), FULL_SIZE)
 def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
     """Networks of the zoo, at full resolution, give equal logits."""
     assert_equal(*integer_model(name, size, precision), tmp_path)

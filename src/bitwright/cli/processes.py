@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 
+from bitwright.errors import UnknownNameError
+
 
 def join_processes(device: str | None) -> tuple[bool, str | None]:
     """Meet the processes that torchrun started beside this one, if it did.
@@ -14,10 +16,27 @@ def join_processes(device: str | None) -> tuple[bool, str | None]:
 
     Returns:
         Whether this is the process that writes files, and the device to compute on: of several GPUs, each process has its own.
+
+    Raises:
+        UnknownNameError: If there is no such device here.
     """
+    if device is not None:
+        _check(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True, device
     from accelerate import PartialState
 
     state = PartialState(cpu=device is None or device == "cpu")
     return state.is_main_process, None if device is None else str(state.device)
+
+
+def _check(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch has one for each reason
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UnknownNameError(
+            f"cannot compute on the device '{device}': {reason}. Leave --device out to compute on the processor."
+        ) from error

@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 import json
+from math import prod
 
+from bitwright.errors import ExportError
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
+from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
+from bitwright.integer.ops import IntegerAvgPool2d
+from bitwright.integer.quant_params import QuantParams
 
 
 def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
@@ -17,3 +22,17 @@ def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> di
         images = f"uint8 pixels; normalised inside by mean {list(pixels.mean)} and std {list(pixels.std)}"
     facts = {"scheme": model.scheme.to_dict(), "layers": dict(model.facts)}
     return {"bitwright": json.dumps(facts), "target": str(target), "images": images}
+
+
+def require_float32_mean(op: IntegerAvgPool2d, params: QuantParams) -> None:
+    """Refuse an average whose sums float32 does not hold: over windows of a stream of 16 bits.
+
+    Raises:
+        ExportError: If a sum can exceed 2**24.
+    """
+    largest = prod(op.kernel) * max(params.quant_max, -params.quant_min)
+    if largest > FLOAT32_EXACT:
+        raise ExportError(
+            f"expected sums of at most 2**24 at '{op.name}', got up to {largest} over a stream of {params.bit_width} bits. "
+            "Use residual_bits: 8."
+        )

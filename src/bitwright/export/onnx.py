@@ -21,7 +21,6 @@ and add in 32, exactly, on every CPU.
 from __future__ import annotations
 
 from functools import singledispatch
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from bitwright.errors import ExportError
-from bitwright.export.conditions import conditions
+from bitwright.export.conditions import conditions, require_float32_mean
 from bitwright.export.onnx_builder import OnnxBuilder, Weight, saturates, zero_point
 from bitwright.export.onnx_float64 import add_in_float64, floor_average, rescale_in_float64
 from bitwright.export.onnx_graph import BATCH, move_in_onnx, window
@@ -40,7 +38,6 @@ from bitwright.export.pixels import Pixels, affine
 from bitwright.export.target import Target, check_target
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node
-from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.narrow import in_float32, narrow
 from bitwright.integer.ops import (
@@ -225,13 +222,7 @@ def _(op: IntegerAvgPool2d, builder: OnnxBuilder) -> None:
 
 def _wide_average(op: IntegerAvgPool2d, builder: OnnxBuilder, attributes: dict[str, Any]) -> None:
     """Sums over a stream of 16 bits: a float32 convolution with ones, exact while no sum exceeds 2**24."""
-    params = builder.model.formats[op.inputs[0]]
-    largest = prod(op.kernel) * max(params.quant_max, -params.quant_min)
-    if largest > FLOAT32_EXACT:
-        raise ExportError(
-            f"expected sums of at most 2**24 at '{op.name}', got up to {largest} over a stream of {params.bit_width} bits. "
-            "Use residual_bits: 8."
-        )
+    require_float32_mean(op, builder.model.formats[op.inputs[0]])
     ones = np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32)
     weight = builder.constant(f"{op.name}.ones", ones)
     sums = builder.node("Conv", [op.inputs[0], weight], f"{op.name}.sums", **attributes)

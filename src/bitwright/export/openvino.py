@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import ExportError
-from bitwright.export.conditions import conditions
+from bitwright.export.conditions import conditions, require_float32_mean
 from bitwright.export.onnx_graph import identifier
 from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS, OpenvinoBuilder, Value, partial_sums
 from bitwright.export.pixels import Pixels, affine, quotient_rises
@@ -215,13 +215,7 @@ def _sums_of_parts(
 
 @add_to_openvino.register
 def _(op: IntegerAvgPool2d, builder: OpenvinoBuilder) -> Value:
-    params = builder.model.formats[op.inputs[0]]
-    largest = prod(op.kernel) * max(params.quant_max, -params.quant_min)
-    if largest > FLOAT32_EXACT:
-        raise ExportError(
-            f"expected sums of at most 2**24 at '{op.name}', got up to {largest} over a stream of {params.bit_width} bits. "
-            "Use residual_bits: 8."
-        )
+    require_float32_mean(op, builder.model.formats[op.inputs[0]])
     ones = builder.floats(np.ones((op.shape[0], 1, 1, *op.kernel)))
     window = _window(op.stride, op.padding, (1, 1))
     sums = builder.ops.group_convolution(builder.values[op.inputs[0]], ones, *window)
