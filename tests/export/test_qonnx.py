@@ -15,7 +15,8 @@ import torch
 from bitwright.benchmark import compare
 from bitwright.errors import ExportError
 from bitwright.export import Pixels, export_qonnx, to_qonnx
-from export.models import RESNET20, integer_model
+from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds
+from export.models import FULL_SIZE, RESNET20, integer_model
 
 pytest.importorskip("qonnx", reason="the extra 'qonnx' is not installed")
 
@@ -37,6 +38,42 @@ def test_resnet20(precision: str, residual_bits: int, tmp_path: Path) -> None:
     (result,) = compare(model, {"qonnx": tmp_path / "model.onnx"}, [images[:4]])
     assert result.exact
     assert result.logits == 40
+
+
+WIDE_SUMS = {
+    ("pytorchcv:resnet18", "W8A8"): "features.stage3.unit1.body.conv2.conv",
+    ("pytorchcv:resnet50", "W8A8"): "features.stage3.unit1.body.conv2.conv",
+    ("pytorchcv:resnet50", "W4A4"): "output",
+    ("pytorchcv:inceptionv3", "W8A8"): "features.stage2.unit1.branches.branch1.conv_list.conv1.conv",
+    ("pytorchcv:inceptionv3", "W4A4"): "output.fc",
+}
+"""Where, with these weights, a layer's sums leave what float32 holds."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["W8A8", "W4A4"])
+@pytest.mark.parametrize(("name", "size"), FULL_SIZE)
+def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
+    """Networks of the zoo, at full resolution, give equal logits, or are refused by the name of a layer that cannot."""
+    model, images = integer_model(name, size, precision)
+    layers = model.layers().items()
+    wide = [
+        layer
+        for layer, op in layers
+        if np.abs(accumulator_bounds(op.weight, op.bias, model.formats[op.inputs[0]])).max() > FLOAT32_EXACT
+    ]
+    if (name, precision) in WIDE_SUMS:
+        assert WIDE_SUMS[name, precision] in wide
+        with pytest.raises(ExportError, match=r"sums of at most 2\*\*24, but those of '(.*)' can reach") as refusal:
+            to_qonnx(model)
+        assert any(f"'{layer}'" in str(refusal.value) for layer in wide)
+        return
+    assert wide == []
+    export_qonnx(model, tmp_path / "model.onnx")
+    (result,) = compare(model, {"qonnx": tmp_path / "model.onnx"}, [images[:1]])
+    assert result.exact
+    assert result.logits == 1000
 
 
 @pytest.mark.filterwarnings("ignore")
