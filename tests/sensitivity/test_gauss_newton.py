@@ -171,10 +171,11 @@ def test_spread_between_images_predicts_that_of_batches() -> None:
 
 
 def test_sums_take_heavy_pairs_and_draw_light_ones() -> None:
-    """Values equal to one give the total exactly; a size takes at most 32 pairs more than itself."""
+    """Values equal to one give the total exactly; a size takes at most two pairs of each stratum more than itself."""
     weights = torch.rand(50, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 8
     weights[3] = 0
-    sums = WeightedSum(weights)
+    sums = WeightedSum(weights, 1.0)
+    assert sums.strata == 16
     asked: list[Tensor] = []
 
     def ones(indices: Tensor) -> Tensor:
@@ -191,6 +192,43 @@ def test_sums_take_heavy_pairs_and_draw_light_ones() -> None:
         assert len(pairs) <= size + 33
         assert torch.all(weights.flatten()[pairs] > 0)
     assert len(pairs) == int((weights > 0).sum())
+
+
+def test_what_images_differ_in_is_no_error_of_the_draws() -> None:
+    """With as many strata as images of equal weight, the error is that of drawing among the classes of each image."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.full((16, 100), 0.01, dtype=torch.float64)
+    values = 100 * torch.rand(16, 1, generator=generator) + torch.rand(16, 100, generator=generator)
+    sums, mean = WeightedSum(weights, 32.0), float(values.double().mean())
+
+    def norms(indices: Tensor) -> Tensor:
+        return values.double().flatten()[indices][:, None]
+
+    scores = []
+    for seed in range(200):
+        found = sums.estimate(norms, 64.0, seed)
+        scores.append((found.values[0] - mean) / found.errors[0])
+        assert found.errors[0] < 0.06  # of one image's classes, 0.29 / 8; of all pairs alike, 29 / 8
+    assert 0.85 < float(torch.tensor(scores).square().mean().sqrt()) < 1.2
+
+
+def test_more_draws_begin_with_the_same_pairs() -> None:
+    """A round that needs more computes none of its first pairs anew."""
+    weights = torch.ones(64, 1000, dtype=torch.float64)
+    sums = WeightedSum(weights, 128.0)
+    assert sums.strata == 64
+    asked: list[Tensor] = []
+
+    def norms(indices: Tensor) -> Tensor:
+        asked.append(indices)
+        return torch.ones(len(indices), 1, dtype=torch.float64)
+
+    for size in (128.0, 200.0, 400.0):
+        sums.estimate(norms, size, seed=3)
+    none, first, _, second, _, third = asked
+    assert (len(none), len(first), len(second), len(third)) == (0, 128, 192, 384)
+    assert torch.equal(second[:128], first)
+    assert torch.equal(third[:192], second)
 
 
 def test_pairs_sum_to_the_hessian_by_the_logits() -> None:

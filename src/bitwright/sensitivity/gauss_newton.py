@@ -12,7 +12,7 @@ The estimate below is that of Gauss-Newton in any network; `require_piecewise_li
 
 Two things make it cheap. All layers share each pass, and no probe's noise: norms are computed, not estimated. And passes go
 where the weight is: pairs that carry more than their share are all computed, of the others some are drawn in proportion to
-their weight. Where few pairs are left, all are computed and the trace is exact.
+their weight, equally many from each stretch of images. Where few pairs are left, all are computed and the trace is exact.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from bitwright.sensitivity.processes import any_process
 
 MAX_PAIRS = 10_000
 _FIRST_ROUND = 128
-_LEAST_DRAWS = 32
+_STRATA = (16, 64)
 _GROWTH = (1.5, 4.0)
 
 
@@ -130,7 +130,8 @@ def _trace(
     progress: Progress,
 ) -> dict[str, LayerCurvature]:
     end = time.monotonic() + limits.max_seconds
-    sampler = WeightedSum(pairs.weights.cpu())
+    size = float(min(max(limits.min_probes, min(_FIRST_ROUND, 2 * len(loss.images))), limits.max_probes))
+    sampler = WeightedSum(pairs.weights.cpu(), size)
     state = {"expected": 0, "error": math.inf}
     norms = PairNorms(
         loss,
@@ -139,7 +140,6 @@ def _trace(
         partial,
         lambda done: progress(done, max(done, int(state["expected"])), relative_error=state["error"]),
     )
-    size = float(min(max(limits.min_probes, _FIRST_ROUND), limits.max_probes))
     if limits.relative_error == 0:
         size = math.inf
     while True:
@@ -178,20 +178,29 @@ class Sums:
 class WeightedSum:
     """The mean over images of sum_c w_nc g_nc, from as few g as will do.
 
-    At size M, the pairs with w at least 1/M of the total are all taken, and of the rest about as many are drawn, with
-    probability w / (their total), as M draws from all would have given: no more than M + 32 pairs altogether.
+    At size M, the pairs with w at least 1/M of the total are all taken. The rest, in the order of the images, is cut into strata
+    of equal weight, and of each as many are drawn, with probability proportional to w, as M draws from all would have given,
+    but at least two: how they differ tells the standard error. What differs between strata adds nothing to it, so that
+    an image's own gradients may be as large as they like. No more than M + 128 pairs are taken altogether.
 
     Args:
         weights: w, shape (images, classes), on the CPU.
+        first: The smallest M that will be asked for; there are half as many strata as it draws, within 16 to 64.
+
+    Source:
+        Cochran 1977, Sampling Techniques, chapter 5, for stratified sampling.
     """
 
-    def __init__(self, weights: Tensor) -> None:
+    def __init__(self, weights: Tensor, first: float) -> None:
         self.weights = weights
         positive = weights.flatten().nonzero()[:, 0]
         order = weights.flatten()[positive].argsort(descending=True, stable=True)
         self.indices = positive[order]
         self.sorted = weights.flatten()[self.indices]
         self.total = float(self.sorted.sum())
+        self.strata = _STRATA[0]
+        if (certain := self._certain(first)) < len(self.indices):
+            self.strata = min(max(int(self._share(first, certain)) // 2, _STRATA[0]), _STRATA[1])
 
     def cost(self, size: float) -> int:
         """Pairs that `estimate` looks at, draws counted singly."""
@@ -217,12 +226,13 @@ class WeightedSum:
         variance = torch.zeros_like(total)
         if certain < len(self.indices):
             mass = float(self.sorted[certain:].sum())
-            drawn = certain + self._draw(certain, self._draws(size, certain), seed)
-            some = norms(self.indices[drawn])
+            drawn = self._draw(certain, self._draws(size, certain), seed)
+            some = norms(drawn)
             total = total + mass * some.mean(0)
-            variance = (mass / images) ** 2 * some.var(0) / len(some)
+            by_stratum = some.reshape(-1, self.strata, some.shape[1])
+            variance = (mass / images) ** 2 * by_stratum.var(0).mean(0) / len(some)
             # Jensen: (sum_c w g)^2 <= (sum_c w) (sum_c w g^2), which needs no more than one class of an image.
-            owner = self.indices[drawn] // self.weights.shape[1]
+            owner = drawn // self.weights.shape[1]
             squares = (whole[owners, None] * weighted * values).sum(0)
             squares = squares + mass * (whole[owner, None] * some.square()).mean(0)
         else:
@@ -237,18 +247,27 @@ class WeightedSum:
 
     def _certain(self, size: float) -> int:
         """How many pairs are all taken."""
-        if size + _LEAST_DRAWS >= len(self.indices):
+        if size + 2 * self.strata >= len(self.indices):
             return len(self.indices)
         return int((self.sorted * size >= self.total).sum())
+
+    def _share(self, size: float, certain: int) -> float:
+        """Of M draws from all pairs, those that would meet the rest."""
+        return size * float(self.sorted[certain:].sum()) / self.total
 
     def _draws(self, size: float, certain: int) -> int:
         if certain == len(self.indices):
             return 0
-        return max(_LEAST_DRAWS, math.ceil(size * float(self.sorted[certain:].sum()) / self.total))
+        return self.strata * max(2, int(self._share(size, certain) / self.strata))
 
     def _draw(self, certain: int, count: int, seed: int) -> Tensor:
-        """Positions after the first `certain`, drawn with probability proportional to weight, with replacement."""
-        cumulated = self.sorted[certain:].cumsum(0)
+        """Pairs after the first `certain`, drawn with probability proportional to weight, with replacement.
+
+        Once from each stratum, then again, so that more draws begin with the same ones.
+        """
+        rest = self.indices[certain:].sort().values
+        cumulated = self.weights.flatten()[rest].cumsum(0)
         generator = torch.Generator().manual_seed(seed)
-        uniform = torch.rand(count, generator=generator, dtype=torch.float64) * cumulated[-1]
-        return torch.searchsorted(cumulated, uniform, right=True).clamp_max(len(cumulated) - 1)
+        uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+        place = (torch.arange(count) % self.strata + uniform) / self.strata * cumulated[-1]
+        return rest[torch.searchsorted(cumulated, place, right=True).clamp_max(len(rest) - 1)]
