@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitwright.graph import FloatModel, Graph, capture, execute, folded_weight
+from bitwright.graph.execute import convolve
+from bitwright.graph.nodes import Layer
 from graph.networks import Called, randomized
 
 IMAGE = (2, 6, 6)
@@ -68,3 +70,17 @@ def dense_hessian(graph: Graph, layer: str, images: Tensor, labels: Tensor) -> T
 
     weight = folded[layer][0]
     return torch.autograd.functional.hessian(loss, weight).reshape(weight.numel(), weight.numel())
+
+
+def activation_hessian(graph: Graph, layer: str, image: Tensor, label: Tensor) -> Tensor:
+    """The Hessian of one image's loss over the tensor that a layer reads, perturbed for this layer alone."""
+
+    def loss(step: Tensor) -> Tensor:
+        def linear(node: Layer, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return convolve(node, values + step if node.name == layer else values, weight, bias)
+
+        return F.cross_entropy(execute(graph, graph.parameters, image, linear=linear), label)
+
+    shape = graph[graph[layer].inputs[0]].shape
+    zero = torch.zeros(1, *shape, dtype=torch.float64)
+    return torch.autograd.functional.hessian(loss, zero).reshape(zero.numel(), zero.numel())

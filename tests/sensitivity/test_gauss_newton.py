@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
-from bitwright.graph import Graph, capture, execute, folded_weight, load_model
-from bitwright.graph.nodes import Layer
+from bitwright.graph import capture, folded_weight, load_model
 from bitwright.sensitivity import (
     GraphLoss,
     LayerCurvature,
@@ -25,25 +24,9 @@ from bitwright.sensitivity.gauss_newton import WeightedSum
 from bitwright.sensitivity.gradient_norms import gradient_norms
 from bitwright.sensitivity.pairs import Pairs
 from graph.networks import IMAGE, Then, captured
-from sensitivity.problems import dense_hessian, in_float64, problem
+from sensitivity.problems import activation_hessian, dense_hessian, in_float64, problem
 
 EXACT = SamplingLimits(relative_error=0)
-
-
-def activation_hessian(graph: Graph, layer: str, image: Tensor, label: Tensor) -> Tensor:
-    """The Hessian of one image's loss over the tensor that a layer reads, perturbed for this layer alone."""
-
-    def loss(step: Tensor) -> Tensor:
-        def linear(node: Layer, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            from bitwright.graph.execute import convolve
-
-            return convolve(node, values + step if node.name == layer else values, weight, bias)
-
-        return F.cross_entropy(execute(graph, graph.parameters, image, linear=linear), label)
-
-    shape = graph[graph[layer].inputs[0]].shape
-    zero = torch.zeros(1, *shape, dtype=torch.float64)
-    return torch.autograd.functional.hessian(loss, zero).reshape(zero.numel(), zero.numel())
 
 
 def test_exact_traces_are_those_of_the_hessian() -> None:

@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
-from bitwright.sensitivity import Estimate, GraphLoss, SamplingLimits, hutchinson_trace
-from sensitivity.problems import dense_hessian, problem
+from bitwright.sensitivity import (
+    Estimate,
+    GraphLoss,
+    SamplingLimits,
+    activation_hutchinson_trace,
+    hutchinson_trace,
+)
+from sensitivity.problems import activation_hessian, dense_hessian, problem
 
 
 def quadratic(size: int = 12) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,6 +211,29 @@ def test_micro_batches_give_the_same_traces() -> None:
     for name in whole:
         assert math.isclose(whole[name].value, pieces[name].value, rel_tol=1e-10)
         assert whole[name].samples == pieces[name].samples
+
+
+@pytest.mark.parametrize("micro_batch", [5, 64])
+def test_traces_of_activations_agree_with_the_exact_hessians(micro_batch: int) -> None:
+    """Over 15 seeds, errors from the mean of all images' dense traces are distributed as the standard errors say."""
+    graph, images, labels = problem()
+    loss = GraphLoss(graph, images, labels)
+    limits = SamplingLimits(relative_error=0, min_probes=30, max_probes=30)
+    exact = {
+        name: sum(
+            float(activation_hessian(graph, name, images[i : i + 1], labels[i : i + 1]).trace())
+            for i in range(len(images))
+        )
+        / len(images)
+        for name in graph.layers
+    }
+    scores = []
+    for seed in range(15):
+        found = activation_hutchinson_trace(loss, micro_batch=micro_batch, limits=limits, seed=seed)
+        assert list(found) == list(graph.layers)
+        scores += z_scores(found, exact)
+    assert 0.8 < float(torch.tensor(scores).square().mean().sqrt()) < 1.25
+    assert max(abs(score) for score in scores) < 4.5
 
 
 def test_one_graph_is_alive_at_a_time() -> None:

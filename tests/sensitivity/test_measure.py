@@ -72,16 +72,25 @@ def test_table_holds_traces_and_perturbations_of_folded_weights() -> None:
 
 
 def test_metrics_of_one_kind_agree() -> None:
-    """Probes of the Hessian find the traces that gradient norms give; only the latter come with activations."""
+    """Probes of the Hessian find the traces that gradient norms give, of weights and of what is read."""
     graph, images, labels = problem()
     exact = measure_sensitivity(graph, images, labels, relative_error=0)
     probed = measure_sensitivity(graph, images, labels, metric="hutchinson_trace")
     for one, other in zip(exact.layers, probed.layers, strict=True):
         assert abs(one.trace - other.trace) < 4 * other.trace_standard_error
-        assert (one.trace_standard_error, other.data_standard_error, other.activations) == (0.0, None, None)
+        assert (one.trace_standard_error, other.data_standard_error) == (0.0, None)
         assert one.perturbation == other.perturbation
+        assert one.activations is not None
+        assert other.activations is not None
+        assert abs(one.activations.trace - other.activations.trace) < 4 * other.activations.trace_standard_error
+        assert one.activations.perturbation == other.activations.perturbation
     alone = measure_sensitivity(graph, images, labels, relative_error=0, activations=False)
     assert alone.layers == tuple(replace(layer, activations=None) for layer in exact.layers)
+    assert all(
+        layer.activations is None
+        for metric in METRICS
+        for layer in measure_sensitivity(graph, images, labels, metric=metric, activations=False).layers
+    )
     fisher = measure_sensitivity(graph, images, labels, metric="empirical_fisher")
     assert [layer.trace for layer in fisher.layers] != [layer.trace for layer in exact.layers]
 

@@ -27,6 +27,12 @@ def sensitivity(
             "--metric", help="hessian_trace, hutchinson_trace, empirical_fisher, top_eigenvalue or loss_perturbation."
         ),
     ] = "hessian_trace",
+    activations: Annotated[
+        bool,
+        typer.Option(
+            "--activations/--weights-only", help="Whether to measure what layers read, too, besides their weights."
+        ),
+    ] = True,
     images: Annotated[int, typer.Option("--images", "-n", min=1, help="Training images in the loss.")] = 512,
     relative_error: Annotated[
         float, typer.Option("--relative-error", min=0.0, help="Target for the standard error of each layer's trace.")
@@ -69,6 +75,7 @@ def sensitivity(
             network,
             *chosen,
             metric=metric,
+            activations=activations,
             relative_error=relative_error,
             max_probes=max_probes,
             micro_batch=micro_batch,

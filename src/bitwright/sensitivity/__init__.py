@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How much the loss suffers when a layer is quantized."""
 
+from bitwright.sensitivity.activation_eigenvalue import top_activation_eigenvalue
 from bitwright.sensitivity.activations import (
     activation_perturbations,
     activation_range,
@@ -11,7 +12,7 @@ from bitwright.sensitivity.activations import (
 from bitwright.sensitivity.checkpoint import Checkpoint, Partial
 from bitwright.sensitivity.estimate import Estimate
 from bitwright.sensitivity.gauss_newton import LayerCurvature, empirical_fisher_trace, gauss_newton_trace
-from bitwright.sensitivity.hutchinson import hutchinson_trace
+from bitwright.sensitivity.hutchinson import activation_hutchinson_trace, hutchinson_trace
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
 from bitwright.sensitivity.measure import METRICS, measure_sensitivity
@@ -32,6 +33,7 @@ __all__ = [
     "Partial",
     "SamplingLimits",
     "SensitivityTable",
+    "activation_hutchinson_trace",
     "activation_loss_perturbation",
     "activation_perturbations",
     "activation_range",
@@ -44,6 +46,7 @@ __all__ = [
     "quantize_activation",
     "quantize_weight",
     "require_piecewise_linear",
+    "top_activation_eigenvalue",
     "top_eigenvalue",
     "weight_loss_perturbation",
     "weight_perturbation",

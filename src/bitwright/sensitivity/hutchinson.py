@@ -20,6 +20,7 @@ from torch import Tensor
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate
+from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.probing import SamplingLimits, layer_seed, probe_layers
 from bitwright.sensitivity.products import Loss, Products
 
@@ -69,13 +70,56 @@ def hutchinson_trace(
     products = Products(loss, parameters)
 
     def probe(term: int, name: str, number: int) -> float:
-        signs = random_signs(parameters[name], layer_seed(seed, name, number))
-        product = products.of(term, name, signs)
-        return 0.0 if product is None else float((product.double() * signs).sum())
+        return _probe(products, term, name, layer_seed(seed, name, number))
 
     return probe_layers(
         parameters, probe, limits or SamplingLimits(), terms=len(products), partial=partial, progress=progress
     )
+
+
+def activation_hutchinson_trace(
+    loss: GraphLoss,
+    *,
+    micro_batch: int = 64,
+    limits: SamplingLimits | None = None,
+    seed: int = 0,
+    partial: Partial | None = None,
+    progress: Progress = silent,
+) -> dict[str, Estimate]:
+    """The trace over the tensor that each layer reads, of one image's loss, mean over images.
+
+    Images do not depend on each other, so one product with signs for all images of a micro-batch probes each image's block:
+    v^T H v of the mean loss has the mean trace as its expectation.
+
+    Args:
+        loss: The network, images and labels.
+        micro_batch: Images in one graph: what bounds the memory.
+        limits: When to stop, as for `hutchinson_trace`; a probe is one product of each micro-batch.
+        seed: Of the probes.
+        partial: Products made before, and where to keep them.
+        progress: Called after each product, see `probe_layers`.
+
+    Returns:
+        By layer, in the order of the graph. `standard_error` is that of the probes; it does not know other images.
+
+    Raises:
+        TrainingError: If the loss or a product is not finite.
+    """
+    products = Products(loss.activation_terms(micro_batch), None)
+
+    def probe(term: int, name: str, number: int) -> float:
+        return _probe(products, term, name, layer_seed(seed, f"{name}/{term}", number))
+
+    return probe_layers(
+        loss.weights, probe, limits or SamplingLimits(), terms=len(products), partial=partial, progress=progress
+    )
+
+
+def _probe(products: Products, term: int, name: str, seed: int) -> float:
+    """v^T H v."""
+    signs = random_signs(products.variable(term, name), seed)
+    product = products.of(term, name, signs)
+    return 0.0 if product is None else float((product.double() * signs).sum())
 
 
 def random_signs(like: Tensor, seed: int) -> Tensor:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import DataError
-from bitwright.graph.execute import Linearity, execute, folded_weight
+from bitwright.graph.execute import Linearity, convolve, execute, folded_weight
 from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import Layer
 
 
 class GraphLoss:
@@ -57,6 +58,27 @@ class GraphLoss:
 
         def term(images: Tensor, labels: Tensor) -> Tensor:
             return F.cross_entropy(self.logits(self.weights, images), labels, reduction="sum") / len(self.images)
+
+        parts = zip(torch.split(self.images, micro_batch), torch.split(self.labels, micro_batch), strict=True)
+        return [partial(term, images, labels) for images, labels in parts]
+
+    def activation_terms(self, micro_batch: int) -> list[Callable[[], tuple[Tensor, dict[str, Tensor]]]]:
+        """The same functions, each returning also what every layer reads, through which the term can be differentiated.
+
+        Each layer has a view of its own, so that its derivatives are those through this layer and not through the others that
+        read the tensor.
+        """
+
+        def term(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            read: dict[str, Tensor] = {}
+
+            def linear(node: Layer, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+                read[node.name] = values.view_as(values)
+                return convolve(node, read[node.name], weight, bias)
+
+            weights = {name: weight.detach() for name, weight in self.weights.items()}
+            logits = self.logits(weights, images.detach().requires_grad_(), linear)
+            return F.cross_entropy(logits, labels, reduction="sum") / len(self.images), read
 
         parts = zip(torch.split(self.images, micro_batch), torch.split(self.labels, micro_batch), strict=True)
         return [partial(term, images, labels) for images, labels in parts]

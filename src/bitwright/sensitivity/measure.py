@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from bitwright.errors import SchemeError, unknown_name
 from bitwright.graph.graph import Graph
 from bitwright.progress import Progress, silent
 from bitwright.scheme import MAX_BITS, MIN_BITS
+from bitwright.sensitivity.activation_eigenvalue import top_activation_eigenvalue
 from bitwright.sensitivity.activations import activation_perturbations
-from bitwright.sensitivity.checkpoint import Checkpoint, Partial, digest, network_digest
+from bitwright.sensitivity.checkpoint import Checkpoint, digest, network_digest
 from bitwright.sensitivity.estimate import Estimate
 from bitwright.sensitivity.gauss_newton import MAX_PAIRS, empirical_fisher_trace, gauss_newton_trace
-from bitwright.sensitivity.hutchinson import hutchinson_trace
+from bitwright.sensitivity.hutchinson import activation_hutchinson_trace, hutchinson_trace
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
 from bitwright.sensitivity.perturbation import weight_perturbations
@@ -78,11 +79,11 @@ def measure_sensitivity(
             `hessian_trace`: from gradient norms of single images, see `gauss_newton_trace`; equal to the Hessian's for every
             network that can be captured, since all operations are piecewise linear.
             `hutchinson_trace`: the same number from random probes of the Hessian, as the HAWQ papers find it; slower by
-            orders of magnitude; of weights only.
+            orders of magnitude.
             `empirical_fisher`: squared gradients at the true labels.
-            `top_eigenvalue`: the Hessian's largest eigenvalue, see `top_eigenvalue`; of weights only. The layer's term is this
-            eigenvalue times the squared perturbation, which the increase of the loss (twice, to second order) cannot exceed;
-            HAWQ-V1 orders layers by the eigenvalue over the number of weights.
+            `top_eigenvalue`: the Hessian's largest eigenvalue, see `top_eigenvalue` and `top_activation_eigenvalue`. The layer's
+            term is this eigenvalue times the squared perturbation, which the increase of the loss (twice, to second order)
+            cannot exceed; HAWQ-V1 orders layers by the eigenvalue over the number of weights.
             `loss_perturbation`: the loss with one layer quantized.
         activations: Whether to measure what the layers read, too.
         bits: Widths at which to measure perturbations, each 2 to 8.
@@ -134,12 +135,12 @@ def measure_sensitivity(
                 loss, widths, activations, scale_method, relative_error, micro_batch, seed, kept, progress
             )
             return SensitivityTable(layers, metric, graph.model, data, len(images), seed)
-        found, read = _curvatures(loss, metric, limits, micro_batch, seed, kept.part(metric), progress)
+        found, read = _curvatures(loss, metric, activations, limits, micro_batch, seed, kept, progress)
     entries = {
         name: _entry(name, weight.numel(), found[name], weight_perturbations(weight, widths, scale_method))
         for name, weight in loss.weights.items()
     }
-    if read is not None and activations:
+    if activations:
         moved = activation_perturbations(loss, widths, micro_batch, seed)
         for name, estimate in read.items():
             own = _entry(name, _elements(graph, name), estimate, moved[name])
@@ -150,34 +151,70 @@ def measure_sensitivity(
 def _curvatures(
     loss: GraphLoss,
     metric: str,
+    activations: bool,
     limits: SamplingLimits,
     micro_batch: int,
     seed: int,
-    partial: Partial,
+    kept: Checkpoint,
     progress: Progress,
-) -> tuple[Mapping[str, Estimate], Mapping[str, Estimate] | None]:
-    """By layer, n times the mean eigenvalue or what stands for it; the same of what it reads, where the metric has that."""
-    options: _Options = {"limits": limits, "seed": seed, "partial": partial, "progress": progress}
-    if metric == "hutchinson_trace":
-        return hutchinson_trace(loss.terms(micro_batch), loss.weights, **options), None
+) -> tuple[Mapping[str, Estimate], Mapping[str, Estimate]]:
+    """By layer, n times the mean eigenvalue or what stands for it; and the same of what it reads, if asked for."""
+    if metric in ("hessian_trace", "empirical_fisher"):
+        trace = gauss_newton_trace if metric == "hessian_trace" else empirical_fisher_trace
+        curvatures = trace(
+            loss, limits=limits, micro_batch=micro_batch, seed=seed, partial=kept.part(metric), progress=progress
+        )
+        by_weight = {name: curvature.weights for name, curvature in curvatures.items()}
+        return by_weight, {name: curvature.activations for name, curvature in curvatures.items()}
+    of_weights, of_activations = _BY_PRODUCTS[metric]
+    made = 0
+
+    def first(done: int, total: int, /, **figures: float) -> None:
+        nonlocal made
+        made = total
+        progress(done, total * (1 + activations), **figures)
+
+    def second(done: int, total: int, /, **figures: float) -> None:
+        progress(made + done, made + total, **figures)
+
+    found = of_weights(
+        loss.terms(micro_batch),
+        loss.weights,
+        limits=limits,
+        seed=seed,
+        partial=kept.part(metric),
+        progress=first,
+    )
+    read: dict[str, Estimate] = {}
+    if activations:
+        read = of_activations(
+            loss,
+            micro_batch=micro_batch,
+            limits=limits,
+            seed=seed,
+            partial=kept.part(f"{metric}_of_activations"),
+            progress=second,
+        )
     if metric == "top_eigenvalue":
-        found = top_eigenvalue(loss.terms(micro_batch), loss.weights, **options)
-        return {name: _times(loss.weights[name].numel(), estimate) for name, estimate in found.items()}, None
-    trace = gauss_newton_trace if metric == "hessian_trace" else empirical_fisher_trace
-    curvatures = trace(loss, micro_batch=micro_batch, **options)
-    by_weight = {name: curvature.weights for name, curvature in curvatures.items()}
-    return by_weight, {name: curvature.activations for name, curvature in curvatures.items()}
+        found = {name: _times(loss.weights[name].numel(), estimate) for name, estimate in found.items()}
+        read = {name: _times(_elements(loss.graph, name), estimate) for name, estimate in read.items()}
+    return found, read
 
 
-class _Options(TypedDict):
-    limits: SamplingLimits
-    seed: int
-    partial: Partial
-    progress: Progress
+_BY_PRODUCTS = {
+    "hutchinson_trace": (hutchinson_trace, activation_hutchinson_trace),
+    "top_eigenvalue": (top_eigenvalue, top_activation_eigenvalue),
+}
 
 
 def _times(factor: int, estimate: Estimate) -> Estimate:
-    return replace(estimate, value=factor * estimate.value, standard_error=factor * estimate.standard_error)
+    spread = estimate.data_standard_error
+    return replace(
+        estimate,
+        value=factor * estimate.value,
+        standard_error=factor * estimate.standard_error,
+        data_standard_error=None if spread is None else factor * spread,
+    )
 
 
 def _measured(

@@ -88,7 +88,7 @@ def top_eigenvalue(
         progress(finished, len(parameters), relative_error=error, products=made)
 
     left = [name for name in parameters if name not in known]
-    for turn in in_turns(_groups(left, products), work, lambda group: (len(group), 3)):
+    for turn in in_turns(_groups(left, parameters, len(products)), work, lambda group: (len(group), 3)):
         for group, rows in turn:
             for name, row in zip(group, rows, strict=True):
                 if not torch.isfinite(row).all():
@@ -107,19 +107,19 @@ def _estimate(row: Tensor, target: float) -> Estimate:
     return Estimate(value, residual, int(count), relative(residual, value) <= target)
 
 
-def _groups(names: Sequence[str], products: Products) -> list[tuple[str, ...]]:
+def _groups(names: Sequence[str], parameters: Mapping[str, Tensor], terms: int) -> list[tuple[str, ...]]:
     """Layers that advance together.
 
     With one term of the loss its graph is kept, and each layer goes by itself. With several, a graph is built for each
     product, so layers share it: up to eight, since results are kept when a group is finished, as many as their bases fit in
     memory, and as leave some for each process.
     """
-    most = min(_GROUP, math.ceil(len(names) / rank_and_size()[1])) if len(products) > 1 else 1
+    most = min(_GROUP, math.ceil(len(names) / rank_and_size()[1])) if terms > 1 else 1
     groups: list[tuple[str, ...]] = []
     group: list[str] = []
     elements = 0
     for name in names:
-        size = products.parameters[name].numel() * 20  # products that most layers need
+        size = parameters[name].numel() * 20  # products that most layers need
         if group and (len(group) == most or elements + size > _BASIS_ELEMENTS):
             groups.append(tuple(group))
             group, elements = [], 0
@@ -134,7 +134,7 @@ def _eigenvalues(
     """Rows of eigenvalue, residual and number of products."""
     spaces = {}
     for name in names:
-        like = products.parameters[name]
+        like = products.variable(0, name)
         generator = torch.Generator(like.device).manual_seed(layer_seed(seed, name))
         start = torch.randn(like.numel(), generator=generator, device=like.device, dtype=like.dtype)
         spaces[name] = Lanczos(start)
@@ -173,7 +173,7 @@ def _multiply(products: Products, vectors: Mapping[str, Tensor]) -> dict[str, Te
     }
     for term in range(len(products)):
         for name, vector in vectors.items():
-            product = products.of(term, name, vector.reshape(products.parameters[name].shape))
+            product = products.of(term, name, vector.reshape(products.variable(term, name).shape))
             if product is not None:
                 found[name] += product.flatten()
     return found
