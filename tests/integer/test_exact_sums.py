@@ -72,6 +72,21 @@ def test_every_kernel_is_exact(
     assert torch.equal(sums.rounded(images.float()), expected.float())
 
 
+@pytest.mark.parametrize("inputs", [1000, 1100, 2200])
+def test_signed_inputs_of_bytes(inputs: int) -> None:
+    """Weights of one sign and inputs near their end: oneDNN's sums of stored bytes are about twice those of the layer."""
+    random = np.random.default_rng(0)
+    weight = np.full((4, inputs, 1, 1), 63, dtype=np.int8)
+    weight[:, 0] = [[[1]], [[-1]], [[2]], [[3]]]
+    op = convolution(weight, np.array([0, 1, -5, 77], dtype=np.int32))
+    params = QuantParams(8, True, 0.1)
+    images = torch.from_numpy(random.integers(120, 128, (4, inputs, 9, 9)))
+    sums = ExactSums(op, params, (inputs, 9, 9), CPU)
+    expected = literal(op, images)
+    assert torch.equal(sums.exact(images.float()).double(), expected.double())
+    assert torch.equal(sums.rounded(images.float()), expected.float())
+
+
 @pytest.mark.parametrize(("groups", "inputs"), [(16, 16), (4, 32)])
 def test_grouped_convolutions(groups: int, inputs: int) -> None:
     """Depthwise and grouped ones too."""

@@ -4,8 +4,9 @@
 Three kernels add integers without an error, each under a condition that the actual weights decide:
 
 - float32, while no partial sum can exceed 2**24, in whatever order the kernel adds;
-- oneDNN's 8-bit kernels on x86, which add in int32 and return float32: under the same condition for the result, and where two
-  products of uint8 and int8 cannot exceed 16 bits, unless the CPU has 8-bit dot products;
+- oneDNN's 8-bit kernels on x86, which add in int32 and return float32: under the same condition for the result and for the sum
+  over inputs as stored, from zero up, which is rounded before a signed format's zero point is taken off; and where two products
+  of uint8 and int8 cannot exceed 16 bits, unless the CPU has 8-bit dot products;
 - float64, while no partial sum can exceed 2**53: always.
 
 A layer whose sums are too long for float32 is cut along its input channels into parts that are not: two float32 kernels of half
@@ -57,6 +58,9 @@ class ExactSums:
         use_int8 = (
             not grouped and isinstance(op, IntegerConv2d) and device.type == "cpu" and int8_exact(op.weight, params)
         )
+        if use_int8:
+            stored = exact_parts(op.weight, op.bias, params, stored=True)
+            use_int8, parts = stored is not None, parts if stored is None else stored
         self.kind = "int8" if use_int8 else "float32"
         self.kernels = []
         for start, stop in parts:
@@ -93,7 +97,12 @@ def _added(first: Tensor, others: Sequence[Tensor]) -> Tensor:
 
 
 def exact_parts(
-    weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], params: QuantParams, *, whole: bool = False
+    weight: npt.NDArray[np.int8],
+    bias: npt.NDArray[np.int32],
+    params: QuantParams,
+    *,
+    whole: bool = False,
+    stored: bool = False,
 ) -> list[tuple[int, int]] | None:
     """The fewest runs of input channels over each of which no partial sum exceeds 2**24.
 
@@ -102,6 +111,7 @@ def exact_parts(
         bias: Shape [outputs]; it belongs to the first part.
         params: Format of the input.
         whole: Whether there may be one part only.
+        stored: Whether the sums over inputs stored from zero up are to stay within 2**24 as well.
 
     Returns:
         Start and end of each part, in order, or None where there is no such cut.
@@ -113,6 +123,9 @@ def exact_parts(
     positive, negative = taps.clip(min=0).sum(2), -taps.clip(max=0).sum(2)
     up = positive * params.quant_max - negative * params.quant_min
     down = negative * params.quant_max - positive * params.quant_min
+    if stored:
+        span = params.quant_max - params.quant_min
+        up, down = np.maximum(up, positive * span), np.maximum(down, negative * span)
     first = np.maximum(bias.astype(np.int64), 0), np.maximum(-bias.astype(np.int64), 0)
     parts: list[tuple[int, int]] = []
     start, inputs = 0, weight.shape[1]
