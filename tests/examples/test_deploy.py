@@ -14,8 +14,8 @@ from PIL import Image
 
 from bitwright.benchmark import known_engine
 from bitwright.export import EXPORTERS, Pixels
-from bitwright.integer import logits
-from export.models import RESNET20, integer_model
+from bitwright.integer import IntegerModel, logits
+from export.models import RESNET20, integer_model, model_of_wide_sums
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "deploy"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -47,9 +47,20 @@ def test_examples_need_no_bitwright(script: Path) -> None:
 )
 def test_examples_print_the_class(engine: str, file: str, tmp_path: Path) -> None:
     """An image file in, the reference executor's class out."""
+    model, _ = integer_model(RESNET20, 32, "W4A4")
+    classify(model, engine, file, tmp_path)
+
+
+def test_logits_beyond_float32(tmp_path: Path) -> None:
+    """A QONNX file whose logits are int32 runs in the same script."""
+    model, _ = model_of_wide_sums()
+    classify(model, "qonnx", "model.onnx", tmp_path)
+
+
+def classify(model: IntegerModel, engine: str, file: str, tmp_path: Path) -> None:
+    """Run the example of an engine on one image of pixels, and compare the class that it prints."""
     found = known_engine(engine)
     pytest.importorskip(found.package, reason=f"the extra '{engine}' is not installed")
-    model, _ = integer_model(RESNET20, 32, "W4A4")
     pixels = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     EXPORTERS[found.exporter](model, tmp_path / file, pixels=pixels)
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)

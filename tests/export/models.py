@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from bitwright.data import ImageData
 from bitwright.data import load as load_data
 from bitwright.graph import Graph, capture, load_model
 from bitwright.integer import IntegerModel, lower
+from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 
@@ -50,6 +53,15 @@ def integer_model(name: str, size: int, precision: str, residual_bits: int = 8) 
     uniform = Scheme.uniform(graph.layers, Precision.parse(precision))
     scheme = Scheme(uniform.name, uniform.layers, residual_bits)
     return lower(calibrate(quantize(graph, scheme), [images], "minmax")), images
+
+
+@cache
+def model_of_wide_sums() -> tuple[IntegerModel, Tensor]:
+    """ResNet20 at W4A4 whose logits are larger by 2**24, so that float32 cannot hold them; and images."""
+    model, images = integer_model(RESNET20, 32, "W4A4")
+    layer = model.layers()["output"]
+    wide = replace(layer, bias=layer.bias + np.int32(FLOAT32_EXACT))
+    return replace(model, ops=tuple(wide if op is layer else op for op in model)), images
 
 
 @cache

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bitwright.integer.bounds import accumulator_bounds, largest_pair_sum, partial_sum_bound
+from bitwright.integer.bounds import accumulator_bounds, largest_pair_sum, largest_sum, partial_sum_bound
 from bitwright.integer.quant_params import QuantParams
 
 WEIGHTS = arrays.arrays(np.int8, st.tuples(st.integers(1, 3), st.integers(1, 5)), elements=st.integers(-128, 127))
@@ -39,6 +39,19 @@ def test_partial_sums_reach_their_bound(weight: npt.NDArray[np.int8], params: Qu
                 ends = [sorted((int(w) * params.quant_min, int(w) * params.quant_max)) for w in chosen]
                 reached = max(reached, sum(end[1] for end in ends), -sum(end[0] for end in ends))
     assert partial_sum_bound(weight, params) == reached
+
+
+@given(WEIGHTS, FORMATS, st.integers(-100_000, 100_000))
+def test_sums_reach_their_bound(weight: npt.NDArray[np.int8], params: QuantParams, bias: int) -> None:
+    """Some partial sum, or all products and the bias, reach the bound, and none exceeds it."""
+    reached = 0
+    for row in weight.astype(int):
+        ends = [sorted((int(w) * params.quant_min, int(w) * params.quant_max)) for w in row]
+        for end in (0, 1):
+            terms = [pair[end] for pair in ends]
+            sums = [sum(chosen) for count in range(len(terms) + 1) for chosen in combinations(terms, count)]
+            reached = max(reached, *map(abs, sums), abs(sum(terms) + bias))
+    assert largest_sum(weight, np.full(len(weight), bias, dtype=np.int32), params) == reached
 
 
 @given(WEIGHTS, FORMATS)

@@ -44,7 +44,7 @@ def export(
 
     from bitwright.cli.models import load_data
     from bitwright.errors import ExportError, unknown_name
-    from bitwright.export import EXPORTERS, Pixels, Target, export_tvm, exported_bytes
+    from bitwright.export import EXPORTERS, Pixels, Target, export_tvm, exported_bytes, layers_in_digits
     from bitwright.integer import IntegerModel
 
     if engine not in EXPORTERS:
@@ -64,7 +64,7 @@ def export(
     else:
         EXPORTERS[engine](loaded, output, Target(target), pixels)
     size = exported_bytes(output)
-    result = {
+    result: dict[str, object] = {
         "model": loaded.model,
         "scheme": loaded.scheme.name,
         "engine": engine,
@@ -72,5 +72,9 @@ def export(
         "size_bytes": size,
         "file": str(output),
     }
+    if engine == "qonnx" and (cut := list(layers_in_digits(loaded))):
+        result["layers_in_digits"] = cut
+        count, names = f"{len(cut)} of {len(loaded.layers())}", ", ".join(cut)
+        note(f"{count} layers in two digits, since their sums can exceed the 2**24 that float32 holds: {names}")
     show(result, as_json, lambda: Text(f"{loaded.model}, {loaded.scheme.name}, for {engine}: {size:,} bytes"))
     note(f"wrote {output}")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Files for engines: each exporter reads an IntegerModel and refuses what it cannot guarantee to give the same integers."""
 
+from bitwright.export.digits import layers_in_digits
 from bitwright.export.exporter import Exporter, exported_bytes
 from bitwright.export.float_onnx import export_float_onnx, to_float_onnx
 from bitwright.export.litert import export_litert, to_litert
@@ -33,6 +34,7 @@ __all__ = [
     "export_qonnx",
     "export_tvm",
     "exported_bytes",
+    "layers_in_digits",
     "to_float_onnx",
     "to_litert",
     "to_onnx",

@@ -2,17 +2,19 @@
 """IntegerModel to QONNX: float32 tensors of integers, with a Quant node that states the bits of each.
 
 QONNX is what FPGA flows (FINN, hls4ml) read. Scales of all Quant nodes are 1: weights and activations are the model's integers
-themselves. Convolutions are float32; they give exact integers, in any order of summation, while sum|w| * max|a| and every
-accumulator stay within 2**24, which is checked for every layer. The accumulator times the proved multiplier, rounded by the Quant
-node (halves to even), is then the formula that the certificate is about.
+themselves. Convolutions are float32; they give exact integers, in any order of summation, while all their sums stay within 2**24,
+which is checked for every layer. Where they may not, the layer becomes two, one for each digit of its weights (`digits`), whose
+float32 sum is the accumulator rounded once. Times the proved multiplier, rounded by the Quant node (halves to even), that is the
+formula that the certificate is about.
+
+Accumulators that leave the network as its logits are float32 numbers too, or int32 where float32 cannot hold them.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import singledispatch
-from math import prod
+from functools import cached_property, singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,25 @@ from onnx import TensorProto, helper
 
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions
+from bitwright.export.digits import (
+    BYTE_BITS,
+    Digit,
+    Digits,
+    digits_as_json,
+    layers_in_digits,
+    means_in_bytes,
+    sums_of,
+)
 from bitwright.export.onnx_graph import BATCH, IR_VERSION, OnnxGraph, identifier, move_in_onnx, window
 from bitwright.export.onnx_streams import add_streams, rescale_stream
 from bitwright.export.pixels import Pixels, affine
 from bitwright.export.target import Target
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node
-from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds, partial_sum_bound
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.narrow import in_float32
 from bitwright.integer.ops import (
+    Accumulate,
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConv2d,
@@ -41,7 +52,6 @@ from bitwright.integer.ops import (
     Quantize,
     Rescale,
 )
-from bitwright.integer.quant_params import QuantParams
 
 DOMAIN = "qonnx.custom_op.general"
 OPSET = 13
@@ -50,15 +60,32 @@ OPSET = 13
 
 @dataclass
 class QonnxBuilder(OnnxGraph):
-    """The graph of an integer model so far."""
+    """The graph of an integer model so far.
+
+    Attributes:
+        model: What is exported.
+        pixels: How images were normalised, if the file takes pixels.
+        logits_type: What carries the accumulators that leave the network.
+    """
 
     model: IntegerModel = field(kw_only=True)
     pixels: Pixels | None = field(kw_only=True, default=None)
+    logits_type: int = field(kw_only=True, default=int(TensorProto.FLOAT))
 
-    def quant(self, source: str, output: str, bits: int, signed: bool) -> str:
-        """Round (halves to even) and clamp to a format, at scale 1."""
+    @cached_property
+    def cuts(self) -> dict[str, Digits]:
+        """The layers in two digits."""
+        return layers_in_digits(self.model)
+
+    @cached_property
+    def means(self) -> list[str]:
+        """The averages of tensors in two bytes."""
+        return means_in_bytes(self.model)
+
+    def quant(self, source: str, output: str, bits: int, signed: bool, mode: str = "ROUND") -> str:
+        """Round (halves to even, unless `mode` says otherwise) and clamp to a format, at scale 1."""
         operands = [source, self.scalar(1.0), self.scalar(0.0), self.scalar(bits)]
-        attributes = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+        attributes = {"signed": int(signed), "narrow": 0, "rounding_mode": mode}
         return self.node("Quant", operands, output, domain=DOMAIN, **attributes)
 
     def rounded(self, real: str, output: str, low: int, high: int) -> None:
@@ -79,14 +106,34 @@ class QonnxBuilder(OnnxGraph):
         name = self.constant(f"{output}.multiplier", scale)
         return self.node("Mul", [source, name], output)
 
+    def joined(self, high: str, low: str, shift: int, op: Accumulate) -> None:
+        """The accumulators `2**shift * high + low` of `op`, rounded once to float32; as logits, the very sums in int32."""
+        if op.rescale is None:
+            high, low = (self.node("Cast", [term], f"{term}.int32", to=TensorProto.INT32) for term in (high, low))
+            factor = self.constant(f"int32.{1 << shift}", np.array(1 << shift, dtype=np.int32))
+            self.logits_type = int(TensorProto.INT32)
+        else:
+            factor = self.scalar(1 << shift)
+        self.node("Add", [self.node("Mul", [high, factor], f"{high}.shifted"), low], _accumulator(op))
+
+    def in_bytes(self, source: str, high: str, low: str) -> tuple[str, str]:
+        """A tensor of 9 to 16 bits as `2**8 * high + low`, both exact."""
+        params = self.model.formats[source]
+        fraction = self.real(source, 2.0**-BYTE_BITS, f"{high}.real")
+        self.quant(fraction, high, max(params.bit_width - BYTE_BITS, 2), params.signed, mode="FLOOR")
+        upper = self.real(high, 2.0**BYTE_BITS, f"{high}.upper")
+        rest = self.node("Sub", [source, upper], f"{low}.rest")
+        return high, self.quant(rest, low, BYTE_BITS, signed=False)
+
 
 def export_qonnx(
     model: IntegerModel, path: str | Path, target: Target | str = Target.ANY, pixels: Pixels | None = None
 ) -> onnx.ModelProto:
     """Write `model` as QONNX, atomically.
 
-    The graph takes `images` and returns `logits_int32`: the integers of the model, carried by float32 as everything in QONNX.
-    What one integer of each class is worth stands in the metadata, as `output_unit`.
+    The graph takes `images` and returns `logits_int32`: the integers of the model, carried by float32 as everything in QONNX, or
+    int32 where they can exceed 2**24. What one integer of each class is worth stands in the metadata, as `output_unit`; which
+    layers are in two digits, as `digits`.
 
     Args:
         model: What to export.
@@ -95,7 +142,7 @@ def export_qonnx(
         pixels: How images were normalised in training: the file then takes pixels from 0 to 255; without, normalised images.
 
     Raises:
-        ExportError: If an accumulator can exceed 2**24, which float32 cannot hold exactly.
+        ExportError: If sums of digits can exceed 2**24 as well, or a multiplier has more bits than float32 holds.
     """
     made = to_qonnx(model, pixels)
     write_bytes(path, made.SerializeToString())
@@ -121,14 +168,15 @@ def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelPro
         builder.nodes,
         identifier(model.model),
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, *model.input_shape])],
-        [helper.make_tensor_value_info("logits_int32", TensorProto.FLOAT, [BATCH, *shape])],
+        [helper.make_tensor_value_info("logits_int32", builder.logits_type, [BATCH, *shape])],
         list(builder.constants.values()),
     )
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     made = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
     made.producer_name = "bitwright"
     facts = conditions(model, Target.ANY, pixels)
-    facts["sums"] = "of every layer within 2**24, as float32 convolutions need in any order of summation"
+    facts["sums"] = sums_of(builder.cuts, builder.means)
+    facts["digits"] = digits_as_json(builder.cuts)
     facts["output_unit"] = json.dumps(np.array(model.output_unit).tolist())
     helper.set_model_props(made, facts)
     return made
@@ -154,62 +202,63 @@ def _(op: Quantize, builder: QonnxBuilder) -> None:
     builder.rounded(builder.node("Add", [scaled, offset], f"{op.name}.real"), op.name, op.low, op.high)
 
 
-@add_to_qonnx.register
-def _(op: IntegerConv2d, builder: QonnxBuilder) -> None:
-    attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
-    operands = [op.inputs[0], _weight(op, op.weight, builder)]
-    sums = builder.node("Conv", operands, f"{op.name}.sums", **attributes)
-    _finish(op, op.rescale, builder, sums, op.bias.reshape(-1, 1, 1))
-
-
-@add_to_qonnx.register
-def _(op: IntegerLinear, builder: QonnxBuilder) -> None:
-    operands = [op.inputs[0], _weight(op, np.ascontiguousarray(op.weight.T), builder)]
-    sums = builder.node("MatMul", operands, f"{op.name}.sums")
-    _finish(op, op.rescale, builder, sums, op.bias)
+@add_to_qonnx.register(IntegerConv2d)
+@add_to_qonnx.register(IntegerLinear)
+def _(op: IntegerConv2d | IntegerLinear, builder: QonnxBuilder) -> None:
+    cut = builder.cuts.get(op.name)
+    if cut is None:
+        _add_layer(op, Digit(op.weight, op.bias, op.weight_bits), op.name, _accumulator(op), builder)
+    else:
+        high, low = (
+            _add_layer(op, digit, name, f"{name}.accumulator", builder)
+            for digit, name in ((cut.high, f"{op.name}.high"), (cut.low, f"{op.name}.low"))
+        )
+        builder.joined(high, low, cut.shift, op)
+    _finish(op, builder)
 
 
 @add_to_qonnx.register
 def _(op: IntegerAvgPool2d, builder: QonnxBuilder) -> None:
-    params = builder.model.formats[op.inputs[0]]
-    _check(op, prod(op.kernel) * max(params.quant_max, -params.quant_min))
-    ones = np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32)
+    (source,) = op.inputs
+    ones = builder.constant(f"{op.name}.ones", np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32))
     attributes = {**window(op.kernel, op.stride, op.padding), "group": op.shape[0]}
-    weight = builder.constant(f"{op.name}.ones", ones)
-    sums = builder.node("Conv", [op.inputs[0], weight], f"{op.name}.sums", **attributes)
-    _finish(op, op.rescale, builder, sums, None)
-
-
-def _weight(op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8], builder: QonnxBuilder) -> str:
-    """Integers in float32 behind a Quant node that states their bits; refused where sums are not exact."""
-    params: QuantParams = builder.model.formats[op.inputs[0]]
-    low, high = accumulator_bounds(op.weight, op.bias, params)
-    _check(op, max(partial_sum_bound(op.weight, params), int(high.max()), -int(low.min())))
-    stored = builder.constant(f"{op.name}.weight_float", values.astype(np.float32))
-    return builder.quant(stored, f"{op.name}.weight", op.weight_bits, signed=True)
-
-
-def _check(op: Node, largest: int) -> None:
-    if largest > FLOAT32_EXACT:
-        raise ExportError(
-            f"QONNX computes in float32, which needs sums of at most 2**24, but those of '{op.name}' can reach {largest}. "
-            "Lower its weight or activation bits."
+    if op.name not in builder.means:
+        builder.node("Conv", [source, ones], _accumulator(op), **attributes)
+    else:
+        high, low = (
+            builder.node("Conv", [byte, ones], f"{byte}.sums", **attributes)
+            for byte in builder.in_bytes(source, f"{op.name}.high", f"{op.name}.low")
         )
+        builder.joined(high, low, BYTE_BITS, op)
+    _finish(op, builder)
 
 
-def _finish(
-    op: Node, rescale: Rescale | None, builder: QonnxBuilder, sums: str, bias: npt.NDArray[np.int32] | None
-) -> None:
-    """Add the bias, and requantize unless the accumulators leave the network."""
-    accumulator = op.name if rescale is None else f"{op.name}.accumulator"
-    offset = builder.constant(f"{op.name}.bias", np.array(0.0 if bias is None else bias, dtype=np.float32))
-    builder.node("Add", [sums, offset], accumulator)
-    if rescale is None:
+def _accumulator(op: Accumulate) -> str:
+    """The tensor of accumulators: the result itself where they leave the network."""
+    return op.name if op.rescale is None else f"{op.name}.accumulator"
+
+
+def _add_layer(op: IntegerConv2d | IntegerLinear, digit: Digit, name: str, output: str, builder: QonnxBuilder) -> str:
+    """A layer with these weights, behind a Quant node that states their bits, and this bias."""
+    if isinstance(op, IntegerLinear):
+        operation, values, bias, attributes = "MatMul", np.ascontiguousarray(digit.weight.T), digit.bias, {}
+    else:
+        operation, values, bias = "Conv", digit.weight, digit.bias.reshape(-1, 1, 1)
+        attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
+    stored = builder.constant(f"{name}.weight_float", values.astype(np.float32))
+    weight = builder.quant(stored, f"{name}.weight", digit.bits, signed=True)
+    sums = builder.node(operation, [op.inputs[0], weight], f"{name}.sums", **attributes)
+    return builder.node("Add", [sums, builder.constant(f"{name}.bias", bias.astype(np.float32))], output)
+
+
+def _finish(op: Accumulate, builder: QonnxBuilder) -> None:
+    """Requantize, unless the accumulators leave the network."""
+    if op.rescale is None:
         return
-    multiplier = rescale.multipliers.as_float32()
+    multiplier = op.rescale.multipliers.as_float32()
     columns: tuple[Any, ...] = (-1, *[1] * (len(op.shape) - 1)) if multiplier.size > 1 else ()
-    real = builder.scaled(accumulator, multiplier.reshape(columns), f"{op.name}.real")
-    builder.rounded(real, op.name, rescale.low, rescale.high)
+    real = builder.scaled(_accumulator(op), multiplier.reshape(columns), f"{op.name}.real")
+    builder.rounded(real, op.name, op.rescale.low, op.rescale.high)
 
 
 add_to_qonnx.register(IntegerAdd, add_streams)

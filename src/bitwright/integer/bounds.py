@@ -53,6 +53,16 @@ def partial_sum_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
     return int(max(high.max(initial=0), -low.min(initial=0)))
 
 
+def largest_sum(weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], params: QuantParams) -> int:
+    """Largest magnitude of any accumulator, bias included, and of any partial sum of its products, in any order of summation.
+
+    >>> largest_sum(np.array([[3, -4, 2]], dtype=np.int8), np.array([-30], dtype=np.int32), QuantParams(4, False, 0.1))
+    90
+    """
+    low, high = accumulator_bounds(weight, bias, params)
+    return max(partial_sum_bound(weight, params), int(high.max(initial=0)), -int(low.min(initial=0)))
+
+
 def largest_pair_sum(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
     """Largest magnitude of a sum of two products, with the input stored as unsigned integers from 0.
 

@@ -17,7 +17,7 @@ from bitwright.graph.capture import capture
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Add, AvgPool2d, Bounds, Conv2d, Flatten, Input, Linear, MaxPool2d, Node
 from bitwright.graph.sources import load_model
-from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds, partial_sum_bound
+from bitwright.integer.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import (
@@ -226,8 +226,7 @@ def _(node: Conv2d | Linear, importing: _Importing) -> str:
         output, low, high = _output_format(node, importing)
         rescale = Rescale(published_ratio(params.scale, scale, output.scale), low, high)
     weight, bias, rescale, constant = within_int32(node.name, weight, bias, params, rescale)
-    lowest, highest = accumulator_bounds(weight, bias, params)
-    bound = max(int(highest.max()), -int(lowest.min()), partial_sum_bound(weight, params))
+    bound = largest_sum(weight, bias, params)
     importing.facts[node.name] = {
         "channels": len(bias),
         "largest_accumulator": bound,
