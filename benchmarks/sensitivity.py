@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Time to 5 % standard error on the Hessian trace of every layer's weights: `python benchmarks/sensitivity.py [NETWORK ...]`.
 
-Networks: `resnet20` (pytorchcv resnet20_cifar10, 32 x 32, batch 128, trained a little on Fashion-MNIST) and `resnet18`
-(pytorchcv resnet18, 224 x 224, batch 16; no trained weights are at hand offline, so they are random, with batch norm settled on
-the images: Fashion-MNIST, resized). All methods see the same loss, weights and images. Timed in full, or extrapolated:
+Networks: `resnet20` (pytorchcv resnet20_cifar10, 32 x 32, batch 128) and `resnet18` (pytorchcv resnet18, 224 x 224, batch 16),
+both trained a little on Fashion-MNIST, resized; and `resnet18-random`, with its 1,000 classes and random weights, batch norm
+settled on the images: no curvature is spread more evenly, so none is easier for probes. All methods see the same loss, weights
+and images. Timed in full, or extrapolated:
 
 - `hessian_trace` runs to the end, by its own stopping rule; it finds the traces of what layers read besides.
 - The others are extrapolated: each layer's number of products, var / (5 % of trace)^2, times the measured time of one. The
   variance of v^T H v for random signs v follows from the gradients g of pairs of an image and a class, as H = sum w g g^T: for
   probes of one layer it is 2 (|H_ii|^2 - |diag H_ii|^2); probes of all layers add |H_ij|^2 for each other layer j. With
-  resnet20 the pairs that carry 99.9 % of the weight are taken, and the variances are checked against those of ten products of
-  every layer; with resnet18 forty pairs are drawn.
+  10 classes the pairs that carry 99.9 % of the weight are taken, and the variances are checked against those of ten products of
+  every layer; with 1,000 forty pairs are drawn.
 - `loop`: v^T H v by the layer, on a gradient graph that is built once. `hutchinson_trace` is the same with at least ten
   products of each layer. `loop_xtrace`: XTrace or Hutch++ in that loop, where they need fewer products (no peer does it).
 - `pyhessian`: one probe of all layers at once, its product on a kept graph, v_i (H v)_i by layer, until the worst layer is done
   (Yao et al. 2020, arXiv:1912.07145; github.com/amirgholami/PyHessian).
 - `curvlinops`: a HessianLinearOperator for each layer, and the best, layer by layer, of hutchinson_trace, hutchpp_trace and
   xtrace. The products that the latter two need are simulated by these very functions on the layer's spectrum, with normal probes
-  (resnet20 only: resnet18's spectra are too long). Timed on some layers of resnet18, and scaled from those by the loop's times.
+  (not with 1,000 classes: spectra are too long). Timed on some layers of resnet18, and scaled from those by the loop's times.
 
 Memory is the peak of a process of its own, less what it held before the work began, against one training step at that batch.
 """
@@ -43,6 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitwright.benchmark import environment
+from bitwright.cli.console import bar
 from bitwright.data import load
 from bitwright.graph import FloatModel, Graph, capture, load_model
 from bitwright.graph.tensors_file import read_tensors, serialize
@@ -54,31 +56,42 @@ from bitwright.training import TrainSettings, fit
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 TARGET = 0.05
-BATCH = {"resnet20": 128, "resnet18": 16}
+BATCH = {"resnet20": 128, "resnet18": 16, "resnet18-random": 16}
 METHODS = ("hessian_trace", "hutchinson_trace", "loop_xtrace", "loop", "pyhessian", "curvlinops")
 PEERS = METHODS[3:]
 
 
-def prepare(name: str, quick: bool) -> tuple[Graph, Tensor, Tensor]:
-    """The network, and a batch."""
+def prepare(name: str, quick: bool, folder: Path) -> tuple[Graph, Tensor, Tensor]:
+    """The network, trained here or before, and a batch."""
     torch.manual_seed(0)
+    side, channels = (32, 1) if name == "resnet20" else (224, 3)
+    data = load("fashion-mnist", image_size=side, channels=channels)
+    images, labels = data.calibration(BATCH[name])
+    path = folder / f"{name}{'-quick' if quick else ''}.graph"
+    if path.exists():
+        return Graph.load(path), images, labels
     if name == "resnet20":
-        data = load("fashion-mnist", image_size=32)
         network = load_model("pytorchcv:resnet20_cifar10", in_channels=1)
         settings = TrainSettings(epochs=1, learning_rate=0.1, data_fraction=0.02 if quick else 0.2)
-        fit(network, data, settings)
-        shape = (1, 32, 32)
+    elif name == "resnet18":
+        network = load_model("pytorchcv:resnet18", num_classes=10)
+        fraction = 0.005 if quick else 0.05
+        settings = TrainSettings(epochs=1, learning_rate=0.02, batch_size=16, data_fraction=fraction, augment=False)
     else:
-        data = load("fashion-mnist", image_size=224, channels=3)
-        network = load_model("pytorchcv:resnet18")
+        network, settings = load_model("pytorchcv:resnet18"), None
+    if settings is None:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None
         with torch.no_grad():
             network.train()(data.calibration(32, seed=1)[0])
-        shape = (3, 224, 224)
-    images, labels = data.calibration(BATCH[name])
-    return capture(network.eval(), shape, name=name), images, labels
+    else:
+        with bar(f"training {name}") as progress:
+            fit(network, data, settings, progress=progress)
+    graph = capture(network.eval(), data.shape, name=name)
+    folder.mkdir(parents=True, exist_ok=True)
+    graph.save(path)
+    return graph, images, labels
 
 
 def grams(loss: GraphLoss, exact: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
@@ -203,7 +216,7 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
     """Times and their ratios, for one network."""
     loss = GraphLoss(graph, images, labels)
     layers = list(loss.weights)
-    counts = needed(loss, exact=name == "resnet20")
+    counts = needed(loss, exact=name != "resnet18-random")
     products = Products(loss, loss.weights)
     shared = pyhessian_product(loss)
     timed = layers if name == "resnet20" else layers[:: max(1, len(layers) // some)]
@@ -257,7 +270,7 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
         "best_peer_over_hessian_trace": spread([a / b for a, b in zip(peers, table["hessian_trace"], strict=True)]),
         "hessian_trace_in_gradients": spread([a / b for a, b in zip(table["hessian_trace"], gradient, strict=True)]),
     }
-    if name == "resnet20":
+    if name != "resnet18-random":
         limits = SamplingLimits(0, 10, 10)
         probed = hutchinson_trace(loss, loss.weights, limits=limits)
         result["measured_over_computed_variance"] = statistics.fmean(
@@ -275,7 +288,7 @@ def memory(folder: Path) -> dict[str, float]:
     """Peak megabytes (2**20 bytes) of each kind of work, each in a process of its own."""
     found = {}
     for kind in ("training_step", "hessian_trace", "hutchinson_trace", "pyhessian", "curvlinops"):
-        command = [sys.executable, __file__, "--memory-of", kind, "--folder", str(folder)]
+        command = [sys.executable, __file__, "--memory-of", kind, "--batch-in", str(folder)]
         found[kind] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
         print(f"  {kind}: {found[kind]:.0f} MB, {found[kind] / found['training_step']:.2f} training steps", flush=True)
     return found
@@ -323,20 +336,21 @@ def memory_of(kind: str, folder: Path) -> float:
 def main() -> None:
     """Measure, print, and write JSON; networks that are not named keep what the file has of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=list(BATCH), metavar="NETWORK", help="resnet20, resnet18")
-    parser.add_argument("--rounds", type=int, help="3 for resnet20, 2 for resnet18")
+    parser.add_argument("networks", nargs="*", default=list(BATCH), metavar="NETWORK", help=", ".join(BATCH))
+    parser.add_argument("--rounds", type=int, help="3 for resnet20, 2 for the others")
     parser.add_argument("--quick", action="store_true", help="one round, little training, nothing about memory")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, default=Path("runs/sensitivity"), help="keeps trained networks")
+    parser.add_argument("--batch-in", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.memory_of:
-        print(memory_of(arguments.memory_of, arguments.folder))
+        print(memory_of(arguments.memory_of, arguments.batch_in))
         return
     unknown = [name for name in arguments.networks if name not in BATCH]
     if unknown:
-        parser.error(f"unknown network {unknown[0]}: name {' or '.join(BATCH)}")
+        parser.error(f"unknown network {unknown[0]}: name {', '.join(BATCH)}")
     where = environment().to_dict()
     print(where)
     results: dict[str, Any] = {}
@@ -344,8 +358,8 @@ def main() -> None:
         results = json.loads(arguments.json.read_text())
     for name in arguments.networks:
         print(f"{name}, batch {BATCH[name]}", flush=True)
-        graph, images, labels = prepare(name, arguments.quick)
-        rounds = arguments.rounds or (1 if arguments.quick else {"resnet20": 3, "resnet18": 2}[name])
+        graph, images, labels = prepare(name, arguments.quick, arguments.folder)
+        rounds = arguments.rounds or (1 if arguments.quick else {"resnet20": 3}.get(name, 2))
         result = measure(name, graph, images, labels, rounds, 3 if arguments.quick else 5)
         if not arguments.quick:
             with tempfile.TemporaryDirectory() as folder:

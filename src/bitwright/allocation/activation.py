@@ -12,6 +12,7 @@ per node, and stays within a limit where each sum does. (A total over all tensor
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -59,8 +60,13 @@ class PeakActivation:
     def of(self, choice: Choice) -> int:
         return max(_stored(live, choice) for _, live in self.steps)
 
-    def key(self, layer: str, precision: Precision) -> int:
-        return precision.act_bits
+    def keys(self, choices: Mapping[str, Iterable[Precision]]) -> Row:
+        return Row(
+            {
+                layer: {precision: precision.act_bits for precision in precisions}
+                for layer, precisions in choices.items()
+            }
+        )
 
     def busiest(self, choice: Choice) -> str:
         """The node at which the peak is reached first."""

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
+from operator import is_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +47,16 @@ class Options:
     def amounts(self, row: Row) -> Int64:
         """What each option adds to a row, its constant apart; shape (options,)."""
         sums = np.zeros(int(self.starts[-1]), np.int64)
-        for group, indices, start, stop in zip(self.groups, self.indices, self.starts, self.starts[1:], strict=False):
+        for group, indices, (start, stop) in zip(
+            self.groups, self.indices, pairwise(self.starts.tolist()), strict=True
+        ):
             for layer, index in zip(group, indices, strict=True):
-                table = row.amounts.get(layer)
+                table, precisions = row.amounts.get(layer), self.choices[layer]
                 if table is not None:
-                    own = np.array([table[precision] for precision in self.choices[layer]], np.int64)
-                    sums[start:stop] += own[index]
+                    # Tables are mostly made in the order of the choices, which spares looking up each.
+                    in_order = len(table) == len(precisions) and all(map(is_, table, precisions))
+                    own = table.values() if in_order else (table[precision] for precision in precisions)
+                    sums[start:stop] += np.array([*own], np.int64)[index]
         return sums
 
     def choice(self, picked: Sequence[int]) -> dict[str, Precision]:

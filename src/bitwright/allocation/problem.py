@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from bitwright.allocation.activation import peak_activation
 from bitwright.allocation.latency import LatencyTable
@@ -64,9 +65,23 @@ class Problem:
     def first_amounts(self, kind: str) -> tuple[Int64, int]:
         """What each option adds to the usage of a kind where that is largest, and the constant of this sum."""
         if kind not in self._first_amounts:
-            row = self.usage(kind).row(self.extreme(kind, largest=True))
-            self._first_amounts[kind] = (self.options.amounts(row), row.constant)
+            usage = self.usage(kind)
+            row = usage.row(self.extreme(kind, largest=True))
+            keys, by_key = self._keys(kind)
+            amounts = by_key if row.amounts is keys.amounts else self.options.amounts(row)
+            self._first_amounts[kind] = (amounts, row.constant)
         return self._first_amounts[kind]
+
+    def _keys(self, kind: str) -> tuple[Row, Int64]:
+        """What orders the options of a group by a usage, and its amount for each option."""
+        if kind not in self._kept_keys:
+            row = self.usage(kind).keys(self.choices)
+            self._kept_keys[kind] = (row, self.options.amounts(row))
+        return self._kept_keys[kind]
+
+    @cached_property
+    def _kept_keys(self) -> dict[str, tuple[Row, Int64]]:
+        return {}
 
     def reach(self, kind: str) -> tuple[int, int]:
         """The smallest and the largest usage, in whole units, that are reachable without other budgets."""
@@ -83,19 +98,21 @@ class Problem:
     def _reach(self) -> dict[str, tuple[int, int]]:
         return {}
 
-    def extreme(self, kind: str, largest: bool = False) -> dict[str, Precision]:
+    def extreme(self, kind: str, largest: bool = False) -> Choice:
         """A choice of the smallest (or largest) usage that is reachable without other budgets."""
-        usage, options = self.usage(kind), self.options
-        keys = {
-            layer: {precision: usage.key(layer, precision) for precision in precisions}
-            for layer, precisions in self.choices.items()
-        }
-        amounts = options.amounts(Row(keys)) * (-1 if largest else 1)
-        picked = [
-            start + int(amounts[start:stop].argmin())
-            for start, stop in zip(options.starts, options.starts[1:], strict=False)
-        ]
-        return self.ordered(options.choice(picked))
+        if kind not in self._extremes:
+            (_, amounts), options = self._keys(kind), self.options
+            parts = list(pairwise(options.starts.tolist()))
+            least, most = (
+                self.ordered(options.choice([start + int(side[start:stop].argmin()) for start, stop in parts]))
+                for side in (amounts, -amounts)
+            )
+            self._extremes[kind] = (least, most)
+        return self._extremes[kind][largest]
+
+    @cached_property
+    def _extremes(self) -> dict[str, tuple[Choice, Choice]]:
+        return {}
 
     def ordered(self, choice: Choice) -> dict[str, Precision]:
         """The same choice in execution order."""

@@ -27,6 +27,9 @@ FIRST = 30
 GROWTH = 2.0
 """By what the excess that is looked at grows until enough choices are found."""
 
+NEXT = 1.25
+"""Where some are found but not enough, the others are looked for within this many times their excess, at once to the proof."""
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -85,6 +88,10 @@ def _search(program: Program, keep: int) -> list[tuple[int, ...]] | None:
         found = enumerate_choices(program, most, keep, NARROW)
         if len(found.picks) == keep or most >= everything:
             break
+        if found.picks:
+            near = enumerate_choices(program, NEXT * found.excess[-1], keep, WIDE, give_up=True)
+            if near.complete and len(near.picks) == keep:
+                return list(near.picks)
         most = min(most * GROWTH or everything, everything)
     if found.complete and (most >= everything or found.excess[-1] <= most):
         return list(found.picks)

@@ -42,8 +42,8 @@ class Usage(Protocol):
     def of(self, choice: Choice) -> int:
         """Whole units that a choice uses."""
 
-    def key(self, layer: str, precision: Precision) -> int:
-        """Orders the precisions of one layer: less is less usage, or as much, whatever the others choose."""
+    def keys(self, choices: Mapping[str, Iterable[Precision]]) -> Row:
+        """Orders the precisions of each layer: less is less usage, or as much, whatever the others choose."""
 
     def row(self, choice: Choice) -> Row:
         """A linear function that equals `of` at `choice` and exceeds it nowhere."""
@@ -68,8 +68,8 @@ class Additive:
     def of(self, choice: Choice) -> int:
         return sum(self.amounts[layer][precision] for layer, precision in choice.items())
 
-    def key(self, layer: str, precision: Precision) -> int:
-        return self.amounts[layer][precision]
+    def keys(self, choices: Mapping[str, Iterable[Precision]]) -> Row:
+        return Row(self.amounts)
 
     def row(self, choice: Choice) -> Row:
         return Row(self.amounts)
