@@ -263,21 +263,26 @@ def table(found: dict[str, Any]) -> str:
         f"Measured on {where['processor']} ({', '.join(where['instructions'])}), {found['threads']} thread, medians of "
         f"{found['rounds']} interleaved rounds; speed-ups over float32 in ONNX Runtime."
     )
+    names = [network["model"].split(":")[-1] for network in found["networks"]]
+    columns = [f"{name}, {kind}" for name in names for kind in (*(f"batch {batch}" for batch in BATCHES), "MB")]
     lines = [
         head,
         "",
-        "| network | engine | file | batch 1 | batch 8 | MB | logits |",
-        "|---|---|---|---|---|---|---|",
+        f"| engine | file | {' | '.join(columns)} | logits |",
+        f"|---|---|{'---:|' * len(columns)}---|",
     ]
-    for network in found["networks"]:
-        for file in network["files"]:
-            start = f"| {network['model'].split(':')[-1]} | {file['engine']} | {file['name']} |"
+    for same in zip(*(network["files"] for network in found["networks"]), strict=True):
+        cells = []
+        for file in same:
+            assert (file["engine"], file["name"]) == (same[0]["engine"], same[0]["name"])
             if file["refused"]:
-                lines.append(f"{start} refused | | | |")
+                cells += ["refused", *[""] * len(BATCHES)]
                 continue
-            one, eight = (file["batches"][str(batch)]["speedup"]["median"] for batch in BATCHES)
-            words = {True: "equal", False: "differ", None: "float"}[file["exact"]]
-            lines.append(f"{start} {one:.2f} | {eight:.2f} | {file['file_bytes'] / 2**20:.1f} | {words} |")
+            cells += [f"{file['batches'][str(batch)]['speedup']['median']:.2f}" for batch in BATCHES]
+            cells.append(f"{file['file_bytes'] / 2**20:.1f}")
+        verdicts = dict.fromkeys(file["exact"] for file in same if not file["refused"])
+        words = " / ".join({True: "equal", False: "differ", None: "float"}[verdict] for verdict in verdicts)
+        lines.append(f"| {same[0]['engine']} | {same[0]['name']} | {' | '.join(cells)} | {words} |")
     limit = found["limits"]
     words = (
         f"The limit on this CPU: one thread multiplies matrices at {limit['int8']:.0f} GMAC/s in int8 and "
