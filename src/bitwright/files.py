@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Writing files so that a reader finds the old one or the new one, never half of either."""
+"""Writing files so that a reader finds the old one or the new one, never half of either; and reading JSON."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bitwright.errors import FileFormatError
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -47,3 +49,19 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinities are refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Read JSON.
+
+    Args:
+        path: Of the file.
+        what: It should hold, for the message: "an allocation".
+
+    Raises:
+        FileFormatError: If the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"cannot read {what} from '{path}': {error}") from error

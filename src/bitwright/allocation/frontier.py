@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +14,7 @@ from bitwright.allocation.problem import Problem
 from bitwright.allocation.search import infeasible, resolve, solve
 from bitwright.allocation.usage import in_units
 from bitwright.errors import BitwrightError, BudgetError, FileFormatError
-from bitwright.files import write_json
+from bitwright.files import read_json, write_json
 from bitwright.progress import Progress, silent
 from bitwright.scheme import BUDGET_UNITS, Budget, Scheme
 
@@ -105,11 +104,7 @@ class ParetoFrontier:
         Raises:
             FileFormatError: If the file is missing, is no JSON, or is no frontier.
         """
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"cannot read a frontier from '{path}': {error}") from error
-        return cls.from_dict(fields, where=str(path))
+        return cls.from_dict(read_json(path, "a frontier"), where=str(path))
 
 
 def pareto_frontier(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from bitwright.allocation.shapes import LayerShape, layer_shapes, parse_shape
 from bitwright.errors import FileFormatError, SchemeError, UnknownNameError, unknown_name
-from bitwright.files import write_json
+from bitwright.files import read_json, write_json
 from bitwright.graph import Graph
 from bitwright.scheme import Precision
 
@@ -150,11 +149,7 @@ class LatencyTable:
         Raises:
             FileFormatError: If the file is missing, is no JSON, or is no latency table.
         """
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"cannot read a latency table from '{path}': {error}") from error
-        return cls.from_dict(fields, where=str(path))
+        return cls.from_dict(read_json(path, "a latency table"), where=str(path))
 
 
 def _texts(latencies: Latencies) -> dict[str, float]:

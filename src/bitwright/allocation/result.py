@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from bitwright.allocation.usage import in_units, show
 from bitwright.errors import BitwrightError, FileFormatError, unknown_name
-from bitwright.files import write_json
+from bitwright.files import read_json, write_json
 from bitwright.scheme import Budget, Precision, Scheme
 
 
@@ -201,11 +200,7 @@ class Allocation:
         Raises:
             FileFormatError: If the file is missing, is no JSON, or is no allocation.
         """
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"cannot read an allocation from '{path}': {error}") from error
-        return cls.from_dict(fields, where=str(path))
+        return cls.from_dict(read_json(path, "an allocation"), where=str(path))
 
 
 def _read_change(fields: Any) -> Change:

@@ -37,7 +37,7 @@ from bitwright.sensitivity.processes import any_process
 MAX_PAIRS = 10_000
 _FIRST_ROUND = 128
 _STRATA = (16, 64)
-_GROWTH = (1.5, 4.0)
+_GROWTH = (1.5, 2.0)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.errors import FileFormatError, UnknownNameError, unknown_name
-from bitwright.files import write_json
+from bitwright.files import read_json, write_json
 from bitwright.scheme import Precision
 
 
@@ -255,11 +254,7 @@ class SensitivityTable:
         Raises:
             FileFormatError: If the file is missing, is no JSON, or is no table of sensitivities.
         """
-        try:
-            entry = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"cannot read sensitivities from '{path}': {error}") from error
-        return cls.from_dict(entry, where=str(path))
+        return cls.from_dict(read_json(path, "sensitivities"), where=str(path))
 
 
 def _is_finite(value: Any) -> bool:
