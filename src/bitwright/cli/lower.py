@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bitwright.integer import IntegerModel
 
 _BATCH = 100
+_CHOOSING = 32  # images that show what costs less: more than that change no choice that matters
 
 
 @app.command(epilog="Example: bitwright lower resnet18.w4a4.checkpoint -o resnet18.w4a4.integer")
@@ -24,16 +25,25 @@ def lower(
     output: Output,
     target: Annotated[
         str,
-        typer.Option("--target", help="any, or avx2: narrow weights where CPUs without 8-bit dot products saturate."),
+        typer.Option(
+            "--target",
+            help="any, or avx2: narrow weights or inputs where CPUs without 8-bit dot products saturate.",
+        ),
     ] = "any",
     data: Annotated[
         str | None,
-        typer.Option("--data", "-d", metavar="NAME", help="With --target avx2: count accuracy before and after on it."),
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="NAME",
+            help="With --target avx2: choose on its training images (else weights); count accuracy before and after.",
+        ),
     ] = None,
-    images: Annotated[int | None, typer.Option("--images", min=1, help="Of --data; by default, all.")] = None,
+    images: Annotated[int | None, typer.Option("--images", min=1, help="To count on; by default, all.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make the integer model, prove that float32 engines compute the same integers, write it packed."""
+    from bitwright.cli.models import load_data
     from bitwright.errors import unknown_name
     from bitwright.export import Target
     from bitwright.graph import layer_costs, scheme_cost
@@ -45,9 +55,15 @@ def lower(
     if target not in (Target.ANY, Target.AVX2):
         raise unknown_name("target of lowering", target, [Target.ANY, Target.AVX2])
     model = load_quantized(checkpoint)
-    narrow = target == Target.AVX2
-    before = lower_model(model) if narrow and data is not None else None
-    integer = lower_model(model, avoid_saturation=narrow)
+    name = f"{model.plan.graph.model}, {model.plan.scheme.name}"
+    before, chosen_on = None, None
+    if target == Target.AVX2 and data is not None:
+        found = load_data(data, model.plan.graph.input_shape)
+        chosen_on, _ = found.calibration(min(_CHOOSING, len(found.train)))
+        with bar(f"lowering {name} as it is") as progress:
+            before = lower_model(model, progress=progress)
+    with bar(f"lowering {name}") as progress:
+        integer = lower_model(model, avoid_saturation=target == Target.AVX2, images=chosen_on, progress=progress)
     integer.save(output)
     cost = scheme_cost(layer_costs(model.plan.source), model.plan.scheme)
     summary = lowering_summary(integer) | {

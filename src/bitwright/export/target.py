@@ -45,5 +45,5 @@ def check_target(model: IntegerModel, target: Target) -> None:
         raise ExportError(
             f"target 'avx2': expected pairs of products within 16 bits, got {len(wide)} layers that can exceed them, first "
             f"'{wide[0]}'. "
-            "Lower the checkpoint with --target avx2, which narrows their weights, or export for the target 'any'."
+            "Lower the checkpoint with --target avx2, which narrows their weights or inputs, or export for the target 'any'."
         )

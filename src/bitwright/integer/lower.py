@@ -44,6 +44,7 @@ from bitwright.integer.bounds import (
     partial_sum_bound,
 )
 from bitwright.integer.certificate import Certified, certify, certify_requantize, provable_ratio
+from bitwright.integer.layer_weights import layer_weights, tensor_params
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, add_multipliers
 from bitwright.integer.ops import (
@@ -56,10 +57,12 @@ from bitwright.integer.ops import (
     Rescale,
 )
 from bitwright.integer.quant_params import QuantParams
-from bitwright.integer.saturation import fit_pairs, narrowed, pair_limit
+from bitwright.integer.saturation import fit_pairs, pair_limit
+from bitwright.integer.saturation_choice import Remedies, remedies
+from bitwright.progress import Progress, silent
 from bitwright.sensitivity.weight_scale import quantize_weight
 from bitwright.training.fake_quantize import clamp_limits
-from bitwright.training.folding import accumulator_unit, bias_integers, folded_gain_and_bias, oriented_weight
+from bitwright.training.folding import bias_integers
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Certificate
 
@@ -70,7 +73,7 @@ class Lowering:
 
     source: QuantizedModel
     parameters: Tensors
-    avoid_saturation: bool = False
+    remedies: Remedies | None = None
     formats: dict[str, QuantParams] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
@@ -82,8 +85,8 @@ class Lowering:
 
     def params(self, node: Node) -> QuantParams:
         """Format of the tensor that `node` makes."""
-        quantizer = self.source.activation_quantizer(node.name)
-        return QuantParams(quantizer.spec.bit_width, quantizer.spec.signed, float(quantizer.current_scale().detach()))
+        narrower = {} if self.remedies is None else self.remedies.formats
+        return narrower.get(self.source.plan.quantizer_of[node.name]) or tensor_params(self.source, node.name)
 
     def limits(self, node: Node) -> tuple[int, int]:
         params = self.params(node)
@@ -104,28 +107,56 @@ class Lowering:
 
 
 @torch.no_grad()
-def lower(model: QuantizedModel, *, avoid_saturation: bool = False) -> IntegerModel:
+def lower(
+    model: QuantizedModel,
+    *,
+    avoid_saturation: bool = False,
+    images: Tensor | None = None,
+    progress: Progress = silent,
+) -> IntegerModel:
     """Make the integer model of `model`, prove it, and hand the proved constants back to `model`.
 
     Args:
         model: A calibrated or trained model.
-        avoid_saturation: Whether to narrow weights where engines on CPUs without 8-bit dot products could saturate; what changed
-            is among the facts of each layer.
+        avoid_saturation: Whether to narrow weights or activations where engines on CPUs without 8-bit dot products could
+            saturate; what changed is among the facts of each layer, and in the scheme.
+        images: float32 [count, channels, height, width], normalised as in training, on which that choice is made: some dozens do.
+            Without, weights are narrowed.
+        progress: Told about each step.
 
     Raises:
         LoweringError: If an accumulator can leave int32, or no multiplier near the wanted one can be proved.
+        DataError: If the images do not fit the model.
     """
     model.eval()
     model.certify({})
-    lowering = Lowering(model, model.parameters_by_name(), avoid_saturation)
-    ops = [op for node in model.plan.graph if (op := lower_node(node, lowering)) is not None]
-    model.certify(lowering.certificates)
-    output = lowering.renamed.get(model.plan.graph.output, model.plan.graph.output)
+    plan = model.plan
+    before, total = 0, len(plan.graph.nodes)
+
+    def choosing(done: int, steps: int, /, **figures: float) -> None:
+        nonlocal before
+        before = steps
+        progress(done, steps + total, **figures)
+
+    lowering = Lowering(model, model.parameters_by_name())
+    if avoid_saturation:
+        lowering.remedies = remedies(model, images, progress=choosing)
+    ops = []
+    for done, node in enumerate(plan.graph, 1):
+        op = lower_node(node, lowering)
+        if op is not None:
+            ops.append(op)
+        progress(before + done, before + total)
+    certificates, scheme = lowering.certificates, plan.scheme
+    if lowering.remedies is not None:
+        certificates = lowering.remedies.certified(model, certificates)
+        scheme = lowering.remedies.scheme(plan)
+    model.certify(certificates)
+    output = lowering.renamed.get(plan.graph.output, plan.graph.output)
     unit = lowering.output_unit
     if unit is None:
         unit = np.array([lowering.formats[output].scale])
-    plan = model.plan
-    return IntegerModel(plan.graph.model, plan.scheme, tuple(ops), lowering.formats, output, unit, lowering.facts)
+    return IntegerModel(plan.graph.model, scheme, tuple(ops), lowering.formats, output, unit, lowering.facts)
 
 
 @singledispatch
@@ -147,29 +178,24 @@ def _(node: Input, lowering: Lowering) -> Node:
 @lower_node.register(Conv2d)
 @lower_node.register(Linear)
 def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
-    model = lowering.source
     (source,) = lowering.inputs(node)
     input_params = lowering.formats[source]
-    quantizer = model.weight_quantizer(node.name)
-    weight = oriented_weight(node, lowering.parameters)
-    gain, bias = folded_gain_and_bias(node, lowering.parameters)
-    input_scale = model.activation_quantizer(node.inputs[0]).current_scale()
-    integers, weight_scale = quantizer(weight)
-    wanted_unit, integers = accumulator_unit(input_scale, weight_scale, gain, bias, integers)
-    raw = node.name == model.plan.raw
-    rescale, unit = None, wanted_unit
-    narrowing, limit = None, pair_limit(input_params)
-    alive = integers.flatten(1).any(1).reshape(-1, *[1] * (weight.dim() - 1))
-    if lowering.avoid_saturation:
-        narrowing = narrowed(weight, weight_scale, integers, quantizer.bit_width, limit)
-        unit, integers = wanted_unit * narrowing.factor, narrowing.integers
+    found = layer_weights(node, lowering.source, lowering.parameters, input_params)
+    bias, integers, unit = found.bias, found.integers, found.unit
+    raw = node.name == lowering.source.plan.raw
+    rescale = None
+    limit = pair_limit(input_params)
+    alive = integers.flatten(1).any(1).reshape(-1, *[1] * (integers.dim() - 1))
+    narrowing = None if lowering.remedies is None else lowering.remedies.weights.get(node.name)
+    if narrowing is not None:
+        unit, integers = unit * narrowing.factor, narrowing.integers
     if not raw:
 
         def quantize_at(other: Tensor) -> Tensor:
             # Channels that are their bias alone keep their zeros.
-            requantized = quantize_weight(weight, weight_scale * (other / wanted_unit), quantizer.bit_width)
+            requantized = quantize_weight(found.real, found.scale * (other / found.unit), found.bit_width)
             requantized = requantized.where(alive, 0.0)
-            return fit_pairs(requantized, limit) if lowering.avoid_saturation else requantized
+            return requantized if lowering.remedies is None else fit_pairs(requantized, limit)
 
         rescale, unit, integers = _certified_layer(node, lowering, input_params, bias, unit, integers, quantize_at)
     biases = _bias_integers(bias, unit)
@@ -192,12 +218,8 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
         "float32_exact": max(bound, partial) <= FLOAT32_EXACT,
         "avx2_safe": largest_pair_sum(weights, input_params) <= SATURATING_SUM,
     }
-    if narrowing is not None:
-        lowering.facts[node.name] |= {
-            "channels_narrowed": narrowing.channels,
-            "weight_error_before": narrowing.error_before,
-            "weight_error_after": narrowing.error_after,
-        }
+    if lowering.remedies is not None:
+        lowering.facts[node.name] |= lowering.remedies.facts(node.name)
     lowering.certificates[node.name] = Certificate(
         multipliers=None if rescale is None else torch.from_numpy(rescale.multipliers.as_float32()).to(unit.device),
         weight=integers,
@@ -207,7 +229,7 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
     )
     common: dict[str, Any] = {
         "name": node.name, "inputs": (source,), "shape": node.shape, "place": node.place, "rescale": rescale,
-        "weight": weights, "weight_bits": quantizer.bit_width, "bias": offsets,
+        "weight": weights, "weight_bits": found.bit_width, "bias": offsets,
     }  # fmt: skip
     if isinstance(node, Linear):
         return IntegerLinear(**common)

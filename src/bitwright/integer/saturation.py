@@ -3,7 +3,8 @@
 
 x86 CPUs without 8-bit dot products add pairs of uint8 x int8 products in 16 bits. A pair stays within `SATURATING_SUM` while the
 two largest weights of one sign of an output channel sum to at most `SATURATING_SUM` divided by the span of the input: 128 for
-inputs of 8 bits, so that only weights of 8 bits can be too large, and 258 for inputs of 7 bits, with which none are.
+inputs of 8 bits, so that only weights of 8 bits can be too large, and 258 for inputs of 7 bits, with which none are:
+`saturation_choice` decides which of the two gives way.
 
 A channel that breaks the bound gets a scale up to twice as large and clipped weights; of five scales, and for each of all ways to
 share the bound between the largest weight and the rest, the one of least squared error of the real weights is taken. Other
@@ -99,6 +100,7 @@ def narrowed(weight: Tensor, scale: Tensor, integers: Tensor, bit_width: int, li
         bit_width: Of the weights.
         limit: As `pair_limit` gives it.
     """
+    weight, scale, integers = weight.detach(), scale.detach(), integers.detach()
     columns = (-1, *[1] * (weight.dim() - 1))
     bad = (fit_pairs(integers, limit) != integers).flatten(1).any(1)
     factor = torch.ones_like(scale)

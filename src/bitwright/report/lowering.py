@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -34,14 +34,19 @@ def lowering_summary(model: IntegerModel) -> dict[str, Any]:
         ),
         "largest_accumulator": max((int(fact.get("largest_accumulator", 0)) for fact in facts), default=0),
         "layers_unsafe_on_avx2": unsafe,
-        "narrowed": {
-            name: {
-                key: fact[key] for key in ("channels_narrowed", "channels", "weight_error_before", "weight_error_after")
-            }
-            for name, fact in model.facts.items()
-            if fact.get("channels_narrowed")
-        },
+        "narrowed": _chosen(model, "channels_narrowed", _WEIGHTS),
+        "seven_bit_inputs": _chosen(model, "seven_bit_tensor", _ACTIVATIONS),
     }
+
+
+_COMMON = ("logit_error_by_weights", "logit_error_by_activations")
+_WEIGHTS = ("channels_narrowed", "channels", "weight_error_before", "weight_error_after", *_COMMON)
+_ACTIVATIONS = ("seven_bit_tensor", *_COMMON)
+
+
+def _chosen(model: IntegerModel, mark: str, keys: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Some facts of the layers that have one of them, by layer."""
+    return {name: {key: fact[key] for key in keys if key in fact} for name, fact in model.facts.items() if mark in fact}
 
 
 def lowering_table(summary: Mapping[str, Any]) -> Table:
@@ -61,17 +66,36 @@ def lowering_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("largest accumulator", f"{summary['largest_accumulator']:,}")
     unsafe = len(summary["layers_unsafe_on_avx2"])
     table.add_row("layers that need VNNI or NEON to be exact", f"{unsafe}")
-    if summary["narrowed"]:
-        changed = summary["narrowed"].values()
-        table.add_row("layers narrowed for 16-bit sums", f"{len(changed)}")
-        table.add_row("  channels", f"{sum(fact['channels_narrowed'] for fact in changed):,}")
-        worst = max(changed, key=lambda fact: fact["weight_error_after"])
-        before, after = worst["weight_error_before"], worst["weight_error_after"]
-        table.add_row("  largest error of their weights", f"{100 * after:.2f} %, was {100 * before:.2f} %")
+    _remedy_rows(table, summary["narrowed"], summary["seven_bit_inputs"])
     if "accuracy" in summary:
         for when, accuracy in summary["accuracy"].items():
-            table.add_row(f"top-1 {when} narrowing", f"{accuracy['top1_percent']:.2f} %")
+            table.add_row(f"top-1 {when} making it safe", f"{accuracy['top1_percent']:.2f} %")
     if "size_mb" in summary:
         table.add_row("model size by the formula (MB)", f"{summary['size_mb']:.3f}")
         table.add_row("file (MB)", f"{summary['file_mb']:.3f}")
     return table
+
+
+def _remedy_rows(table: Table, narrowed: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """What was done against saturation, and what it is expected to cost."""
+    if narrowed:
+        table.add_row("layers with weights narrowed for 16-bit sums", f"{len(narrowed)}")
+        table.add_row("  channels", f"{sum(fact['channels_narrowed'] for fact in narrowed.values()):,}")
+        worst = max(narrowed.values(), key=lambda fact: fact["weight_error_after"])
+        before, after = worst["weight_error_before"], worst["weight_error_after"]
+        table.add_row("  largest error of their weights", f"{100 * after:.2f} %, was {100 * before:.2f} %")
+    if inputs:
+        table.add_row("layers with 7-bit inputs for 16-bit sums", f"{len(inputs)}")
+        table.add_row("  tensors", f"{len({fact['seven_bit_tensor'] for fact in inputs.values()})}")
+    # Layers that read one tensor carry the figures of one choice. Without images there are none.
+    found = [fact for fact in (*narrowed.values(), *inputs.values()) if "logit_error_by_weights" in fact]
+    costs = {(fact["logit_error_by_weights"], fact["logit_error_by_activations"]) for fact in found}
+    if costs:
+        table.add_row("expected change of the logits", f"{100 * _root(map(min, costs)):.2f} %")
+        table.add_row("  with narrower weights alone", f"{100 * _root(weights for weights, _ in costs):.2f} %")
+        table.add_row("  with 7-bit inputs alone", f"{100 * _root(activations for _, activations in costs):.2f} %")
+
+
+def _root(errors: Iterable[float]) -> float:
+    """Independent errors together."""
+    return float(sum(error**2 for error in errors) ** 0.5)

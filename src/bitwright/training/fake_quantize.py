@@ -76,7 +76,9 @@ def fake_quantize(node: Node, inputs: list[Quantized], model: QuantizedModel, pa
 
 def _finish(node: Node, scaled: Tensor, scale: Tensor, model: QuantizedModel) -> Quantized:
     """Round `scaled`, in steps of `scale`, to the format of the node's tensor."""
-    spec = model.activation_quantizer(node.name).spec
+    certificate = model.certificates.get(node.name)
+    spec = certificate.spec if certificate is not None else None
+    spec = spec or model.activation_quantizer(node.name).spec
     bounds, step = getattr(node, "bounds", None), float(scale.detach())
     if not math.isfinite(step):
         raise TrainingError(
@@ -88,6 +90,9 @@ def _finish(node: Node, scaled: Tensor, scale: Tensor, model: QuantizedModel) ->
 
 
 def _scale(node: Node, model: QuantizedModel) -> Tensor:
+    certificate = model.certificates.get(node.name)
+    if certificate is not None and certificate.scale is not None:
+        return certificate.scale
     return model.activation_quantizer(node.name).current_scale(math.prod(node.shape))
 
 
@@ -121,7 +126,7 @@ def _(node: Input, inputs: list[Quantized], model: QuantizedModel, parameters: T
 def _(node: Conv2d | Linear, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
     (source,) = inputs
     certificate = model.certificates.get(node.name)
-    if certificate is not None:
+    if certificate is not None and certificate.weight is not None:
         return _certified_layer(node, source, model, certificate)
     integers, weight_scale = model.weight_quantizer(node.name)(oriented_weight(node, parameters))
     if node.norm is not None and model.norm_momentum is not None:
@@ -200,8 +205,7 @@ def _(node: AvgPool2d, inputs: list[Quantized], model: QuantizedModel, parameter
 def _(node: Add, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
     first, second = inputs
     certificate = model.certificates.get(node.name)
-    if certificate is not None:
-        assert certificate.multipliers is not None
+    if certificate is not None and certificate.multipliers is not None:
         total = weighted_sum(first.values, certificate.multipliers[0], second.values, certificate.multipliers[1])
         return _finish(node, total, _scale(node, model), model)
     if model.activation_quantizer(node.name).follows_data:

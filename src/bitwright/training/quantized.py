@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bitwright.training.plan import TensorSpec
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -23,7 +25,7 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The constants that lowering proved for one node, which the forward pass then uses instead of its own.
+    """The constants that lowering proved or chose for one node, which the forward pass then uses instead of its own.
 
     Attributes:
         multipliers: float32, each exactly `b / 2**c`: shape (channels,) or (2,) for an addition.
@@ -31,6 +33,8 @@ class Certificate:
         bias: Integers of a layer, or None.
         unit: What one accumulator of a layer is worth, shape (channels,), or None.
         wide: Whether sums can exceed 2**24, so that they need float64.
+        spec: Format of the node's tensor where lowering chose another than the model's, or None.
+        scale: Its scale, shape (), or None.
     """
 
     multipliers: Tensor | None = None
@@ -38,3 +42,5 @@ class Certificate:
     bias: Tensor | None = None
     unit: Tensor | None = None
     wide: bool = False
+    spec: TensorSpec | None = None
+    scale: Tensor | None = None
