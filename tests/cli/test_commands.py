@@ -123,7 +123,7 @@ def test_the_whole_way(graph: Path, folder: Path, bitwright: Command) -> None:
     pixels = folder / "digits.pixels.onnx"
     assert json.loads(bitwright("export", integer, *data, "-o", pixels, "--json").out)["input"] == "uint8"
     refused = bitwright("evaluate", pixels, *data)
-    assert (refused.status, "takes tensor(uint8), but float images" in refused.err) == (1, True)
+    assert (refused.status, "takes uint8, but float images" in refused.err) == (1, True)
     verified = bitwright("verify", integer, *data, "--engine", "onnxruntime", "--images", 150, "--json")
     assert verified.status == 0
     assert [row["equal_images"] for row in json.loads(verified.out)["rows"]] == [150] * 4

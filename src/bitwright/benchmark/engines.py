@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Engines: each turns an exported file into a function from images to logits.
+"""Engines: each turns an exported file into functions from images to logits.
 
-One engine is one function in the registry. What an integer model returns are its int32 logits; a float model, its float32 ones.
+One engine is one function in the registry. What an integer model returns are its int32 logits, or these times their unit; a float
+model returns its float32 logits as either.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -23,10 +25,32 @@ from bitwright.errors import ExportError, FileFormatError, unknown_name
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """From images [batch, channels, height, width], as the file wants them, to logits [batch, classes]."""
 
-Load = Callable[[Path, int, str], Predict]
-"""From a file, a number of threads and an optimisation level to a prediction."""
+INTEGER_OUTPUT, REAL_OUTPUT = "logits_int32", "logits"
+QONNX_DOMAIN = "qonnx.custom_op.general"
 
-INTEGER_OUTPUT = "logits_int32"
+
+@dataclass(frozen=True)
+class Session:
+    """A file, ready to run; called with images, it gives `integers`.
+
+    Attributes:
+        shape: Of an image: (channels, height, width).
+        kind: Type of its values: `float32` for normalised images, `uint8` for pixels.
+        integers: To int32 logits; those of a float model are float32.
+        logits: To real logits.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    integers: Predict
+    logits: Predict
+
+    def __call__(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return self.integers(images)
+
+
+Load = Callable[[Path, int, str], Session]
+"""From a file, a number of threads and an optimisation level to a session."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +96,7 @@ def engine(
     return register
 
 
-def load_engine(name: str, path: str | Path, *, threads: int = 1, level: str | None = None) -> Predict:
+def load_engine(name: str, path: str | Path, *, threads: int = 1, level: str | None = None) -> Session:
     """A file, ready to run.
 
     Args:
@@ -108,6 +132,31 @@ def known_engine(name: str) -> Engine:
     return ENGINES[name]
 
 
+def engine_of(path: str | Path) -> str:
+    """The engine that runs a file, by the end of its name and, for ONNX, by the operators that it imports.
+
+    Raises:
+        ExportError: If no engine's files have such names.
+    """
+    suffix = Path(path).suffix
+    found = [name for name, engine in ENGINES.items() if engine.suffix == suffix]
+    if not found:
+        known = ", ".join(sorted({engine.suffix for engine in ENGINES.values()}))
+        raise ExportError(f"expected a file whose name ends in one of {known}, got '{path}'.")
+    return "qonnx" if suffix == ".onnx" and _is_qonnx(Path(path)) else found[0]
+
+
+def _is_qonnx(path: Path) -> bool:
+    """Whether a file imports QONNX's operators; one that cannot be read does not, and its engine will say so."""
+    import onnx
+
+    try:
+        made = onnx.load(str(path), load_external_data=False)
+    except Exception:  # protobuf raises a type of its own for each fault
+        return False
+    return any(entry.domain == QONNX_DOMAIN for entry in made.opset_import)
+
+
 _ONNXRUNTIME_LEVELS = {
     "none": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -117,7 +166,7 @@ _ONNXRUNTIME_LEVELS = {
 
 
 @engine("onnxruntime", "onnxruntime", "onnx", tuple(_ONNXRUNTIME_LEVELS))
-def _(path: Path, threads: int, level: str) -> Predict:
+def _(path: Path, threads: int, level: str) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -130,17 +179,19 @@ def _(path: Path, threads: int, level: str) -> Predict:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(f"ONNX Runtime cannot read '{path}': {reason}") from error
     names = [output.name for output in session.get_outputs()]
-    wanted = INTEGER_OUTPUT if INTEGER_OUTPUT in names else names[0]
-    image = session.get_inputs()[0].name
+    given = session.get_inputs()[0]
+    shape = tuple(size if isinstance(size, int) else 0 for size in given.shape[1:])
+    kind = "float32" if given.type == "tensor(float)" else given.type.removeprefix("tensor(").removesuffix(")")
 
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.asarray(session.run([wanted], {image: images})[0])
+    def reading(output: str) -> Predict:
+        wanted = output if output in names else names[0]
+        return lambda images: np.asarray(session.run([wanted], {given.name: images})[0])
 
-    return predict
+    return Session(shape, kind, reading(INTEGER_OUTPUT), reading(REAL_OUTPUT))
 
 
 @engine("litert", "ai_edge_litert", "litert", suffix=".tflite")
-def _(path: Path, threads: int, level: str) -> Predict:
+def _(path: Path, threads: int, level: str) -> Session:
     from ai_edge_litert.interpreter import Interpreter
 
     try:
@@ -149,23 +200,28 @@ def _(path: Path, threads: int, level: str) -> Predict:
         raise FileFormatError(f"LiteRT cannot read '{path}': {' '.join(str(error).split())}") from error
     (given,) = interpreter.get_input_details()
     outputs = {entry["name"]: entry["index"] for entry in interpreter.get_output_details()}
-    wanted = outputs.get(INTEGER_OUTPUT, next(iter(outputs.values())))
-    shape: list[tuple[int, ...]] = []
+    sized: list[tuple[int, ...]] = []
 
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if [images.shape] != shape:
-            interpreter.resize_tensor_input(given["index"], list(images.shape))
-            interpreter.allocate_tensors()
-            shape[:] = [images.shape]
-        interpreter.set_tensor(given["index"], images)
-        interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(wanted))
+    def reading(output: str) -> Predict:
+        wanted = outputs.get(output, next(iter(outputs.values())))
 
-    return predict
+        def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            if [images.shape] != sized:
+                interpreter.resize_tensor_input(given["index"], list(images.shape))
+                interpreter.allocate_tensors()
+                sized[:] = [images.shape]
+            interpreter.set_tensor(given["index"], images)
+            interpreter.invoke()
+            return np.asarray(interpreter.get_tensor(wanted))
+
+        return predict
+
+    shape = tuple(map(int, given["shape"][1:]))
+    return Session(shape, np.dtype(given["dtype"]).name, reading(INTEGER_OUTPUT), reading(REAL_OUTPUT))
 
 
 @engine("openvino", "openvino", "openvino", suffix=".xml")
-def _(path: Path, threads: int, level: str) -> Predict:
+def _(path: Path, threads: int, level: str) -> Session:
     import openvino
 
     # Exact files need float32: with bfloat16, or inputs quantized anew, OpenVINO trades digits for speed where a CPU allows it.
@@ -178,22 +234,32 @@ def _(path: Path, threads: int, level: str) -> Predict:
         compiled = openvino.Core().compile_model(str(path), "CPU", options)
     except RuntimeError as error:
         raise FileFormatError(f"OpenVINO cannot read '{path}': {' '.join(str(error).split())}") from error
-    found = [output for output in compiled.outputs if INTEGER_OUTPUT in output.get_names()]
-    wanted = found[0] if found else compiled.outputs[0]
+    given = compiled.inputs[0]
+    sizes = list(given.partial_shape)[1:]
+    shape = tuple(size.get_length() if size.is_static else 0 for size in sizes)
 
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.array(compiled(np.ascontiguousarray(images))[wanted])
+    def reading(output: str) -> Predict:
+        found = [port for port in compiled.outputs if output in port.get_names()]
+        wanted = found[0] if found else compiled.outputs[0]
+        return lambda images: np.array(compiled(np.ascontiguousarray(images))[wanted])
 
-    return predict
+    return Session(shape, given.element_type.to_dtype().name, reading(INTEGER_OUTPUT), reading(REAL_OUTPUT))
 
 
 @engine("qonnx", "qonnx", "qonnx")
-def _(path: Path, threads: int, level: str) -> Predict:
+def _(path: Path, threads: int, level: str) -> Session:
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes
 
-    stored = ModelWrapper(str(path))
+    try:
+        stored = ModelWrapper(str(path))
+        facts = {entry.key: entry.value for entry in stored.model.metadata_props}
+        unit = np.array(json.loads(facts["output_unit"]), dtype=np.float32)
+        shape = tuple(stored.get_tensor_shape("images")[1:])
+    except Exception as error:  # protobuf raises a type of its own for each fault
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileFormatError(f"qonnx cannot read '{path}': {reason}") from error
     sized: dict[tuple[int, ...], Any] = {}
 
     def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -208,11 +274,17 @@ def _(path: Path, threads: int, level: str) -> Predict:
             raise ExportError(f"expected integers from '{path}', got fractions.")
         return np.asarray(logits).astype(np.int32)
 
-    return predict
+    def real(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        integers = predict(images)
+        return np.asarray(integers.astype(np.float32) * unit.reshape(-1, *[1] * (integers.ndim - 2)))
+
+    # Pixels are float32 as everything is in QONNX; `predict` makes them so.
+    kind = "uint8" if facts.get("images", "").startswith("uint8") else "float32"
+    return Session(shape, kind, predict, real)
 
 
 @engine("tvm", "tvm", "tvm", suffix=".so")
-def _(path: Path, threads: int, level: str) -> Predict:
+def _(path: Path, threads: int, level: str) -> Session:
     # Read when TVM starts its threads, which it would bind to cores, and with them the thread that all other engines run on.
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
@@ -226,14 +298,14 @@ def _(path: Path, threads: int, level: str) -> Predict:
         # The system's linker takes a name that it has loaded before for the same library, whatever is in the file now.
         with tempfile.TemporaryDirectory() as folder:
             library = shutil.copy(path, folder)
-            main = VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())["main"]
+            machine = VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+            main, given = machine["main"], json.loads(str(machine["bitwright"]()))["input"]
     except Exception as error:  # from the linker, from TVM's own functions, or for want of them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(f"TVM cannot read '{path}': {reason}") from error
     tvm.get_global_func("runtime.config_threadpool")(any_core, threads)
 
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        integers, _ = main(tvm.runtime.tensor(np.ascontiguousarray(images)))
-        return np.asarray(integers.numpy())
+    def reading(output: int) -> Predict:
+        return lambda images: np.asarray(main(tvm.runtime.tensor(np.ascontiguousarray(images)))[output].numpy())
 
-    return predict
+    return Session(tuple(given["shape"]), given["dtype"], reading(0), reading(1))

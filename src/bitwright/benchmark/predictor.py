@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Any file that turns images into logits, as one function: Bitwright's own kinds, and ONNX."""
+"""Any file that turns images into logits, as one function: Bitwright's own kinds, and what was exported for engines."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor
 
+from bitwright.benchmark.engines import ENGINES, engine_of, load_engine
 from bitwright.errors import FileFormatError
 from bitwright.graph import FloatModel, Graph
 from bitwright.integer import IntegerModel, load, prepare
@@ -33,13 +34,14 @@ class Predictor:
 
 
 def predictor(path: str | Path) -> Predictor:
-    """Load a graph, a checkpoint, an integer model, or an ONNX file.
+    """Load a graph, a checkpoint, an integer model, or an exported file, which the engine runs that the end of its name tells.
 
     Raises:
         FileFormatError: If the file is missing, damaged, or of another kind.
+        ExportError: If the engine of an exported file is not installed.
     """
-    if Path(path).suffix == ".onnx":
-        return _onnx(Path(path))
+    if Path(path).suffix in {engine.suffix for engine in ENGINES.values()}:
+        return _exported(Path(path))
     found = load(path)
     if isinstance(found, Graph):
         return Predictor(f"{found.model} in float", found.input_shape, FloatModel(found).eval())
@@ -54,21 +56,18 @@ def _integer(model: IntegerModel) -> Predictor:
     return Predictor(description, model.input_shape, prepare(model).logits)
 
 
-def _onnx(path: Path) -> Predictor:
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a type of its own for each fault
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileFormatError(f"cannot read an ONNX model from '{path}': {reason}") from error
-    (given,) = session.get_inputs()
-    if given.type != "tensor(float)":
+def _exported(path: Path) -> Predictor:
+    if not path.is_file():
+        raise FileFormatError(f"cannot read '{path}': there is no such file.")
+    engine = engine_of(path)
+    session = load_engine(engine, path, threads=os.cpu_count() or 1)
+    if session.kind != "float32":
         raise FileFormatError(
-            f"'{path}' takes {given.type}, but float images are evaluated: export it without --data for that; "
+            f"'{path}' takes {session.kind}, but float images are evaluated: export it without --data for that; "
             "both forms compute the same integers."
         )
 
     def predict(images: Tensor) -> Tensor:
-        (got,) = session.run(["logits"], {given.name: images.numpy()})
-        return torch.from_numpy(got)
+        return torch.from_numpy(session.logits(images.numpy()))
 
-    return Predictor(f"{path.name} in ONNX Runtime", tuple(given.shape[1:]), predict)
+    return Predictor(f"{path.name} in {engine}", session.shape, predict)

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from bitwright.benchmark import engines
-from bitwright.benchmark.engines import load_engine
+from bitwright.benchmark.engines import engine_of, load_engine
 from bitwright.benchmark.timing import Spread, time_interleaved
-from bitwright.errors import ExportError, FileFormatError
+from bitwright.errors import ExportError
 from bitwright.export.exporter import exported_bytes
 from bitwright.progress import Progress, silent
 
@@ -100,7 +99,7 @@ def side_by_side(
     baseline = next(iter(files))
     chosen = {name: engine or engine_of(path) for name, path in files.items()}
     predicts = {name: load_engine(chosen[name], path, threads=threads) for name, path in files.items()}
-    inputs = {name: _input(Path(path)) for name, path in files.items()}
+    inputs = {name: (session.shape, session.kind) for name, session in predicts.items()}
     generator = np.random.default_rng(0)
     found = []
     for index, batch in enumerate(batches):
@@ -123,45 +122,6 @@ def _part_of(progress: Progress, index: int, parts: int) -> Progress:
         progress(index * total + done, parts * total, **figures)
 
     return part
-
-
-def engine_of(path: str | Path) -> str:
-    """The engine whose files have a name that ends as this one's; the first, where there are several."""
-    for name, found in engines.ENGINES.items():
-        if Path(path).suffix == found.suffix:
-            return name
-    known = ", ".join(sorted({found.suffix for found in engines.ENGINES.values()}))
-    raise ExportError(f"expected a file whose name ends in one of {known}, got '{path}'.")
-
-
-def _input(path: Path) -> tuple[tuple[int, ...], str]:
-    """Shape of an image, and the type of its values."""
-    if path.suffix == ".xml":
-        import openvino
-
-        (port,) = openvino.Core().read_model(str(path)).inputs
-        return tuple(
-            dimension.get_length() for dimension in list(port.partial_shape)[1:]
-        ), port.element_type.to_dtype().name
-    if path.suffix == ".tflite":
-        from ai_edge_litert.interpreter import Interpreter
-
-        (detail,) = Interpreter(model_path=str(path)).get_input_details()
-        return tuple(map(int, detail["shape"][1:])), np.dtype(detail["dtype"]).name
-    if path.suffix == ".so":
-        import tvm
-        from tvm.relax import VirtualMachine
-
-        machine = VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-        given = json.loads(str(machine["bitwright"]()))["input"]
-        return tuple(given["shape"]), given["dtype"]
-    try:
-        graph = onnx.load(str(path)).graph
-        stored = graph.input[0].type.tensor_type
-    except Exception as error:  # protobuf raises a type of its own for each fault
-        raise FileFormatError(f"cannot read an ONNX model from '{path}': {error}.") from error
-    shape = tuple(dimension.dim_value for dimension in stored.shape.dim[1:])
-    return shape, str(onnx.helper.tensor_dtype_to_np_dtype(stored.elem_type))
 
 
 def _images(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray[Any, Any]:

@@ -15,7 +15,9 @@ from bitwright.cli.options import BatchSize, Data, Json, Seed
 
 @app.command(epilog="Example: bitwright evaluate resnet18.w4a4.integer --data imagefolder:/data/imagenet")
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A graph, a checkpoint, an integer model or ONNX.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A graph, a checkpoint, an integer model or an exported file.")
+    ],
     data: Data,
     split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
     batch_size: BatchSize = 100,
