@@ -105,7 +105,24 @@ def test_verify_exports_for_each_engine() -> None:
 def test_verify_runs_every_installed_engine() -> None:
     """Without a choice, each engine that is installed gets its own file, and one image."""
     model, images = integer_model(RESNET20, 32, "W4A4")
-    results = verify(model, [images[:1]])
+    heard: list[str] = []
+    results = verify(
+        model,
+        [images[:1]],
+        total=1,
+        progress=lambda done, total: heard.append(f"{done}/{total}"),
+        stage=heard.append,
+    )
+    installed = [name for name, found in ENGINES.items() if found.installed]
+    words = [word for word in heard if "/" not in word]
+    steps = [f"exporting for {name}" for name in installed] + [f"loading into {name}" for name in installed]
+    assert words == [*steps, f"comparing {len(results)} engines and levels"]
+    assert heard[-1] == "1/1"
+    if "tvm" in installed:  # it compiles for many seconds, and counts
+        after = heard[heard.index("exporting for tvm") + 1 :]
+        assert after[: after.index("loading into onnxruntime")] == [
+            f"{done}/{len(model.ops) + 2}" for done in range(1, len(model.ops) + 3)
+        ]
     assert {result.engine for result in results} == {name for name, found in ENGINES.items() if found.installed}
     assert all(result.exact for result in results)
 

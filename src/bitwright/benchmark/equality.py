@@ -15,11 +15,14 @@ from torch import Tensor
 from bitwright.benchmark.engines import ENGINES, Predict, known_engine, load_engine
 from bitwright.benchmark.environment import environment
 from bitwright.errors import DataError, ExportError
-from bitwright.export import EXPORTERS, Target
+from bitwright.export import EXPORTERS, Target, export_tvm
 from bitwright.export.pixels import Pixels
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.prepared import prepare
 from bitwright.progress import Progress, silent
+
+Stage = Callable[[str], object]
+"""Told in words what begins."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def compare(
     threads: int = 1,
     total: int | None = None,
     progress: Progress = silent,
+    stage: Stage | None = None,
 ) -> list[Equality]:
     """Run exported files over images and count equal logits.
 
@@ -79,6 +83,7 @@ def compare(
         threads: How many each engine may use.
         total: Number of batches, for `progress`.
         progress: Called after each batch.
+        stage: Called, in words, before files are loaded and before batches are compared.
 
     Returns:
         One result for each engine and level, in order.
@@ -87,12 +92,14 @@ def compare(
         DataError: If there is no image.
     """
     chosen = levels or {}
-    runs: dict[tuple[str, str], Predict] = {
-        (name, level): load_engine(name, path, threads=threads, level=level)
-        for name, path in files.items()
-        for level in chosen.get(name, known_engine(name).levels)
-    }
+    begin = stage or _say_nothing
+    runs: dict[tuple[str, str], Predict] = {}
+    for name, path in files.items():
+        begin(f"loading into {name}")
+        for level in chosen.get(name, known_engine(name).levels):
+            runs[name, level] = load_engine(name, path, threads=threads, level=level)
     reference = prepare(model)
+    begin(f"comparing {len(runs)} engines and levels")
     counts = {key: np.zeros(5, dtype=np.int64) for key in runs}
     done = 0
     for done, images in enumerate(batches, start=1):
@@ -115,6 +122,7 @@ def verify(
     threads: int = 1,
     total: int | None = None,
     progress: Progress = silent,
+    stage: Stage | None = None,
     refused: Callable[[str, ExportError], object] | None = None,
 ) -> list[Equality]:
     """Export `model` for engines and compare each, at all its levels, as `compare` does.
@@ -126,7 +134,8 @@ def verify(
         target: The CPUs that the files are made for.
         threads: How many each engine may use.
         total: Number of batches, for `progress`.
-        progress: Called after each batch.
+        progress: Called after each batch; with `stage`, also after each step of a stage that counts its steps.
+        stage: Called, in words, before each stage: the export for each engine, some of which compile for many seconds.
         refused: Where no engine is named, called with each that is refused the model, and the reason.
 
     Raises:
@@ -138,12 +147,18 @@ def verify(
         )
     chosen = engines or [name for name, found in ENGINES.items() if found.installed]
     refusals: list[ExportError] = []
+    begin = stage or _say_nothing
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for name in chosen:
-            path = Path(folder) / f"{name}{known_engine(name).suffix}"
+            engine = known_engine(name)
+            path = Path(folder) / f"{name}{engine.suffix}"
+            begin(f"exporting for {name}")
             try:
-                EXPORTERS[known_engine(name).exporter](model, path, target)
+                if engine.exporter == "tvm":
+                    export_tvm(model, path, target, progress=silent if stage is None else progress)
+                else:
+                    EXPORTERS[engine.exporter](model, path, target)
             except ExportError as error:
                 refusals.append(error)
                 if engines or len(refusals) == len(chosen):
@@ -152,7 +167,11 @@ def verify(
                     refused(name, error)
                 continue
             files[name] = path
-        return compare(model, files, batches, threads=threads, total=total, progress=progress)
+        return compare(model, files, batches, threads=threads, total=total, progress=progress, stage=stage)
+
+
+def _say_nothing(words: str) -> None:
+    """The stage of those who do not ask."""
 
 
 def count(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> None:

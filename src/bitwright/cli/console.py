@@ -13,8 +13,6 @@ import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import bitwright.progress
-
 stdout = Console()
 stderr = Console(stderr=True)
 
@@ -32,8 +30,26 @@ def note(text: str) -> None:
     stderr.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+class Bar:
+    """What moves a bar: a `Progress` that also says, in words, what is being done."""
+
+    def __init__(self, drawn: Progress, task: str) -> None:
+        self._drawn = drawn
+        self._task = task
+        self._id = drawn.add_task(task, total=None, figures="")
+
+    def __call__(self, done: int, total: int, /, **figures: float) -> None:
+        text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        self._drawn.update(self._id, completed=done, total=max(total, done), figures=text)
+
+    def stage(self, words: str) -> None:
+        """Begin a part of the work: without a total until it has told one, while the time goes on."""
+        self._drawn.update(self._id, description=f"{self._task}: {words}", completed=0, figures="")
+        self._drawn.tasks[self._id].total = None  # which `update` takes for no change
+
+
 @contextmanager
-def bar(task: str, *, shown: bool = True) -> Iterator[bitwright.progress.Progress]:
+def bar(task: str, *, shown: bool = True) -> Iterator[Bar]:
     """A progress bar with the time left, on stderr, where that is a terminal; gone when done. Of several processes one shows."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("eta"),
@@ -41,12 +57,6 @@ def bar(task: str, *, shown: bool = True) -> Iterator[bitwright.progress.Progres
     )  # fmt: skip
     start = time.monotonic()
     with Progress(*columns, console=stderr, transient=True, disable=not (shown and stderr.is_terminal)) as progress:
-        drawn = progress.add_task(task, total=None, figures="")
-
-        def update(done: int, total: int, /, **figures: float) -> None:
-            text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            progress.update(drawn, completed=done, total=max(total, done), figures=text)
-
-        yield update
+        yield Bar(progress, task)
     if shown:
         note(f"{task}: {time.monotonic() - start:.1f} s")

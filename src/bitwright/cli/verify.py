@@ -56,6 +56,7 @@ def verify(
             threads=threads,
             total=len(starts),
             progress=progress,
+            stage=progress.stage,
             refused=lambda name, error: note(f"left out {name}: {error}"),
         )
 
