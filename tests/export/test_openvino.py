@@ -12,18 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitwright.benchmark import compare, load_engine
+from bitwright.benchmark import ENGINES, compare, load_engine
 from bitwright.data import load as load_data
 from bitwright.data.fit import fit
 from bitwright.errors import ExportError, FileFormatError
-from bitwright.export import Pixels, Target, export_openvino, to_openvino
+from bitwright.export import EXPORTERS, Pixels, Target, export_openvino, to_openvino
 from bitwright.export.openvino_builder import INT8, PARTS
+from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, QuantParams, lower, run
 from bitwright.integer.multipliers import Multipliers
-from bitwright.integer.ops import IntegerAvgPool2d
+from bitwright.integer.ops import IntegerAvgPool2d, Quantize, ReciprocalQuantize
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes
+from export.published import constants
 from graph.networks import Called, captured
 
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
@@ -211,16 +213,46 @@ def test_four_bit_weights_are_packed(tmp_path: Path) -> None:
     assert sizes["W4A4"] < sizes["W8A8"] - 0.95 * weights / 2
 
 
-def test_multipliers_of_31_bits_are_refused() -> None:
-    """What float32 cannot hold is refused, by the name of the layer."""
-    model, _ = integer_model(RESNET20, 32, "W4A4")
+def test_multipliers_of_31_bits(tmp_path: Path) -> None:
+    """Those with an equal float32 multiplier become it; others are refused, by the name of the layer."""
+    model, images = integer_model(RESNET20, 32, "W4A4")
     layer = next(iter(model.layers().values()))
     assert layer.rescale is not None
     given = layer.rescale.multipliers
     long = replace(layer.rescale, multipliers=Multipliers(2**7 * given.multiplier + 1, given.shift + 7))
-    ops = tuple(replace(op, rescale=long) if op is layer else op for op in model)
-    with pytest.raises(ExportError, match=rf"'{layer.name}' in float32: channel 0: expected a ratio of at most 24"):
-        to_openvino(replace(model, ops=ops))
+    published = replace(model, ops=tuple(replace(op, rescale=long) if op is layer else op for op in model))
+    export_openvino(published, tmp_path / "model.xml")
+    (result,) = compare(published, {"openvino": tmp_path / "model.xml"}, [images])
+    assert result.exact
+    without = constants(np.array([2**20], np.int32), Multipliers(np.array([2**31 - 1]), np.array([31])))
+    with pytest.raises(
+        ExportError, match=r"'conv' in float32, having neither .*: channel 0: expected a ratio of at most 24"
+    ):
+        to_openvino(without)
+
+
+@pytest.mark.parametrize("pixels", [None, Pixels((0.45,), (0.226,))])
+def test_images_times_a_reciprocal(pixels: Pixels | None, tmp_path: Path) -> None:
+    """Published models multiply images by the reciprocal of their scale: near halves, that is another integer than a quotient."""
+    scale = 0.013
+    op = ReciprocalQuantize(name="input", inputs=(), shape=(1, 32, 32), place="", scale=scale, low=-128, high=127)
+    flat = Flatten(name="flat", inputs=("input",), shape=(1024,), place="")
+    params = QuantParams(8, True, scale)
+    formats = {"input": params, "flat": params}
+    model = IntegerModel("images", Scheme("none", {}), (op, flat), formats, "flat", np.ones(1))
+    if pixels is None:
+        halves = (np.arange(-130, 130) + 0.5).astype(np.float32) * np.float32(scale)
+        near = np.concatenate([halves, *(np.nextafter(halves, np.float32(end)) for end in (-9, 9))])
+        images = torch.from_numpy(np.resize(near, (1, 1, 32, 32)))
+        other = replace(model, ops=(Quantize(**vars(op)), flat))
+        assert not torch.equal(run(model, images), run(other, images))
+    else:
+        images = torch.arange(1024).remainder(256).to(torch.uint8).reshape(1, 1, 32, 32)
+    for engine in (name for name in ("openvino", "litert") if ENGINES[name].installed):
+        path = tmp_path / f"model{ENGINES[engine].suffix}"
+        EXPORTERS[engine](model, path, Target.ANY, pixels)
+        (result,) = compare(model, {engine: path}, [images], pixels=pixels)
+        assert result.exact
 
 
 def test_other_names_and_files_are_refused(tmp_path: Path) -> None:

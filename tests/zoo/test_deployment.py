@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from bitwright.benchmark import compare, verify
+from bitwright.benchmark import ENGINES, compare, verify
 from bitwright.errors import ExportError
-from bitwright.export import export_onnx, export_qonnx
+from bitwright.export import export_litert, export_onnx, export_openvino, export_qonnx
 from bitwright.integer import run
 from bitwright.integer.narrow import in_float32, narrow
 from bitwright.integer.ops import IntegerConv2d
@@ -40,6 +40,27 @@ def test_onnx(model: str, scheme: str, side: int, tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx").stat().st_size < 1.03 * len(made.to_bytes())
 
 
+@pytest.mark.skipif(not ENGINES["litert"].installed, reason="the extra 'litert' is not installed")
+@pytest.mark.parametrize(
+    ("model", "scheme", "side"),
+    [
+        ("resnet18", "bops_0.5", 32),
+        *(
+            pytest.param(model, scheme, side, marks=pytest.mark.slow)
+            for model in ("resnet18", "resnet50")
+            for scheme, side in (("uniform8", 224), ("latency_0.5", 224), ("uniform4", 64))
+        ),
+    ],
+)
+def test_litert(model: str, scheme: str, side: int, tmp_path: Path) -> None:
+    """LiteRT gives the integers of the published arithmetic: streams in int32, 31-bit multipliers in int64."""
+    made, images = imported(model, scheme, side, tmp_path)
+    export_litert(made, tmp_path / "model.tflite")
+    (result,) = compare(made, {"litert": tmp_path / "model.tflite"}, [images[:1], images])
+    assert result.exact
+    assert result.images == 4
+
+
 @pytest.mark.parametrize(("scheme", "everywhere"), [("w4a4", True), ("bops_0.5", False)])
 def test_as_many_layers_as_possible_are_fast(scheme: str, everywhere: bool, tmp_path: Path) -> None:
     """All layers of four bits within the blocks get float32 multipliers, and the integers of every tensor stay the same."""
@@ -62,6 +83,16 @@ def test_the_standard_gives_the_same(tmp_path: Path) -> None:
         ["logits_int32"], {"images": images[:1].numpy()}
     )
     assert np.array_equal(got, run(made, images[:1]).numpy())
+
+
+@pytest.mark.skipif(not ENGINES["openvino"].installed, reason="the extra 'openvino' is not installed")
+def test_openvino_is_refused_by_name(tmp_path: Path) -> None:
+    """Its CPU plugin has nothing beyond float32 and int32, which published streams need: the first layer of one is named."""
+    made, _ = imported("resnet18", "bops_0.5", 32, tmp_path)
+    with pytest.raises(
+        ExportError, match=r"OpenVINO computes 'features\..*' in float32, having neither float64 nor int64"
+    ):
+        export_openvino(made, tmp_path / "model.xml")
 
 
 def test_qonnx_is_refused_by_name(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ XNNPACK's 8-bit convolutions add in int32, on every CPU, multiply the sum by `in
 float32 and round once, halves to even: the formula that the certificate is about, with the proved multiplier as the scale of
 the weights and powers of two for all others. What its integer kernels would round in another way (additions, rescaling, the
 quantization of images) is done in float32 on integers, exactly, and average pools are depthwise convolutions with weights of
-one. The classifier is a float32 convolution of integers, in parts where a sum could exceed 2**24.
+one. The classifier is a float32 convolution of integers, in parts where a sum could exceed 2**24. The published models' streams
+and 31-bit multipliers are int32 and int64 (`litert_wide`), where float32 multipliers do not give the same integers.
 
 The reference kernels of LiteRT round twice and differ; the file is for the interpreter as it is, with its default delegate.
 """
@@ -24,19 +25,32 @@ from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions
 from bitwright.export.litert_builder import LitertBuilder, Stored
 from bitwright.export.litert_moves import move_in_litert
+from bitwright.export.litert_real import cast, combined, dequantized, integers_of, store_rounded
+from bitwright.export.litert_wide import (
+    add_wide,
+    floor_average,
+    in_int64,
+    is_wide,
+    numbers_of,
+    rescale_in_int64,
+    rescale_stream,
+)
 from bitwright.export.pixels import Pixels, affine, quotient_rises
 from bitwright.export.target import Target
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node, Pair
 from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
+from bitwright.integer.narrow import narrow
 from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConv2d,
+    IntegerFloorAvgPool2d,
     IntegerLinear,
     IntegerRequantize,
     Quantize,
+    ReciprocalQuantize,
     Rescale,
 )
 
@@ -65,17 +79,17 @@ def export_litert(
 
 def to_litert(model: IntegerModel, pixels: Pixels | None = None) -> bytes:
     """`model` as the bytes of a .tflite file; see `export_litert`."""
-    builder = LitertBuilder(model, pixels)
+    builder = LitertBuilder(narrow(model), pixels)
     images = builder.tensor([-1, *model.input_shape], "FLOAT32" if pixels is None else "UINT8", "images")
-    for op in model:
-        if isinstance(op, Quantize):
+    for op in builder.model:
+        if isinstance(op, Quantize | ReciprocalQuantize):
             _quantize(op, builder, images)
         else:
             add_to_litert(op, builder)
     shape = builder.shape(model.output)
     whole = builder.numbers.get(model.output)
     if whole is None:
-        whole = _cast(builder, _integers(model.output, shape, builder), shape, "INT32")
+        whole = cast(builder, integers_of(model.output, shape, builder), shape, "INT32")
     if len(shape) == 3:
         whole = builder.node(
             "TRANSPOSE",
@@ -101,40 +115,7 @@ def to_litert(model: IntegerModel, pixels: Pixels | None = None) -> bytes:
     return builder.finish([images], [named, logits], facts)
 
 
-def _cast(builder: LitertBuilder, source: int, shape: tuple[int, ...], kind: str, given: str = "FLOAT32") -> int:
-    """The same numbers as another type, channels last."""
-    kinds = builder.schema.TensorType
-    types = {"inDataType": getattr(kinds, given), "outDataType": getattr(kinds, kind)}
-    return builder.node("CAST", [source], builder.tensor(builder.nhwc(shape), kind), "CastOptions", **types)
-
-
-def _real(builder: LitertBuilder, shape: tuple[int, ...], operator: str, inputs: list[int], activation: int = 0) -> int:
-    """A float32 product or sum."""
-    options = {"MUL": "MulOptions", "ADD": "AddOptions"}[operator]
-    output = builder.tensor(builder.nhwc(shape), "FLOAT32")
-    return builder.node(operator, inputs, output, options, fusedActivationFunction=activation)
-
-
-def _dequantized(source: Stored, shape: tuple[int, ...], builder: LitertBuilder) -> int:
-    """`scale * q` in float32."""
-    output = builder.tensor(builder.nhwc(shape), "FLOAT32")
-    return builder.node("DEQUANTIZE", [source.tensor], output, "DequantizeOptions", 2)
-
-
-def _integers(name: str, shape: tuple[int, ...], builder: LitertBuilder) -> int:
-    """The integers of a tensor as float32 numbers."""
-    source = builder.narrow(name)
-    real = _dequantized(source, shape, builder)
-    return real if source.scale == 1 else _real(builder, shape, "MUL", [real, builder.floats(1 / source.scale)])
-
-
-def _rounded(op: Node, builder: LitertBuilder, low: int, high: int, make: Any) -> None:
-    """Call `make` with a scale and an activation, for real values at that scale; round them, halves to even, and clamp."""
-    stored, activation = builder.store(op.name, op.shape, low, high)
-    builder.node("QUANTIZE", [make(stored.scale, activation)], stored.tensor, "QuantizeOptions")
-
-
-def _quantize(op: Quantize, builder: LitertBuilder, images: int) -> None:
+def _quantize(op: Quantize | ReciprocalQuantize, builder: LitertBuilder, images: int) -> None:
     """Images are read in the layout of training, and go on with the channels last."""
     order = builder.integers(0, 2, 3, 1)
     kind = "FLOAT32" if builder.pixels is None else "UINT8"
@@ -145,21 +126,21 @@ def _quantize(op: Quantize, builder: LitertBuilder, images: int) -> None:
         # XNNPACK multiplies by the inverse of the scale. What a quotient rounds to is how many rises lie at or below it.
         rises = builder.tensor(builder.nhwc(op.shape), "INT32")
         builder.node("BUCKETIZE", [last], rises, "BucketizeOptions", boundaries=quotient_rises(op).tolist())
-        real = _cast(builder, rises, op.shape, "FLOAT32", "INT32")
+        real = cast(builder, rises, op.shape, "FLOAT32", "INT32")
     else:
         exact = affine(builder.pixels.table(op), op.low, op.high)
         if exact is None:
             raise ExportError(
                 f"'{op.name}': no gain and offset give the integers of all pixels; export without pixels."
             )
-        real = _cast(builder, last, op.shape, "FLOAT32", "UINT8")
+        real = cast(builder, last, op.shape, "FLOAT32", "UINT8")
         gain, offset = exact.gain, exact.offset
 
     def make(scale: float, activation: int) -> int:
-        product = _real(builder, op.shape, "MUL", [real, builder.floats(gain * np.float32(scale))])
-        return _real(builder, op.shape, "ADD", [product, builder.floats(offset * np.float32(scale))], activation)
+        product = combined(builder, op.shape, "MUL", [real, builder.floats(gain * np.float32(scale))])
+        return combined(builder, op.shape, "ADD", [product, builder.floats(offset * np.float32(scale))], activation)
 
-    _rounded(op, builder, op.low, op.high, make)
+    store_rounded(op, builder, op.low, op.high, make)
 
 
 @singledispatch
@@ -178,10 +159,11 @@ def _(op: IntegerConv2d, builder: LitertBuilder) -> None:
         operator, weight = "DEPTHWISE_CONV_2D", op.weight.transpose(1, 2, 3, 0)
     else:
         raise ExportError(f"XNNPACK has no exact convolution of {op.groups} groups of channels ('{op.name}').")
-    if op.rescale is None:
+    if op.rescale is None or in_int64(op, op.rescale, builder):
         padded = source._replace(tensor=builder.padded(source, shape, op.padding, op.padding))
         wide = (shape[0], shape[1] + 2 * op.padding[0], shape[2] + 2 * op.padding[1])
-        builder.numbers[op.name] = _raw(op, builder, padded, wide, operator, weight, op.bias, op.stride, op.dilation)
+        sums = _raw(op, builder, padded, wide, operator, weight, op.bias, op.stride, op.dilation)
+        _finish(op, op.rescale, builder, sums)
         return
     image = builder.padded(source, shape, op.padding, op.padding)
     _convolution(op, op.rescale, builder, source, image, operator, weight, op.bias, op.stride, op.dilation)
@@ -194,15 +176,23 @@ def _(op: IntegerLinear, builder: LitertBuilder) -> None:
     image = builder.tensor([-1, 1, 1, inputs], "INT8", scale=source.scale, zero_point=source.zero_point)
     builder.reshape(source.tensor, image, [-1, 1, 1, inputs])
     weight = op.weight.reshape(outputs, 1, 1, inputs)
-    if op.rescale is None:
+    if op.rescale is None or in_int64(op, op.rescale, builder):
         column = _raw(op, builder, source._replace(tensor=image), (inputs, 1, 1), "CONV_2D", weight, op.bias)
         flat = builder.tensor([-1, outputs], "INT32")
-        builder.numbers[op.name] = builder.reshape(column, flat, [-1, outputs])
+        _finish(op, op.rescale, builder, builder.reshape(column, flat, [-1, outputs]))
         return
     column_op = _as_image(op, outputs)
     _convolution(column_op, op.rescale, builder, source, image, "CONV_2D", weight, op.bias)
     made = builder.stored[column_op.name]
     builder.reshape(made.tensor, builder.kept(op.name, op.shape, made), [-1, outputs])
+
+
+def _finish(op: Node, rescale: Rescale | None, builder: LitertBuilder, sums: int) -> None:
+    """Accumulators leave the network, or are requantized by multipliers that float32 does not hold."""
+    if rescale is None:
+        builder.numbers[op.name] = sums
+    else:
+        rescale_in_int64(op, rescale, builder, sums)
 
 
 def _as_image(op: Node, channels: int) -> Node:
@@ -217,10 +207,10 @@ def _(op: IntegerAvgPool2d, builder: LitertBuilder) -> None:
     ones = np.ones((1, *op.kernel, channels), dtype=np.int8)
     bias = np.zeros(channels, dtype=np.int32)
     image = builder.padded(source, (channels, height, width), op.padding, op.padding)
-    if op.rescale is None:
+    if op.rescale is None or in_int64(op, op.rescale, builder):
         wide = (channels, height + 2 * op.padding[0], width + 2 * op.padding[1])
         padded = source._replace(tensor=image)
-        builder.numbers[op.name] = _raw(op, builder, padded, wide, "DEPTHWISE_CONV_2D", ones, bias, op.stride)
+        _finish(op, op.rescale, builder, _raw(op, builder, padded, wide, "DEPTHWISE_CONV_2D", ones, bias, op.stride))
     else:
         _convolution(op, op.rescale, builder, source, image, "DEPTHWISE_CONV_2D", ones, bias, op.stride)
 
@@ -291,9 +281,9 @@ def _raw(
                 "Lower its weight or activation bits."
             )
         size = ceil(size / 2)
-    real = _dequantized(source, shape, builder)
+    real = dequantized(source, shape, builder)
     if source.scale != 1:
-        real = _real(builder, shape, "MUL", [real, builder.floats(1 / source.scale)])
+        real = combined(builder, shape, "MUL", [real, builder.floats(1 / source.scale)])
     result_shape = op.shape if len(op.shape) == 3 else (*op.shape, 1, 1)
     options = _options(builder, operator, stride, dilation, 0)
     total = builder.constant(bias.astype(np.int32))
@@ -306,31 +296,44 @@ def _raw(
             part, weights = builder.node("SLICE", [real, *limits], sliced, "SliceOptions"), weight[..., at : at + size]
         operands = [part, builder.floats(weights), builder.floats(np.zeros(len(bias)))]
         sums = builder.node(operator, operands, builder.tensor(builder.nhwc(result_shape), "FLOAT32"), **options)
-        terms = [_cast(builder, sums, result_shape, "INT32"), total]
+        terms = [cast(builder, sums, result_shape, "INT32"), total]
         total = builder.node("ADD", terms, builder.tensor(builder.nhwc(result_shape), "INT32"), "AddOptions")
     return total
 
 
 @add_to_litert.register
 def _(op: IntegerAdd, builder: LitertBuilder) -> None:
+    if any(is_wide(name, builder) for name in (*op.inputs, op.name)):
+        add_wide(op, builder)
+        return
+
     def make(scale: float, activation: int) -> int:
         terms = []
         for name, multiplier in zip(op.inputs, op.multipliers, strict=True):
             source = builder.narrow(name)
             factor = builder.floats(multiplier / 2**op.shift / source.scale * scale)
-            terms.append(_real(builder, op.shape, "MUL", [_dequantized(source, op.shape, builder), factor]))
-        return _real(builder, op.shape, "ADD", terms, activation)
+            terms.append(combined(builder, op.shape, "MUL", [dequantized(source, op.shape, builder), factor]))
+        return combined(builder, op.shape, "ADD", terms, activation)
 
-    _rounded(op, builder, op.low, op.high, make)
+    store_rounded(op, builder, op.low, op.high, make)
 
 
 @add_to_litert.register
 def _(op: IntegerRequantize, builder: LitertBuilder) -> None:
-    source = builder.narrow(op.inputs[0])
+    if in_int64(op, op.rescale, builder):
+        rescale_in_int64(op, op.rescale, builder, numbers_of(op.inputs[0], builder))
+        return
     multiplier = builder.multiplier(op, op.rescale, 1)[0]
+    if op.inputs[0] in builder.numbers:
+        rescale_stream(op, op.rescale, builder, builder.numbers[op.inputs[0]], multiplier)
+        return
+    source = builder.narrow(op.inputs[0])
 
     def make(scale: float, activation: int) -> int:
         factor = builder.floats(multiplier * np.float32(scale / source.scale))
-        return _real(builder, op.shape, "MUL", [_dequantized(source, op.shape, builder), factor], activation)
+        return combined(builder, op.shape, "MUL", [dequantized(source, op.shape, builder), factor], activation)
 
-    _rounded(op, builder, op.rescale.low, op.rescale.high, make)
+    store_rounded(op, builder, op.rescale.low, op.rescale.high, make)
+
+
+add_to_litert.register(IntegerFloorAvgPool2d, floor_average)

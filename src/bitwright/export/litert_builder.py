@@ -18,6 +18,7 @@ from bitwright.export.pixels import Pixels
 from bitwright.graph.nodes import Node, Pair
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import Rescale
+from bitwright.integer.ranges import Range, tensor_ranges
 from bitwright.scheme import MAX_BITS
 
 INT8_MAX, INT8_MIN = 127, -128
@@ -47,7 +48,7 @@ class LitertBuilder:
         model: What is exported.
         pixels: How images were normalised, if the file takes pixels.
         stored: The tensors of integers, in the layout batch x height x width x channels.
-        numbers: The accumulators that leave the network, as int32 tensors by name.
+        numbers: Tensors of more than 8 bits, and the accumulators that leave the network, as int32 tensors by name.
     """
 
     model: IntegerModel
@@ -58,6 +59,11 @@ class LitertBuilder:
     _buffers: list[Any] = field(default_factory=list)
     _operators: list[Any] = field(default_factory=list)
     _codes: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    @cached_property
+    def ranges(self) -> dict[str, Range]:
+        """How far the integers of every tensor can reach."""
+        return tensor_ranges(self.model)
 
     @cached_property
     def schema(self) -> Any:
@@ -169,7 +175,7 @@ class LitertBuilder:
     def narrow(self, name: str) -> Stored:
         """A tensor that an operation reads, which must have at most 8 bits."""
         if name in self.numbers:
-            raise ExportError(f"LiteRT has no form of what reads the accumulators of '{name}'. Use another engine.")
+            raise ExportError(f"LiteRT has no form of what reads the int32 numbers of '{name}'. Use another engine.")
         params = self.model.formats[name]
         if params.bit_width > MAX_BITS:
             raise ExportError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from bitwright.errors import ExportError
 from bitwright.export.litert_builder import INT8_MIN, LitertBuilder
+from bitwright.export.litert_wide import pool_wide
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
 
 
@@ -22,7 +23,6 @@ def move_in_litert(op: Node, builder: LitertBuilder) -> None:
 def _(op: MaxPool2d, builder: LitertBuilder) -> None:
     if op.dilation != (1, 1):
         raise ExportError(f"LiteRT has no max pooling with dilation ('{op.name}').")
-    source = builder.narrow(op.inputs[0])
     shape = builder.shape(op.inputs[0])
     # As much after the image as the last window reaches, which is more where sizes are rounded up.
     after = [
@@ -31,6 +31,10 @@ def _(op: MaxPool2d, builder: LitertBuilder) -> None:
             op.shape[1:], op.stride, op.kernel, shape[1:], op.padding, strict=True
         )
     ]
+    if op.inputs[0] in builder.numbers:
+        pool_wide(op, builder, (after[0], after[1]))
+        return
+    source = builder.narrow(op.inputs[0])
     image = builder.padded(source, shape, op.padding, (after[0], after[1]), None if source.low == 0 else INT8_MIN)
     builder.node(
         "MAX_POOL_2D", [image], builder.kept(op.name, op.shape, source), "Pool2DOptions", 2,

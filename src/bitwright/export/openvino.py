@@ -35,6 +35,7 @@ from bitwright.files import write_bytes
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
 from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
+from bitwright.integer.narrow import narrow
 from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
@@ -42,6 +43,7 @@ from bitwright.integer.ops import (
     IntegerLinear,
     IntegerRequantize,
     Quantize,
+    ReciprocalQuantize,
     Rescale,
 )
 
@@ -83,13 +85,13 @@ def export_openvino(
 
 def to_openvino(model: IntegerModel, target: Target | str = Target.ANY, pixels: Pixels | None = None) -> Any:
     """`model` as an `openvino.Model`; see `export_openvino`."""
-    builder = OpenvinoBuilder(model, Target(target), pixels)
+    builder = OpenvinoBuilder(narrow(model), Target(target), pixels)
     ops = builder.ops
     kind = np.float32 if pixels is None else np.uint8
     images = ops.parameter([-1, *model.input_shape], kind, name="images")
     images.output(0).set_names({"images"})
     builder.values["images"] = images
-    for op in model:
+    for op in builder.model:
         builder.values[op.name] = add_to_openvino(op, builder)
     integers = ops.convert(builder.values[model.output], "i32")
     shape = next(op.shape for op in model if op.name == model.output)
@@ -119,8 +121,9 @@ def add_to_openvino(op: Node, builder: OpenvinoBuilder) -> Value:
     raise ExportError(f"no OpenVINO form of {type(op).__name__} ('{op.name}').")
 
 
-@add_to_openvino.register
-def _(op: Quantize, builder: OpenvinoBuilder) -> Value:
+@add_to_openvino.register(Quantize)
+@add_to_openvino.register(ReciprocalQuantize)
+def _(op: Quantize | ReciprocalQuantize, builder: OpenvinoBuilder) -> Value:
     ops, images = builder.ops, builder.values["images"]
     if builder.pixels is None:
         # OpenVINO turns divisions into products with the inverse. So the quotients are not computed: what they round to is how

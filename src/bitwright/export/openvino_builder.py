@@ -71,11 +71,14 @@ class OpenvinoBuilder:
         return self.ops.constant(np.array(values, dtype=np.int64))
 
     def multiplier(self, op: Node, rescale: Rescale) -> npt.NDArray[np.float32]:
-        """The proved ratios of a layer, exact in float32; 31-bit ones, as published models have them, are refused."""
+        """The proved ratios of a layer, exact in float32; 31-bit ones without such an equal are refused."""
         try:
             return rescale.multipliers.as_float32()
         except LoweringError as error:
-            raise ExportError(f"OpenVINO computes '{op.name}' in float32: {error}") from error
+            raise ExportError(
+                f"OpenVINO computes '{op.name}' in float32, having neither float64 nor int64 on CPUs: {error} "
+                "Use the engine onnx, tvm or litert."
+            ) from error
 
     def rounded(self, real: Value, low: int, high: int) -> Value:
         """`clamp(round_half_even(real), low, high)`."""

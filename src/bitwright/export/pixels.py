@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,21 +57,26 @@ class Pixels:
         return execute_op(op, [self.normalise(levels)], [])[0, :, 0].numpy()
 
 
-def quotient_rises(op: Quantize) -> npt.NDArray[np.float32]:
+def quotient_rises(op: Quantize | ReciprocalQuantize) -> npt.NDArray[np.float32]:
     """The smallest float32 image value that is quantized to each of `low + 1` to `high`, for engines that cannot divide.
 
-    The quantization `clamp(round_half_even(image / scale))` in float32 does not decrease, so the number of these values at or
-    below an image's, plus `low`, is its integer.
+    The quantization `clamp(round_half_even(image / scale))` in float32 does not decrease, nor does that by the reciprocal, so the
+    number of these values at or below an image's, plus `low`, is its integer.
 
     Returns:
         float32 [high - low], increasing.
     """
     scale = np.float32(op.scale)
     level = np.arange(op.low + 1, op.high + 1)
+    reciprocal = np.float32(1) / scale
+
+    def integers(images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        return np.asarray(np.rint(images * reciprocal if isinstance(op, ReciprocalQuantize) else images / scale))
+
     value = ((level - 0.5) * float(scale)).astype(np.float32)  # not more than a few float32 numbers away
-    while (lower := np.rint(value / scale) >= level).any():
+    while (lower := integers(value) >= level).any():
         value = np.where(lower, np.nextafter(value, np.float32(-np.inf)), value)
-    while (higher := np.rint(value / scale) < level).any():
+    while (higher := integers(value) < level).any():
         value = np.where(higher, np.nextafter(value, np.float32(np.inf)), value)
     return value
 

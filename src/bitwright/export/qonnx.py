@@ -41,7 +41,7 @@ from bitwright.export.target import Target
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.narrow import in_float32
+from bitwright.integer.narrow import in_float32, narrow
 from bitwright.integer.ops import (
     Accumulate,
     IntegerAdd,
@@ -151,13 +151,14 @@ def export_qonnx(
 
 def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelProto:
     """`model` as a QONNX model; see `export_qonnx`."""
+    model = narrow(model)
     for op in model:
         rescale: Rescale | None = getattr(op, "rescale", None)
         if rescale is not None and not in_float32(rescale):
             raise ExportError(
-                f"QONNX computes in float32, which cannot hold the 31-bit multipliers of '{op.name}', as published models have "
-                "them. Export as onnx, or lower its float weights with certified multipliers: `bitwright zoo import --float`, "
-                "then `bitwright train` and `bitwright lower`."
+                f"QONNX computes in float32, and no float32 number gives the integers of the 31-bit multipliers of '{op.name}'. "
+                "Export as onnx, or lower its float weights with certified multipliers: `bitwright zoo import --float`, then "
+                "`bitwright train` and `bitwright lower`."
             )
     builder = QonnxBuilder(model=model, pixels=pixels)
     for op in model:

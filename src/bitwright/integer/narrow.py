@@ -48,6 +48,8 @@ def narrow(model: IntegerModel, ranges: dict[str, Range] | None = None) -> Integ
         model: Of any multipliers; certified ones stay.
         ranges: What `tensor_ranges` found, if at hand.
     """
+    if all(op.rescale is None or in_float32(op.rescale) for op in model if hasattr(op, "rescale")):
+        return model
     known = tensor_ranges(model) if ranges is None else ranges
     return replace(model, ops=tuple(_narrowed(op, model, known) for op in model))
 
