@@ -189,13 +189,15 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
     narrowing = None if lowering.remedies is None else lowering.remedies.weights.get(node.name)
     if narrowing is not None:
         unit, integers = unit * narrowing.factor, narrowing.integers
+    # A scale that moves must not make a safe layer unsafe.
+    fits = lowering.remedies is not None and torch.equal(fit_pairs(integers, limit), integers)
     if not raw:
 
         def quantize_at(other: Tensor) -> Tensor:
             # Channels that are their bias alone keep their zeros.
             requantized = quantize_weight(found.real, found.scale * (other / found.unit), found.bit_width)
             requantized = requantized.where(alive, 0.0)
-            return requantized if lowering.remedies is None else fit_pairs(requantized, limit)
+            return fit_pairs(requantized, limit) if fits else requantized
 
         rescale, unit, integers = _certified_layer(node, lowering, input_params, bias, unit, integers, quantize_at)
     biases = _bias_integers(bias, unit)
