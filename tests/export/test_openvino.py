@@ -263,3 +263,15 @@ def test_other_names_and_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.xml").write_text("noise")
     with pytest.raises(FileFormatError, match=r"OpenVINO cannot read .*noise\.xml"):
         load_engine("openvino", tmp_path / "noise.xml")
+
+
+def test_why_published_models_are_refused() -> None:
+    """The plugin computes int64 modulo 2**32 and float64 in float32: neither holds a product with a 31-bit multiplier."""
+    factor, values = 2**31 - 1, np.array([[1, 2, 2**20 + 1]])
+    for dtype, kept in ((np.int64, False), (np.float64, False), (np.float32, True)):
+        source = openvino.opset13.parameter([1, 3], dtype)
+        product = openvino.opset13.multiply(source, openvino.opset13.constant(np.array([factor], dtype)))
+        options = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(openvino.Model([product], [source]), "CPU", options)
+        got = compiled(values.astype(dtype))[0]
+        assert np.array_equal(got, values.astype(dtype) * dtype(factor)) is kept
