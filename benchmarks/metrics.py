@@ -3,6 +3,7 @@
 
 Truth, on Fashion-MNIST's held-out images: all layers at 8 bits but one, whose weights get 2, 3 or 4; the increase of the loss
 over that with 8 bits everywhere, as it is (post-training) and after quantization-aware training of both, with the same seed.
+For activations: the increase of the float network's loss when what one layer reads gets 2, 3 or 4 bits.
 Each metric ranks all pairs of a layer and a width; Spearman's correlation with the truth says how well, with an interval from
 drawing layers anew. Every measurement is kept in --folder at once: an interrupted study goes on where it stopped.
 """
@@ -14,6 +15,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,13 @@ from bitwright.data import ImageData
 from bitwright.files import write_json
 from bitwright.graph import Graph
 from bitwright.scheme import Precision, Scheme
-from bitwright.sensitivity import SensitivityTable, measure_sensitivity
+from bitwright.sensitivity import (
+    GraphLoss,
+    LayerSensitivity,
+    SensitivityTable,
+    activation_loss_perturbation,
+    measure_sensitivity,
+)
 from bitwright.training import TrainSettings, fine_tune
 
 WIDTHS = (2, 3, 4)
@@ -37,7 +45,8 @@ BASE = Precision(8, 8)
 METRICS = ("hessian_trace", "hutchinson_trace", "top_eigenvalue", "empirical_fisher", "loss_perturbation")
 PRODUCTS, IMAGES = {"hutchinson_trace": 10, "top_eigenvalue": 10}, {"hutchinson_trace": 128, "top_eigenvalue": 128}
 """Products per layer at most, and images at most, where products with the Hessian are what costs."""
-TRUTHS = {"post-training": "as it is", "after QAT": "after training"}
+TRUTHS = ("post-training", "after QAT")
+ACTIVATIONS = "activations"
 RESAMPLES = 2000
 
 
@@ -76,44 +85,75 @@ def measure_truth(graph: Graph, data: ImageData, settings: TrainSettings, images
     return known
 
 
+def measure_activations(graph: Graph, data: ImageData, images: int, path: Path) -> dict[str, dict[str, list[float]]]:
+    """By layer and width: increase of the held-out loss, and its standard error, with what the layer reads quantized."""
+    if not path.exists():
+        parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for part in data.batches("test", BATCH):
+            parts.append(part)
+            if BATCH * len(parts) >= images:
+                break
+        loss = GraphLoss(graph, *map(torch.cat, zip(*parts, strict=True)))
+        with bar(f"{graph.model}: true increases from activations") as progress:
+            found = activation_loss_perturbation(loss, WIDTHS, progress=progress)
+        pairs = {
+            layer: {str(width): [one.value, one.standard_error] for width, one in increases.items()}
+            for layer, increases in found.items()
+        }
+        write_json(path, pairs)
+    known: dict[str, dict[str, list[float]]] = json.loads(path.read_text())
+    return known
+
+
 def measure_metrics(
     graph: Graph, data: ImageData, images: int, folder: Path
 ) -> dict[str, tuple[SensitivityTable, float]]:
-    """Each metric's table and the seconds that it took, weights only."""
+    """Each metric's table and the processor's seconds that it took, for weights and activations."""
     found: dict[str, tuple[SensitivityTable, float]] = {}
     for metric in METRICS:
         batch, labels = data.calibration(min(images, IMAGES.get(metric, images)), 0)
         path, cost = folder / f"{graph.model}.{metric}.json", folder / f"{graph.model}.{metric}.seconds.json"
         if not cost.exists():
-            begin = time.perf_counter()
+            begin = time.process_time()
             with bar(f"{graph.model}: {metric}") as progress:
                 table = measure_sensitivity(
                     graph,
                     batch,
                     labels,
                     metric=metric,
-                    activations=False,
                     bits=WIDTHS,
                     max_probes=PRODUCTS.get(metric),
                     data=data.name,
                     progress=progress,
                 )
             table.save(path)
-            write_json(cost, time.perf_counter() - begin)
+            write_json(cost, time.process_time() - begin)
         found[metric] = SensitivityTable.load(path), json.loads(cost.read_text())
     return found
 
 
-def predictions(graph: Graph, tables: Mapping[str, tuple[SensitivityTable, float]]) -> dict[str, np.ndarray]:
-    """What each metric says, float64 [layers, widths], and two that look at no loss at all."""
-    reference = tables["hessian_trace"][0]
+def predictions(
+    graph: Graph, tables: Mapping[str, tuple[SensitivityTable, float]], activations: bool
+) -> dict[str, np.ndarray]:
+    """What each metric says of weights, or activations, float64 [layers, widths], and three that look at no loss at all."""
+
+    def entries(table: SensitivityTable) -> list[LayerSensitivity]:
+        found = [table.find(layer) for layer in graph.layers]
+        return [entry.activations for entry in found if entry.activations] if activations else found
+
+    def weights_alone(entry: LayerSensitivity) -> LayerSensitivity:
+        return replace(entry, activations=None)
+
     found = {
-        metric: np.array([[table.find(layer).loss_increase(Precision(width, 8)) for width in WIDTHS] for layer in graph.layers])
+        metric: np.array(
+            [[weights_alone(entry).loss_increase(Precision(width, 8)) for width in WIDTHS] for entry in entries(table)]
+        )
         for metric, (table, _) in tables.items()
-    }  # fmt: skip
-    moved = np.array([[reference.find(layer).perturbation[width] for width in WIDTHS] for layer in graph.layers])
-    size = np.array([[reference.find(layer).parameters] * len(WIDTHS) for layer in graph.layers], dtype=float)
-    return found | {"perturbation alone": moved, "relative perturbation": moved / size, "fewest weights": 1 / size}
+    }
+    reference = entries(tables["hessian_trace"][0])
+    moved = np.array([[entry.perturbation[width] for width in WIDTHS] for entry in reference])
+    size = np.array([[entry.parameters] * len(WIDTHS) for entry in reference], dtype=float)
+    return found | {"perturbation alone": moved, "relative perturbation": moved / size, "fewest elements": 1 / size}
 
 
 def correlation(predicted: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
@@ -138,26 +178,30 @@ def study(
     graph = trained(name, data, baseline, arguments.folder)
     tables = measure_metrics(graph, data, arguments.metric_images, arguments.folder)
     known = measure_truth(graph, data, quantized, arguments.test_images, arguments.folder / f"{name}.truth.json")
+    read = measure_activations(graph, data, arguments.test_images, arguments.folder / f"{name}.activations.json")
     rng = np.random.default_rng(0)
-    truths = {
-        kind: np.array([[known[f"{kind}|{layer}|{width}"]["increase"] for width in WIDTHS] for layer in graph.layers])
+    pairs = {
+        kind: [
+            [(one["increase"], one["standard_error"]) for one in (known[f"{kind}|{layer}|{width}"] for width in WIDTHS)]
+            for layer in graph.layers
+        ]
         for kind in TRUTHS
     }
-    predicted = predictions(graph, tables)
+    pairs[ACTIVATIONS] = [[(*read[layer][str(width)],) for width in WIDTHS] for layer in graph.layers]
+    truths = {kind: np.array(rows) for kind, rows in pairs.items()}
+    of_weights, of_activations = (predictions(graph, tables, activations) for activations in (False, True))
     rows = [
         {"metric": metric, "truth": kind, "seconds": tables[metric][1] if metric in tables else 0.0,
-         **correlation(values, truth, rng)}
-        for metric, values in predicted.items()
+         **correlation(values, truth[..., 0], rng)}
         for kind, truth in truths.items()
+        for metric, values in (of_activations if kind == ACTIVATIONS else of_weights).items()
     ]  # fmt: skip
     return {
         "network": name, "layers": list(graph.layers), "rows": rows,
-        "predicted": {metric: values.tolist() for metric, values in predicted.items()},
-        "truth": {kind: values.tolist() for kind, values in truths.items()},
-        "standard_error": {
-            kind: [[known[f"{kind}|{layer}|{width}"]["standard_error"] for width in WIDTHS] for layer in graph.layers]
-            for kind in TRUTHS
-        },
+        "predicted": {metric: values.tolist() for metric, values in of_weights.items()},
+        "predicted_of_activations": {metric: values.tolist() for metric, values in of_activations.items()},
+        "truth": {kind: truth[..., 0].tolist() for kind, truth in truths.items()},
+        "standard_error": {kind: truth[..., 1].tolist() for kind, truth in truths.items()},
     }  # fmt: skip
 
 
@@ -173,10 +217,11 @@ def show(found: dict[str, Any]) -> None:
 
 def plot(path: Path, studies: list[dict[str, Any]]) -> None:
     """A PNG: correlations with their intervals, one panel for each network and truth."""
-    figure = Figure(figsize=(11, 3.4 * len(studies)), layout="constrained")
-    panels = figure.subplots(len(studies), len(TRUTHS), squeeze=False, sharex=True)
+    figure = Figure(figsize=(15, 3.4 * len(studies)), layout="constrained")
+    kinds = (*TRUTHS, ACTIVATIONS)
+    panels = figure.subplots(len(studies), len(kinds), squeeze=False, sharex=True)
     for line, found in zip(panels, studies, strict=True):
-        for axes, kind in zip(line, TRUTHS, strict=True):
+        for axes, kind in zip(line, kinds, strict=True):
             rows = sorted((row for row in found["rows"] if row["truth"] == kind), key=lambda row: row["rho"])
             for place, row in enumerate(rows):
                 color = "#1f6f54" if row["seconds"] else "#9a9a9a"
