@@ -37,7 +37,7 @@ from bitwright.sensitivity.processes import any_process
 MAX_PAIRS = 10_000
 _FIRST_ROUND = 128
 _STRATA = (16, 64)
-_GROWTH = (1.5, 2.0)
+_GROWTH = (1.25, 2.0)
 
 
 @dataclass(frozen=True)
@@ -181,11 +181,11 @@ class WeightedSum:
     At size M, the pairs with w at least 1/M of the total are all taken. The rest, in the order of the images, is cut into strata
     of equal weight, and of each as many are drawn, with probability proportional to w, as M draws from all would have given,
     but at least two: how they differ tells the standard error. What differs between strata adds nothing to it, so that
-    an image's own gradients may be as large as they like. No more than M + 128 pairs are taken altogether.
+    an image's own gradients may be as large as they like. No more than M + 32 pairs are taken altogether.
 
     Args:
         weights: w, shape (images, classes), on the CPU.
-        first: The smallest M that will be asked for; there are half as many strata as it draws, within 16 to 64.
+        first: The smallest M that will be asked for; there are at most half as many strata, within 16 to 64.
 
     Source:
         Cochran 1977, Sampling Techniques, chapter 5, for stratified sampling.
@@ -198,14 +198,12 @@ class WeightedSum:
         self.indices = positive[order]
         self.sorted = weights.flatten()[self.indices]
         self.total = float(self.sorted.sum())
-        self.strata = _STRATA[0]
-        if (certain := self._certain(first)) < len(self.indices):
-            self.strata = min(max(int(self._share(first, certain)) // 2, _STRATA[0]), _STRATA[1])
+        self.first = first
 
     def cost(self, size: float) -> int:
         """Pairs that `estimate` looks at, draws counted singly."""
         certain = self._certain(size)
-        return certain + self._draws(size, certain)
+        return certain + self._strata(size, certain)[1]
 
     def estimate(self, norms: Callable[[Tensor], Tensor], size: float, seed: int) -> Sums:
         """The sums at size M.
@@ -226,10 +224,11 @@ class WeightedSum:
         variance = torch.zeros_like(total)
         if certain < len(self.indices):
             mass = float(self.sorted[certain:].sum())
-            drawn = self._draw(certain, self._draws(size, certain), seed)
+            strata, draws = self._strata(size, certain)
+            drawn = self._draw(certain, strata, draws, seed)
             some = norms(drawn)
             total = total + mass * some.mean(0)
-            by_stratum = some.reshape(-1, self.strata, some.shape[1])
+            by_stratum = some.reshape(-1, strata, some.shape[1])
             variance = (mass / images) ** 2 * by_stratum.var(0).mean(0) / len(some)
             # Jensen: (sum_c w g)^2 <= (sum_c w) (sum_c w g^2), which needs no more than one class of an image.
             owner = drawn // self.weights.shape[1]
@@ -247,20 +246,19 @@ class WeightedSum:
 
     def _certain(self, size: float) -> int:
         """How many pairs are all taken."""
-        if size + 2 * self.strata >= len(self.indices):
+        if size + 2 * _STRATA[0] >= len(self.indices):
             return len(self.indices)
         return int((self.sorted * size >= self.total).sum())
 
-    def _share(self, size: float, certain: int) -> float:
-        """Of M draws from all pairs, those that would meet the rest."""
-        return size * float(self.sorted[certain:].sum()) / self.total
-
-    def _draws(self, size: float, certain: int) -> int:
+    def _strata(self, size: float, certain: int) -> tuple[int, int]:
+        """How many strata the rest is cut into, and how many pairs are drawn from them altogether."""
         if certain == len(self.indices):
-            return 0
-        return self.strata * max(2, int(self._share(size, certain) / self.strata))
+            return 0, 0
+        wanted = size * float(self.sorted[certain:].sum()) / self.total
+        strata = int(min(max(min(wanted, self.first) / 2, _STRATA[0]), _STRATA[1]))
+        return strata, strata * max(2, int(wanted / strata))
 
-    def _draw(self, certain: int, count: int, seed: int) -> Tensor:
+    def _draw(self, certain: int, strata: int, count: int, seed: int) -> Tensor:
         """Pairs after the first `certain`, drawn with probability proportional to weight, with replacement.
 
         Once from each stratum, then again, so that more draws begin with the same ones.
@@ -269,5 +267,5 @@ class WeightedSum:
         cumulated = self.weights.flatten()[rest].cumsum(0)
         generator = torch.Generator().manual_seed(seed)
         uniform = torch.rand(count, generator=generator, dtype=torch.float64)
-        place = (torch.arange(count) % self.strata + uniform) / self.strata * cumulated[-1]
+        place = (torch.arange(count) % strata + uniform) / strata * cumulated[-1]
         return rest[torch.searchsorted(cumulated, place, right=True).clamp_max(len(rest) - 1)]
