@@ -84,8 +84,8 @@ def integer_models(name: str, size: int) -> tuple[Any, dict[str, IntegerModel], 
         model = calibrate(quantize(graph, scheme), [images])
         title = precision if residual_bits == 8 else f"{precision}, 16-bit residual"
         models[title] = lower(model)
-        if title == "W8A8" and environment().target is not Target.VNNI:
-            models["W8A8, narrowed for AVX2"] = lower(model, avoid_saturation=True)
+        if precision == "W8A8" and environment().target is not Target.VNNI:
+            models[f"{title}, narrowed for AVX2"] = lower(model, avoid_saturation=True)
     return graph, models, images
 
 

@@ -6,7 +6,8 @@ both trained a little on Fashion-MNIST, resized; and `resnet18-random`, with its
 settled on the images: no curvature is spread more evenly, so none is easier for probes. All methods see the same loss, weights
 and images. Timed in full, or extrapolated:
 
-- `hessian_trace` runs to the end, by its own stopping rule; it finds the traces of what layers read besides.
+- `hessian_trace` runs to the end, by its own stopping rule, with another seed in each round, since how many pairs it takes
+  depends on the draw; it finds the traces of what layers read besides.
 - The others are extrapolated: each layer's number of products, var / (5 % of trace)^2, times the measured time of one. The
   variance of v^T H v for random signs v follows from the gradients g of pairs of an image and a class, as H = sum w g g^T: for
   probes of one layer it is 2 (|H_ii|^2 - |diag H_ii|^2); probes of all layers add |H_ij|^2 for each other layer j. With
@@ -187,6 +188,25 @@ def curvlinops_product(loss: GraphLoss, layer: str) -> Callable[[], object]:
     return lambda: operator @ vector
 
 
+def at_once(loss: GraphLoss, layers: list[str], count: int = 8) -> dict[str, float]:
+    """Seconds of several products of a layer one by one, over those of all in one batched (vmap) backward pass."""
+    gradients = torch.autograd.grad(loss(), [loss.weights[layer] for layer in layers], create_graph=True)
+    found = []
+    for layer, gradient in zip(layers, gradients, strict=True):
+        weight = loss.weights[layer]
+        vectors = torch.stack([random_signs(weight, number) for number in range(count)])
+
+        def one_by_one(gradient: Tensor = gradient, weight: Tensor = weight, vectors: Tensor = vectors) -> None:
+            for vector in vectors:
+                torch.autograd.grad(gradient, weight, vector, retain_graph=True)
+
+        def together(gradient: Tensor = gradient, weight: Tensor = weight, vectors: Tensor = vectors) -> None:
+            torch.autograd.grad(gradient, weight, vectors, retain_graph=True, is_grads_batched=True)
+
+        found.append(seconds(one_by_one) / seconds(together))
+    return spread(found)
+
+
 def pyhessian_product(loss: GraphLoss) -> Callable[[], object]:
     """One product of all layers at once, on a gradient graph that is kept: PyHessian's hv_product and trace."""
     weights = list(loss.weights.values())
@@ -200,9 +220,10 @@ def pyhessian_product(loss: GraphLoss) -> Callable[[], object]:
     return product
 
 
-def ours(loss: GraphLoss) -> dict[str, Any]:
+def ours(loss: GraphLoss, seed: int) -> dict[str, Any]:
     """The Hessian trace at the target."""
-    return gauss_newton_trace(loss, limits=SamplingLimits(TARGET, max_probes=10_000), micro_batch=len(loss.images))
+    limits = SamplingLimits(TARGET, max_probes=10_000)
+    return gauss_newton_trace(loss, limits=limits, micro_batch=len(loss.images), seed=seed)
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -223,7 +244,7 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
     curvlinops = {layer: curvlinops_product(loss, layer) for layer in timed}
     signs = {layer: random_signs(loss.weights[layer], 0) for layer in layers}
     weights = list(loss.weights.values())
-    found = ours(loss)  # the first calls of everything warm up
+    exact = gauss_newton_trace(loss, limits=SamplingLimits(0.02), micro_batch=len(loss.images))  # warms up, too
     products.of(0, layers[0], signs[layers[0]])
     shared()
     curvlinops[timed[-1]]()
@@ -231,9 +252,14 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
     best = {layer: min(counts[layer].get(kind, math.inf) for kind in ("own", "xtrace", "hutchpp")) for layer in layers}
     table: dict[str, list[float]] = {method: [] for method in METHODS}
     gradient, product, kept = [], [], []
+    pairs, worst = [], []
     for number in range(rounds):
         gradient.append(seconds(lambda: torch.autograd.grad(loss(), weights)))
-        table["hessian_trace"].append(seconds(lambda: ours(loss)))
+        begin = time.perf_counter()
+        found = ours(loss, number)
+        table["hessian_trace"].append(time.perf_counter() - begin)
+        pairs.append(next(iter(found.values())).weights.samples)
+        worst.append(max(curvature.weights.relative_error for curvature in found.values()))
         one = {layer: seconds(lambda layer=layer: products.of(0, layer, signs[layer])) for layer in layers}
         kept.append(sum(one.values()))
         table["loop"].append(sum(own[layer] * one[layer] for layer in layers))
@@ -249,14 +275,14 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
             flush=True,
         )
     peers = [min(table[peer][turn] for peer in PEERS) for turn in range(rounds)]
-    exact = {layer: curvature.weights.value for layer, curvature in found.items()}
+    ratios = [counts[layer]["trace"] / exact[layer].weights.value for layer in layers]
     result: dict[str, Any] = {
-        "traces_by_pairs_over_hessian_trace": spread([counts[layer]["trace"] / exact[layer] for layer in layers]),
+        "traces_by_pairs_over_hessian_trace": spread(ratios),
         "gradient_s": spread(gradient),
         "product_of_all_layers_s": spread(product),
         "one_product_of_each_layer_s": spread(kept),
-        "pairs": next(iter(found.values())).weights.samples,
-        "worst_relative_error": max(curvature.weights.relative_error for curvature in found.values()),
+        "pairs": pairs,
+        "worst_relative_error": worst,
         "products": {
             "own_median": statistics.median(own.values()),
             "own_most": max(own.values()),
@@ -273,6 +299,7 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
     if name != "resnet18-random":
         limits = SamplingLimits(0, 10, 10)
         probed = hutchinson_trace(loss, loss.weights, limits=limits)
+        result["eight_products_singly_over_at_once"] = at_once(loss, layers[:: max(1, len(layers) // 5)])
         result["measured_over_computed_variance"] = statistics.fmean(
             10 * probed[layer].standard_error ** 2 / counts[layer]["variance"] for layer in layers
         )
@@ -311,8 +338,11 @@ def memory_of(kind: str, folder: Path) -> float:
         "hessian_trace": lambda: gauss_newton_trace(
             loss, limits=SamplingLimits(TARGET, max_probes=2 * len(images)), micro_batch=len(images)
         ),
-        # A product of the first layer goes through the whole graph; those of later layers need less.
-        "hutchinson_trace": lambda: Products(loss, loss.weights).of(0, first, random_signs(loss.weights[first], 0)),
+        # A product of the first layer goes through the whole graph; those of later layers need less. In micro-batches of 64,
+        # as by default, which is what bounds the memory.
+        "hutchinson_trace": lambda: Products(loss.terms(64), loss.weights).of(
+            0, first, random_signs(loss.weights[first], 0)
+        ),
         "pyhessian": lambda: pyhessian_product(loss)(),
         "curvlinops": lambda: curvlinops_product(loss, first)(),
     }
@@ -337,7 +367,7 @@ def main() -> None:
     """Measure, print, and write JSON; networks that are not named keep what the file has of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(BATCH), metavar="NETWORK", help=", ".join(BATCH))
-    parser.add_argument("--rounds", type=int, help="3 for resnet20, 2 for the others")
+    parser.add_argument("--rounds", type=int, help="5 by default")
     parser.add_argument("--quick", action="store_true", help="one round, little training, nothing about memory")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -359,7 +389,7 @@ def main() -> None:
     for name in arguments.networks:
         print(f"{name}, batch {BATCH[name]}", flush=True)
         graph, images, labels = prepare(name, arguments.quick, arguments.folder)
-        rounds = arguments.rounds or (1 if arguments.quick else {"resnet20": 3}.get(name, 2))
+        rounds = arguments.rounds or (1 if arguments.quick else 5)
         result = measure(name, graph, images, labels, rounds, 3 if arguments.quick else 5)
         if not arguments.quick:
             with tempfile.TemporaryDirectory() as folder:
