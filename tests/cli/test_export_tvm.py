@@ -18,6 +18,9 @@ from bitwright.scheme import Scheme
 from cli.conftest import Command
 
 pytest.importorskip("tvm", reason="the extra 'tvm' is not installed")
+compilers = pytest.importorskip("tvm.support.cc")
+
+pytestmark = pytest.mark.skipif(compilers.get_cc() is None, reason="no C compiler to link what TVM makes")
 
 SHAPE = (2, 5, 7)
 

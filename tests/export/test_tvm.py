@@ -30,6 +30,9 @@ from graph.networks import randomized
 from zoo.test_importing import trained
 
 tvm = pytest.importorskip("tvm", reason="the extra 'tvm' is not installed")
+compilers = pytest.importorskip("tvm.support.cc")
+
+pytestmark = pytest.mark.skipif(compilers.get_cc() is None, reason="no C compiler to link what TVM makes")
 
 
 class Everything(nn.Module):
