@@ -55,7 +55,7 @@ from bitwright.sensitivity.pairs import Pairs
 from bitwright.sensitivity.products import Products
 from bitwright.training import TrainSettings, fit
 
-warnings.filterwarnings("ignore", category=FutureWarning)
+warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
 TARGET = 0.05
 BATCH = {"resnet20": 128, "resnet18": 16, "resnet18-random": 16}
 METHODS = ("hessian_trace", "hutchinson_trace", "loop_xtrace", "loop", "pyhessian", "curvlinops")

@@ -56,7 +56,7 @@ def test_traces_agree_with_the_exact_hessian() -> None:
     assert abs(float(torch.tensor(scores).mean())) < 4 / math.sqrt(len(scores))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_traces_agree_with_curvlinops() -> None:
     """The blocks of curvlinops' Hessian of the same loss have traces within the standard errors."""
     from curvlinops import HessianLinearOperator  # importing it warns

@@ -27,7 +27,7 @@ FIRST = 30
 GROWTH = 2.0
 """By what the excess that is looked at grows until enough choices are found."""
 
-NEXT = 1.25
+NEXT = 1.2
 """Where some are found but not enough, the others are looked for within this many times their excess, at once to the proof."""
 
 
