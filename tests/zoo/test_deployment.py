@@ -17,8 +17,7 @@ from bitwright.integer.narrow import in_float32, narrow
 from bitwright.integer.ops import IntegerConv2d
 from zoo.networks import imported
 
-
-@pytest.mark.parametrize(
+published = pytest.mark.parametrize(
     ("model", "scheme", "side"),
     [
         ("resnet18", "bops_0.5", 32),
@@ -29,6 +28,9 @@ from zoo.networks import imported
         ),
     ],
 )
+
+
+@published
 def test_onnx(model: str, scheme: str, side: int, tmp_path: Path) -> None:
     """ONNX Runtime gives the integers of the published arithmetic at all its optimisation levels."""
     made, images = imported(model, scheme, side, tmp_path)
@@ -41,17 +43,7 @@ def test_onnx(model: str, scheme: str, side: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not ENGINES["litert"].installed, reason="the extra 'litert' is not installed")
-@pytest.mark.parametrize(
-    ("model", "scheme", "side"),
-    [
-        ("resnet18", "bops_0.5", 32),
-        *(
-            pytest.param(model, scheme, side, marks=pytest.mark.slow)
-            for model in ("resnet18", "resnet50")
-            for scheme, side in (("uniform8", 224), ("latency_0.5", 224), ("uniform4", 64))
-        ),
-    ],
-)
+@published
 def test_litert(model: str, scheme: str, side: int, tmp_path: Path) -> None:
     """LiteRT gives the integers of the published arithmetic: streams in int32, 31-bit multipliers in int64."""
     made, images = imported(model, scheme, side, tmp_path)

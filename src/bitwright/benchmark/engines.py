@@ -26,7 +26,6 @@ Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """From images [batch, channels, height, width], as the file wants them, to logits [batch, classes]."""
 
 INTEGER_OUTPUT, REAL_OUTPUT = "logits_int32", "logits"
-QONNX_DOMAIN = "qonnx.custom_op.general"
 
 
 @dataclass(frozen=True)
@@ -150,11 +149,13 @@ def _is_qonnx(path: Path) -> bool:
     """Whether a file imports QONNX's operators; one that cannot be read does not, and its engine will say so."""
     import onnx
 
+    from bitwright.export import qonnx
+
     try:
         made = onnx.load(str(path), load_external_data=False)
     except Exception:  # protobuf raises a type of its own for each fault
         return False
-    return any(entry.domain == QONNX_DOMAIN for entry in made.opset_import)
+    return any(entry.domain == qonnx.DOMAIN for entry in made.opset_import)
 
 
 _ONNXRUNTIME_LEVELS = {
