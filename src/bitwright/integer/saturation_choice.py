@@ -15,7 +15,7 @@ roundings, and d what the choice does to t on an image: then it moves the logits
 Neither error is taken to be random: where images are flat, so are the errors, which then add up. This is the Gauss-Newton form
 of the sensitivity by which bits are allocated, for perturbations that are known; residual additions, pools and all other readers
 are in g. Choices are independent of each other: what several errors do together is not foreseen. Without images, weights are
-narrowed: judged on noise, which lacks the flat parts of images, the choice costs more than that.
+narrowed: noise lacks the flat parts of images, which decide.
 """
 
 from __future__ import annotations
