@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bitwright.benchmark import load_engine
+from bitwright.errors import FileFormatError
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerRequantize, Quantize, Rescale
@@ -41,12 +42,17 @@ def integer(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("options", [(), ("--tvm-target", "x86-64-v3")])
 def test_export(options: tuple[str, ...], integer: Path, bitwright: Command) -> None:
-    """The library that the command writes gives the model's integers."""
+    """The library that the command writes gives the model's integers; a part of it is refused, where mapping it would kill."""
     made = bitwright("export", integer, "--engine", "tvm", *options, "-o", integer.with_suffix(".so"), "--json")
     assert json.loads(made.out)["size_bytes"] == integer.with_suffix(".so").stat().st_size
     images = 40 * torch.randn(3, *SHAPE)
     got = load_engine("tvm", integer.with_suffix(".so"))(images.numpy())
     assert np.array_equal(got, run(IntegerModel.load(integer), images).numpy())
+    whole = integer.with_suffix(".so").read_bytes()
+    for size in (30, 8192, len(whole) - 1):
+        integer.with_suffix(".so").write_bytes(whole[:size])
+        with pytest.raises(FileFormatError, match=f"TVM cannot read .*: the library is cut off at {size} bytes"):
+            load_engine("tvm", integer.with_suffix(".so"))
 
 
 def test_refusals(integer: Path, bitwright: Command) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -296,6 +297,7 @@ def _(path: Path, threads: int, level: str) -> Session:
 
     any_core = 1
     try:
+        _require_whole_elf(path)
         # The system's linker takes a name that it has loaded before for the same library, whatever is in the file now.
         with tempfile.TemporaryDirectory() as folder:
             library = shutil.copy(path, folder)
@@ -310,3 +312,15 @@ def _(path: Path, threads: int, level: str) -> Session:
         return lambda images: np.asarray(main(tvm.runtime.tensor(np.ascontiguousarray(images)))[output].numpy())
 
     return Session(tuple(given["shape"]), given["dtype"], reading(0), reading(1))
+
+
+def _require_whole_elf(path: Path) -> None:
+    """Refuse a 64-bit ELF library without its end, the section headers: to map it would end the process with SIGBUS."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(64).ljust(64, b"\0")
+    if head[:6] != b"\x7fELF\x02\x01":
+        return  # whatever loads it looks at it as a whole
+    (offset,), (entry, count) = struct.unpack_from("<Q", head, 40), struct.unpack_from("<HH", head, 58)
+    if size < max(len(head), offset + entry * count):
+        raise ValueError(f"the library is cut off at {size} bytes")
