@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Safetensors files with a format name, JSON metadata and a checksum, so that damage is refused instead of loaded."""
+"""Safetensors files with a format name, JSON metadata and a checksum, so that damage is refused instead of loaded.
+
+The same content is the same bytes in every process, and names come back in the order in which they were given. The library
+promises neither: it writes metadata, and gives tensors back, in the order of a hash table that each process seeds anew. So the
+header is written here; what comes after it, the tensors' own bytes, is left as the library arranged it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +23,10 @@ from bitwright.errors import FileFormatError
 
 
 def serialize(tensors: Mapping[str, Tensor], format_name: str, metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a safetensors file whose metadata hold `format_name` and a SHA-256 over tensors and metadata."""
+    """The bytes of a safetensors file whose metadata hold `format_name` and a SHA-256 over tensors and metadata.
+
+    Its header names the tensors in the order of `tensors`, which `read_tensors` keeps.
+    """
     owned: dict[str, Tensor] = {}
     pointers: set[int] = set()
     for name, tensor in tensors.items():
@@ -26,7 +35,17 @@ def serialize(tensors: Mapping[str, Tensor], format_name: str, metadata: Mapping
         owned[name] = values.clone() if values.data_ptr() in pointers else values
         pointers.add(owned[name].data_ptr())
     fields = {"format": format_name, **(metadata or {})}
-    return save(owned, {**fields, "sha256": _digest(owned, fields)})
+    return _with_header(save(owned), {**fields, "sha256": _digest(owned, fields)}, list(owned))
+
+
+def _with_header(data: bytes, metadata: Mapping[str, str], names: Sequence[str]) -> bytes:
+    """The same file with these metadata, and with its tensors listed in the order of `names`."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:end])
+    header = {"__metadata__": dict(sorted(metadata.items())), **{name: entries[name] for name in names}}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format's own alignment of what follows
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[end:]])
 
 
 def read_format(path: str | Path) -> str | None:
@@ -41,7 +60,7 @@ def read_format(path: str | Path) -> str | None:
             # A header is some kilobytes; a length beyond the file is that of another kind of file.
             if length > Path(path).stat().st_size:
                 raise ValueError("its header is longer than the file")
-            return _metadata(file.read(length)).get("format")
+            return _metadata(json.loads(file.read(length))).get("format")
     except OSError as error:
         raise FileFormatError(f"cannot read '{path}': {error.strerror or error}.") from error
     except (ValueError, AttributeError) as error:
@@ -49,7 +68,7 @@ def read_format(path: str | Path) -> str | None:
 
 
 def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of a file made by `serialize`.
+    """The tensors, in their order, and the metadata of a file made by `serialize`.
 
     Raises:
         FileFormatError: If the file is missing, truncated, altered, or of another format.
@@ -59,9 +78,10 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
     except OSError as error:
         raise FileFormatError(f"cannot read '{path}': {error.strerror or error}.") from error
     try:
-        tensors = load(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = _metadata(data[8 : 8 + length])
+        found_tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        tensors = {name: found_tensors[name] for name in header if name != "__metadata__"}
+        metadata = _metadata(header)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
     found = metadata.get("format")
@@ -73,8 +93,8 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
     return tensors, metadata
 
 
-def _metadata(header: bytes) -> dict[str, str]:
-    return dict(json.loads(header).get("__metadata__", {}))
+def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
+    return dict(header.get("__metadata__", {}))
 
 
 def _digest(tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> str:
