@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bitwright.errors import FileFormatError
 from bitwright.files import write_bytes
-from bitwright.graph.graph import Graph
 from bitwright.graph.tensors_file import read_tensors, serialize
 from bitwright.sensitivity.processes import from_main, rank_and_size
 
@@ -131,19 +128,3 @@ class _Part(Partial):
 def _is_short(stored: Mapping[str, Any], given: Mapping[str, Any], name: str) -> bool:
     """Whether a setting says something to people, unlike a digest."""
     return all(len(str(values.get(name))) < 40 for values in (stored, given))
-
-
-def network_digest(graph: Graph) -> str:
-    """SHA-256 over a graph's structure and tensors."""
-    structure = json.dumps(graph.to_dict(), sort_keys=True)
-    return digest(*(graph.parameters[name] for name in sorted(graph.parameters)), text=structure)
-
-
-def digest(*tensors: Tensor, text: str = "") -> str:
-    """SHA-256 over text, and the dtypes, shapes and values of tensors."""
-    found = hashlib.sha256(text.encode())
-    for tensor in tensors:
-        values = tensor.detach().cpu().contiguous()
-        found.update(f"{values.dtype}:{tuple(values.shape)}:".encode())
-        found.update(values.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()

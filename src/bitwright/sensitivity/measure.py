@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import SchemeError, unknown_name
+from bitwright.graph.digest import digest, network_digest
 from bitwright.graph.graph import Graph
 from bitwright.progress import Progress, silent
 from bitwright.scheme import MAX_BITS, MIN_BITS
 from bitwright.sensitivity.activation_eigenvalue import top_activation_eigenvalue
 from bitwright.sensitivity.activations import activation_perturbations
-from bitwright.sensitivity.checkpoint import Checkpoint, digest, network_digest
+from bitwright.sensitivity.checkpoint import Checkpoint
 from bitwright.sensitivity.estimate import Estimate
 from bitwright.sensitivity.gauss_newton import MAX_PAIRS, empirical_fisher_trace, gauss_newton_trace
 from bitwright.sensitivity.hutchinson import activation_hutchinson_trace, hutchinson_trace
