@@ -22,12 +22,11 @@ from bitwright.benchmark import compare
 from bitwright.errors import ExportError
 from bitwright.export import export_qonnx, layers_in_digits, to_qonnx
 from bitwright.export.digits import cut_at, digits, in_digits
-from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds
 from bitwright.integer.certificate import certify
-from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLinear, Quantize, Rescale
-from bitwright.scheme import Precision, Scheme
+from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLinear, Rescale
+from export.one_layer import extremes, network
 
 FEW = QuantParams(2, False, 1.0)
 BYTES = (QuantParams(8, False, 1.0), QuantParams(8, True, 1.0))
@@ -47,18 +46,6 @@ def saturated(shape: tuple[int, ...], bits: int, seed: int = 0) -> npt.NDArray[n
     weight[0].flat[0] = 1
     weight[-1] = generator.integers(-most, most + 1, shape[1:])
     return weight
-
-
-def network(op: Any, source: QuantParams, result: QuantParams, shape: tuple[int, ...]) -> IntegerModel:
-    """One operation on images that are integers already."""
-    limits = {"low": source.quant_min, "high": source.quant_max}
-    ops = [Quantize(name="input", inputs=(), shape=shape, place="", scale=1.0, **limits)]
-    formats = {"input": source} if op.rescale is None else {"input": source, "layer": result}
-    if op.inputs == ("flat",):
-        ops.append(Flatten(name="flat", inputs=("input",), shape=(shape[0],), place=""))
-        formats["flat"] = source
-    scheme = Scheme.uniform(["layer"], Precision(8, 8))
-    return IntegerModel("wide", scheme, (*ops, op), formats, "layer", np.ones(1))
 
 
 def convolution(channels: int, kernel: int, groups: int, bits: int, source: QuantParams, seed: int = 0) -> IntegerModel:
@@ -82,25 +69,6 @@ def classifier(features: int, source: QuantParams, bias: int = 0) -> IntegerMode
         bias=np.arange(5, dtype=np.int32) + bias,
     )  # fmt: skip
     return network(op, source, source, (features, 1, 1))
-
-
-def extremes(model: IntegerModel) -> npt.NDArray[np.float32]:
-    """Images that drive each output to its largest and its smallest sum, nearly so, and random ones."""
-    (layer,) = model.layers().values()
-    source, generator = model.formats["input"], np.random.default_rng(1)
-    groups = getattr(layer, "groups", 1)
-    images = []
-    for index, row in enumerate(layer.weight):
-        group = index // (len(layer.weight) // groups)
-        full = np.zeros((groups, *row.shape), dtype=np.int64)
-        full[group] = row
-        whole = full.reshape(model.input_shape)
-        ends = [np.where(whole * sign > 0, source.quant_max, source.quant_min) for sign in (1, -1)]
-        images += ends
-        for end in ends:  # and one step off, in a few places
-            images.append(np.clip(end + generator.integers(-1, 2, end.shape), source.quant_min, source.quant_max))
-    images += list(generator.integers(source.quant_min, source.quant_max + 1, (4, *model.input_shape)))
-    return np.stack(images).astype(np.float32)
 
 
 def next_to_steps(model: IntegerModel) -> npt.NDArray[np.float32]:

@@ -17,7 +17,7 @@ from bitwright.data import load as load_data
 from bitwright.data.fit import fit
 from bitwright.errors import ExportError, FileFormatError
 from bitwright.export import EXPORTERS, Pixels, Target, export_openvino, to_openvino
-from bitwright.export.openvino_builder import INT8, PARTS
+from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS
 from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, QuantParams, lower, run
 from bitwright.integer.multipliers import Multipliers
@@ -25,6 +25,7 @@ from bitwright.integer.ops import IntegerAvgPool2d, Quantize, ReciprocalQuantize
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes
+from export.one_layer import convolution, extremes
 from export.published import constants
 from graph.networks import Called, captured
 
@@ -127,6 +128,16 @@ def test_sums_beyond_float32_are_cut(tmp_path: Path) -> None:
         ExportError, match=r"'wide' in float32, which needs sums of at most 2\*\*24, but those can reach"
     ):
         to_openvino(replace(model, ops=tuple(cut if op is layer else op for op in model)))
+
+
+def test_bounds_are_tight(tmp_path: Path) -> None:
+    """Positive and negative products partly cancel: a layer is cut where a sum leaves 2**24, not where magnitudes would."""
+    source = QuantParams(8, False, 1.0)
+    for channels, kernel in ((1024, FLOAT32), (1056, PARTS)):
+        weight = np.resize(np.array([127, -127], dtype=np.int8), (3, channels, 1, 1))
+        assert (np.abs(weight[0].astype(int)) * source.quant_max).sum() > 1.9 * 2**24
+        model = convolution(weight, np.array([0, 9, -9], dtype=np.int32), source, (1, 1))
+        assert assert_equal(model, torch.from_numpy(extremes(model)), tmp_path / "model.xml")["layer"] == kernel
 
 
 def test_a_stream_too_wide_to_average_is_refused() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from bitwright.integer import QuantParams
 from bitwright.integer.blockwise import blocks, scale_round_, weighted_sum
-from bitwright.integer.exact_sums import ExactSums, exact_parts
+from bitwright.integer.bounds import exact_parts
+from bitwright.integer.exact_sums import ExactSums
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
 
 CPU = torch.device("cpu")

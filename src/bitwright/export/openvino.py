@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import tempfile
 from functools import singledispatch
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ import numpy.typing as npt
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, require_float32_mean
 from bitwright.export.onnx_graph import identifier
-from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS, OpenvinoBuilder, Value, partial_sums
+from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS, OpenvinoBuilder, Value
 from bitwright.export.pixels import Pixels, affine, quotient_rises
 from bitwright.export.target import Target
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
-from bitwright.integer.bounds import FLOAT32_EXACT
+from bitwright.integer.bounds import exact_parts, partial_sum_bound
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.narrow import narrow
 from bitwright.integer.ops import (
@@ -194,21 +194,19 @@ def _sums_of_parts(
     """Sums over few enough input channels each that float32 holds them, added as int32."""
     ops, channels = builder.ops, weight.shape[1]
     params = builder.model.formats[op.inputs[0]]
-    size = channels
-    while max(partial_sums(weight[:, at : at + size], params).max() for at in range(0, channels, size)) > FLOAT32_EXACT:
-        if groups > 1 or size == 1:
-            raise ExportError(
-                f"OpenVINO computes '{op.name}' in float32, which needs sums of at most 2**24, but those can reach "
-                f"{partial_sums(weight, params).max()}. Lower its weight or activation bits."
-            )
-        size = ceil(size / 2)
+    parts = exact_parts(weight, np.zeros_like(op.bias), params, whole=groups > 1)
+    if parts is None:
+        raise ExportError(
+            f"OpenVINO computes '{op.name}' in float32, which needs sums of at most 2**24, but those can reach "
+            f"{partial_sum_bound(weight, params)}. Lower its weight or activation bits."
+        )
     total = ops.constant(op.bias.astype(np.int32).reshape(1, -1, 1, 1))
-    for at in range(0, channels, size):
+    for start, stop in parts:
         part = source
-        if size < channels:
-            part = ops.slice(source, *map(builder.integers, (at, min(at + size, channels), 1, 1)))
+        if stop - start < channels:
+            part = ops.slice(source, *map(builder.integers, (start, stop, 1, 1)))
         if groups == 1:
-            sums = ops.convolution(part, builder.weight(op, weight[:, at : at + size], PARTS), *window)
+            sums = ops.convolution(part, builder.weight(op, weight[:, start:stop], PARTS), *window)
         else:
             grouped = weight.reshape(groups, -1, *weight.shape[1:])
             sums = ops.group_convolution(part, builder.weight(op, grouped, PARTS), *window)

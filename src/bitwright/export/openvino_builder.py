@@ -17,11 +17,10 @@ from bitwright.export.onnx_builder import saturates
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
-from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds
+from bitwright.integer.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
 from bitwright.integer.packing import pack
-from bitwright.integer.quant_params import QuantParams
 from bitwright.scheme import MAX_BITS
 
 Value = Any
@@ -110,14 +109,11 @@ class OpenvinoBuilder:
         holds every partial sum; else parts of the sum in float32, added as int32.
         """
         params = self.model.formats[op.inputs[0]]
-        low, high = accumulator_bounds(op.weight, np.zeros_like(op.bias), params)
-        bias = op.bias.astype(np.int64)
-        sums = np.maximum(np.abs(low), np.abs(high)) + np.abs(bias)
+        exact = largest_sum(op.weight, op.bias, params) <= FLOAT32_EXACT
         safe = self.target is Target.VNNI or not saturates(op, self.model)
-        if safe and not params.signed and params.bit_width <= MAX_BITS and sums.max() <= FLOAT32_EXACT:
+        if exact and safe and not params.signed and params.bit_width <= MAX_BITS:
             return INT8
-        # The bias may be added before, after or among the products.
-        return FLOAT32 if (partial_sums(op.weight, params) + np.abs(bias)).max() <= FLOAT32_EXACT else PARTS
+        return FLOAT32 if exact else PARTS
 
     def weight(self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8], kernel: str) -> Value:
         """A weight tensor, stored in 4 bits where its width allows, else in 8, as the float32 numbers that OpenVINO expects."""
@@ -134,9 +130,3 @@ class OpenvinoBuilder:
         # The scale of 1 tells OpenVINO that these are quantized weights.
         ones = np.ones((values.shape[0], *[1] * (values.ndim - 1)))
         return self.ops.multiply(real, self.floats(ones))
-
-
-def partial_sums(weight: npt.NDArray[np.int8], params: QuantParams) -> npt.NDArray[np.int64]:
-    """By channel, the largest magnitude of a partial sum, in any order of summation: int64 [channels]."""
-    products = np.abs(weight.reshape(weight.shape[0], -1).astype(np.int64)).sum(1)
-    return np.asarray(products * max(params.quant_max, -params.quant_min), dtype=np.int64)

@@ -17,7 +17,19 @@ TF32_EXACT = 2**11
 SATURATING_SUM = 2**15 - 1
 """CPUs with AVX2 but without VNNI add two products of uint8 and int8 in 16 bits, and saturate there."""
 
+_ALIGNMENT = 16  # channels: parts of whole blocks are what kernels are fastest on
+
 Int64Array = npt.NDArray[np.int64]
+
+
+def product_bounds(weight: npt.NDArray[np.int8], params: QuantParams) -> tuple[Int64Array, Int64Array]:
+    """Smallest and largest product of each weight with an input: int64 of the weights' shape.
+
+    The input's format contains zero, so the one is never positive and the other never negative: every sum of some of the products
+    lies between the sums of all of either, and these are reached. All bounds of sums follow from them.
+    """
+    first, last = (weight.astype(np.int64) * limit for limit in (params.quant_min, params.quant_max))
+    return np.minimum(first, last), np.maximum(first, last)
 
 
 def accumulator_bounds(
@@ -33,10 +45,7 @@ def accumulator_bounds(
     Returns:
         Two int64 arrays of shape [channels].
     """
-    rows = weight.reshape(weight.shape[0], -1).astype(np.int64)
-    positive, negative = rows.clip(min=0).sum(1), rows.clip(max=0).sum(1)
-    low = positive * params.quant_min + negative * params.quant_max + bias
-    high = positive * params.quant_max + negative * params.quant_min + bias
+    low, high = (ends.reshape(len(weight), -1).sum(1) + bias for ends in product_bounds(weight, params))
     return low, high
 
 
@@ -54,13 +63,66 @@ def partial_sum_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
 
 
 def largest_sum(weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], params: QuantParams) -> int:
-    """Largest magnitude of any accumulator, bias included, and of any partial sum of its products, in any order of summation.
+    """Largest magnitude of any partial sum of a layer, the bias among its terms, in any order of summation.
+
+    A partial sum without the bias is largest as `partial_sum_bound` says, one with it where it is the whole accumulator.
 
     >>> largest_sum(np.array([[3, -4, 2]], dtype=np.int8), np.array([-30], dtype=np.int32), QuantParams(4, False, 0.1))
     90
     """
     low, high = accumulator_bounds(weight, bias, params)
     return max(partial_sum_bound(weight, params), int(high.max(initial=0)), -int(low.min(initial=0)))
+
+
+def exact_parts(
+    weight: npt.NDArray[np.int8],
+    bias: npt.NDArray[np.int32],
+    params: QuantParams,
+    *,
+    whole: bool = False,
+    stored: bool = False,
+) -> list[tuple[int, int]] | None:
+    """The fewest runs of input channels over each of which no partial sum exceeds 2**24.
+
+    Args:
+        weight: Shape [outputs, inputs, ...].
+        bias: Shape [outputs]; it belongs to the first part.
+        params: Format of the input.
+        whole: Whether there may be one part only.
+        stored: Whether the sums over inputs stored from zero up are to stay within 2**24 as well.
+
+    Returns:
+        Start and end of each part, in order, or None where there is no such cut.
+
+    >>> exact_parts(np.full((1, 600), 127, dtype=np.int8), np.array([5], dtype=np.int32), QuantParams(8, False, 0.1))
+    [(0, 512), (512, 600)]
+    """
+    taps = weight.reshape(*weight.shape[:2], -1)
+    least, up = (ends.sum(2) for ends in product_bounds(taps, params))
+    down = -least
+    if stored:
+        span = params.quant_max - params.quant_min
+        positive, negative = taps.clip(min=0).sum(2, dtype=np.int64), taps.clip(max=0).sum(2, dtype=np.int64)
+        up, down = np.maximum(up, positive * span), np.maximum(down, -negative * span)
+    first = np.maximum(bias.astype(np.int64), 0), np.maximum(-bias.astype(np.int64), 0)
+    parts: list[tuple[int, int]] = []
+    start, inputs = 0, weight.shape[1]
+    while start < inputs or not parts:
+        # Bounds of the sums over channels start .. n, of the worst output, for every n.
+        reach = np.maximum(
+            *(
+                (bound[:, start:].cumsum(1) + offset[:, None]).max(0)
+                for bound, offset in zip((up, down), first, strict=True)
+            )
+        )
+        fitting = int(np.searchsorted(reach, FLOAT32_EXACT, side="right"))
+        if fitting == 0 or (whole and fitting < inputs):
+            return None
+        if start + fitting < inputs and fitting > _ALIGNMENT:
+            fitting -= fitting % _ALIGNMENT
+        parts.append((start, start + fitting))
+        start, first = start + fitting, (np.zeros_like(bias, dtype=np.int64),) * 2
+    return parts
 
 
 def largest_pair_sum(weight: npt.NDArray[np.int8], params: QuantParams) -> int:

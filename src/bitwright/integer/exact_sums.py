@@ -24,14 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitwright.integer.bounds import FLOAT32_EXACT, SATURATING_SUM, largest_pair_sum
+from bitwright.integer.bounds import SATURATING_SUM, exact_parts, largest_pair_sum
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
 from bitwright.integer.quant_params import QuantParams
 
 Kernel = Callable[[Tensor], Tensor]
 """From float32 integers to their sums of products, bias included: float32 or float64, each exact."""
 
-_ALIGNMENT = 16  # channels: parts of whole blocks are what kernels are fastest on
 _TYPICAL_BATCH = 8
 _INT8_MAGNITUDE = (
     2**8
@@ -94,57 +93,6 @@ def _added(first: Tensor, others: Sequence[Tensor]) -> Tensor:
     for other in others:
         total.add_(other)
     return total
-
-
-def exact_parts(
-    weight: npt.NDArray[np.int8],
-    bias: npt.NDArray[np.int32],
-    params: QuantParams,
-    *,
-    whole: bool = False,
-    stored: bool = False,
-) -> list[tuple[int, int]] | None:
-    """The fewest runs of input channels over each of which no partial sum exceeds 2**24.
-
-    Args:
-        weight: Shape [outputs, inputs, ...].
-        bias: Shape [outputs]; it belongs to the first part.
-        params: Format of the input.
-        whole: Whether there may be one part only.
-        stored: Whether the sums over inputs stored from zero up are to stay within 2**24 as well.
-
-    Returns:
-        Start and end of each part, in order, or None where there is no such cut.
-
-    >>> exact_parts(np.full((1, 600), 127, dtype=np.int8), np.array([5], dtype=np.int32), QuantParams(8, False, 0.1))
-    [(0, 512), (512, 600)]
-    """
-    taps = weight.reshape(*weight.shape[:2], -1).astype(np.int64)
-    positive, negative = taps.clip(min=0).sum(2), -taps.clip(max=0).sum(2)
-    up = positive * params.quant_max - negative * params.quant_min
-    down = negative * params.quant_max - positive * params.quant_min
-    if stored:
-        span = params.quant_max - params.quant_min
-        up, down = np.maximum(up, positive * span), np.maximum(down, negative * span)
-    first = np.maximum(bias.astype(np.int64), 0), np.maximum(-bias.astype(np.int64), 0)
-    parts: list[tuple[int, int]] = []
-    start, inputs = 0, weight.shape[1]
-    while start < inputs or not parts:
-        # Bounds of the sums over channels start .. n, of the worst output, for every n.
-        reach = np.maximum(
-            *(
-                (bound[:, start:].cumsum(1) + offset[:, None]).max(0)
-                for bound, offset in zip((up, down), first, strict=True)
-            )
-        )
-        fitting = int(np.searchsorted(reach, FLOAT32_EXACT, side="right"))
-        if fitting == 0 or (whole and fitting < inputs):
-            return None
-        if start + fitting < inputs and fitting > _ALIGNMENT:
-            fitting -= fitting % _ALIGNMENT
-        parts.append((start, start + fitting))
-        start, first = start + fitting, (np.zeros_like(bias, dtype=np.int64),) * 2
-    return parts
 
 
 def int8_exact(weight: npt.NDArray[np.int8], params: QuantParams) -> bool:
