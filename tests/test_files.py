@@ -57,6 +57,32 @@ def test_a_kill_during_a_save_leaves_the_old_file(tmp_path: Path) -> None:
     halves = [path for path in target.parent.iterdir() if path != target]
     assert [path.read_bytes() for path in halves] == [b"half of the new file"]
     assert target.read_text() == OLD
+    write_text(target.with_name("another"), OLD)
+    assert halves[0].exists()  # not its file
+    write_text(target, "the new file\n")
+    assert _files(target.parent) == ["another", "model.bin"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks on Windows")
+def test_a_save_leaves_another_that_is_under_way_alone(tmp_path: Path) -> None:
+    """Two processes save one file: the second neither removes the first one's temporary file nor waits for it."""
+    target, marker = tmp_path / "model.bin", tmp_path / "halfway"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = SLOW_WRITER.replace("time.sleep(60)", "input()")
+    command = [sys.executable, "-c", code, str(target), str(marker)]
+    writer = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not marker.exists() and writer.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        write_text(target, "ours")
+        assert target.read_text() == "ours"
+        writer.communicate("\n", timeout=60)
+    finally:
+        writer.kill()
+    assert writer.returncode == 0
+    assert target.read_text() == "half of the new filethe other half"
+    assert _files(tmp_path) == ["halfway", "model.bin"]
 
 
 def test_a_failing_write_leaves_the_old_file_alone(tmp_path: Path) -> None:

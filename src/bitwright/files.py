@@ -5,35 +5,71 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bitwright.errors import FileFormatError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then rename it into place.
 
     The rename is atomic on POSIX and Windows, and the data is on disk before it, so a kill or a power cut at any
-    moment leaves the former file or the complete new one.
+    moment leaves the former file or the complete new one. The temporary file of a killed save is removed by the next save of
+    the same file.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
+        with open(handle, "rb+") as held:
+            _lock(held)
+            write(temporary)
+            with open(temporary, "rb+") as file:  # which `write` may have replaced
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            if sys.platform == "win32":
+                held.close()  # an open file cannot be renamed there
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files of saves of `target` whose process has ended: a living one holds a lock on its own."""
+    if sys.platform == "win32":  # which has no such locks: leftovers stay
+        return
+    leftover = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.tmp")
+    for entry in target.parent.iterdir():
+        if leftover.fullmatch(entry.name):
+            try:
+                with open(entry, "rb+") as file:
+                    if _lock(file):
+                        entry.unlink(missing_ok=True)
+            except OSError:  # gone already, or another user's
+                continue
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Take the lock on an open file, unless another process has it; the kernel gives it back when the process ends, however."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
