@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 
-from bitwright.data import ImageData, InMemoryImages, batches
+from bitwright.data import FolderImages, ImageData, InMemoryImages, batches
 from bitwright.errors import DataError
 
 
@@ -68,6 +68,17 @@ def test_batches_of_no_images_are_refused(digits: ImageData) -> None:
     """A batch has at least one image."""
     with pytest.raises(DataError, match="batch size of at least 1, got 0"):
         digits.batches("test", 0)
+
+
+@pytest.mark.parametrize("workers", [None, 0, 1, 2, 64])
+def test_workers_are_bounded_by_the_processors_at_hand(
+    numbered: InMemoryImages, monkeypatch: pytest.MonkeyPatch, workers: int | None
+) -> None:
+    """On one processor of a larger machine, one worker reads, and PyTorch has nothing to warn about."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert FolderImages(["a.png"], torch.zeros(1)).workers == 1
+    assert batches(numbered, 10, workers=workers).num_workers == min(workers or 0, 1)
 
 
 def test_accelerate_prepares_the_loader(numbered: InMemoryImages) -> None:

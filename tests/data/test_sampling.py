@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitwright.data import ImageData, ImageSubset, subset
+from bitwright.data import ImageData, ImageSubset, InMemoryImages, subset
 from bitwright.data.sampling import derive_seed, stratified
 from bitwright.errors import DataError
 
@@ -23,6 +23,27 @@ def test_every_class_keeps_its_share(labels: list[int], data: st.DataObject) -> 
     for label in set(labels):
         got = sum(labels[index] == label for index in chosen.tolist())
         assert abs(got - count * labels.count(label) / len(labels)) < 1
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=80), st.data())
+def test_covering_reaches_every_class_that_it_can(labels: list[int], data: st.DataObject) -> None:
+    """To cover, as many classes are chosen as there are images for; where shares cover them all, nothing changes."""
+    count, seed = data.draw(st.integers(1, len(labels))), data.draw(st.integers(0, 5))
+    plain = stratified(torch.tensor(labels), count, seed)
+    chosen = stratified(torch.tensor(labels), count, seed, cover=True)
+    assert len(chosen) == count == len(set(chosen.tolist()))
+    reached = {labels[index] for index in chosen.tolist()}
+    assert len(reached) == min(count, len(set(labels)))
+    if len({labels[index] for index in plain.tolist()}) == len(reached):
+        assert torch.equal(plain, chosen)
+
+
+def test_calibration_images_cover_rare_classes() -> None:
+    """Of 990 images of one class and 1 each of ten others, 11 images have them all."""
+    labels = torch.cat([torch.zeros(990, dtype=torch.int64), torch.arange(1, 11)])
+    images = InMemoryImages(torch.zeros(1000, 1, 2, 2, dtype=torch.uint8), labels, mean=[0.0], std=[1.0])
+    data = ImageData("mine", tuple("abcdefghijk"), (1, 2, 2), images, images, (0.0,), (1.0,), "here")
+    assert data.calibration(11)[1].tolist() == [0, *range(1, 11)]
 
 
 def test_choices_are_random_and_seeded() -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import final
@@ -12,10 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader, find_classes, make_dataset
 
 from bitwright.data.image_data import ImageData
 from bitwright.data.image_set import ImageSet
+from bitwright.data.pictures import EXTENSIONS, list_classes, list_pictures, open_picture
+from bitwright.data.processors import processors
 from bitwright.data.registry import Request, source
 from bitwright.errors import DataError
 
@@ -67,7 +67,7 @@ class FolderImages(ImageSet):
     ) -> None:
         self.paths = list(paths)
         self.labels = labels.to(torch.int64)
-        self.workers = min(MAX_WORKERS, os.cpu_count() or 1)
+        self.workers = min(MAX_WORKERS, processors())
         to_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
         self._centre = transforms.Compose(
             [transforms.Resize(resize_size(image_size)), transforms.CenterCrop(image_size), *to_tensor]
@@ -135,20 +135,18 @@ def load_folder(request: Request) -> ImageData:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    """The folders in a split, sorted: the labels of torchvision's ImageFolder."""
-    try:
-        return tuple(find_classes(str(folder))[0])
-    except FileNotFoundError as error:
-        raise DataError(f"no class folders in '{folder}': expected '{folder}/CLASS/IMAGE.jpg'.") from error
+    found = list_classes(folder)
+    if not found:
+        raise DataError(f"no class folders in '{folder}': expected '{folder}/CLASS/IMAGE.jpg'.")
+    return found
 
 
 def _scan(folder: Path, classes: tuple[str, ...], image_size: int) -> FolderImages:
     """List the pictures of a split."""
-    labels = {name: label for label, name in enumerate(classes)}
-    samples = make_dataset(str(folder), labels, extensions=IMG_EXTENSIONS, allow_empty=True)
+    samples = list_pictures(folder, {name: label for label, name in enumerate(classes)})
     empty = sorted(set(classes) - {classes[label] for _, label in samples})
     if empty:
-        raise DataError(f"no images in '{folder / empty[0]}': expected files ending in {', '.join(IMG_EXTENSIONS)}.")
+        raise DataError(f"no images in '{folder / empty[0]}': expected files ending in {', '.join(EXTENSIONS)}.")
     return FolderImages(
         [path for path, _ in samples], torch.tensor([label for _, label in samples]), image_size=image_size
     )
@@ -157,7 +155,7 @@ def _scan(folder: Path, classes: tuple[str, ...], image_size: int) -> FolderImag
 def _decode(path: str, transform: Callable[[Image.Image], Tensor]) -> Tensor:
     """One picture, float32 [3, size, size]."""
     try:
-        return transform(default_loader(path))
+        return transform(open_picture(path))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise UnreadableImageError(f"cannot read the image '{path}': {reason}.") from error

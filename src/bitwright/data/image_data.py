@@ -67,7 +67,7 @@ class ImageData:
         )
 
     def calibration(self, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Some training images, not augmented, of all classes alike, to observe ranges or sensitivities on.
+        """Some training images, not augmented, to observe ranges or sensitivities on: of as many classes as possible.
 
         Args:
             count: How many.
@@ -79,7 +79,7 @@ class ImageData:
         Raises:
             DataError: If there are not that many.
         """
-        return self.train.read(stratified(self.train.labels, count, seed))
+        return self.train.read(stratified(self.train.labels, count, seed, cover=True))
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from bitwright.data.image_set import ImageSet
+from bitwright.data.processors import processors
 from bitwright.data.sampling import derive_seed
 from bitwright.errors import DataError
 
@@ -91,7 +92,8 @@ def batches(
             the draw belongs to the images of a batch and their order.
         seed: Of the order and the augmentation.
         drop_last: Whether to leave out a last, smaller batch.
-        workers: Processes that read ahead; None takes what suits the data set (none for images in memory).
+        workers: Processes that read ahead, at most as many as this one may use processors; None takes what suits the data set
+            (none for images in memory).
 
     Returns:
         A DataLoader of (float32 [batch, channels, height, width], int64 [batch]). `Accelerator.prepare` divides its
@@ -102,7 +104,7 @@ def batches(
     """
     if batch_size < 1:
         raise DataError(f"expected a batch size of at least 1, got {batch_size}.")
-    workers = images.workers if workers is None else workers
+    workers = min(images.workers if workers is None else workers, processors())
     return DataLoader(
         _Batched(images, augment=augment, seed=seed),
         batch_sampler=BatchSampler(SeededOrder(len(images), shuffle=shuffle, seed=seed), batch_size, drop_last),

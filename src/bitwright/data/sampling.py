@@ -12,16 +12,17 @@ from torch import Tensor
 from bitwright.errors import DataError
 
 
-def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+def stratified(labels: Tensor, count: int, seed: int, *, cover: bool = False) -> Tensor:
     """Choose `count` images at random, such that each class keeps its share.
 
     Each class first gets its exact share rounded down; what is left goes, one image each, to the classes whose shares
-    lost most (ties at random).
+    lost most (ties at random). To cover, the classes that have most then give one image each to those that have none.
 
     Args:
         labels: int64 [images].
         count: Images to choose, from 1 to all.
         seed: Of the choice.
+        cover: Whether as many classes as possible shall be among the images, rare ones beyond their share.
 
     Returns:
         int64 [count], positions in ascending order.
@@ -43,6 +44,14 @@ def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     by_chance = torch.randperm(len(sizes), generator=generator)
     first = by_chance[lost[by_chance].argsort(descending=True, stable=True)]
     quotas[first[: count - int(quotas.sum())]] += 1
+    if cover:
+        # In the order of their lost shares, so that of too many rare classes the least rare come first.
+        for absent in [label for label in first.tolist() if sizes[label] and not quotas[label]]:
+            most = int(quotas.argmax())
+            if quotas[most] < 2:
+                break
+            quotas[most] -= 1
+            quotas[absent] += 1
     rank = torch.arange(total) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     return order[rank < quotas.repeat_interleave(sizes)].sort().values
 
