@@ -1,0 +1,501 @@
+# SPDX-License-Identifier: MIT
+"""Random networks of every operation that capture knows, and the one way to compare an engine with the reference on them.
+
+A seed decides all: the network, its weights, its scheme, its images, and whether its files take pixels. The networks are made of
+nodes, as capture would have left them: to trace a module takes longer than all the rest. A new operation is one more function in
+`GROWTHS`; a test counts the kinds of nodes that occur.
+
+    python tests/random_networks.py --engine openvino --networks 60
+
+prints the networks that an engine computes otherwise, or not at all, and counts those that it is refused, by reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bitwright.benchmark import ENGINES, load_engine
+from bitwright.errors import BitwrightError, FileFormatError
+from bitwright.export import EXPORTERS, Pixels, Target
+from bitwright.graph import Graph
+from bitwright.graph.execute import convolve, evaluate, execute
+from bitwright.graph.nodes import (
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Bounds,
+    ChannelShuffle,
+    Clamp,
+    Concat,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Input,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Node,
+    Norm,
+    Slice,
+)
+from bitwright.graph.passes import simplify
+from bitwright.integer import IntegerModel, lower, run
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import calibrate, quantize
+
+LARGEST_BATCH = 3
+DISTINCT_LOGITS = 20
+_ATTEMPTS = 100
+_MOST_CHANNELS = 48
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """An integer model of a random network, and what its files are given.
+
+    Attributes:
+        seed: What it was made from.
+        graph: The float network.
+        model: Its integers, whose logits on `images` have more than 20 distinct values.
+        images: [3, channels, height, width], as the files take them: float32, or uint8 with `pixels`.
+        pixels: How the pixels are normalised, if the files take pixels.
+        target: The CPUs that the files are for.
+        logits: What the reference executor computes: int32.
+    """
+
+    seed: int
+    graph: Graph
+    model: IntegerModel
+    images: npt.NDArray[Any]
+    pixels: Pixels | None
+    target: Target
+    logits: npt.NDArray[np.int32]
+
+
+def random_model(seed: int) -> RandomModel:
+    """The integer model of a seed.
+
+    Raises:
+        BitwrightError: If the network is refused before there is a file: when it is quantized or lowered.
+    """
+    for attempt in range(_ATTEMPTS):
+        draw = random.Random(f"{seed}.{attempt}")
+        torch.manual_seed(draw.getrandbits(32))
+        graph = random_graph(draw, f"random network {seed}")
+        floats = execute(graph, graph.parameters, torch.randn(LARGEST_BATCH, *graph.input_shape))
+        if len(floats.unique()) > DISTINCT_LOGITS:
+            found = _in_integers(seed, draw, graph)
+            if len(np.unique(found.logits)) > DISTINCT_LOGITS:
+                return found
+    raise AssertionError(f"no network of seed {seed} has more than {DISTINCT_LOGITS} distinct logits")
+
+
+def differences(
+    given: RandomModel, engine: str, batches: Iterable[int] = (1, 2, 3), threads: Iterable[int] = (1, 2)
+) -> dict[str, int]:
+    """Export for one engine, run the file, and count the logits that differ from the reference executor's.
+
+    Args:
+        given: The model and its images.
+        engine: Its name in `ENGINES`.
+        batches: How many images to run at a time.
+        threads: How many the engine may use.
+
+    Returns:
+        How many logits differ, by level, number of threads and batch; nothing for those where all are equal.
+
+    Raises:
+        ExportError: If the engine is refused the model.
+    """
+    known, sizes = ENGINES[engine], tuple(batches)
+    found: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{known.suffix}"
+        EXPORTERS[known.exporter](given.model, path, given.target, given.pixels)
+        for level in known.levels:
+            for count in threads:
+                session = load_engine(engine, path, threads=count, level=level)
+                for size in sizes:
+                    wrong = _differing(session(given.images[:size]), given.logits[:size])
+                    if wrong:
+                        found[f"level {level}, {count} threads, batch {size}"] = wrong
+    return found
+
+
+def _differing(got: npt.NDArray[Any], expected: npt.NDArray[np.int32]) -> int:
+    """How many logits differ: all, if they are no integers or too few."""
+    same_kind = got.shape == expected.shape and np.issubdtype(got.dtype, np.integer)
+    return int((got != expected).sum()) if same_kind else expected.size
+
+
+def _in_integers(seed: int, draw: random.Random, graph: Graph) -> RandomModel:
+    """Quantize, calibrate and lower with random settings."""
+    shape = graph.input_shape
+    widths = range(2, 5) if draw.random() < 0.25 else range(2, 9)
+    layers = {layer: Precision(draw.choice(widths), draw.choice(widths)) for layer in graph.layers}
+    quantized = quantize(graph, Scheme(f"random {seed}", layers, draw.choice([8, 8, 16])))
+    target = draw.choice([Target.ANY, Target.ANY, Target.ANY, Target.AVX2])
+    pixels = None
+    if draw.random() < 0.4:
+        limits = (0.3, 0.6), (0.15, 0.4)
+        pixels = Pixels(*([draw.uniform(low, high) for _ in range(shape[0])] for low, high in limits))
+    calibrate(quantized, [_images(8, shape, pixels)[1]], draw.choice(["minmax", "minmax", "percentile", "mse"]))
+    model = lower(quantized, avoid_saturation=target is Target.AVX2)
+    given, normalised = _images(LARGEST_BATCH, shape, pixels)
+    return RandomModel(seed, graph, model, given.numpy(), pixels, target, run(model, normalised).numpy())
+
+
+def _images(count: int, shape: tuple[int, ...], pixels: Pixels | None) -> tuple[Tensor, Tensor]:
+    """Images as a file takes them, and the same normalised; the last one leaves the range of the others."""
+    if pixels is None:
+        images = torch.randn(count, *shape)
+        images[-1] *= 3
+        return images, images
+    given = torch.randint(256, (count, *shape), dtype=torch.uint8)
+    given[-1][given[-1] < 128] = 0
+    return given, pixels.normalise(given)
+
+
+@dataclass
+class Growing:
+    """A network that grows.
+
+    Attributes:
+        draw: What decides.
+        nodes: So far, by name.
+        parameters: Of these, by name.
+    """
+
+    draw: random.Random
+    nodes: dict[str, Node]
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """(channels, height, width), or (features,)."""
+        return self.nodes[tensor].shape
+
+    def add(self, kind: type[Node], *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Append a node whose shape is that of what it makes, and return its name."""
+        node = kind(name=name or f"{kind.__name__.lower()}{len(self.nodes)}", inputs=inputs, shape=(), **attributes)
+        values = [torch.zeros(1, *self.shape(source)) for source in inputs]
+        if isinstance(node, Layer):
+            made = convolve(node, values[0], self.parameters[node.weight], None)
+        else:
+            made = evaluate(node, values, self.parameters)
+        self.nodes[node.name] = replace(node, shape=tuple(made.shape[1:]))
+        return node.name
+
+    def alike(self, tensor: str, axes: slice) -> list[str]:
+        """The tensors whose shape is that of `tensor` in these axes."""
+        shape = self.shape(tensor)
+        return [
+            name
+            for name, node in self.nodes.items()
+            if (len(node.shape), node.shape[axes]) == (len(shape), shape[axes])
+        ]
+
+    def divisor(self, *numbers: int) -> int:
+        """A random common divisor."""
+        return self.draw.choice([part for part in range(1, min(numbers) + 1) if not any(n % part for n in numbers)])
+
+
+def random_graph(draw: random.Random, name: str) -> Graph:
+    """A network of up to nine layers or blocks, simplified as capture does; a node that nothing reads is left out."""
+    height, width = (draw.choice([1, 4, 5, 7, 8, 9, 11, 13]) for _ in range(2))
+    shape = (draw.choice([1, 2, 3, 3, 4, 8]), height, width if draw.random() < 0.5 else height)
+    growing = Growing(draw, {"input": Input(name="input", inputs=(), shape=shape)})
+    last = "input" if draw.random() < 0.15 else _convolution(growing, "input")
+    for _ in range(draw.randint(1, 7)):
+        last = draw.choice(GROWTHS)(growing, last)
+    last = draw.choice(HEADS)(growing, last)
+    needed = {last, "input"}
+    for node in reversed(growing.nodes.values()):
+        if node.name in needed:
+            needed.update(node.inputs)
+    nodes = tuple(node for node in growing.nodes.values() if node.name in needed)
+    return simplify(Graph(name, nodes, last, growing.parameters))
+
+
+def _layer(growing: Growing, source: str, kind: type[Node], shape: tuple[int, ...], bias: bool, **form: Any) -> str:
+    """A layer with random weights; now and then, one channel is dead, which is its bias alone, or huge."""
+    draw, name = growing.draw, f"layer{len(growing.nodes)}"
+    weight = torch.randn(shape) / prod(shape[1:]) ** 0.5
+    if draw.random() < 0.3:
+        weight[draw.randrange(len(weight))] *= draw.choice([0, 0, 30, 1000])
+    growing.parameters[f"{name}.weight"] = weight
+    if bias:
+        growing.parameters[f"{name}.bias"] = torch.randn(shape[0]) / 2
+    return growing.add(
+        kind, source, name=name, weight=f"{name}.weight", bias=f"{name}.bias" if bias else None, **form
+    )  # fmt: skip
+
+
+def _conv(growing: Growing, source: str, outputs: int, kernel: tuple[int, int], **form: Any) -> str:
+    """A convolution, plain but for what `form` says."""
+    given = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "bias": True, **form}
+    shape = (outputs, growing.shape(source)[0] // given["groups"], *kernel)
+    return _layer(growing, source, Conv2d, shape, **given)
+
+
+def _linear(growing: Growing, source: str, outputs: int) -> str:
+    """A matrix product."""
+    return _layer(growing, source, Linear, (outputs, growing.shape(source)[0]), growing.draw.random() < 0.8)
+
+
+def _norm(growing: Growing, source: str) -> str:
+    """Batch norm with random statistics, gains of either sign, and offsets."""
+    name, channels = f"norm{len(growing.nodes)}", growing.shape(source)[0]
+    tensors = {
+        "mean": torch.randn(channels) / 2,
+        "variance": torch.rand(channels) * 2 + 0.2,
+        "weight": (torch.rand(channels) + 0.5) * growing.draw.choice([1, 1, -1]),
+        "bias": torch.randn(channels) / 2,
+    }
+    growing.parameters |= {f"{name}.{key}": value for key, value in tensors.items()}
+    return growing.add(BatchNorm, source, name=name, norm=Norm(**{key: f"{name}.{key}" for key in tensors}, eps=1e-5))
+
+
+def _activation(growing: Growing, source: str) -> str:
+    """A clamp of any kind, or none."""
+    relu, other = (
+        Bounds(0.0),
+        [(0.0, 6.0), (-1.0, 1.0), (-1.5, 2.0), (0.25, 3.0), (-0.5, None), (None, 1.0), (0.0, 0.7)],
+    )
+    chosen = growing.draw.choice([None, relu, relu, Bounds(*growing.draw.choice(other))])
+    return source if chosen is None else growing.add(Clamp, source, bounds=chosen)
+
+
+def _normed(growing: Growing, source: str) -> str:
+    """With batch norm or without, then an activation."""
+    return _activation(growing, _norm(growing, source) if growing.draw.random() < 0.5 else source)
+
+
+def _convolution(growing: Growing, last: str, outputs: int | None = None, groups: int | None = None) -> str:
+    """A convolution of any form."""
+    draw, (channels, *size) = growing.draw, growing.shape(last)
+    kernel = tuple(draw.choice([1, 2, 3, 3, 5]) for _ in size)
+    kernel = kernel if draw.random() < 0.3 else kernel[:1] * 2
+    dilation = draw.choice([1, 1, 1, 2])
+    missing = [(dilation * (taps - 1) + 2 - have) // 2 for taps, have in zip(kernel, size, strict=True)]
+    outputs = outputs or draw.choice([2, 3, 4, 6, 8, 8, 12, 16, 33])
+    form = {
+        "stride": draw.choice([(1, 1), (1, 1), (2, 2), (1, 2)]),
+        "padding": tuple(max(draw.randint(0, taps // 2), least) for taps, least in zip(kernel, missing, strict=True)),
+        "dilation": (dilation, dilation),
+        "groups": groups or draw.choice([1, 1, growing.divisor(channels, outputs)]),
+        "bias": draw.random() < 0.7,
+    }
+    return _normed(growing, _conv(growing, last, outputs, kernel, **form))
+
+
+def _depthwise(growing: Growing, last: str) -> str:
+    """A convolution of each channel by itself, to one channel or several."""
+    channels = growing.shape(last)[0]
+    times = growing.draw.choice([1, 1, 2, 3]) if channels <= _MOST_CHANNELS // 3 else 1
+    return _convolution(growing, last, channels * times, channels)
+
+
+def _kept(growing: Growing, last: str) -> str:
+    """A convolution that keeps the shape."""
+    draw, channels = growing.draw, growing.shape(last)[0]
+    kernel = draw.choice([(1, 1), (3, 3), (3, 3), (1, 3), (3, 1)])
+    groups = draw.choice([1, 1, growing.divisor(channels)])
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return _normed(growing, _conv(growing, last, channels, kernel, padding=padding, groups=groups))
+
+
+def _residual(growing: Growing, last: str) -> str:
+    """One or two convolutions, added to what they read, which may be the image."""
+    branch = _kept(growing, last)
+    if growing.draw.random() < 0.3:
+        branch = _kept(growing, branch)
+    return _activation(growing, growing.add(Add, last, branch))
+
+
+def _sum(growing: Growing, last: str) -> str:
+    """Added to any tensor of the same shape, itself included."""
+    return _activation(growing, growing.add(Add, last, growing.draw.choice(growing.alike(last, slice(None)))))
+
+
+def _concatenation(growing: Growing, last: str) -> str:
+    """Beside a branch of its own, or one or two tensors with images of the same size."""
+    others = growing.draw.choices(growing.alike(last, slice(1, None)), k=growing.draw.randint(1, 2))
+    if growing.draw.random() < 0.5:
+        others = [_kept(growing, last)]
+    if sum(growing.shape(name)[0] for name in (last, *others)) > _MOST_CHANNELS:
+        return last
+    return growing.add(Concat, last, *others)
+
+
+def _split(growing: Growing, last: str) -> str:
+    """Some of the channels, which half the time meet the others again."""
+    channels = growing.shape(last)[0]
+    cut = growing.draw.randint(0, channels - 1)
+    right = growing.add(Slice, last, start=cut, stop=channels)
+    if cut == 0 or growing.draw.random() < 0.4:
+        return right
+    left = growing.add(Slice, last, start=0, stop=cut)
+    return growing.add(Concat, _kept(growing, right), left)
+
+
+def _shuffle(growing: Growing, last: str) -> str:
+    """Channels shuffled."""
+    return growing.add(ChannelShuffle, last, groups=growing.divisor(growing.shape(last)[0]))
+
+
+def _window(growing: Growing, last: str) -> dict[str, Any]:
+    """Kernel, stride and padding of a pool that fits."""
+    draw, kernel = growing.draw, tuple(min(growing.draw.choice([2, 3]), have) for have in growing.shape(last)[1:])
+    padding = tuple(draw.randint(0, taps // 2) for taps in kernel)
+    return {"kernel": kernel, "stride": draw.choice([kernel, (1, 1), (2, 2)]), "padding": padding}
+
+
+def _maximum(growing: Growing, last: str) -> str:
+    """A max pool of any form."""
+    window = _window(growing, last)
+    wide = all(have >= 2 * taps for have, taps in zip(growing.shape(last)[1:], window["kernel"], strict=True))
+    dilation = (2, 2) if wide and growing.draw.random() < 0.2 else (1, 1)
+    return growing.add(MaxPool2d, last, **window, dilation=dilation, ceil_mode=growing.draw.random() < 0.3)
+
+
+def _average(growing: Growing, last: str) -> str:
+    """An average pool of any form: overlapping or padded windows, or parts of the image."""
+    if growing.draw.random() < 0.6:
+        return growing.add(AvgPool2d, last, **_window(growing, last))
+    kernel = tuple(growing.divisor(have) for have in growing.shape(last)[1:])
+    return growing.add(AvgPool2d, last, kernel=kernel, stride=kernel, padding=(0, 0))
+
+
+def _mean(growing: Growing, last: str) -> str:
+    """The mean of each channel, as an image of one pixel."""
+    size = growing.shape(last)[1:]
+    return growing.add(AvgPool2d, last, kernel=size, stride=size, padding=(0, 0))
+
+
+def _pixel(growing: Growing, last: str) -> str:
+    """One pixel, by a mean or a convolution of the whole image, and a convolution of that pixel."""
+    draw = growing.draw
+    if draw.random() < 0.5:
+        last = _mean(growing, last)
+    else:
+        last = _normed(growing, _conv(growing, last, draw.choice([4, 8, 33]), growing.shape(last)[1:]))
+    side = draw.choice([0, 1])
+    kernel, padding = (2 * side + 1, 2 * side + 1), (side, side)
+    return _normed(growing, _conv(growing, last, draw.choice([8, 17, 40]), kernel, padding=padding))
+
+
+def _alone(growing: Growing, last: str) -> str:
+    """What mostly is not alone: dropout, batch norm, a clamp."""
+    kind = growing.draw.choice([_norm, _activation, lambda *given: growing.add(Dropout, last, probability=0.5)])
+    return kind(growing, last)
+
+
+GROWTHS: Sequence[Callable[[Growing, str], str]] = (
+    _convolution,
+    _convolution,
+    _depthwise,
+    _residual,
+    _residual,
+    _sum,
+    _concatenation,
+    _split,
+    _shuffle,
+    _maximum,
+    _average,
+    _pixel,
+    _alone,
+)
+"""How a network goes on: from the network so far and its last tensor to its next last tensor."""
+
+
+def _classifier(growing: Growing, last: str) -> str:
+    """A matrix product, after another now and then."""
+    draw = growing.draw
+    last = growing.add(Flatten, last)
+    if draw.random() < 0.3:
+        last = _normed(growing, _linear(growing, last, draw.choice([8, 33])))
+    return _linear(growing, last, draw.choice([7, 10, 21]))
+
+
+def _pooled_classifier(growing: Growing, last: str) -> str:
+    """A matrix product of means."""
+    return _classifier(growing, _mean(growing, last))
+
+
+def _convolved(growing: Growing, last: str) -> str:
+    """A convolution of the whole image."""
+    return growing.add(Flatten, _conv(growing, last, growing.draw.choice([7, 10, 21]), growing.shape(last)[1:]))
+
+
+def _pooled(growing: Growing, last: str) -> str:
+    """Means of a convolution, or of whatever is there."""
+    if growing.shape(last)[0] < DISTINCT_LOGITS // 2 or growing.draw.random() < 0.5:
+        last = _conv(growing, last, growing.draw.choice([10, 21]), (1, 1))
+    return growing.add(Flatten, _mean(growing, last))
+
+
+def _clamped(growing: Growing, last: str) -> str:
+    """Logits behind a clamp, which are no sums but values of 8 bits."""
+    return _activation(growing, _classifier(growing, last))
+
+
+HEADS: Sequence[Callable[[Growing, str], str]] = (
+    _classifier,
+    _classifier,
+    _pooled_classifier,
+    _pooled_classifier,
+    _convolved,
+    _pooled,
+    _clamped,
+)
+"""How a network ends: from the network so far and its last tensor to its logits."""
+
+
+def reason(error: BitwrightError) -> str:
+    """The kind of a refusal: its message without names and figures."""
+    return re.sub(r"\[[^]]*\]", "[...]", re.sub(r"'[^']*'", "'...'", re.sub(r"-?\d[\d.]*(e[-+]\d+)?", "n", str(error))))
+
+
+def main() -> None:
+    """Differences, failures and refusals of one engine, in this process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", required=True, choices=ENGINES)
+    parser.add_argument("--networks", type=int, default=60)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    chosen = parser.parse_args()
+    refused, equal, wrong = Counter[str](), 0, 0
+    for seed in range(chosen.first, chosen.first + chosen.networks):
+        try:
+            found = differences(random_model(seed), chosen.engine)
+        except BitwrightError as error:
+            if isinstance(error, FileFormatError):
+                found = {str(error): 0}
+            else:
+                refused[reason(error)] += 1
+                continue
+        except Exception as error:  # whatever an exporter or an engine raises is a failure of that network
+            found = {f"{type(error).__name__}: {error}": 0}
+        equal, wrong = equal + (not found), wrong + bool(found)
+        if found:
+            print(f"seed {seed}: {found}", flush=True)
+    for words, count in refused.most_common():
+        print(f"refused {count}: {words}")
+    print(f"{chosen.engine}: {equal} networks equal, {wrong} not, {refused.total()} refused")
+
+
+if __name__ == "__main__":
+    main()

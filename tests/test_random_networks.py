@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""The generator of random networks: whole and repeatable."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from bitwright.errors import BitwrightError
+from bitwright.graph import nodes
+from bitwright.graph.nodes import Node
+from random_networks import DISTINCT_LOGITS, RandomModel, random_model
+
+NETWORKS = 60
+
+
+@cache
+def models() -> dict[int, RandomModel]:
+    """The models of the default run that can be lowered, by seed."""
+    found = {}
+    for seed in range(NETWORKS):
+        try:
+            found[seed] = random_model(seed)
+        except BitwrightError:
+            continue
+    return found
+
+
+def test_a_seed_decides_all() -> None:
+    """The same seed gives the same model and images; another gives others."""
+    first, again, other = random_model(0), random_model(0), random_model(1)
+    assert np.array_equal(first.images, again.images)
+    assert np.array_equal(first.logits, again.logits)
+    assert not np.array_equal(first.logits, other.logits)
+
+
+def test_networks_are_of_every_kind() -> None:
+    """All kinds of nodes and settings occur, and no model has just a few distinct logits."""
+    made = models().values()
+    assert len(made) >= 0.9 * NETWORKS
+    kinds = {type(node) for given in made for node in given.graph}
+    # Capture leaves no views, and the plan makes the nodes that requantize.
+    assert _kinds(Node) - kinds == {
+        nodes.Reshape,
+        nodes.Transpose,
+        nodes.Requantize,
+        nodes.BatchNorm,
+    }
+    assert {
+        bits
+        for given in made
+        for layer in given.model.scheme.layers.values()
+        for bits in (layer.weight_bits, layer.act_bits)
+    } == set(range(2, 9))
+    assert {given.model.scheme.residual_bits for given in made} == {8, 16}
+    assert {given.pixels is None for given in made} == {True, False}
+    layers = [layer for given in made for layer in given.model.layers().values()]
+    convolutions = [layer for layer in layers if hasattr(layer, "groups")]
+    assert any(layer.shape[1:] == (1, 1) for layer in convolutions)
+    assert any(1 < layer.groups < layer.shape[0] for layer in convolutions)
+    assert any(1 < layer.groups == layer.shape[0] // 2 and layer.weight.shape[1] == 1 for layer in convolutions)
+    assert any((layer.weight.reshape(len(layer.weight), -1) == 0).all(1).any() for layer in layers)
+    for given in made:
+        assert len(np.unique(given.logits)) > DISTINCT_LOGITS
+
+
+def _kinds(base: type[Node]) -> set[type[Node]]:
+    """The classes of graph nodes."""
+    return {kind for kind in base.__subclasses__() if kind.__module__ == nodes.__name__}
