@@ -175,12 +175,27 @@ def _sums(
         source = ops.reshape(source, builder.integers(-1, weight.shape[1], 1, 1), False)
     if kernel == PARTS:
         return _sums_of_parts(op, builder, source, weight, window, groups)
+    return ops.add(_products(op, builder, source, weight, window, groups), builder.floats(op.bias.reshape(1, -1, 1, 1)))
+
+
+def _products(
+    op: IntegerConv2d | IntegerLinear,
+    builder: OpenvinoBuilder,
+    source: Value,
+    weight: npt.NDArray[np.int8],
+    window: list[list[int]],
+    groups: int,
+) -> Value:
+    """Sums of products, on the layer's kernel."""
     if groups == 1:
-        sums = ops.convolution(source, builder.weight(op, weight, kernel), *window)
-    else:
-        grouped = weight.reshape(groups, -1, *weight.shape[1:])
-        sums = ops.group_convolution(source, builder.weight(op, grouped, kernel), *window)
-    return ops.add(sums, builder.floats(op.bias.reshape(1, -1, 1, 1)))
+        return builder.ops.convolution(source, builder.weight(op, weight), *window)
+    repeats = len(weight) // groups
+    if weight.shape[1] == 1 and repeats > 1:
+        # A channel for each of its filters: then the kernels for depthwise convolutions do it, in less than half the time.
+        source = builder.ops.shuffle_channels(builder.ops.concat([source] * repeats, 1), 1, repeats)
+        groups = len(weight)
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    return builder.ops.group_convolution(source, builder.weight(op, grouped), *window)
 
 
 def _sums_of_parts(
@@ -205,11 +220,7 @@ def _sums_of_parts(
         part = source
         if stop - start < channels:
             part = ops.slice(source, *map(builder.integers, (start, stop, 1, 1)))
-        if groups == 1:
-            sums = ops.convolution(part, builder.weight(op, weight[:, start:stop], PARTS), *window)
-        else:
-            grouped = weight.reshape(groups, -1, *weight.shape[1:])
-            sums = ops.group_convolution(part, builder.weight(op, grouped, PARTS), *window)
+        sums = _products(op, builder, part, weight[:, start:stop], window, groups)
         total = ops.add(total, ops.convert(sums, "i32"))
     return total
 
@@ -227,9 +238,9 @@ def _finish(op: Node, rescale: Rescale | None, builder: OpenvinoBuilder, sums: V
     """Requantize, unless the accumulators leave the network."""
     if rescale is None:
         return sums
-    in_parts = builder.kernels.get(op.name) == PARTS
+    kernel = builder.kernels.get(op.name)
     # The conversion of int32 rounds as the certificate says; no multiplication crosses it either.
-    sums = builder.ops.convert(sums, "f32") if in_parts else builder.fenced(sums)
+    sums = builder.ops.convert(sums, "f32") if kernel == PARTS else builder.fenced(sums)
     multiplier = builder.multiplier(op, rescale)
     real = builder.ops.multiply(
         sums, builder.floats(multiplier.reshape(1, -1, 1, 1) if multiplier.size > 1 else multiplier[0])

@@ -115,8 +115,13 @@ class OpenvinoBuilder:
             return INT8
         return FLOAT32 if exact else PARTS
 
-    def weight(self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8], kernel: str) -> Value:
-        """A weight tensor, stored in 4 bits where its width allows, else in 8, as the float32 numbers that OpenVINO expects."""
+    def weight(self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8]) -> Value:
+        """A weight tensor, stored in 4 bits where its width allows, else in 8, as the float32 numbers that OpenVINO expects.
+
+        Args:
+            op: The layer.
+            values: [outputs, inputs, height, width], or [groups, outputs / groups, inputs / groups, height, width].
+        """
         if op.weight_bits <= 4:
             # A tensor made from an array would share its memory, and outlive it.
             packed = self.openvino.Tensor(self.openvino.Type.i4, self.openvino.Shape(list(values.shape)))
@@ -125,8 +130,8 @@ class OpenvinoBuilder:
         else:
             stored = self.ops.constant(np.ascontiguousarray(values))
         real = self.ops.convert(stored, "f32")
-        if kernel != INT8:
+        if self.kernels[op.name] != INT8:
             return real
-        # The scale of 1 tells OpenVINO that these are quantized weights.
-        ones = np.ones((values.shape[0], *[1] * (values.ndim - 1)))
+        # Scales of 1, one for each output, tell OpenVINO that these are quantized weights.
+        ones = np.ones((*values.shape[:-3], 1, 1, 1))
         return self.ops.multiply(real, self.floats(ones))
