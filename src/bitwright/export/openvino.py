@@ -241,6 +241,8 @@ def _finish(op: Node, rescale: Rescale | None, builder: OpenvinoBuilder, sums: V
     kernel = builder.kernels.get(op.name)
     # The conversion of int32 rounds as the certificate says; no multiplication crosses it either.
     sums = builder.ops.convert(sums, "f32") if kernel == PARTS else builder.fenced(sums)
+    if kernel == INT8 and prod(op.shape[1:]) == 1:
+        sums = builder.unfused(sums)
     multiplier = builder.multiplier(op, rescale)
     real = builder.ops.multiply(
         sums, builder.floats(multiplier.reshape(1, -1, 1, 1) if multiplier.size > 1 else multiplier[0])

@@ -91,6 +91,15 @@ class OpenvinoBuilder:
         """
         return self.ops.clamp(sums, -float(FLOAT32_EXACT), float(FLOAT32_EXACT))
 
+    def unfused(self, sums: Value) -> Value:
+        """The same sums, which no kernel for bytes multiplies any more.
+
+        At batch 1 on CPUs with AVX-512, layers of bytes whose result is one pixel run as matrix products, which take one
+        channel's multiplier for all channels where it is part of the kernel (OpenVINO 2026.4.1, oneDNN 3.13). Behind a
+        conversion it is not. Numbers within 2**24 are the same in int32 and in float32.
+        """
+        return self.ops.convert(self.ops.convert(sums, "i32"), "f32")
+
     def bytes_of(self, name: str) -> Value:
         """A tensor of at most 8 bits that is not negative, marked as uint8 for the layers that multiply bytes.
 
