@@ -23,6 +23,7 @@ ORDER = (
     "scheme",
     "data",
     "graph",
+    "quantizer",
     "sensitivity",
     "allocation",
     "training",

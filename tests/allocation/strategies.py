@@ -12,6 +12,7 @@ from bitwright.allocation import Problem, allocation_problem
 from bitwright.allocation.activation import LiveTensor, PeakActivation
 from bitwright.allocation.search import resolve
 from bitwright.graph import LayerCost
+from bitwright.quantizer import Demand
 from bitwright.scheme import Budget, Precision
 
 Choice = Mapping[str, Precision]
@@ -36,8 +37,7 @@ def problems(draw: st.DrawFn, most_layers: int = 5, most_choices: int = 4) -> Pr
         LiveTensor,
         st.just(""),
         st.integers(1, 9),
-        st.sampled_from([0, 3, 8]),
-        st.lists(st.sampled_from(layers)).map(tuple),
+        st.builds(Demand, st.sampled_from([0, 3, 8]), st.lists(st.sampled_from(layers)).map(tuple)),
     )
     steps = draw(st.lists(st.tuples(st.just("step"), st.lists(tensors, min_size=1, max_size=3).map(tuple)), min_size=1))
     return allocation_problem(

@@ -104,3 +104,20 @@ def test_a_budget_of_activation_memory_holds() -> None:
         assert usage.busiest(found.scheme.layers) in {node.name for node in GRAPH}
     with pytest.raises(BudgetError, match=r"no allocation fits .* MB: the smallest \(all W8A2\) needs"):
         allocate(problem, [Budget("activation", low / 2**23 / 2)])
+
+
+@pytest.mark.parametrize("residual_bits", [8, 16])
+def test_a_found_scheme_has_the_streams_that_were_counted(residual_bits: int) -> None:
+    """Twice the streams count twice in the budget, and are in the scheme that is saved."""
+    losses = {layer: {Precision(8, 8): 0.0, Precision(4, 4): 1.0} for layer in GRAPH.layers}
+    problem = allocation_problem(
+        losses,
+        layer_costs(GRAPH),
+        choices=[Precision(4, 4), Precision(8, 8)],
+        usages=[peak_activation(GRAPH, residual_bits)],
+        residual_bits=residual_bits,
+    )
+    found = allocate(problem, [Budget("activation", 1.0)])
+    assert found.scheme.residual_bits == residual_bits
+    # At the addition the stem, the branch and their sum live: 6 channels of 8 x 8 each, the sum at what the head wants.
+    assert problem.reach("activation")[1] >= 6 * 64 * (2 * residual_bits + 8)

@@ -12,18 +12,17 @@ from torch import Tensor
 from bitwright.graph import capture, load_model
 from bitwright.graph.execute import execute
 from bitwright.graph.signs import negative_tensors
+from bitwright.quantizer import TensorFormat, least_squares_scale, plan
 from bitwright.scheme import Precision, Scheme
-from bitwright.sensitivity import GraphLoss, activation_perturbations, activation_scale, activation_scales
-from bitwright.sensitivity.activations import activation_range
-from bitwright.training import Calibration, plan
+from bitwright.sensitivity import GraphLoss, activation_perturbations, activation_scales
+from bitwright.training import Calibration
 from bitwright.training.calibrate import RangeObserver
-from bitwright.training.plan import TensorSpec
 from sensitivity.problems import problem
 
 
-def squared_error(values: Tensor, scale: float, bit_width: int, signed: bool) -> float:
+def squared_error(values: Tensor, scale: float, window: TensorFormat) -> float:
     """Number by number."""
-    low, high = activation_range(bit_width, signed)
+    low, high = window.quant_min, window.quant_max
     return sum((min(max(round(value / scale), low), high) * scale - value) ** 2 for value in values.tolist())
 
 
@@ -33,21 +32,21 @@ def test_scale_is_that_of_calibration(bit_width: int, signed: bool) -> None:
     """What calibration would choose from the same values; no other of the hundred has a smaller error."""
     values = torch.randn(500, dtype=torch.float64)
     values = values if signed else values.relu()
-    scale = activation_scale(values, bit_width, signed)
+    window = TensorFormat.of(bit_width, negative=signed)
+    scale = least_squares_scale(values, window)
     observer = RangeObserver()
     observer.update(values)
-    chosen = observer.scale(TensorSpec(bit_width, signed), Calibration.MSE)
+    chosen = observer.scale(window, Calibration.MSE)
     assert math.isclose(scale, chosen, rel_tol=1e-5)
-    low, high = activation_range(bit_width, signed)
-    full = max(float(values.max()) / high, float(values.min()) / low if signed else 0)
-    errors = [squared_error(values, full * step / 100, bit_width, signed) for step in range(1, 101)]
-    assert math.isclose(squared_error(values, scale, bit_width, signed), min(errors), rel_tol=1e-9)
+    full = max(float(values.max()) / window.quant_max, float(values.min()) / window.quant_min if signed else 0)
+    errors = [squared_error(values, full * step / 100, window) for step in range(1, 101)]
+    assert math.isclose(squared_error(values, scale, window), min(errors), rel_tol=1e-9)
 
 
 def test_a_tensor_of_zeros_has_a_scale() -> None:
     """Nothing to scale, nothing to divide by zero."""
-    assert activation_scale(torch.zeros(5), 4, signed=True) == 1.0
-    assert activation_scale(-torch.ones(5), 4, signed=False) == 1.0
+    assert least_squares_scale(torch.zeros(5), TensorFormat.symmetric(4)) == 1.0
+    assert least_squares_scale(-torch.ones(5), TensorFormat.unsigned(4)) == 1.0
 
 
 def test_perturbation_is_the_squared_error_of_one_image() -> None:
@@ -62,7 +61,8 @@ def test_perturbation_is_the_squared_error_of_one_image() -> None:
     found = activation_perturbations(loss, [3])
     for name in graph.layers:
         source = graph[name].inputs[0]
-        expected = squared_error(tensors[source].flatten(), scales[name][3], 3, negative_tensors(graph)[source])
+        window = TensorFormat.of(3, negative=negative_tensors(graph)[source])
+        expected = squared_error(tensors[source].flatten(), scales[name][3], window)
         assert math.isclose(found[name][3], expected / len(images), rel_tol=1e-9)
 
 
@@ -75,5 +75,5 @@ def test_signs_are_those_of_the_quantizers(name: str) -> None:
     quantizers = plan(graph, Scheme.uniform(graph.layers, Precision(8, 8)))
     negative = negative_tensors(graph)
     for layer in graph.layers.values():
-        assert negative[layer.inputs[0]] == quantizers.spec(quantizers.graph[layer.name].inputs[0]).signed
+        assert negative[layer.inputs[0]] == quantizers.format(quantizers.graph[layer.name].inputs[0]).negative
     assert len(set(negative.values())) == 2

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitwright.sensitivity import quantize_weight, weight_perturbation, weight_perturbations, weight_range, weight_scale
+from bitwright.quantizer import quantize_weight, weight_format, weight_scale
+from bitwright.sensitivity import weight_perturbation, weight_perturbations
 from bitwright.training import Ranges
 from bitwright.training.quantizers import WeightQuantizer
 
 
 def twin(weight: Tensor, scale: Tensor, bit_width: int) -> float:
     """The squared error, number by number."""
-    low, high = weight_range(bit_width)
+    low, high = weight_format(bit_width).quant_min, weight_format(bit_width).quant_max
     total = 0.0
     for row, step in zip(weight.flatten(1).tolist(), scale.tolist(), strict=True):
         for value in row:
@@ -82,7 +83,7 @@ def test_integers_stay_in_range_and_zero_stays_zero(row: list[float], bit_width:
     weight = torch.tensor([[0.0, *row]], dtype=torch.float64)
     scale = weight_scale(weight, bit_width, method)
     integers = quantize_weight(weight, scale, bit_width)
-    low, high = weight_range(bit_width)
+    low, high = weight_format(bit_width).quant_min, weight_format(bit_width).quant_max
     assert float(scale) > 0
     assert integers[0, 0] == 0
     assert low <= float(integers.min())

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from bitwright.errors import DataError
+from bitwright.quantizer import TensorFormat
 from bitwright.training import Calibration, Distillation, calibrate
 from bitwright.training.calibrate import RangeObserver
-from bitwright.training.plan import TensorSpec
 from training.small import digits, small_quantized
 
 
@@ -32,7 +32,7 @@ def observed(signed: bool) -> tuple[RangeObserver, np.ndarray]:
 def test_scales_are_those_of_their_definitions(signed: bool, bits: int) -> None:
     """The extremes reach the ends; a percentile clips its share; least squares is the best of a hundred."""
     observer, values = observed(signed)
-    spec = TensorSpec(bits, signed)
+    spec = TensorFormat.of(bits, negative=signed)
 
     def needed(low: float, high: float) -> float:
         return max(high / spec.quant_max, low / spec.quant_min if signed else 0.0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitwright.errors import TrainingError
-from bitwright.training.plan import TensorSpec
+from bitwright.quantizer import TensorFormat
 from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
 from training.small import digits, small_quantized
 
@@ -26,11 +26,11 @@ def test_errors_are_half_a_step_inside_the_range(values: list[float], bits: int,
     quantizer.calibrate(weight)
     integers, scale = quantizer(weight)
     assert bool((integers == integers.round()).all())
-    assert int(integers.min()) >= quantizer.quant_min
-    assert int(integers.max()) <= quantizer.quant_max
+    assert int(integers.min()) >= quantizer.format.quant_min
+    assert int(integers.max()) <= quantizer.format.quant_max
     assert bool((integers[weight == 0] == 0).all())
     columns = scale[:, None]
-    inside = (weight >= columns * quantizer.quant_min) & (weight <= columns * quantizer.quant_max)
+    inside = (weight >= columns * quantizer.format.quant_min) & (weight <= columns * quantizer.format.quant_max)
     error = (integers * columns - weight).abs()
     assert bool((error <= columns * 0.5 * (1 + 1e-5))[inside].all())
 
@@ -51,14 +51,14 @@ def test_the_gradient_of_a_learned_scale_is_that_of_the_paper(bits: int) -> None
 
     def literal(value: Tensor) -> Tensor:
         ratio = value / 0.37
-        if ratio <= quantizer.quant_min:
-            return torch.tensor(float(quantizer.quant_min))
-        if ratio >= quantizer.quant_max:
-            return torch.tensor(float(quantizer.quant_max))
+        if ratio <= quantizer.format.quant_min:
+            return torch.tensor(float(quantizer.format.quant_min))
+        if ratio >= quantizer.format.quant_max:
+            return torch.tensor(float(quantizer.format.quant_max))
         return ratio.round() - ratio
 
-    factor = min((12 * quantizer.quant_max) ** -0.5, quantizer.quant_max**-2)
-    assert (factor == quantizer.quant_max**-2) == (bits != 2)
+    factor = min((12 * quantizer.format.quant_max) ** -0.5, quantizer.format.quant_max**-2)
+    assert (factor == quantizer.format.quant_max**-2) == (bits != 2)
     expected = [
         factor * sum(float(literal(value)) * float(up) for value, up in zip(row, ups, strict=True))
         for row, ups in zip(weight, upstream, strict=True)
@@ -80,7 +80,7 @@ def test_the_gradient_of_weights_passes_inside_and_stops_outside() -> None:
 @given(BITS, st.booleans(), st.floats(0.01, 0.99))
 def test_a_moving_range_is_a_weighted_mean(bits: int, signed: bool, momentum: float) -> None:
     """`ema` moves the scale towards what the batch needs; a format without negatives ignores the low end."""
-    spec = TensorSpec(bits, signed)
+    spec = TensorFormat.of(bits, negative=signed)
     quantizer = ActivationQuantizer(spec, Ranges.EMA, momentum)
     quantizer.observe(torch.tensor(-5.0), torch.tensor(3.0))
     need = max(3 / spec.quant_max, -5 / spec.quant_min) if signed else 3 / spec.quant_max
@@ -89,7 +89,7 @@ def test_a_moving_range_is_a_weighted_mean(bits: int, signed: bool, momentum: fl
 
 def test_a_running_maximum_never_shrinks() -> None:
     """Momentum -1 keeps the widest range seen."""
-    quantizer = ActivationQuantizer(TensorSpec(8, False), Ranges.EMA, -1)
+    quantizer = ActivationQuantizer(TensorFormat.unsigned(8), Ranges.EMA, -1)
     for high, expected in ((510.0, 2.0), (255.0, 2.0), (765.0, 3.0)):
         quantizer.observe(torch.tensor(0.0), torch.tensor(high))
         assert float(quantizer.scale) == expected
@@ -114,11 +114,11 @@ def test_no_scale_moves_faster_than_a_clipped_weight(bits: int, elements: int) -
     weight.requires_grad_(True)
     quantizer = WeightQuantizer(1, bits).train()
     with torch.no_grad():
-        quantizer.scale.fill_(4.0 / (quantizer.quant_max + 0.5))  # clipped for certain
+        quantizer.scale.fill_(4.0 / (quantizer.format.quant_max + 0.5))  # clipped for certain
     integers, scale = quantizer(weight)
     pull = torch.zeros(1, elements)
     pull[0, 0] = 1.0
     (integers * scale[:, None] * pull).sum().backward()
     assert quantizer.scale.grad is not None
     relative_step = float(quantizer.scale.grad.abs() / quantizer.scale.detach())
-    assert 0 < relative_step <= (1 + 0.5 / quantizer.quant_max) / 4.0 * (1 + 1e-6)
+    assert 0 < relative_step <= (1 + 0.5 / quantizer.format.quant_max) / 4.0 * (1 + 1e-6)

@@ -18,12 +18,12 @@ from math import prod
 
 from bitwright.allocation.usage import Choice, Row
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Add, ChannelShuffle, Clamp, Concat, Dropout, Flatten, Layer, MaxPool2d, Slice
+from bitwright.graph.nodes import Dropout, Flatten, Slice
+from bitwright.quantizer.demand import Demand, demands
 from bitwright.scheme import MAX_BITS, MIN_BITS, Precision
 
 OUTPUT_BITS = 32
 VIEWS = (Flatten, Dropout, Slice)
-MOVERS = (MaxPool2d, ChannelShuffle, Clamp, Concat, *VIEWS)
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,12 @@ class LiveTensor:
     Attributes:
         name: Of the node that makes it.
         elements: Of one image.
-        least_bits: What readers other than layers want.
-        readers: Layers that read it.
+        demand: The bits that its readers want.
     """
 
     name: str
     elements: int
-    least_bits: int
-    readers: tuple[str, ...]
-
-    def bits(self, choice: Choice) -> int:
-        return max(self.least_bits, *(choice[layer].act_bits for layer in self.readers), 0)
+    demand: Demand
 
 
 @dataclass(frozen=True)
@@ -78,9 +73,9 @@ class PeakActivation:
         constant = 0
         elements: dict[str, int] = {}
         for tensor in live:
-            reader = max(tensor.readers, key=lambda layer: choice[layer].act_bits, default=None)
-            if reader is None or choice[reader].act_bits <= tensor.least_bits:
-                constant += tensor.elements * tensor.least_bits
+            reader = max(tensor.demand.layers, key=lambda layer: choice[layer].act_bits, default=None)
+            if reader is None or choice[reader].act_bits <= tensor.demand.least:
+                constant += tensor.elements * tensor.demand.least
             else:
                 elements[reader] = elements.get(reader, 0) + tensor.elements
         widths = range(MIN_BITS, MAX_BITS + 1)
@@ -93,23 +88,7 @@ class PeakActivation:
 
 def peak_activation(graph: Graph, residual_bits: int = 8) -> PeakActivation:
     """The activation memory of a network, as a function of its scheme."""
-    consumers = graph.consumers()
-    wanted: dict[str, tuple[int, tuple[str, ...]]] = {}
-    for node in reversed(graph.nodes):
-        least, layers = (OUTPUT_BITS if node.name == graph.output else 0), dict[str, None]()
-        for reader in consumers[node.name]:
-            if isinstance(reader, Layer):
-                layers[reader.name] = None
-            elif isinstance(reader, MOVERS):
-                bits, behind = wanted[reader.name]
-                least = max(least, bits)
-                layers.update(dict.fromkeys(behind))
-            else:
-                least = max(least, residual_bits if isinstance(reader, Add) else MAX_BITS)
-        if not consumers[node.name] and node.name != graph.output:
-            least = MAX_BITS
-        wanted[node.name] = (least, tuple(layers))
-
+    wanted = demands(graph, residual_bits, OUTPUT_BITS)
     stored: dict[str, str] = {}
     last_use: dict[str, int] = {}
     tensors: dict[str, LiveTensor] = {}
@@ -118,7 +97,7 @@ def peak_activation(graph: Graph, residual_bits: int = 8) -> PeakActivation:
         for name in (node.name, *node.inputs):
             last_use[stored[name]] = step
         if node.name == stored[node.name]:
-            tensors[node.name] = LiveTensor(node.name, prod(node.shape), *wanted[node.name])
+            tensors[node.name] = LiveTensor(node.name, prod(node.shape), wanted[node.name])
     last_use[stored[graph.output]] = len(graph.nodes)
 
     steps = []
@@ -132,4 +111,4 @@ def peak_activation(graph: Graph, residual_bits: int = 8) -> PeakActivation:
 
 
 def _stored(live: tuple[LiveTensor, ...], choice: Choice) -> int:
-    return sum(tensor.elements * tensor.bits(choice) for tensor in live)
+    return sum(tensor.elements * tensor.demand.bits(choice) for tensor in live)

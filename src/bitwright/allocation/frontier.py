@@ -142,7 +142,7 @@ def pareto_frontier(
         if choices:
             used = usage.of(choices[0])
             point = FrontierPoint(
-                Scheme(f"{kind}{step / (points - 1):.3g}", choices[0]), problem.loss(choices[0]), used
+                problem.scheme(f"{kind}{step / (points - 1):.3g}", choices[0]), problem.loss(choices[0]), used
             )
             best = min((other.objective for other in found.values()), default=float("inf"))
             if point.objective < best:

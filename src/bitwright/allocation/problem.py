@@ -16,7 +16,7 @@ from bitwright.allocation.usage import Choice, Row, Usage, bops_usage, latency_u
 from bitwright.errors import BudgetError, SchemeError, unknown_name
 from bitwright.graph import Graph, LayerCost, layer_costs
 from bitwright.graph import ties as graph_ties
-from bitwright.scheme import MAX_BITS, Precision
+from bitwright.scheme import MAX_BITS, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable
 
 Losses = Mapping[str, Mapping[Precision, float]]
@@ -33,6 +33,7 @@ class Problem:
         ties: Layers that must have the same activation bits.
         pinned: Layers whose precision was given.
         unconverged: Layers whose sensitivity missed its target.
+        residual_bits: Of the schemes that are found.
     """
 
     choices: Mapping[str, tuple[Precision, ...]]
@@ -41,11 +42,16 @@ class Problem:
     ties: tuple[tuple[str, ...], ...] = ()
     pinned: frozenset[str] = frozenset()
     unconverged: frozenset[str] = frozenset()
+    residual_bits: int = MAX_BITS
 
     @cached_property
     def options(self) -> Options:
         """The choices as arrays."""
         return make_options(self.losses, self.choices, self.ties)
+
+    def scheme(self, name: str, choice: Choice) -> Scheme:
+        """A choice as a scheme."""
+        return Scheme(name, choice, self.residual_bits)
 
     def loss(self, choice: Choice) -> float:
         """The objective: the sum of the layers' losses."""
@@ -129,6 +135,7 @@ def allocation_problem(
     latency_ms: Losses | None = None,
     usages: Iterable[Usage] = (),
     unconverged: Iterable[str] = (),
+    residual_bits: int = MAX_BITS,
 ) -> Problem:
     """State a search from plain figures.
 
@@ -141,6 +148,7 @@ def allocation_problem(
         latency_ms: By layer and precision; may be left out.
         usages: Further figures to limit, for instance `peak_activation(graph)`.
         unconverged: Layers to be marked in what is found.
+        residual_bits: Of the schemes that are found: 8 or 16.
 
     Raises:
         UnknownNameError: If layers or precisions do not match.
@@ -170,6 +178,7 @@ def allocation_problem(
         tied,
         frozenset(pins),
         frozenset(unconverged) - frozenset(pins),
+        residual_bits,
     )
 
 
@@ -180,6 +189,7 @@ def graph_problem(
     choices: Iterable[Precision] = (Precision(4, 4), Precision(8, 8)),
     pinned: Mapping[str, Precision] | None = None,
     latency: LatencyTable | None = None,
+    residual_bits: int = MAX_BITS,
 ) -> Problem:
     """State a search for a network: costs, ties and activation memory follow from its graph.
 
@@ -190,6 +200,7 @@ def graph_problem(
         pinned: Layers that have another precision, and only that; the first and last layer at W8A8 unless they are named
             here.
         latency: Measured latencies of its layers; may be left out.
+        residual_bits: Width of the streams that additions read: 8 or 16. They count as activation memory.
 
     Raises:
         UnknownNameError: If the table lacks a layer or a precision.
@@ -207,8 +218,9 @@ def graph_problem(
         ties=graph_ties(graph),
         pinned=pins,
         latency_ms=None if latency is None else latency.for_graph(graph, wanted),
-        usages=(peak_activation(graph),),
+        usages=(peak_activation(graph, residual_bits),),
         unconverged=table.unconverged(),
+        residual_bits=residual_bits,
     )
 
 

@@ -14,7 +14,7 @@ from bitwright.allocation.result import Allocation, BudgetUse, Change
 from bitwright.allocation.solve import Limit, best
 from bitwright.allocation.usage import Additive, Row, show, whole_units
 from bitwright.errors import BudgetError
-from bitwright.scheme import Budget, Precision, Scheme
+from bitwright.scheme import Budget, Precision
 
 Choice = dict[str, Precision]
 NEAR = 0.05
@@ -48,12 +48,12 @@ def allocate(
         BudgetUse(budget, problem.usages[budget.kind].of(chosen), most)
         for budget, (_, most) in zip(wanted, limits, strict=True)
     )
-    scheme = Scheme(name or "+".join(map(str, wanted)) or "unlimited", chosen)
+    scheme = problem.scheme(name or "+".join(map(str, wanted)) or "unlimited", chosen)
     return Allocation(
         scheme=scheme,
         objective=problem.loss(chosen),
         uses=uses,
-        second=None if second is None else Scheme(f"second to {scheme.name}", second),
+        second=None if second is None else problem.scheme(f"second to {scheme.name}", second),
         second_objective=None if second is None else problem.loss(second),
         unconverged=tuple(layer for layer in problem.choices if layer in problem.unconverged),
         pinned=tuple(layer for layer in problem.choices if layer in problem.pinned),

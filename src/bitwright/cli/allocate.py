@@ -73,6 +73,9 @@ def allocate(
             "--latency-table", help="Measured latencies of the layers: a file, or nvidia-t4 (ResNet18 and 50)."
         ),
     ] = None,
+    residual_bits: Annotated[
+        int, typer.Option("--residual-bits", help="Of the streams that additions read and write: 8 or 16.")
+    ] = 8,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say what would change first with 5 % less and more budget.")
     ] = False,
@@ -111,6 +114,7 @@ def allocate(
         choices=parse_choices(choices),
         pinned=parse_pins(pins or []),
         latency=None if latency_table is None else latencies(latency_table, network.model),
+        residual_bits=residual_bits,
     )
     found = search(problem, limits, name, explain=explain)
     found.scheme.save(output)

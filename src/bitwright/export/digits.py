@@ -32,7 +32,8 @@ from bitwright.integer.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLinear
-from bitwright.integer.quant_params import MAX_TENSOR_BITS, QuantParams
+from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.formats import MAX_TENSOR_BITS
 
 BYTE_BITS = 8
 

@@ -31,9 +31,9 @@ from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.multipliers import INT32_MAX
 from bitwright.integer.narrow import in_float32
 from bitwright.integer.ops import IntegerAdd, IntegerFloorAvgPool2d, Rescale
-from bitwright.integer.quant_params import UNCLAMPED_BITS
 from bitwright.integer.ranges import Range
 from bitwright.integer.theorems import reduced
+from bitwright.quantizer.formats import UNCLAMPED_BITS
 from bitwright.scheme import MAX_BITS
 
 MAX_SHIFT = 61

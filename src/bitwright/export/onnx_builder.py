@@ -20,8 +20,9 @@ from bitwright.graph.nodes import Pair
 from bitwright.integer.bounds import SATURATING_SUM, largest_pair_sum
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
-from bitwright.integer.quant_params import UNCLAMPED_BITS, QuantParams
+from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.ranges import Range, tensor_ranges
+from bitwright.quantizer.formats import UNCLAMPED_BITS
 from bitwright.scheme import MAX_BITS
 
 UINT8_ZERO, UINT4_ZERO = 128, 8

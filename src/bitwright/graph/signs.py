@@ -3,8 +3,24 @@
 
 from __future__ import annotations
 
+from functools import singledispatch
+
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Bounds, Input, Layer
+from bitwright.graph.nodes import (
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Bounds,
+    Clamp,
+    Concat,
+    Input,
+    Layer,
+    Node,
+    PassThrough,
+    Requantize,
+    Reshape,
+    Transpose,
+)
 
 
 def negative_tensors(graph: Graph) -> dict[str, bool]:
@@ -12,6 +28,24 @@ def negative_tensors(graph: Graph) -> dict[str, bool]:
     negative: dict[str, bool] = {}
     for node in graph:
         bounds: Bounds | None = getattr(node, "bounds", None)
-        can = isinstance(node, Input | Layer) or any(negative[name] for name in node.inputs)
+        can = makes_negative(node, [negative[name] for name in node.inputs])
         negative[node.name] = can and not (bounds is not None and bounds.non_negative)
     return negative
+
+
+@singledispatch
+def makes_negative(node: Node, inputs: list[bool]) -> bool:
+    """Whether the values of a node can be negative before its clamp, where its inputs can or cannot."""
+    raise NotImplementedError(f"no sign of {type(node).__name__}")
+
+
+@makes_negative.register
+def _(node: Input | Layer | BatchNorm, inputs: list[bool]) -> bool:
+    return True
+
+
+@makes_negative.register
+def _(
+    node: Add | AvgPool2d | Clamp | Concat | PassThrough | Requantize | Reshape | Transpose, inputs: list[bool]
+) -> bool:
+    return any(inputs)

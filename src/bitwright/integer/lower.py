@@ -60,8 +60,8 @@ from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.saturation import fit_pairs, pair_limit
 from bitwright.integer.saturation_choice import Remedies, remedies
 from bitwright.progress import Progress, silent
-from bitwright.sensitivity.weight_scale import quantize_weight
-from bitwright.training.fake_quantize import clamp_limits
+from bitwright.quantizer.formats import clamp_limits
+from bitwright.quantizer.weights import quantize_weight
 from bitwright.training.folding import bias_integers
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Certificate
@@ -90,7 +90,7 @@ class Lowering:
 
     def limits(self, node: Node) -> tuple[int, int]:
         params = self.params(node)
-        return clamp_limits(getattr(node, "bounds", None), params.quant_min, params.quant_max, params.scale)
+        return clamp_limits(getattr(node, "bounds", None), params.format, params.scale)
 
     def record(self, node: Node, certified: Certified, **more: Any) -> None:
         """Keep the facts of a certificate for the file and the report."""

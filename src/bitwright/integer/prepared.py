@@ -42,9 +42,10 @@ from bitwright.integer.ops import (
     Quantize,
     Rescale,
 )
-from bitwright.integer.quant_params import MAX_TENSOR_BITS, QuantParams
+from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.reference import execute_op, finish
 from bitwright.integer.theorems import max_short_shift, reduced
+from bitwright.quantizer.formats import MAX_TENSOR_BITS
 
 Step = Callable[[list[Tensor]], Tensor]
 """From the inputs of an operation to its result: float32 integers of up to 16 bits, int32 beyond."""

@@ -7,9 +7,7 @@ import math
 from dataclasses import dataclass
 
 from bitwright.errors import LoweringError
-
-MIN_TENSOR_BITS, MAX_TENSOR_BITS = 2, 16
-UNCLAMPED_BITS = 32  # sums that no clamp keeps within their nominal width, as the residual streams of published models
+from bitwright.quantizer.formats import MAX_TENSOR_BITS, MIN_TENSOR_BITS, UNCLAMPED_BITS, TensorFormat
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,11 @@ class QuantParams:
             )
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise LoweringError(f"expected a positive, finite scale, got {self.scale}. Calibrate the tensor first.")
+
+    @property
+    def format(self) -> TensorFormat:
+        """The integers of the range."""
+        return TensorFormat(self.bit_width, self.quant_min, self.quant_max)
 
     @property
     def quant_min(self) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bitwright.integer.bounds import SATURATING_SUM
 from bitwright.integer.quant_params import QuantParams
-from bitwright.sensitivity.weight_scale import quantize_weight
+from bitwright.quantizer.weights import quantize_weight
 
 _LEVELS = 129  # magnitudes of 8-bit weights
 _FACTORS = tuple(2.0 ** (step / 4) for step in range(5))

@@ -33,10 +33,11 @@ from bitwright.integer.layer_weights import LayerWeights, layer_weights, tensor_
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.saturation import Narrowed, narrowed, pair_limit
 from bitwright.progress import Progress, silent
+from bitwright.quantizer.formats import clamp_limits
+from bitwright.quantizer.plan import QuantPlan
 from bitwright.scheme import Scheme
-from bitwright.training.fake_quantize import clamp_limits, fake_quantize
+from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.model import QuantizedModel
-from bitwright.training.plan import QuantPlan, TensorSpec
 from bitwright.training.quantized import Certificate, Quantized
 
 _PROBES = 2
@@ -107,7 +108,7 @@ class Remedies:
             if params is not None:
                 result[node.name] = replace(
                     result.get(node.name, Certificate()),
-                    spec=TensorSpec(params.bit_width, params.signed),
+                    format=params.format,
                     scale=torch.full_like(model.activation_quantizer(node.name).scale.detach(), params.scale),
                 )
         return result
@@ -218,16 +219,15 @@ class _Meter:
         if node.name == self.model.plan.raw:
             return moved
         params = tensor_params(self.model, node.name)
-        low, high = clamp_limits(node.bounds, params.quant_min, params.quant_max, params.scale)
+        low, high = clamp_limits(node.bounds, params.format, params.scale)
         values = kept[node.name].values
         return moved * ((values > low) & (values < high))
 
     def _by_activations(self, tensor: str, kept: Mapping[str, Quantized], images: Tensor) -> dict[str, Tensor]:
         """What one bit less changes in the tensors of a format."""
         params, nodes = self.narrower[tensor], self.makers[tensor]
-        spec = TensorSpec(params.bit_width, params.signed)
         scale = torch.full_like(self.model.activation_quantizer(tensor).scale.detach(), params.scale)
-        self.model.certify({node.name: Certificate(spec=spec, scale=scale) for node in nodes})
+        self.model.certify({node.name: Certificate(format=params.format, scale=scale) for node in nodes})
         result = {}
         for node in nodes:
             inputs = [kept[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]

@@ -4,10 +4,7 @@
 from bitwright.sensitivity.activation_eigenvalue import top_activation_eigenvalue
 from bitwright.sensitivity.activations import (
     activation_perturbations,
-    activation_range,
-    activation_scale,
     activation_scales,
-    quantize_activation,
 )
 from bitwright.sensitivity.checkpoint import Checkpoint, Partial
 from bitwright.sensitivity.estimate import Estimate
@@ -21,7 +18,6 @@ from bitwright.sensitivity.piecewise_linear import require_piecewise_linear
 from bitwright.sensitivity.probing import SamplingLimits
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
 from bitwright.sensitivity.top_eigenvalue import top_eigenvalue
-from bitwright.sensitivity.weight_scale import quantize_weight, weight_range, weight_scale
 
 __all__ = [
     "Checkpoint",
@@ -36,21 +32,15 @@ __all__ = [
     "activation_hutchinson_trace",
     "activation_loss_perturbation",
     "activation_perturbations",
-    "activation_range",
-    "activation_scale",
     "activation_scales",
     "empirical_fisher_trace",
     "gauss_newton_trace",
     "hutchinson_trace",
     "measure_sensitivity",
-    "quantize_activation",
-    "quantize_weight",
     "require_piecewise_linear",
     "top_activation_eigenvalue",
     "top_eigenvalue",
     "weight_loss_perturbation",
     "weight_perturbation",
     "weight_perturbations",
-    "weight_range",
-    "weight_scale",
 ]

@@ -13,14 +13,14 @@ from torch import Tensor
 from bitwright.errors import TrainingError
 from bitwright.graph.execute import Linearity, convolve
 from bitwright.graph.nodes import Layer
-from bitwright.graph.signs import negative_tensors
 from bitwright.progress import Progress, silent
-from bitwright.sensitivity.activations import activation_scales, quantize_activation
+from bitwright.quantizer.activations import quantize_activation
+from bitwright.quantizer.weights import Method, quantize_weight, weight_scale
+from bitwright.sensitivity.activations import activation_scales, read_formats
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.processes import in_turns
-from bitwright.sensitivity.weight_scale import Method, quantize_weight, weight_scale
 
 Increases = dict[str, dict[int, Estimate]]
 
@@ -82,14 +82,13 @@ def activation_loss_perturbation(
     """
     widths = list(bits)
     scales = activation_scales(loss, widths, micro_batch, seed)
-    negative = negative_tensors(loss.graph)
+    formats = read_formats(loss.graph)
 
     def quantized(name: str, width: int) -> Tensor:
-        signed = negative[loss.graph[name].inputs[0]]
 
         def linear(node: Layer, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if node.name == name:
-                values = quantize_activation(values, scales[name][width], width, signed)
+                values = quantize_activation(values, scales[name][width], formats(name, width))
             return convolve(node, values, weight, bias)
 
         return _losses(loss, loss.weights, linear, micro_batch)

@@ -15,6 +15,7 @@ from bitwright.errors import SchemeError, unknown_name
 from bitwright.graph.digest import digest, network_digest
 from bitwright.graph.graph import Graph
 from bitwright.progress import Progress, silent
+from bitwright.quantizer.weights import Method
 from bitwright.scheme import MAX_BITS, MIN_BITS
 from bitwright.sensitivity.activation_eigenvalue import top_activation_eigenvalue
 from bitwright.sensitivity.activations import activation_perturbations
@@ -29,7 +30,6 @@ from bitwright.sensitivity.piecewise_linear import require_piecewise_linear
 from bitwright.sensitivity.probing import SamplingLimits
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
 from bitwright.sensitivity.top_eigenvalue import MAX_STEPS, top_eigenvalue
-from bitwright.sensitivity.weight_scale import Method
 
 MAX_PRODUCTS = 1000
 METRICS = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from bitwright.sensitivity.weight_scale import Method, quantize_weight, weight_scale
+from bitwright.quantizer.weights import Method, quantize_weight, weight_scale
 
 
 def weight_perturbation(weight: Tensor, bits: int, method: Method = "mse") -> float:

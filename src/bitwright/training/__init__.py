@@ -8,7 +8,6 @@ from bitwright.training.evaluate import Accuracy, evaluate
 from bitwright.training.fine_tune import TrainSettings, fine_tune, fit
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
-from bitwright.training.plan import QuantPlan, TensorSpec, plan
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import Ranges
 
@@ -17,11 +16,9 @@ __all__ = [
     "Calibration",
     "Certificate",
     "Distillation",
-    "QuantPlan",
     "Quantized",
     "QuantizedModel",
     "Ranges",
-    "TensorSpec",
     "TrainResult",
     "TrainSettings",
     "calibrate",
@@ -29,7 +26,6 @@ __all__ = [
     "fine_tune",
     "fit",
     "load_quantized",
-    "plan",
     "quantize",
     "save_quantized",
     "train",

@@ -13,12 +13,12 @@ from bitwright.errors import DataError
 from bitwright.graph.execute import execute
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Concat, Node, PassThrough
+from bitwright.quantizer.activations import full_scale, least_squares_scale
+from bitwright.quantizer.formats import TensorFormat
 from bitwright.training.model import QuantizedModel
-from bitwright.training.plan import TensorSpec
 
 SAMPLES_PER_BATCH = 2**15
 PERCENTILE = 99.99
-_FRACTIONS = 100
 
 
 class Calibration(StrEnum):
@@ -47,9 +47,9 @@ class RangeObserver:
             flat = flat[chosen.to(flat.device)]
         self.samples.append(flat.float().cpu())
 
-    def scale(self, spec: TensorSpec, method: Calibration, percentile: float = PERCENTILE) -> float:
+    def scale(self, window: TensorFormat, method: Calibration, percentile: float = PERCENTILE) -> float:
         """The scale for a format; 1 where only zeros were seen."""
-        full = self._limit(spec, self.low, self.high)
+        full = full_scale(self.low, self.high, window)
         if full <= 0:
             return 1.0
         if method is Calibration.MINMAX:
@@ -59,25 +59,11 @@ class RangeObserver:
             rank = max(1, round(values.numel() * percentile / 100))
             high = float(values.kthvalue(rank).values)
             low = float((-values).kthvalue(rank).values) * -1
-            limit = self._limit(spec, min(low, 0.0), max(high, 0.0))
+            limit = full_scale(min(low, 0.0), max(high, 0.0), window)
             return limit if limit > 0 else full
-        return self._least_squares(values, spec, full)
-
-    @staticmethod
-    def _limit(spec: TensorSpec, low: float, high: float) -> float:
-        return max(high / spec.quant_max, low / spec.quant_min if spec.signed else 0.0)
-
-    @staticmethod
-    def _least_squares(values: Tensor, spec: TensorSpec, full: float) -> float:
-        scales = full * torch.linspace(1 / _FRACTIONS, 1.0, _FRACTIONS)
         if len(values) > 2 * SAMPLES_PER_BATCH:
             values = values[:: len(values) // (2 * SAMPLES_PER_BATCH) + 1]
-        errors = []
-        for some in torch.split(scales, 10):
-            columns = some.reshape(-1, 1)
-            rounded = (values / columns).round_().clamp_(spec.quant_min, spec.quant_max).mul_(columns)
-            errors.append(rounded.sub_(values).square_().mean(1))
-        return float(scales[torch.cat(errors).argmin()])
+        return least_squares_scale(values, window, full)
 
 
 @torch.no_grad()
@@ -105,7 +91,7 @@ def calibrate(
     model.certify({})
     model.calibrate_weights()
     quantizer_of, graph = model.plan.quantizer_of, model.plan.graph
-    observers = {key: RangeObserver() for key in model.plan.specs}
+    observers = {key: RangeObserver() for key in model.plan.formats}
 
     def observe(node: Node, values: Tensor) -> None:
         # Movers and concatenations only repeat values that their producers showed already.
@@ -122,5 +108,5 @@ def calibrate(
     for key, observer in observers.items():
         if key != model.plan.raw:
             quantizer = model.activation_quantizer(key)
-            quantizer.scale.fill_(observer.scale(quantizer.spec, chosen, percentile))
+            quantizer.scale.fill_(observer.scale(quantizer.format, chosen, percentile))
     return model.eval()

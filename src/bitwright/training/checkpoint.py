@@ -14,9 +14,9 @@ from bitwright.errors import FileFormatError
 from bitwright.files import write_bytes
 from bitwright.graph.graph import Graph
 from bitwright.graph.tensors_file import read_tensors, serialize
+from bitwright.quantizer.plan import plan
 from bitwright.scheme import Scheme
 from bitwright.training.model import QuantizedModel
-from bitwright.training.plan import plan
 from bitwright.training.quantizers import Ranges
 
 STATE_FORMAT = "bitwright.training.1"

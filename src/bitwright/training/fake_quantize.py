@@ -20,7 +20,6 @@ from bitwright.graph.execute import Tensors, convolve, rearrange
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,
-    Bounds,
     ChannelShuffle,
     Clamp,
     Concat,
@@ -34,6 +33,7 @@ from bitwright.graph.nodes import (
     Requantize,
     Slice,
 )
+from bitwright.quantizer.formats import clamp_limits
 from bitwright.training.folding import accumulator_unit, bias_integers, folded_gain_and_bias, oriented_weight
 from bitwright.training.norm import normalise_by_batch
 from bitwright.training.quantized import Certificate, Quantized
@@ -41,24 +41,6 @@ from bitwright.training.straight_through import carry_ratio, clamp_round, scale_
 
 if TYPE_CHECKING:
     from bitwright.training.model import QuantizedModel
-
-
-def clamp_limits(bounds: Bounds | None, quant_min: int, quant_max: int, scale: float) -> tuple[int, int]:
-    """The integers between which a node clamps: its format, narrowed by its fused clamp.
-
-    >>> clamp_limits(Bounds(0.0, 6.0), 0, 255, 0.05)
-    (0, 120)
-    """
-    low, high = quant_min, quant_max
-    if bounds is not None and bounds.minimum is not None:
-        low = max(low, _nearest(bounds.minimum, scale))
-    if bounds is not None and bounds.maximum is not None:
-        high = min(high, _nearest(bounds.maximum, scale))
-    return min(low, high), high
-
-
-def _nearest(bound: float, scale: float) -> int:
-    return round(max(min(bound / scale, 2.0**31), -(2.0**31)))
 
 
 @singledispatch
@@ -77,15 +59,15 @@ def fake_quantize(node: Node, inputs: list[Quantized], model: QuantizedModel, pa
 def _finish(node: Node, scaled: Tensor, scale: Tensor, model: QuantizedModel) -> Quantized:
     """Round `scaled`, in steps of `scale`, to the format of the node's tensor."""
     certificate = model.certificates.get(node.name)
-    spec = certificate.spec if certificate is not None else None
-    spec = spec or model.activation_quantizer(node.name).spec
+    window = certificate.format if certificate is not None else None
+    window = window or model.activation_quantizer(node.name).format
     bounds, step = getattr(node, "bounds", None), float(scale.detach())
     if not math.isfinite(step):
         raise TrainingError(
             f"the scale of '{node.name}' became {step}: the training diverged. Go on from an earlier checkpoint, with a "
             "smaller learning rate."
         )
-    low, high = clamp_limits(bounds, spec.quant_min, spec.quant_max, step)
+    low, high = clamp_limits(bounds, window, step)
     return Quantized(clamp_round(scaled, low, high), scale)
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from bitwright.graph.execute import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
+from bitwright.quantizer.plan import QuantPlan, plan
 from bitwright.scheme import Scheme
 from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.folding import oriented_weight
 from bitwright.training.norm import MOMENTUM
-from bitwright.training.plan import QuantPlan, plan
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
 
@@ -49,8 +49,8 @@ class QuantizedModel(nn.Module):
         used = set(plan.quantizer_of.values()) - ({plan.raw} if plan.raw else set())
         self.activations = nn.ModuleDict(
             {
-                _key(name): ActivationQuantizer(spec, ranges, momentum)
-                for name, spec in plan.specs.items()
+                _key(name): ActivationQuantizer(window, ranges, momentum)
+                for name, window in plan.formats.items()
                 if name in used
             }
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bitwright.training.plan import TensorSpec
+from bitwright.quantizer.formats import TensorFormat
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Certificate:
         bias: Integers of a layer, or None.
         unit: What one accumulator of a layer is worth, shape (channels,), or None.
         wide: Whether sums can exceed 2**24, so that they need float64.
-        spec: Format of the node's tensor where lowering chose another than the model's, or None.
+        format: Format of the node's tensor where lowering chose another than the model's, or None.
         scale: Its scale, shape (), or None.
     """
 
@@ -42,5 +42,5 @@ class Certificate:
     bias: Tensor | None = None
     unit: Tensor | None = None
     wide: bool = False
-    spec: TensorSpec | None = None
+    format: TensorFormat | None = None
     scale: Tensor | None = None

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.graph.nodes import Bounds
-from bitwright.sensitivity.weight_scale import Method, weight_range, weight_scale
-from bitwright.training.plan import TensorSpec
+from bitwright.quantizer.formats import TensorFormat
+from bitwright.quantizer.weights import Method, weight_format, weight_scale
 from bitwright.training.straight_through import clamp_round, scale_gradient
 
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -40,16 +40,16 @@ class ActivationQuantizer(nn.Module):
     """The scale of one tensor (or of several that share it).
 
     Args:
-        spec: The integer format.
+        window: The integers it may hold.
         ranges: How the scale follows the data.
         momentum: Weight of the old range in the moving average; -1 keeps the widest range instead.
     """
 
     scale: Tensor
 
-    def __init__(self, spec: TensorSpec, ranges: Ranges = Ranges.LEARNED, momentum: float = 0.99) -> None:
+    def __init__(self, window: TensorFormat, ranges: Ranges = Ranges.LEARNED, momentum: float = 0.99) -> None:
         super().__init__()
-        self.spec = spec
+        self.format = window
         self.ranges = ranges
         self.momentum = momentum
         if ranges is Ranges.LEARNED:
@@ -61,7 +61,7 @@ class ActivationQuantizer(nn.Module):
         """The scale, its gradient damped as LSQ does by the square root of elements times levels."""
         scale = self.scale.abs().clamp_min(_SMALLEST)
         if self.ranges is Ranges.LEARNED and self.training:
-            scale = scale_gradient(scale, (elements_per_sample * self.spec.quant_max) ** -0.5)
+            scale = scale_gradient(scale, (elements_per_sample * self.format.quant_max) ** -0.5)
         return scale
 
     @property
@@ -80,9 +80,9 @@ class ActivationQuantizer(nn.Module):
         """
         if bounds is not None:
             low, high = (value.clamp(bounds.minimum, bounds.maximum) for value in (low, high))
-        limit = high / self.spec.quant_max
-        if self.spec.signed:
-            limit = torch.maximum(limit, low / self.spec.quant_min)
+        limit = high / self.format.quant_max
+        if self.format.negative:
+            limit = torch.maximum(limit, low / self.format.quant_min)
         limit = limit.clamp_min(_SMALLEST)
         if self.momentum == RUNNING_MAXIMUM:
             self.scale.copy_(torch.maximum(self.scale, limit))
@@ -105,7 +105,7 @@ class WeightQuantizer(nn.Module):
         super().__init__()
         self.bit_width = bit_width
         self.ranges = ranges
-        self.quant_min, self.quant_max = weight_range(bit_width)
+        self.format = weight_format(bit_width)
         if ranges is Ranges.LEARNED:
             self.scale = nn.Parameter(torch.ones(channels))
         else:
@@ -126,7 +126,8 @@ class WeightQuantizer(nn.Module):
         """
         scale = self.scale.abs().clamp_min(_SMALLEST)
         if self.ranges is Ranges.LEARNED and self.training:
-            scale = scale_gradient(scale, min((elements_per_channel * self.quant_max) ** -0.5, self.quant_max**-2.0))
+            levels = self.format.quant_max
+            scale = scale_gradient(scale, min((elements_per_channel * levels) ** -0.5, levels**-2.0))
         return scale
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,4 +136,4 @@ class WeightQuantizer(nn.Module):
             self.calibrate(weight)
         scale = self.current_scale(weight[0].numel())
         columns = scale.reshape(-1, *[1] * (weight.dim() - 1))
-        return clamp_round(weight / columns, self.quant_min, self.quant_max), scale
+        return clamp_round(weight / columns, self.format.quant_min, self.format.quant_max), scale

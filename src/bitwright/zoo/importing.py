@@ -29,7 +29,8 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
-from bitwright.integer.quant_params import UNCLAMPED_BITS, QuantParams
+from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.formats import UNCLAMPED_BITS
 from bitwright.scheme import Scheme
 from bitwright.zoo.arithmetic import (
     MAX_EXACT_MEAN,

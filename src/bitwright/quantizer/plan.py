@@ -7,29 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Add, AvgPool2d, Bounds, Clamp, Concat, Input, Layer, Node, PassThrough, Requantize
-from bitwright.scheme import MAX_BITS, Scheme
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """The integer format of a tensor, without its scale.
-
-    Attributes:
-        bit_width: 2 to 8, or 16 for a residual stream.
-        signed: Whether negative values occur: this follows from the graph, never from the bit width.
-    """
-
-    bit_width: int
-    signed: bool
-
-    @property
-    def quant_min(self) -> int:
-        return -(1 << (self.bit_width - 1)) if self.signed else 0
-
-    @property
-    def quant_max(self) -> int:
-        return (1 << (self.bit_width - 1)) - 1 if self.signed else (1 << self.bit_width) - 1
+from bitwright.graph.nodes import AvgPool2d, Concat, Input, Layer, Node, PassThrough, Requantize
+from bitwright.graph.signs import negative_tensors
+from bitwright.quantizer.demand import Demand, demand, demands
+from bitwright.quantizer.formats import TensorFormat
+from bitwright.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -40,7 +22,7 @@ class QuantPlan:
         source: The network as captured.
         graph: The network with `Requantize` nodes where a reader wants fewer bits, or another scale, than its tensor has.
         scheme: What it was made from.
-        specs: The format of each quantizer, by its name.
+        formats: The format of each quantizer, by its name.
         quantizer_of: The quantizer of each tensor, by the tensor's name. Tensors of one name share one scale.
         raw: The tensor that leaves the network as int32 accumulators, if the last operation makes accumulators.
     """
@@ -48,12 +30,13 @@ class QuantPlan:
     source: Graph
     graph: Graph
     scheme: Scheme
-    specs: Mapping[str, TensorSpec]
+    formats: Mapping[str, TensorFormat]
     quantizer_of: Mapping[str, str]
     raw: str | None
 
-    def spec(self, tensor: str) -> TensorSpec:
-        return self.specs[self.quantizer_of[tensor]]
+    def format(self, tensor: str) -> TensorFormat:
+        """The format of a tensor, by the tensor's name."""
+        return self.formats[self.quantizer_of[tensor]]
 
 
 def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
@@ -68,38 +51,19 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
         SchemeError: If the scheme does not name exactly the layers of the graph.
     """
     scheme.check(graph.layers)
-    carried = _carried_bits(graph, scheme)
+    wanted = demands(graph, scheme.residual_bits)
+    carried = {name: demand.bits(scheme.layers) for name, demand in wanted.items()}
     expanded = _insert_requantize(graph, scheme, carried)
     quantizer_of = _share_quantizers(expanded)
     raw = _raw_output(expanded)
-    signed = _signedness(expanded, quantizer_of)
-    specs: dict[str, TensorSpec] = {}
+    negative = _negative_quantizers(expanded, quantizer_of)
+    formats: dict[str, TensorFormat] = {}
     for node in expanded:
         key = quantizer_of[node.name]
         if key == node.name:
             bits = node.bit_width if isinstance(node, Requantize) else carried[node.name]
-            specs[key] = TensorSpec(bits, signed[key])
-    return QuantPlan(graph, expanded, scheme, specs, quantizer_of, raw)
-
-
-def wanted_bits(reader: Node, scheme: Scheme, carried: Mapping[str, int]) -> int:
-    """Bits that `reader` wants of the tensors it reads."""
-    if isinstance(reader, Layer):
-        return scheme.layers[reader.name].act_bits
-    if isinstance(reader, Add):
-        return scheme.residual_bits
-    if isinstance(reader, PassThrough | Concat | Clamp):
-        return carried[reader.name]
-    return MAX_BITS
-
-
-def _carried_bits(graph: Graph, scheme: Scheme) -> dict[str, int]:
-    readers = graph.consumers()
-    carried: dict[str, int] = {}
-    for node in reversed(graph.nodes):
-        wanted = [wanted_bits(reader, scheme, carried) for reader in readers[node.name]]
-        carried[node.name] = max(wanted, default=MAX_BITS)
-    return carried
+            formats[key] = TensorFormat.of(bits, negative=negative[key])
+    return QuantPlan(graph, expanded, scheme, formats, quantizer_of, raw)
 
 
 def _insert_requantize(graph: Graph, scheme: Scheme, carried: Mapping[str, int]) -> Graph:
@@ -119,7 +83,7 @@ def _insert_requantize(graph: Graph, scheme: Scheme, carried: Mapping[str, int])
     for node in graph:
         inputs = list(node.inputs)
         for position, source in enumerate(node.inputs):
-            wanted = wanted_bits(node, scheme, carried)
+            wanted = demand(node, Demand(carried[node.name]), scheme.residual_bits).bits(scheme.layers)
             if isinstance(node, Concat):
                 if not _adoptable(source, by_name, single):
                     inputs[position] = through(source, f"{source}@{node.name}", wanted)
@@ -158,17 +122,13 @@ def _share_quantizers(graph: Graph) -> dict[str, str]:
     return quantizer_of
 
 
-def _signedness(graph: Graph, quantizer_of: Mapping[str, str]) -> dict[str, bool]:
+def _negative_quantizers(graph: Graph, quantizer_of: Mapping[str, str]) -> dict[str, bool]:
     """Whether any tensor of a quantizer can be negative."""
-    negative: dict[str, bool] = {}
-    for node in graph:
-        bounds: Bounds | None = getattr(node, "bounds", None)
-        own = isinstance(node, Input | Layer) or any(negative[name] for name in node.inputs)
-        negative[node.name] = own and not (bounds is not None and bounds.non_negative)
-    signed: dict[str, bool] = {}
+    negative = negative_tensors(graph)
+    found: dict[str, bool] = {}
     for name, key in quantizer_of.items():
-        signed[key] = signed.get(key, False) or negative[name]
-    return signed
+        found[key] = found.get(key, False) or negative[name]
+    return found
 
 
 def _raw_output(graph: Graph) -> str | None:

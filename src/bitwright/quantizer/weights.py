@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bitwright.quantizer.formats import TensorFormat
+
 Method = Literal["max", "mse"]
 
 # Fractions of the largest weight to clip at. At 8 bits the best lies close to one, at 2 bits below one half, and the further
@@ -16,14 +18,14 @@ _FRACTIONS = torch.cat([torch.linspace(0.05, 0.19, 15), torch.linspace(0.2, 1.0,
 _CHUNK = 2**22
 
 
-def weight_range(bit_width: int) -> tuple[int, int]:
-    """Smallest and largest integer weight: narrow (+-(2^(k-1) - 1)), but full at 2 and 3 bits, where one level counts.
+def weight_format(bit_width: int) -> TensorFormat:
+    """The integers of weights: narrow (+-(2^(k-1) - 1)), but full at 2 and 3 bits, where one level counts.
 
-    >>> [weight_range(bits) for bits in (2, 3, 4, 8)]
+    >>> [(window.quant_min, window.quant_max) for window in map(weight_format, (2, 3, 4, 8))]
     [(-2, 1), (-4, 3), (-7, 7), (-127, 127)]
     """
     largest = 2 ** (bit_width - 1) - 1
-    return (-largest - 1 if bit_width <= 3 else -largest), largest
+    return TensorFormat(bit_width, -largest - 1 if bit_width <= 3 else -largest, largest)
 
 
 def quantize_weight(weight: Tensor, scale: Tensor, bit_width: int) -> Tensor:
@@ -32,8 +34,8 @@ def quantize_weight(weight: Tensor, scale: Tensor, bit_width: int) -> Tensor:
     >>> quantize_weight(torch.tensor([[0.9, -1.2, 0.1]]), torch.tensor([0.5]), 2)
     tensor([[ 1., -2.,  0.]])
     """
-    low, high = weight_range(bit_width)
-    return (weight / scale.reshape(-1, *[1] * (weight.dim() - 1))).round().clamp(low, high)
+    window = weight_format(bit_width)
+    return (weight / scale.reshape(-1, *[1] * (weight.dim() - 1))).round().clamp(window.quant_min, window.quant_max)
 
 
 def weight_scale(weight: Tensor, bit_width: int, method: Method = "mse") -> Tensor:
@@ -52,7 +54,8 @@ def weight_scale(weight: Tensor, bit_width: int, method: Method = "mse") -> Tens
     tensor([1., 1.])
     """
     rows = weight.detach().reshape(weight.shape[0], -1)
-    low, high = weight_range(bit_width)
+    window = weight_format(bit_width)
+    low, high = window.quant_min, window.quant_max
     # With the full range the most negative level is one further out than the most positive.
     largest = torch.maximum(rows.amax(1) / high, rows.amin(1) / low)
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MIT
+"""What quantization means for a tensor: its format, its scale, and where a network's quantizers stand."""
+
+from bitwright.quantizer.activations import full_scale, least_squares_scale, quantize_activation
+from bitwright.quantizer.demand import Demand, demand, demands
+from bitwright.quantizer.formats import TensorFormat, clamp_limits
+from bitwright.quantizer.plan import QuantPlan, plan
+from bitwright.quantizer.weights import quantize_weight, weight_format, weight_scale
+
+__all__ = [
+    "Demand",
+    "QuantPlan",
+    "TensorFormat",
+    "clamp_limits",
+    "demand",
+    "demands",
+    "full_scale",
+    "least_squares_scale",
+    "plan",
+    "quantize_activation",
+    "quantize_weight",
+    "weight_format",
+    "weight_scale",
+]
