@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bitwright.errors import FileFormatError
+from bitwright.graph import state_file
 from bitwright.sensitivity import METRICS, Checkpoint, SensitivityTable, checkpoint, measure_sensitivity, top_eigenvalue
 from sensitivity.problems import problem
 
@@ -76,7 +77,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, metric: str) -> None
 
 def test_a_killed_measurement_goes_on(tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the file holds at a moment without warning is enough."""
-    monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     path, copy = tmp_path / "state", tmp_path / "copy"
     whole = calls(metric)
     count = 0
@@ -97,7 +98,7 @@ def test_a_killed_measurement_goes_on(tmp_path: Path, metric: str, monkeypatch: 
 def test_no_more_than_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an interruption, and in less than five seconds, the file is written once, at the end."""
     written = []
-    monkeypatch.setattr(checkpoint, "write_bytes", lambda path, data: written.append(path))
+    monkeypatch.setattr(state_file, "write_bytes", lambda path, data: written.append(path))
     measure("hutchinson_trace", tmp_path / "state")
     assert written == [tmp_path / "state"]
 

@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bitwright.errors import FileFormatError
-from bitwright.files import write_bytes
-from bitwright.graph.tensors_file import read_tensors, serialize
+from bitwright.graph.state_file import StateFile
 from bitwright.sensitivity.processes import from_main, rank_and_size
 
-FORMAT = "bitwright.sensitivity.1"
-_SECONDS = 5.0
+FORMAT = "bitwright.sensitivity.2"
+SECONDS = 5.0
+"""From one write to the next: samples are small, and what was not kept is computed again."""
 
 State = Callable[[], Mapping[str, Tensor]]
 
@@ -53,13 +50,13 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path | None, settings: Mapping[str, Any], resume: bool = False) -> None:
-        self._path = None if path is None else Path(path)
-        self._settings = dict(settings)
+        self._file = (
+            None if path is None else StateFile(path, FORMAT, work="measurement", settings=settings, seconds=SECONDS)
+        )
         self._found = from_main(self._read) if resume else {}
         # What was found stays in the file until its estimator has something newer.
         self._states: dict[str, State] = {name: lambda kept=kept: kept for name, kept in self._found.items()}  # type: ignore[misc]
         self._changed = False
-        self._next = time.monotonic() + _SECONDS
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -73,43 +70,25 @@ class Checkpoint:
         return _Part(self, name, self._found.get(name, {}))
 
     def _keep(self, name: str, state: State) -> None:
-        if self._path is None or rank_and_size()[0] != 0:
+        if self._file is None or rank_and_size()[0] != 0:
             return
         self._states[name] = state
         self._changed = True
-        if time.monotonic() >= self._next:
+        if self._file.due():
             self._write()
 
     def _write(self) -> None:
-        assert self._path is not None
-        begin = time.monotonic()
-        tensors = {f"{part}/{name}": value for part, state in self._states.items() for name, value in state().items()}
-        write_bytes(self._path, serialize(tensors, FORMAT, {"settings": json.dumps(self._settings)}))
+        assert self._file is not None
+        self._file.write(
+            {f"{part}/{name}": value for part, state in self._states.items() for name, value in state().items()}
+        )
         self._changed = False
-        end = time.monotonic()
-        # No more than a tenth of the time goes into writing, however slow the disk is.
-        self._next = end + max(_SECONDS, 10 * (end - begin))
 
     def _read(self) -> dict[str, dict[str, Tensor]]:
         """Tensors by estimator and name; none where there is no file."""
-        if self._path is None or not self._path.exists():
-            return {}
-        tensors, metadata = read_tensors(self._path, FORMAT)
-        stored = json.loads(metadata["settings"])
-        # Through JSON, in which tuples are lists.
-        given = json.loads(json.dumps(self._settings))
-        faults = [
-            f"{name} {f'was {stored.get(name)}, is {given.get(name)}' if _is_short(stored, given, name) else 'differs'}"
-            for name in sorted({*stored, *given})
-            if stored.get(name) != given.get(name)
-        ]
-        if faults:
-            raise FileFormatError(
-                f"'{self._path}' belongs to another measurement: {'; '.join(faults)}. Give what it was begun with, "
-                "or start anew without resuming."
-            )
+        kept = None if self._file is None else self._file.read()
         found: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
+        for key, value in (kept[0] if kept else {}).items():
             part, _, name = key.partition("/")
             found.setdefault(part, {})[name] = value
         return found
@@ -123,8 +102,3 @@ class _Part(Partial):
 
     def keep(self, state: State) -> None:
         self._checkpoint._keep(self._name, state)
-
-
-def _is_short(stored: Mapping[str, Any], given: Mapping[str, Any], name: str) -> bool:
-    """Whether a setting says something to people, unlike a digest."""
-    return all(len(str(values.get(name))) < 40 for values in (stored, given))
