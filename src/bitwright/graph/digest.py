@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SHA-256 of what results depend on: networks and tensors."""
+"""SHA-256 of what results depend on: networks, images and tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import torch
 from torch import Tensor
 
+from bitwright.data.image_set import ImageSet
 from bitwright.graph.graph import Graph
 
 
@@ -16,6 +17,12 @@ def network_digest(graph: Graph) -> str:
     """SHA-256 over a graph's structure and tensors."""
     structure = json.dumps(graph.to_dict(), sort_keys=True)
     return digest(*(graph.parameters[name] for name in sorted(graph.parameters)), text=structure)
+
+
+def images_digest(images: ImageSet) -> str:
+    """SHA-256 over all labels, and over 16 images from the first to the last: enough to tell data sets and sizes apart."""
+    some = torch.linspace(0, len(images) - 1, 16).long()
+    return digest(images.labels, *images.read(some))
 
 
 def digest(*tensors: Tensor, text: str = "") -> str:

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bitwright.graph.digest import digest
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,11 @@ class Distillation:
     teacher: nn.Module
     alpha: float = 0.5
     temperature: float = 4.0
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the loss, as JSON values; of the teacher a digest."""
+        teacher = digest(*self.teacher.state_dict().values())
+        return {"alpha": self.alpha, "temperature": self.temperature, "teacher": teacher}
 
     def combine(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
         """`(1 - alpha) loss + alpha T^2 KL(teacher || student)`, the divergence summed over classes, averaged over images."""

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
 
 from bitwright.data import ImageData, batches, subset
 from bitwright.errors import DataError
+from bitwright.graph.digest import images_digest, network_digest
 from bitwright.graph.graph import Graph
 from bitwright.progress import Progress, silent
 from bitwright.scheme import Scheme
@@ -60,16 +63,21 @@ def fit(
     *,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_minutes: float = 1.0,
     checkpoint_steps: int | None = None,
     resume: bool = False,
+    origin: Mapping[str, Any] = MappingProxyType({}),
     before_epoch: Callable[[int], object] | None = None,
     after_step: Callable[[int], object] | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train any module on the training images of a data set; see `train`.
 
+    The state in `checkpoint` belongs to these images and settings; the reading `workers` do not matter.
+
     Raises:
         DataError: If the images or labels do not fit the model.
+        FileFormatError: If `checkpoint` is damaged, or of a training with another model, other images or settings.
         TrainingError: If the loss is no finite number.
     """
     images = data.train if settings.data_fraction == 1 else subset(data.train, settings.data_fraction, settings.seed)
@@ -82,6 +90,12 @@ def fit(
         drop_last=True,
         workers=settings.workers,
     )
+    source: dict[str, Any] = {}
+    if checkpoint is not None:
+        source = {
+            "images": images_digest(data.train), "batch_size": settings.batch_size,
+            "data_fraction": settings.data_fraction, "augment": settings.augment,
+        }  # fmt: skip
     return train(
         model,
         loader,
@@ -90,10 +104,13 @@ def fit(
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
+        seed=settings.seed,
         distillation=distillation,
         checkpoint=checkpoint,
+        checkpoint_minutes=checkpoint_minutes,
         checkpoint_steps=checkpoint_steps,
         resume=resume,
+        origin={**source, **origin},
         before_epoch=before_epoch,
         after_step=after_step,
         progress=progress,
@@ -114,6 +131,8 @@ def fine_tune(
     calibration_images: int = 512,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_minutes: float = 1.0,
+    checkpoint_steps: int | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> tuple[QuantizedModel, TrainResult]:
@@ -137,7 +156,9 @@ def fine_tune(
         calibration_images: How many training images are looked at for that, not augmented, of all classes alike.
         distillation: A teacher whose logits take part in the loss, for instance `FloatModel(graph)`.
         checkpoint: Where to keep the state of the training, or None.
-        resume: Whether to start from `checkpoint` if it exists.
+        checkpoint_minutes: From one write to the next.
+        checkpoint_steps: Steps after which it is written besides.
+        resume: Whether to start from `checkpoint` if it exists: with the arguments that it was begun with, but for more epochs.
         progress: Told about every step.
 
     Returns:
@@ -146,6 +167,7 @@ def fine_tune(
     Raises:
         SchemeError: If the scheme does not name exactly the layers of the graph.
         DataError: If the images do not fit the network.
+        FileFormatError: If `checkpoint` is damaged, or belongs to another network, scheme, other images or settings.
         TrainingError: If the loss is no finite number.
     """
     if data.shape != graph.input_shape:
@@ -154,17 +176,26 @@ def fine_tune(
     images, _ = data.calibration(min(calibration_images, len(data.train)), settings.seed)
     calibrate(model, torch.split(images, CALIBRATION_BATCH), calibration, percentile)
     model.settle_norm(torch.split(images, CALIBRATION_BATCH))
+    origin: dict[str, Any] = {}
+    if checkpoint is not None:
+        origin = {
+            "network": network_digest(graph), "calibration": str(calibration), "percentile": percentile,
+            "calibration_images": len(images),
+        }  # fmt: skip
     result = TrainResult((), 0)
-    if settings.epochs:
+    if settings.epochs or resume:  # without epochs, a state in the way is still refused
         result = fit(
             model,
             data,
             settings,
             distillation=distillation,
             checkpoint=checkpoint,
+            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_steps=checkpoint_steps,
             resume=resume,
+            origin=origin,
             progress=progress,
         )
-        if free_norm:
-            model.settle_norm(torch.split(images, CALIBRATION_BATCH))
+    if settings.epochs and free_norm:
+        model.settle_norm(torch.split(images, CALIBRATION_BATCH))
     return model.eval(), result

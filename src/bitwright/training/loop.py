@@ -4,22 +4,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bitwright.data.sampling import derive_seed
 from bitwright.errors import TrainingError
 from bitwright.progress import Progress, silent
-from bitwright.training.checkpoint import TrainingState, load_training_state, save_training_state
 from bitwright.training.distillation import Distillation
 from bitwright.training.labels import all_labels, check_labels
+from bitwright.training.model import QuantizedModel
+from bitwright.training.state import Progressed, TrainingFile
 
 Batches = DataLoader[tuple[Tensor, Tensor]]
 
@@ -49,8 +53,10 @@ def train(
     seed: int = 0,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_minutes: float = 1.0,
     checkpoint_steps: int | None = None,
     resume: bool = False,
+    origin: Mapping[str, Any] = MappingProxyType({}),
     before_epoch: Callable[[int], object] | None = None,
     after_step: Callable[[int], object] | None = None,
     progress: Progress = silent,
@@ -58,9 +64,14 @@ def train(
 ) -> TrainResult:
     """Train `model` in place with SGD (Nesterov) and one cosine from `learning_rate` to zero.
 
-    Weight decay applies to weights of two axes or more: neither biases nor scales nor batch norm are pulled to zero. After each
-    epoch (and every `checkpoint_steps`) the state is written to `checkpoint`, atomically; with `resume`, training goes on from
-    there and ends where it would have without the interruption.
+    Weight decay applies to weights of two axes or more: neither biases nor scales nor batch norm are pulled to zero.
+
+    The state is written to `checkpoint`, atomically, every `checkpoint_minutes` and after each epoch; with `resume`, in any
+    process, training goes on from there, and ends with the very weights that it would have had without the interruption. What
+    the weights depend on is kept in the file: going on with something else is refused, except with more `epochs`.
+
+    Several processes each train on their share of every batch, and end with equal parameters and buffers: ranges and
+    statistics are those of the first process.
 
     Args:
         model: Takes images and returns logits. A QuantizedModel trains its weights and, if learned, its scales.
@@ -73,8 +84,10 @@ def train(
         seed: Of dropout, with the step and the process; torch's own generators are left as they were.
         distillation: A teacher whose logits take part in the loss.
         checkpoint: Where to keep the state, or None.
-        checkpoint_steps: Steps after which it is written besides, for epochs that take long.
+        checkpoint_minutes: From one write to the next; longer where writing would take more than a tenth of the time.
+        checkpoint_steps: Steps after which it is written besides.
         resume: Whether to start from `checkpoint` if it exists.
+        origin: What else the weights depend on, as JSON values: where the model and its images come from.
         before_epoch: Called with the number of each epoch, from 0, before it starts.
         after_step: Called with the number of steps so far, after each; may evaluate, if it leaves the model in training mode.
         progress: Told about every step.
@@ -83,68 +96,106 @@ def train(
     Raises:
         TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good state.
         DataError: If a label is no class of the model; nothing has been trained then.
-        FileFormatError: If `checkpoint` is damaged, or of another model.
+        FileFormatError: If `checkpoint` is damaged, or of a training with another model or other settings.
     """
     model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on processors and on GPUs
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
     optimizer = torch.optim.SGD(
         _parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0
     )
-    state = TrainingState()
-    if resume and checkpoint is not None and Path(checkpoint).exists():
-        state = load_training_state(checkpoint, model, optimizer)
+    file, done = None, Progressed()
+    if checkpoint is not None:
+        settings = {
+            "epochs": epochs, "learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay,
+            "label_smoothing": label_smoothing, "seed": seed, "batches": len(batches),
+            "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision,
+            "distillation": None if distillation is None else distillation.settings(),
+            **(model.settings() if isinstance(model, QuantizedModel) else {}), **origin,
+        }  # fmt: skip
+        file = TrainingFile(
+            checkpoint, model, optimizer, settings,
+            minutes=checkpoint_minutes, steps=checkpoint_steps, writes=accelerator.is_main_process,
+        )  # fmt: skip
+        if resume:
+            done = file.resume() or done
     module, optimizer, loader = accelerator.prepare(model, optimizer, batches)
-    steps_per_epoch = len(loader)  # of this process
-    total = epochs * steps_per_epoch
-    losses, step = list(state.losses), state.steps
-    partial, begun, saved = state.partial, step - len(losses) * steps_per_epoch, state.steps > 0
-
-    def keep() -> None:
-        nonlocal saved
-        if checkpoint is not None and accelerator.is_main_process:
-            found = TrainingState(tuple(losses), step, summed)
-            save_training_state(checkpoint, accelerator.unwrap_model(module), optimizer.optimizer, found)
-            saved = True
-
-    labels_fit = False
-    for epoch in range(len(losses), epochs):
+    descent = _Descent(module, optimizer, batches, accelerator, label_smoothing, distillation, seed)
+    per_epoch = len(loader)  # of this process
+    total = epochs * per_epoch
+    for epoch in range(len(done.losses), epochs):
         module.train()
         if before_epoch is not None:
             before_epoch(epoch)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
-        summed = partial
+        begun = done.steps - epoch * per_epoch
         for images, labels in accelerator.skip_first_batches(loader, begun) if begun else loader:
-            rate = learning_rate * (1 + math.cos(math.pi * step / total)) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with _seeded(derive_seed(seed, step, accelerator.process_index), accelerator.device):
-                logits = module(images)
-            if not labels_fit:
-                check_labels(all_labels(batches, labels), logits.shape[1])
-                labels_fit = True
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-            if distillation is not None:
-                loss = distillation.combine(loss, logits, images)
+            loss = descent.loss(images, labels, done.steps)
             # The mean over processes: all of them see a loss that is not finite, and stop together.
             value = float(accelerator.reduce(loss.detach(), "mean"))
             if not math.isfinite(value):
-                raise TrainingError(_not_finite(value, epoch, step, learning_rate, checkpoint if saved else None))
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
-            optimizer.step()
-            summed += value
-            step += 1
-            progress(step, total, loss=value, epoch=epoch + 1)
+                raise TrainingError(_not_finite(value, epoch, done.steps, learning_rate, file))
+            descent.step(loss, learning_rate * (1 + math.cos(math.pi * done.steps / total)) / 2)
+            done.end_step(value)
+            progress(done.steps, total, loss=value, epoch=epoch + 1)
             if after_step is not None:
-                after_step(step)
-            if checkpoint_steps and step % checkpoint_steps == 0 and step % steps_per_epoch:
-                keep()
-        losses.append(summed / steps_per_epoch)
-        partial, begun, summed = 0.0, 0, 0.0
-        keep()
+                after_step(done.steps)
+            if file is not None and done.steps % per_epoch and file.due(done.steps):
+                file.write(done)
+        done.end_epoch(per_epoch)
+        if file is not None:
+            file.write(done)
+    _share_buffers(model, accelerator)
     accelerator.wait_for_everyone()
-    return TrainResult(tuple(losses), step)
+    return TrainResult(tuple(done.losses), done.steps)
+
+
+class _Descent:
+    """Steps of SGD, each from one batch of each process."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        accelerator: Accelerator,
+        label_smoothing: float,
+        distillation: Distillation | None,
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._batches = batches
+        self._accelerator = accelerator
+        self._label_smoothing = label_smoothing
+        self._distillation = distillation
+        self._seed = seed
+        self._labels_fit = False
+
+    def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """The loss of a batch, with random numbers of this step and process."""
+        with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
+            logits = self._model(images)
+        if not self._labels_fit:
+            check_labels(all_labels(self._batches, labels), logits.shape[1])
+            self._labels_fit = True
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+        return loss if self._distillation is None else self._distillation.combine(loss, logits, images)
+
+    def step(self, loss: Tensor, rate: float) -> None:
+        """Move the weights down the gradient, averaged over processes."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        self._accelerator.backward(loss)
+        self._optimizer.step()
+
+
+def _share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
+    """Give all processes the ranges and statistics of the first: each saw other images in the last step."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            broadcast(buffer)
 
 
 @contextmanager
@@ -166,8 +217,8 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, o
     return [group for group in groups if group["params"]]
 
 
-def _not_finite(value: float, epoch: int, step: int, rate: float, checkpoint: str | Path | None) -> str:
-    kept = "nothing was complete yet" if checkpoint is None else f"the last good state is in '{checkpoint}'"
+def _not_finite(value: float, epoch: int, step: int, rate: float, file: TrainingFile | None) -> str:
+    kept = f"the last good state is in '{file.path}'" if file is not None and file.kept else "nothing was complete yet"
     return (
         f"the loss became {value} in epoch {epoch + 1}, step {step + 1}: training stopped, {kept}. "
         f"Try a learning rate below {rate:g}, or check the images for values that are not finite."

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,17 @@ class QuantizedModel(nn.Module):
         self.certificates: dict[str, Certificate] = {}
         self._readers = {name: len(nodes) for name, nodes in plan.graph.consumers().items()}
         self._readers[plan.graph.output] += 1
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what it computes, besides its weights and scales, as JSON values."""
+        scheme = self.plan.scheme.to_dict()
+        del scheme["name"]
+        return {
+            "scheme": scheme,
+            "ranges": str(self.ranges),
+            "range_momentum": self.momentum,
+            "free_norm": self.free_norm,
+        }
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """The model's own tensors, under their own names."""
