@@ -15,6 +15,10 @@ class CaptureError(BitwrightError):
     """The model cannot be captured: `torch.export` failed, or an operation has no integer form."""
 
 
+class ModelError(BitwrightError):
+    """A factory that makes no model: it raises, cannot be called so, or returns something else."""
+
+
 class UnknownNameError(BitwrightError):
     """A model, layer, data set, scheme or key that does not exist."""
 

@@ -164,10 +164,10 @@ def test_code_is_not_run(tmp_path: Path) -> None:
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(FileFormatError, match=f"cannot read the checkpoint '.*{name}'"):
+        with pytest.raises(FileFormatError, match=f"cannot read weights from '.*{name}'"):
             load_checkpoint(tmp_path / name)
     assert not Path("/tmp/bitwright-was-here").exists()
-    with pytest.raises(FileFormatError, match="it holds objects other than tensors, which could run code"):
+    with pytest.raises(FileFormatError, match=r"it holds objects of 'posix\.system', which could run code"):
         load_checkpoint(tmp_path / "new")
 
 

@@ -10,7 +10,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import note, show
 from bitwright.cli.models import make_model
-from bitwright.cli.options import Channels, Classes, ImageSize, Json, ModelName, Output, Pretrained, Weights
+from bitwright.cli.options import Channels, Classes, Ema, ImageSize, Json, ModelName, Output, Pretrained, Weights
 
 
 @app.command(epilog="Example: bitwright capture pytorchcv:resnet18 --pretrained -o resnet18.graph")
@@ -19,6 +19,7 @@ def capture(
     output: Output,
     pretrained: Pretrained = False,
     weights: Weights = None,
+    ema: Ema = False,
     data: Annotated[
         str | None, typer.Option("--data", "-d", metavar="NAME", help="Take channels and classes from it.")
     ] = None,
@@ -35,6 +36,7 @@ def capture(
         model,
         pretrained=pretrained,
         weights=weights,
+        ema=ema,
         data=data,
         image_size=image_size,
         channels=channels,

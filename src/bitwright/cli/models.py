@@ -17,6 +17,7 @@ def make_model(
     *,
     pretrained: bool = False,
     weights: Path | None = None,
+    ema: bool = False,
     data: str | None = None,
     image_size: int | None = None,
     channels: int | None = None,
@@ -38,7 +39,7 @@ def make_model(
     options: dict[str, Any] = {"in_size": image_size, "num_classes": classes}
     if not (name.startswith("torchvision:") and channels == 3):
         options["in_channels"] = channels
-    made = load_model(name, pretrained=pretrained, weights=weights, **options)
+    made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, **options)
     size = image_size or preferred_size(name, made)
     return made, (channels or 3, size, size)
 

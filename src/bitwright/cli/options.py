@@ -22,8 +22,9 @@ ModelName = Annotated[
 ]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Download the source's own weights.")]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", help="A state dict to load: .safetensors, .pth or .pt.", dir_okay=False)
+    Path | None, typer.Option("--weights", help="Weights to load: .safetensors, .pth or .pt.", dir_okay=False)
 ]
+Ema = Annotated[bool, typer.Option("--ema", help="Of the weights in that file, take their moving average.")]
 ImageSize = Annotated[
     int | None, typer.Option("--image-size", min=1, help="Height and width in pixels; by default the model's own.")
 ]

@@ -10,7 +10,7 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
-from bitwright.cli.options import Channels, Classes, Data, ImageSize, Json, Output, Pretrained, Seed, Weights
+from bitwright.cli.options import Channels, Classes, Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
 
 if TYPE_CHECKING:
     from bitwright.data import ImageData
@@ -58,6 +58,7 @@ def train(
     residual_bits: Annotated[int, typer.Option("--residual-bits", help="Of residual streams: 8 or 16.")] = 8,
     pretrained: Pretrained = False,
     weights: Weights = None,
+    ema: Ema = False,
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
@@ -81,7 +82,7 @@ def train(
     if ":" in model and not Path(model).exists():
         if scheme is not None:
             raise typer.BadParameter("a scheme needs a captured network: run `bitwright capture` first.")
-        model_options = {"pretrained": pretrained, "weights": weights, "image_size": image_size}
+        model_options = {"pretrained": pretrained, "weights": weights, "ema": ema, "image_size": image_size}
         model_options |= {"channels": channels, "classes": classes}
         result = _train_float(model, data, settings, output, state, resume, model_options)
     else:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bitwright.errors import FileFormatError
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Conv2d, Linear
+from bitwright.graph.pickled import read_pickled
 from bitwright.zoo.archive import opened_checkpoint
 from bitwright.zoo.names import layer_name
 from bitwright.zoo.registry import published_modules
@@ -71,13 +71,7 @@ def load_checkpoint(path: str | Path, *, floats: bool = False) -> Checkpoint:
     """
     preferred = (FULL, QUANTIZED) if floats else (QUANTIZED, FULL)
     with opened_checkpoint(path, preferred) as opened:
-        try:
-            content = torch.load(opened, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many unrelated types for damaged files
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            unsafe = "weights_only" in str(error) or "Unsupported" in str(error)
-            reason = "it holds objects other than tensors, which could run code" if unsafe else lines[0][:200]
-            raise FileFormatError(f"cannot read the checkpoint '{path}': {reason}.") from error
+        content = read_pickled(opened, path)
     tensors = _flatten(content)
     if not tensors:
         raise FileFormatError(

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Calling a factory of models: whatever it raises becomes one line that says what was raised, where, and for which arguments."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from bitwright.errors import BitwrightError, ModelError, UnknownNameError
+
+
+def find_factory(module: str, name: str, sources: Mapping[str, object]) -> Callable[..., object]:
+    """The factory `name` of a Python module, which is imported; the working directory is on the path.
+
+    Raises:
+        UnknownNameError: If there is no such module or factory.
+        ModelError: If the module cannot be imported, or what was named makes no models.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        known = ", ".join([*sources, "package.module"])
+        raise UnknownNameError(f"unknown model source '{module}' ({error}). Known: {known}.") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"importing '{module}' raised {described(error)}.") from error
+    if not hasattr(imported, name):
+        own = [
+            key
+            for key, value in vars(imported).items()
+            if callable(value) and getattr(value, "__module__", "") == module
+        ]
+        known = f" It has: {', '.join(sorted(own)[:20])}." if own else ""
+        raise UnknownNameError(f"module '{module}' has no factory '{name}'.{known}")
+    found = getattr(imported, name)
+    if isinstance(found, nn.Module):
+        raise ModelError(f"'{module}:{name}' is a network already: give a function that returns it, or its class.")
+    if not callable(found):
+        what = "a Python module" if isinstance(found, ModuleType) else f"of type {type(found).__name__}"
+        raise ModelError(f"'{module}:{name}' is {what}: expected a function, or a class, that makes a torch.nn.Module.")
+    return found  # type: ignore[no-any-return]
+
+
+def call_factory(name: str, factory: Callable[..., object], options: Mapping[str, Any]) -> nn.Module:
+    """The model that a factory makes of those of `options` that it accepts.
+
+    Raises:
+        ModelError: If it needs other arguments, raises, or makes no module.
+    """
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some built-in callables have none
+        signature = inspect.Signature()
+    given = {key: value for key, value in options.items() if key in signature.parameters}
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise ModelError(f"{name} cannot be called with {_shown(given)}: {error}. Give the others defaults.") from error
+    try:
+        made = factory(**given)
+    except BitwrightError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{name}, called with {_shown(given)}, raised {described(error)}.") from error
+    if not isinstance(made, nn.Module):
+        what = "the class itself" if isinstance(made, type) else type(made).__name__
+        raise ModelError(f"{name} returned {what}, expected a torch.nn.Module.")
+    return made
+
+
+def described(error: BaseException) -> str:
+    """In one line: type, message and place of an error: its last line outside installed packages, which is the user's own."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
+    ]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    words = " ".join(str(error).split())[:300]
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{text} ('{error.filename}', line {error.lineno})"
+    place = (own or frames)[-1:]
+    return text + "".join(f" ('{frame.filename}', line {frame.lineno}, in {frame.name})" for frame in place)
+
+
+def _shown(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no arguments"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Whatever is wrong with a user's factory is told in one line, with its place."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from bitwright.cli import main
+from bitwright.errors import BitwrightError, ModelError, UnknownNameError
+from bitwright.graph import load_model
+
+SOURCE = """
+import sys
+from torch import nn
+import torchvision
+from torchvision import models
+
+def good(num_classes=10): return nn.Linear(1, num_classes)
+def wrong_classes(num_classes=10):
+    if num_classes != 1000:
+        raise ValueError(f"only 1000 classes,\\nnot {num_classes}")
+def inside(num_classes=10): return nn.Conv2d(3, num_classes, kernel=3)
+def needs(width): return nn.Linear(1, width)
+def only_position(num_classes, /): return nn.Linear(1, num_classes)
+def nothing(): pass
+def the_class(): return nn.Linear
+def quits(): sys.exit(3)
+def exhausts(): return exhausts()
+def given(in_size=224, **others): return nn.Linear(in_size, len(others) + 1)
+network = nn.Linear(1, 1)
+text = "resnet18"
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of factories in the working directory."""
+    (tmp_path / "factories.py").write_text(SOURCE)
+    (tmp_path / "broken.py").write_text("import torch\nWIDTH = 1 / 0\n")
+    (tmp_path / "unfinished.py").write_text("def net(:\n")
+    (tmp_path / "needy.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name in ("factories", "broken", "unfinished", "needy"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return "factories"
+
+
+CASES = {
+    "factories:wrong_classes": (
+        ModelError,
+        r"called with num_classes=7, raised ValueError: only 1000 classes, not 7 .*factories\.py', line 10, in wrong_classes",
+    ),
+    "factories:inside": (ModelError, r"raised TypeError: .*'kernel' \('.*factories\.py', line 11, in inside\)"),
+    "factories:needs": (ModelError, r"cannot be called with no arguments: missing a required argument: 'width'"),
+    "factories:only_position": (ModelError, "cannot be called with num_classes=7"),
+    "factories:nothing": (ModelError, r"returned NoneType, expected a torch\.nn\.Module"),
+    "factories:the_class": (ModelError, r"returned the class itself, expected a torch\.nn\.Module"),
+    "factories:quits": (ModelError, r"raised SystemExit: 3 .*in quits\)"),
+    "factories:exhausts": (ModelError, "raised RecursionError"),
+    "factories:network": (ModelError, "is a network already: give a function that returns it, or its class"),
+    "factories:text": (ModelError, "is of type str: expected a function, or a class"),
+    "factories:models": (ModelError, "is a Python module: expected a function, or a class"),
+    "factories:god": (UnknownNameError, "module 'factories' has no factory 'god'. It has: exhausts, given, good"),
+    "broken:net": (ModelError, r"importing 'broken' raised ZeroDivisionError: division by zero .*broken\.py', line 2"),
+    "unfinished:net": (ModelError, r"importing 'unfinished' raised SyntaxError: .*unfinished\.py', line 1"),
+    "needy:net": (UnknownNameError, "unknown model source 'needy' .*no_such_package"),
+    "absent.module:net": (UnknownNameError, r"unknown model source 'absent\.module'"),
+    "torchvision:resnet18": (ModelError, r"torchvision:resnet18 does not accept .*'strides'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_factory_that_makes_no_model(module: str, name: str) -> None:
+    """One line: what was raised, where, and for which arguments."""
+    kind, message = CASES[name]
+    options = {"strides": 2} if name.startswith("torchvision") else {}
+    with pytest.raises(kind, match=message) as error:
+        load_model(name, num_classes=7, **options)
+    assert isinstance(error.value, BitwrightError)
+    assert "\n" not in str(error.value)
+
+
+def test_a_factory_gets_what_it_accepts(module: str) -> None:
+    """Options that it does not name are left out, as before."""
+    made = load_model("factories:good", num_classes=3, in_size=32)
+    assert isinstance(made, nn.Linear)
+    assert made.out_features == 3
+    assert isinstance(load_model("factories:given", in_size=32), nn.Linear)
+
+
+def test_the_command_line_prints_no_traceback(module: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`bitwright capture` ends with one line on stderr and status 1."""
+    with pytest.raises(SystemExit) as exit:
+        main(["capture", "factories:wrong_classes", "--classes", "7", "-o", str(tmp_path / "x.graph")])
+    assert exit.value.code == 1
+    assert capsys.readouterr().err.count("\n") == 1
