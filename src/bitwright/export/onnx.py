@@ -139,13 +139,15 @@ def add_to_onnx(op: Node, builder: OnnxBuilder) -> None:
 @add_to_onnx.register(ReciprocalQuantize)
 def _(op: Quantize | ReciprocalQuantize, builder: OnnxBuilder) -> None:
     if builder.pixels is None:
-        params = builder.model.formats[op.name]
         if isinstance(op, ReciprocalQuantize):
             reciprocal = builder.scalar(float(np.float32(1) / np.float32(op.scale)))
-            builder.rounded(builder.node("Mul", ["images", reciprocal], f"{op.name}.real"), op.name, op.low, op.high)
+            real = builder.node("Mul", ["images", reciprocal], f"{op.name}.real")
+        elif builder.wide(op.name):
+            real = builder.node("Div", ["images", builder.scalar(op.scale)], f"{op.name}.real")
+        else:
+            builder.quantized("images", op.scale, op.name, op.low, op.high)
             return
-        operands = ["images", builder.scalar(op.scale), builder.zero(params)]
-        builder.clamped(op.name, params, op.low, op.high, lambda made: builder.node("QuantizeLinear", operands, made))
+        builder.rounded(real, op.name, op.low, op.high)
         return
     table = builder.pixels.table(op)
     exact = affine(table, op.low, op.high)
@@ -162,7 +164,10 @@ def _(op: Quantize | ReciprocalQuantize, builder: OnnxBuilder) -> None:
 def _look_up(op: Quantize | ReciprocalQuantize, builder: OnnxBuilder, table: npt.NDArray[np.int32]) -> None:
     """The tables of all channels behind one another; channel c looks from 256 c on."""
     channels, levels = table.shape
-    stored = (table + zero_point(builder.model.formats[op.name])).astype(np.uint8).reshape(-1)
+    if builder.wide(op.name):
+        stored: npt.NDArray[Any] = table.astype(np.float32).reshape(-1)
+    else:
+        stored = (table + zero_point(builder.model.formats[op.name])).astype(np.uint8).reshape(-1)
     first = (np.arange(channels, dtype=np.int32) * levels).reshape(-1, 1, 1)
     builder.node("Cast", ["images"], f"{op.name}.int32", to=TensorProto.INT32)
     places = [f"{op.name}.int32", builder.constant(f"{op.name}.first", first)]
@@ -229,6 +234,9 @@ def _wide_average(op: IntegerAvgPool2d, builder: OnnxBuilder, attributes: dict[s
     if op.rescale is None:
         builder.node("Cast", [sums], op.name, to=TensorProto.INT32)
         return
+    if _needs_float64(op, op.rescale, builder):
+        rescale_in_float64(op, op.rescale, builder, sums)
+        return
     scale = builder.scalar(float(op.rescale.multipliers.as_float32()[0]))
     real = builder.node("Mul", [sums, scale], f"{op.name}.real")
     builder.rounded(real, op.name, op.rescale.low, op.rescale.high)
@@ -247,23 +255,29 @@ def _sums(
 
     `bias` has a shape that broadcasts along the channels.
     """
-    zero = builder.zero(builder.model.formats[op.inputs[0]])
-    operands = [op.inputs[0], weight.values, zero, weight.zero]
+    operands = [op.inputs[0], weight.values, builder.zero(op.inputs[0]), weight.zero]
     result = op.name if rescale is None else f"{op.name}.accumulator"
     if bias is None:
         builder.node(operation, operands, result, **attributes)
     else:
         sums = builder.node(operation, operands, f"{op.name}.sums", **attributes)
         builder.node("Add", [sums, builder.constant(f"{op.name}.bias", bias)], result)
-    if rescale is not None and not in_float32(rescale):
+    if rescale is None:
+        return
+    if _needs_float64(op, rescale, builder):
         rescale_in_float64(op, rescale, builder, result)
-    elif rescale is not None:
+    else:
         columns = (-1,) if bias is None else bias.shape
         scale = rescale.multipliers.as_float32()
         multiplier = builder.constant(f"{op.name}.multiplier", scale.reshape(columns) if scale.size > 1 else scale)
         builder.node("Cast", [result], f"{op.name}.float", to=TensorProto.FLOAT)
         real = builder.node("Mul", [f"{op.name}.float", multiplier], f"{op.name}.real")
         builder.rounded(real, op.name, rescale.low, rescale.high)
+
+
+def _needs_float64(op: Node, rescale: Rescale, builder: OnnxBuilder) -> bool:
+    """Whether float32 lacks the multipliers, or holds not all results."""
+    return not in_float32(rescale) or builder.carrier(op.name) == TensorProto.DOUBLE
 
 
 def _convolution(
@@ -277,17 +291,16 @@ def _convolution(
     output: str | None = None,
 ) -> None:
     """Accumulators, requantized: QLinearConv, whose scales are all 1 but for the weights', the multipliers."""
-    inputs, params = builder.model.formats[op.inputs[0]], builder.model.formats[op.name]
     one = builder.scalar(1.0)
     multiplier = np.broadcast_to(rescale.multipliers.as_float32(), len(bias)).copy()
     scale = builder.constant(f"{op.name}.multiplier", multiplier)
     offset = builder.constant(f"{op.name}.bias", bias)
     operands = [
-        source, one, builder.zero(inputs), weight.values, scale, weight.zeros, one, builder.zero(params), offset,
+        source, one, builder.zero(op.inputs[0]), weight.values, scale, weight.zeros, one, builder.zero(op.name), offset,
     ]  # fmt: skip
     builder.clamped(
         output or op.name,
-        params,
+        builder.model.formats[op.name],
         rescale.low,
         rescale.high,
         lambda made: builder.node("QLinearConv", operands, made, **attributes),
@@ -304,7 +317,7 @@ def _(op: IntegerAdd, builder: OnnxBuilder) -> None:
 
 @add_to_onnx.register
 def _(op: IntegerRequantize, builder: OnnxBuilder) -> None:
-    if not in_float32(op.rescale) or builder.carrier(op.name) == TensorProto.DOUBLE:
+    if _needs_float64(op, op.rescale, builder):
         rescale_in_float64(op, op.rescale, builder, op.inputs[0])
         return
     rescale_stream(op, builder)

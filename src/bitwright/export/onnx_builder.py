@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
+from bitwright.errors import ExportError
 from bitwright.export.onnx_graph import OnnxGraph
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
@@ -22,7 +23,7 @@ from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.ranges import Range, tensor_ranges
-from bitwright.quantizer.formats import UNCLAMPED_BITS
+from bitwright.quantizer.formats import MAX_TENSOR_BITS, UNCLAMPED_BITS
 from bitwright.scheme import MAX_BITS
 
 UINT8_ZERO, UINT4_ZERO = 128, 8
@@ -51,8 +52,19 @@ class OnnxBuilder(OnnxGraph):
         """How far the integers of every tensor reach."""
         return tensor_ranges(self.model)
 
-    def zero(self, params: QuantParams) -> str:
-        """The zero point of an activation."""
+    def zero(self, name: str) -> str:
+        """The zero point of an activation, for the operators on bytes.
+
+        Raises:
+            ExportError: If a byte does not hold the tensor's integers.
+        """
+        params = self.model.formats.get(name)
+        if params is None or params.bit_width > MAX_BITS:
+            got = "accumulators" if params is None else f"{params.bit_width} bits"
+            raise ExportError(
+                f"'{name}': expected at most {MAX_BITS} bits where ONNX's operators read or write bytes, got {got}. "
+                "Requantize the tensor first, as `bitwright lower` does."
+            )
         point = zero_point(params)
         return self.constant(f"zero.{point}", np.array(point, dtype=np.uint8))
 
@@ -76,7 +88,11 @@ class OnnxBuilder(OnnxGraph):
             return source
         output = f"{source}.{TensorProto.DataType.Name(kind).lower()}"
         if output not in self.casts:
-            self.casts.add(self.node("Cast", [source], output, to=kind))
+            self.casts.add(output)
+            if self.carrier(source) == TensorProto.UINT8:  # whose zero point the integers do without
+                source = self.real(source, 1.0, output if kind == TensorProto.FLOAT else f"{source}.integers")
+            if source != output:
+                self.node("Cast", [source], output, to=kind)
         return output
 
     def clamped(self, output: str, params: QuantParams, low: int, high: int, make: Callable[[str], object]) -> None:
@@ -93,17 +109,25 @@ class OnnxBuilder(OnnxGraph):
         """`source * scale` as float32, for an integer tensor of any width."""
         if self.wide(source):
             return self.node("Mul", [self.cast(source, TensorProto.FLOAT), self.scalar(scale)], output)
-        zero = self.zero(self.model.formats[source])
-        return self.node("DequantizeLinear", [source, self.scalar(scale), zero], output)
+        return self.node("DequantizeLinear", [source, self.scalar(scale), self.zero(source)], output)
 
     def rounded(self, real: str, output: str, low: int, high: int) -> None:
         """`clamp(round_half_even(real), low, high)` as the integer tensor `output`, in its format."""
-        params = self.model.formats[output]
-        if params.bit_width > MAX_BITS:
-            self.node("Round", [real], f"{output}.rounded")
-            self.node("Clip", [f"{output}.rounded", self.scalar(low), self.scalar(high)], output)
+        if not self.wide(output):
+            self.quantized(real, 1.0, output, low, high)
             return
-        operands = [real, self.scalar(1.0), self.zero(params)]
+        if self.carrier(output) != TensorProto.FLOAT:
+            raise ExportError(
+                f"'{output}': expected at most {MAX_TENSOR_BITS} bits, which float32 holds, got "
+                f"{self.model.formats[output].bit_width}. Requantize the tensor first, as `bitwright lower` does."
+            )
+        self.node("Round", [real], f"{output}.rounded")
+        self.node("Clip", [f"{output}.rounded", self.scalar(low), self.scalar(high)], output)
+
+    def quantized(self, real: str, scale: float, output: str, low: int, high: int) -> None:
+        """`clamp(round_half_even(real / scale), low, high)` as the bytes `output`."""
+        operands = [real, self.scalar(scale), self.zero(output)]
+        params = self.model.formats[output]
         self.clamped(output, params, low, high, lambda made: self.node("QuantizeLinear", operands, made))
 
     def weight(
