@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest --timeout 300
+# Two workers of one thread each (conftest.py sees to the threads), each with whole files, so that what a file's tests share is made once.
+WORKERS := -n 2 --dist loadfile
 
 .PHONY: demo test doctest check format clean
 .NOTPARALLEL:
@@ -17,7 +19,7 @@ demo: $(VENV)/.installed
 # compiler (SIGSEGV with SI_KERNEL at the return of a read), which none of the folders does by itself.
 test: $(VENV)/.installed-dev
 	@set -e; if [ -n '$(ARGS)' ]; then $(PYTEST) $(ARGS); else \
-	  for part in $(sort $(dir $(wildcard tests/*/test_*.py))); do $(PYTEST) $$part; done; $(PYTEST) tests/test_*.py; fi
+	  for part in $(sort $(dir $(wildcard tests/*/test_*.py))); do $(PYTEST) $(WORKERS) $$part; done; $(PYTEST) $(WORKERS) tests/test_*.py; fi
 
 doctest: $(VENV)/.installed-dev
 	$(PYTEST) --doctest-modules src
@@ -27,7 +29,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(MAKE) test
 	$(PYTEST) --doctest-modules src
 
 format: $(VENV)/.installed-dev

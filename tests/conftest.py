@@ -23,8 +23,9 @@ settings.load_profile("reproducible")
 
 
 def pytest_configure() -> None:
-    """Two threads (or OMP_NUM_THREADS) on every machine, and leave the others to whoever shares it."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
+    """Two threads (or OMP_NUM_THREADS) on every machine; one in each of several workers. The others are left alone."""
+    threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bitwright.cli import main
+from bitwright.cli import console, main
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ Command = Callable[..., Result]
 @pytest.fixture
 def bitwright(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run `bitwright ARGUMENTS...`."""
-    monkeypatch.setenv("COLUMNS", "200")
+    for printed_on in (console.stdout, console.stderr):  # COLUMNS counts only when these are made
+        monkeypatch.setattr(printed_on, "width", 200)
 
     def run(*arguments: object) -> Result:
         capsys.readouterr()

@@ -44,8 +44,8 @@ def test_nothing_is_a_valid_content(tmp_path: Path) -> None:
         (_idx((2, 3, 4))[:-1], "expected 24 bytes after the header of .* got 23"),
         (_idx((2, 3, 4)) + b"\x00", "expected 24 bytes after the header of .* got 25"),
         (bytes([0, 0, 8, 3]) + b"\xff" * 12, "after the header"),
-        (gzip.compress(_idx((2, 3, 4)))[:-9], "ended before|cannot read"),
-        (gzip.compress(_idx((2, 3, 4)))[:-8] + b"\x00" * 8, "CRC check failed"),
+        (gzip.compress(_idx((2, 3, 4)), mtime=0)[:-9], "ended before|cannot read"),
+        (gzip.compress(_idx((2, 3, 4)), mtime=0)[:-8] + b"\x00" * 8, "CRC check failed"),
         (b"\x1f\x8b\x08\x00" + b"\xff" * 40, "cannot read"),
     ],
 )
