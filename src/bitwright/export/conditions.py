@@ -8,6 +8,7 @@ from math import prod
 
 from bitwright.errors import ExportError
 from bitwright.export.pixels import Pixels
+from bitwright.export.seal import seal_of
 from bitwright.export.target import Target
 from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
@@ -16,12 +17,12 @@ from bitwright.integer.quant_params import QuantParams
 
 
 def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
-    """Scheme, bounds and certificates of a model, and the CPUs and images that its file is for; engines add their own."""
+    """Scheme, bounds, certificates and digest of a model, and the CPUs and images that its file is for; engines add their own."""
     images = "float32, normalised as in training"
     if pixels is not None:
         images = f"uint8 pixels; normalised inside by mean {list(pixels.mean)} and std {list(pixels.std)}"
     facts = {"scheme": model.scheme.to_dict(), "layers": dict(model.facts)}
-    return {"bitwright": json.dumps(facts), "target": str(target), "images": images}
+    return {"bitwright": json.dumps(facts), "target": str(target), "images": images, **seal_of(model)}
 
 
 def require_float32_mean(op: IntegerAvgPool2d, params: QuantParams) -> None:

@@ -36,8 +36,8 @@ from bitwright.export.litert_wide import (
     rescale_stream,
 )
 from bitwright.export.pixels import Pixels, affine, quotient_rises
+from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
-from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node, Pair
 from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
@@ -73,7 +73,7 @@ def export_litert(
         ExportError: If ai-edge-litert is not installed, or an operation cannot be exact.
     """
     made = to_litert(model, pixels)
-    write_bytes(path, made)
+    write_sealed(path, made)
     return made
 
 

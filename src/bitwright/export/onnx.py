@@ -35,8 +35,8 @@ from bitwright.export.onnx_float64 import add_in_float64, floor_average, rescale
 from bitwright.export.onnx_graph import BATCH, move_in_onnx, window
 from bitwright.export.onnx_streams import add_streams, rescale_stream
 from bitwright.export.pixels import Pixels, affine
+from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target, check_target
-from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.narrow import in_float32, narrow
@@ -74,7 +74,7 @@ def export_onnx(
             hold a sum over a 16-bit stream.
     """
     made = to_onnx(model, target, pixels)
-    write_bytes(path, made.SerializeToString())
+    write_sealed(path, made.SerializeToString())
     return made
 
 

@@ -30,8 +30,8 @@ from bitwright.export.conditions import conditions, require_float32_mean
 from bitwright.export.onnx_graph import identifier
 from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS, OpenvinoBuilder, Value
 from bitwright.export.pixels import Pixels, affine, quotient_rises
+from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
-from bitwright.files import write_bytes
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
 from bitwright.integer.bounds import exact_parts, partial_sum_bound
 from bitwright.integer.model import IntegerModel
@@ -78,8 +78,7 @@ def export_openvino(
         written = Path(folder) / f"model{SUFFIX}"
         # Left to itself it would store float32 numbers as float16.
         OpenvinoBuilder(model, Target(target), pixels).openvino.save_model(made, str(written), compress_to_fp16=False)
-        write_bytes(place.with_suffix(".bin"), written.with_suffix(".bin").read_bytes())
-        write_bytes(place, written.read_bytes())
+        write_sealed(place, written.read_bytes(), written.with_suffix(".bin").read_bytes())
     return made
 
 

@@ -37,8 +37,8 @@ from bitwright.export.digits import (
 from bitwright.export.onnx_graph import BATCH, IR_VERSION, OnnxGraph, identifier, move_in_onnx, window
 from bitwright.export.onnx_streams import add_streams, rescale_stream
 from bitwright.export.pixels import Pixels, affine
+from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
-from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.narrow import in_float32, narrow
@@ -145,7 +145,7 @@ def export_qonnx(
         ExportError: If sums of digits can exceed 2**24 as well, or a multiplier has more bits than float32 holds.
     """
     made = to_qonnx(model, pixels)
-    write_bytes(path, made.SerializeToString())
+    write_sealed(path, made.SerializeToString())
     return made
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import ExportError
 from bitwright.export.pixels import Pixels
+from bitwright.export.seal import seal_of, write_sealed
 from bitwright.export.target import Target
-from bitwright.files import write_bytes
 from bitwright.integer.model import IntegerModel
 from bitwright.progress import Progress, silent
 
@@ -82,7 +82,7 @@ def export_tvm(
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise ExportError(f"linking the library failed: {reason}") from error
-        write_bytes(path, made.read_bytes())
+        write_sealed(path, made.read_bytes())
     progress(steps, steps)
     return conditions
 
@@ -185,6 +185,7 @@ def _conditions(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, a
         images = f"uint8 pixels; normalised inside by mean {list(pixels.mean)} and std {list(pixels.std)}"
     shape = next(op.shape for op in model if op.name == model.output)
     return {
+        **seal_of(model),
         "model": model.model,
         "scheme": model.scheme.to_dict(),
         "layers": dict(model.facts),
