@@ -11,10 +11,10 @@ The published models' multipliers of 31 bits are replaced by float32 ones that g
 (`integer.narrow`); elsewhere, and on sums without a clamp, float64 computes what float32 cannot (`onnx_float64`).
 
 Streams of 16 bits are float32 tensors of integers: a layer that writes one is a ConvInteger, whose sums are multiplied and
-rounded by the same formula, and all that reads one is a multiplication that float32 does exactly.
+rounded by the same formula (`onnx_sums`), and all that reads one is a multiplication that float32 does exactly.
 
 On CPUs without 8-bit dot products, uint8 x int8 adds two products in 16 bits, which saturate. Unless the target is a CPU that
-has them, layers where that could happen store their weights as uint8 with zero point 128: engines multiply those in 16 bits
+has them, layers where that could happen store their weights as uint8: engines multiply those in 16 bits
 and add in 32, exactly, on every CPU.
 """
 
@@ -29,11 +29,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from bitwright.export.conditions import conditions, require_float32_mean
+from bitwright.export.conditions import conditions
 from bitwright.export.onnx_builder import OnnxBuilder, Weight, saturates, zero_point
 from bitwright.export.onnx_float64 import add_in_float64, floor_average, rescale_in_float64
 from bitwright.export.onnx_graph import BATCH, move_in_onnx, window
 from bitwright.export.onnx_streams import add_streams, rescale_stream
+from bitwright.export.onnx_sums import add_sums, add_wide_average, needs_float64
 from bitwright.export.pixels import Pixels, affine
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target, check_target
@@ -182,9 +183,8 @@ def _(op: IntegerConv2d, builder: OnnxBuilder) -> None:
     if rescale is not None:
         _convolution(op, rescale, builder, op.inputs[0], builder.weight(op, op.weight), op.bias, attributes)
         return
-    # ONNX Runtime has no fast kernel for ConvInteger with signed weights: 9.0 ms against 2.3 for 64 channels of 56 x 56.
     weight = builder.weight(op, op.weight, unsigned=True)
-    _sums(op, builder, "ConvInteger", weight, op.bias.reshape(-1, 1, 1), op.rescale, attributes)
+    add_sums(op, builder, "ConvInteger", weight, op.bias.reshape(-1, 1, 1), op.rescale, attributes)
 
 
 def _qlinear(op: Accumulate, builder: OnnxBuilder) -> Rescale | None:
@@ -198,7 +198,7 @@ def _(op: IntegerLinear, builder: OnnxBuilder) -> None:
     rescale = _qlinear(op, builder)
     if rescale is None:
         weight = builder.weight(op, np.ascontiguousarray(op.weight.T))
-        _sums(op, builder, "MatMulInteger", weight, op.bias, op.rescale, {})
+        add_sums(op, builder, "MatMulInteger", weight, op.bias, op.rescale, {})
         return
     # A matrix product is a convolution of a 1 x 1 image, which has scales per channel and a bias.
     outputs, inputs = op.weight.shape
@@ -214,70 +214,15 @@ def _(op: IntegerAvgPool2d, builder: OnnxBuilder) -> None:
     channels = op.shape[0]
     attributes = {**window(op.kernel, op.stride, op.padding), "group": channels}
     if builder.wide(op.inputs[0]):
-        _wide_average(op, builder, attributes)
+        add_wide_average(op, builder, attributes)
         return
     weight = builder.ones(channels, op.kernel)
     rescale = _qlinear(op, builder)
     if rescale is None:
-        _sums(op, builder, "ConvInteger", weight, None, op.rescale, attributes)
+        add_sums(op, builder, "ConvInteger", weight, None, op.rescale, attributes)
     else:
         bias = np.zeros(channels, dtype=np.int32)
         _convolution(op, rescale, builder, op.inputs[0], weight, bias, attributes)
-
-
-def _wide_average(op: IntegerAvgPool2d, builder: OnnxBuilder, attributes: dict[str, Any]) -> None:
-    """Sums over a stream of 16 bits: a float32 convolution with ones, exact while no sum exceeds 2**24."""
-    require_float32_mean(op, builder.model.formats[op.inputs[0]])
-    ones = np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32)
-    weight = builder.constant(f"{op.name}.ones", ones)
-    sums = builder.node("Conv", [op.inputs[0], weight], f"{op.name}.sums", **attributes)
-    if op.rescale is None:
-        builder.node("Cast", [sums], op.name, to=TensorProto.INT32)
-        return
-    if _needs_float64(op, op.rescale, builder):
-        rescale_in_float64(op, op.rescale, builder, sums)
-        return
-    scale = builder.scalar(float(op.rescale.multipliers.as_float32()[0]))
-    real = builder.node("Mul", [sums, scale], f"{op.name}.real")
-    builder.rounded(real, op.name, op.rescale.low, op.rescale.high)
-
-
-def _sums(
-    op: Node,
-    builder: OnnxBuilder,
-    operation: str,
-    weight: Weight,
-    bias: npt.NDArray[np.int32] | None,
-    rescale: Rescale | None,
-    attributes: dict[str, Any],
-) -> None:
-    """Accumulators: they leave the network as they are, or are requantized to a stream of 16 bits.
-
-    `bias` has a shape that broadcasts along the channels.
-    """
-    operands = [op.inputs[0], weight.values, builder.zero(op.inputs[0]), weight.zero]
-    result = op.name if rescale is None else f"{op.name}.accumulator"
-    if bias is None:
-        builder.node(operation, operands, result, **attributes)
-    else:
-        sums = builder.node(operation, operands, f"{op.name}.sums", **attributes)
-        builder.node("Add", [sums, builder.constant(f"{op.name}.bias", bias)], result)
-    if rescale is None:
-        return
-    if _needs_float64(op, rescale, builder):
-        rescale_in_float64(op, rescale, builder, result)
-    else:
-        columns = (-1,) if bias is None else bias.shape
-        scale = rescale.multipliers.as_float32()
-        multiplier = builder.constant(f"{op.name}.multiplier", scale.reshape(columns) if scale.size > 1 else scale)
-        builder.node("Cast", [result], f"{op.name}.float", to=TensorProto.FLOAT)
-        real = builder.node("Mul", [f"{op.name}.float", multiplier], f"{op.name}.real")
-        builder.rounded(real, op.name, rescale.low, rescale.high)
-
-
-def _needs_float64(op: Node, rescale: Rescale, builder: OnnxBuilder) -> bool:
-    """Whether float32 lacks the multipliers, or holds not all results."""
-    return not in_float32(rescale) or builder.carrier(op.name) == TensorProto.DOUBLE
 
 
 def _convolution(
@@ -317,7 +262,7 @@ def _(op: IntegerAdd, builder: OnnxBuilder) -> None:
 
 @add_to_onnx.register
 def _(op: IntegerRequantize, builder: OnnxBuilder) -> None:
-    if _needs_float64(op, op.rescale, builder):
+    if needs_float64(op, op.rescale, builder):
         rescale_in_float64(op, op.rescale, builder, op.inputs[0])
         return
     rescale_stream(op, builder)

@@ -26,9 +26,6 @@ from bitwright.integer.ranges import Range, tensor_ranges
 from bitwright.quantizer.formats import MAX_TENSOR_BITS, UNCLAMPED_BITS
 from bitwright.scheme import MAX_BITS
 
-UINT8_ZERO, UINT4_ZERO = 128, 8
-"""Zero points of weights stored as uint8 and uint4."""
-
 
 class Weight(NamedTuple):
     """A weight tensor in the graph: the name of its values, and of its zero points' (one for each channel, or one for all)."""
@@ -138,14 +135,14 @@ class OnnxBuilder(OnnxGraph):
         Args:
             op: The layer.
             values: Its weights, in the layout of the operator.
-            unsigned: Whether the operator is faster with unsigned weights.
+            unsigned: Whether the operator has its fast kernels for unsigned weights.
         """
         channels, name = len(op.bias), f"{op.name}.weight"
         if not (unsigned or (self.target is Target.ANY and saturates(op, self.model))):
             if op.weight_bits > 4:
                 return self._int8(self.constant(name, values), channels)
             return self._int8(self._four_bits(name, values, TensorProto.INT4, TensorProto.INT8), channels)
-        point = UINT8_ZERO if op.weight_bits > 4 else UINT4_ZERO
+        point = unsigned_zero(op)
         shifted = (values.astype(np.int16) + point).astype(np.uint8)
         if op.weight_bits > 4:
             self.constant(name, shifted)
@@ -174,6 +171,11 @@ class OnnxBuilder(OnnxGraph):
 def zero_point(params: QuantParams) -> int:
     """What uint8 value stands for zero: the format's smallest integer is stored as 0."""
     return -params.quant_min
+
+
+def unsigned_zero(op: IntegerConv2d | IntegerLinear) -> int:
+    """The zero point of weights stored without signs: the smallest integer is stored as 0."""
+    return max(0, -int(op.weight.min()))
 
 
 def saturates(op: IntegerConv2d | IntegerLinear, model: IntegerModel) -> bool:
