@@ -28,7 +28,7 @@ import numpy.typing as npt
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, require_float32_mean
 from bitwright.export.onnx_graph import identifier
-from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS, OpenvinoBuilder, Value
+from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS, OpenvinoBuilder, Value, may_be_matrix_products
 from bitwright.export.pixels import Pixels, affine, quotient_rises
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
@@ -240,7 +240,7 @@ def _finish(op: Node, rescale: Rescale | None, builder: OpenvinoBuilder, sums: V
     kernel = builder.kernels.get(op.name)
     # The conversion of int32 rounds as the certificate says; no multiplication crosses it either.
     sums = builder.ops.convert(sums, "f32") if kernel == PARTS else builder.fenced(sums)
-    if kernel == INT8 and prod(op.shape[1:]) == 1:
+    if kernel == INT8 and may_be_matrix_products(op):
         sums = builder.unfused(sums)
     multiplier = builder.multiplier(op, rescale)
     real = builder.ops.multiply(

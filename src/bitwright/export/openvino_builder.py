@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -92,11 +93,9 @@ class OpenvinoBuilder:
         return self.ops.clamp(sums, -float(FLOAT32_EXACT), float(FLOAT32_EXACT))
 
     def unfused(self, sums: Value) -> Value:
-        """The same sums, which no kernel for bytes multiplies any more.
+        """The same sums, which no kernel for bytes multiplies any more; see `may_be_matrix_products`.
 
-        At batch 1 on CPUs with AVX-512, layers of bytes whose result is one pixel run as matrix products, which take one
-        channel's multiplier for all channels where it is part of the kernel (OpenVINO 2026.4.1, oneDNN 3.13). Behind a
-        conversion it is not. Numbers within 2**24 are the same in int32 and in float32.
+        Numbers within 2**24 are the same in int32 and in float32.
         """
         return self.ops.convert(self.ops.convert(sums, "i32"), "f32")
 
@@ -144,3 +143,14 @@ class OpenvinoBuilder:
         # Scales of 1, one for each output, tell OpenVINO that these are quantized weights.
         ones = np.ones((*values.shape[:-3], 1, 1, 1))
         return self.ops.multiply(real, self.floats(ones))
+
+
+def may_be_matrix_products(op: Node) -> bool:
+    """Whether a layer of bytes can run as matrix products, whose kernel misreads multipliers by channel where it takes them in.
+
+    From the 9th channel on (the 17th with AVX-512) it multiplies by the first channel's, in each group of its own. OpenVINO
+    2026.4.1 (oneDNN 3.13) runs grouped convolutions so where the channels of a group are no multiple of 4, on every CPU, and
+    layers whose result is one pixel at batch 1 on CPUs with AVX-512. The others have kernels of their own.
+    """
+    grouped = isinstance(op, IntegerConv2d) and op.groups > 1 and op.weight.shape[1] > 1
+    return grouped or prod(op.shape[1:]) == 1
