@@ -91,7 +91,7 @@ def test_an_interrupted_job_goes_on(settings: DemoSettings, tmp_path: Path) -> N
     assert "size0.5.safetensors" not in kept
     run_demo(settings, tmp_path, resume=True)
     assert all((tmp_path / name).read_bytes() == data for name, data in kept.items() if name != "frontier.json")
-    with pytest.raises(DataError, match="holds a job with other settings"):
+    with pytest.raises(DataError, match=r"holds a job with other settings: seed was 0, is 1\. Choose"):
         run_demo(replace(settings, seed=1), tmp_path, resume=True)
 
 

@@ -23,6 +23,7 @@ from bitwright.export import export_float_onnx, export_onnx
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, load_model, scheme_cost
 from bitwright.graph.cost import BYTES_PER_MB
+from bitwright.graph.state_file import differences
 from bitwright.integer import IntegerModel, certification_effect, lower, prepare
 from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
@@ -91,10 +92,12 @@ class _Job:
     def start(self, resume: bool) -> None:
         """Make the folder, or check that it belongs to these settings."""
         record, fields = self.folder / "settings.json", json.loads(json.dumps(asdict(self.settings)))
-        if resume and record.exists() and json.loads(record.read_text(encoding="utf-8")) != fields:
-            raise DataError(
-                f"'{self.folder}' holds a job with other settings: choose another folder, or do not resume."
-            )
+        if resume and record.exists():
+            found = "; ".join(differences(json.loads(record.read_text(encoding="utf-8")), fields))
+            if found:
+                raise DataError(
+                    f"'{self.folder}' holds a job with other settings: {found}. Choose another folder, or do not resume."
+                )
         if not resume and self.folder.exists():
             for path in self.folder.iterdir():
                 if path.is_file():
@@ -102,9 +105,11 @@ class _Job:
         write_json(record, fields)
 
     def kept(self, name: str, read: Callable[[Path], Value], make: Callable[[Path], Value]) -> Value:
-        """What the file `name` holds, made first if it is not there."""
+        """What the file `name` holds, made first if it is not there; then the state that it was made by is no more needed."""
         path = self.folder / name
-        return read(path) if path.exists() else make(path)
+        value = read(path) if path.exists() else make(path)
+        path.with_suffix(".state").unlink(missing_ok=True)
+        return value
 
     def baseline(self) -> Graph:
         """The trained float network, captured."""
@@ -116,9 +121,8 @@ class _Job:
                 torch.manual_seed(settings.seed)
                 model = load_model(settings.model, in_channels=channels, num_classes=classes)
             with self.stage(f"training {settings.model} in float") as progress:
-                state = self.folder / "float.state"
+                state = path.with_suffix(".state")
                 fit(model, self.data, settings.baseline, checkpoint=state, resume=True, progress=progress)
-                state.unlink(missing_ok=True)
             graph = capture(model, self.data.shape, name=settings.model)
             graph.save(path)
             return graph
@@ -140,6 +144,8 @@ class _Job:
                     max_probes=settings.max_probes,
                     seed=settings.seed,
                     data=self.data.name,
+                    checkpoint=path.with_suffix(".state"),
+                    resume=True,
                     progress=progress,
                 )
             table.save(path)
@@ -168,18 +174,16 @@ class _Job:
 
         def train(path: Path) -> QuantizedModel:
             with self.stage(f"fine-tuning {name}") as progress:
-                state = self.folder / f"{name}.state"
                 model, _ = fine_tune(
                     graph,
                     scheme,
                     self.data,
                     settings.quantized,
-                    checkpoint=state,
+                    checkpoint=path.with_suffix(".state"),
                     resume=True,
                     progress=progress,
                 )
                 save_quantized(path, model)
-                state.unlink(missing_ok=True)
             return model
 
         def make(path: Path) -> IntegerModel:
