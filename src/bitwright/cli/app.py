@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bitwright.cli.interruption import STATUS, Interrupted
 from bitwright.errors import BitwrightError
 
 app = typer.Typer(
@@ -41,15 +42,18 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that the user can cause becomes one line on stderr and exit status 1."""
-    with reported():
-        app(args=None if arguments is None else list(arguments))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    with reported(["bitwright", *given]):
+        app(args=given)
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Errors that a user can cause end the program with one line."""
+def reported(command: Sequence[str]) -> Iterator[None]:
+    """Errors that a user can cause end the program with one line; so does Ctrl-C, with how `command` goes on."""
     try:
         yield
+    except Interrupted as stop:
+        fail(stop.advice(command), STATUS)
     except BitwrightError as error:
         fail(f"{type(error).__name__}: {error}")
     except OSError as error:
@@ -57,7 +61,7 @@ def reported() -> Iterator[None]:
         fail(f"cannot read or write{where}: {error.strerror or error}.")
 
 
-def fail(message: str) -> None:
-    """Print one line on stderr and exit with status 1."""
+def fail(message: str, status: int = 1) -> None:
+    """Print one line on stderr and exit."""
     print(" ".join(message.split()), file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)

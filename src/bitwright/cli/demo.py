@@ -10,6 +10,7 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.interruption import resumable
 from bitwright.cli.options import Json, Seed
 
 
@@ -36,7 +37,8 @@ def demo(
 
     settings = preset(data, epochs=epochs, seed=seed)
     target = folder or Path("runs") / f"demo-{data.partition(':')[0]}"
-    result = run_demo(settings, target, resume=resume, stage=bar)
+    with resumable(target):
+        result = run_demo(settings, target, resume=resume, stage=bar)
     show(result.table.to_dict(), as_json, result.table.rich)
     for scheme, effect in result.table.facts["certification"].items():
         share = 100 * effect["differing"] / effect["elements"]

@@ -22,12 +22,15 @@ def make_model(
     image_size: int | None = None,
     channels: int | None = None,
     classes: int | None = None,
+    seed: int = 0,
 ) -> tuple[nn.Module, tuple[int, int, int]]:
     """A model by name, and the shape of an image for it.
 
     Channels and classes are those of `data` where not given, the image size is the model's own. torchvision's models read
-    three channels only, which grey images repeat.
+    three channels only, which grey images repeat. Weights that come from nowhere else are drawn from `seed`.
     """
+    import torch
+
     from bitwright.data import load
     from bitwright.graph import load_model
     from bitwright.graph.sources import image_size as preferred_size
@@ -39,7 +42,9 @@ def make_model(
     options: dict[str, Any] = {"in_size": image_size, "num_classes": classes}
     if not (name.startswith("torchvision:") and channels == 3):
         options["in_channels"] = channels
-    made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, **options)
     size = image_size or preferred_size(name, made)
     return made, (channels or 3, size, size)
 

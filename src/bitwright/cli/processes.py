@@ -30,6 +30,13 @@ def join_processes(device: str | None) -> tuple[bool, str | None]:
     return state.is_main_process, None if device is None else str(state.device)
 
 
+def default_device() -> str | None:
+    """Where training computes: on GPUs where there are any."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
+
+
 def _check(device: str) -> None:
     import torch
 

@@ -6,6 +6,7 @@ Flags whose meaning has moved are refused with what to do instead (`quant_flags`
 
 from __future__ import annotations
 
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bitwright.cli.app import reported
 from bitwright.cli.console import bar
+from bitwright.cli.interruption import resumable
 from bitwright.cli.quant_flags import parse
 
 if TYPE_CHECKING:
@@ -30,8 +32,12 @@ EVALUATION_BATCH = 50
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that the user can cause becomes one line on stderr and exit status 1."""
-    with reported():
-        run(parse(arguments))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    with reported(["python", "quant_train.py", *given]):
+        flags = parse(given)
+        # Of an interrupted training that had resumed something else, the last --resume counts.
+        with resumable(flags.save_path / STATE, ["--resume", str(flags.save_path / STATE)]):
+            run(flags)
 
 
 def run(flags: Namespace) -> None:
@@ -192,6 +198,7 @@ def train(start: Graph | QuantizedModel, flags: Namespace, data: ImageData) -> Q
             checkpoint=flags.save_path / STATE,
             resume=interrupted(flags),
             checkpoint_steps=flags.checkpoint_iter if flags.checkpoint_iter > 0 else None,
+            origin={"arch": flags.arch, "fix_BN_threshold": flags.fix_bn_threshold},
             before_epoch=before_epoch,
             after_step=between(model, data, flags),
             progress=told(progress, flags.print_freq),

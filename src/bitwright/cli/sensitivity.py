@@ -10,6 +10,7 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.interruption import refuse_unfinished, resumable
 from bitwright.cli.options import Data, GraphFile, Json, Output, Seed
 from bitwright.cli.processes import join_processes
 
@@ -70,7 +71,8 @@ def sensitivity(
     found = load_data(data, network.input_shape)
     chosen = found.calibration(min(images, len(found.train)), seed)
     state = checkpoint or output.with_name(f"{output.name}.state")
-    with bar("measuring sensitivities", shown=main) as progress:
+    refuse_unfinished(state, resume)
+    with resumable(state), bar("measuring sensitivities", shown=main) as progress:
         table = measure_sensitivity(
             network,
             *chosen,

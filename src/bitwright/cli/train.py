@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +13,13 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.interruption import refuse_unfinished, resumable
 from bitwright.cli.options import Channels, Classes, Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
+from bitwright.cli.processes import default_device, join_processes
 
 if TYPE_CHECKING:
     from bitwright.data import ImageData
-    from bitwright.training import TrainSettings
+    from bitwright.training import TrainResult, TrainSettings
 
 EXAMPLES = """
 Examples: bitwright train pytorchcv:resnet20_cifar10 -d mnist-5k --epochs 8 --lr 0.1 -o digits.graph
@@ -62,11 +67,21 @@ def train(
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
+    checkpoint_minutes: Annotated[
+        float, typer.Option("--checkpoint-minutes", min=0.0, help="From one write of OUTPUT.state to the next.")
+    ] = 1.0,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option("--checkpoint-steps", min=1, help="Steps after which it is written besides.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from OUTPUT.state.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train in float (writes a graph), or with quantization under a scheme (writes a checkpoint to lower)."""
+    """Train in float (writes a graph), or with quantization under a scheme (writes a checkpoint to lower).
+
+    Under torchrun all processes train one model, and the first one writes it; with --resume from the start, its
+    --max-restarts goes on where a killed process stopped.
+    """
     from bitwright.training import TrainSettings
 
     settings = TrainSettings(
@@ -78,54 +93,90 @@ def train(
         data_fraction=data_fraction,
         seed=seed,
     )
+    in_float = ":" in model and not Path(model).exists()
+    if in_float and scheme is not None:
+        raise typer.BadParameter("a scheme needs a captured network: run `bitwright capture` first.")
+    if not in_float and scheme is None:
+        raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
     state = output.with_name(f"{output.name}.state")
-    if ":" in model and not Path(model).exists():
-        if scheme is not None:
-            raise typer.BadParameter("a scheme needs a captured network: run `bitwright capture` first.")
-        model_options = {"pretrained": pretrained, "weights": weights, "ema": ema, "image_size": image_size}
-        model_options |= {"channels": channels, "classes": classes}
-        result = _train_float(model, data, settings, output, state, resume, model_options)
-    else:
+    refuse_unfinished(state, resume)
+    keeping = {"checkpoint": state, "checkpoint_minutes": checkpoint_minutes, "checkpoint_steps": checkpoint_steps}
+    run = _Run(
+        data, settings, output, state, {**keeping, "resume": resume}, join_processes(default_device())[0], as_json
+    )
+    with resumable(state):
         if scheme is None:
-            raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
-        options = {"ranges": ranges, "free_norm": free_norm}
-        result = _train_quantized(
-            Path(model), data, scheme, residual_bits, settings, output, state, resume, teacher_alpha, options
-        )
-    state.unlink(missing_ok=True)
-    _print(result, as_json)
-    note(f"wrote {output}")
+            model_options = {"pretrained": pretrained, "weights": weights, "ema": ema, "image_size": image_size}
+            model_options |= {"channels": channels, "classes": classes}
+            _train_float(run, model, model_options)
+        else:
+            options = {"ranges": ranges, "free_norm": free_norm}
+            _train_quantized(run, Path(model), scheme, residual_bits, teacher_alpha, options)
 
 
-def _train_float(
-    name: str, data: str, settings: TrainSettings, output: Path, state: Path, resume: bool, options: dict[str, Any]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Run:
+    """What training in float and quantized training have in common.
+
+    Attributes:
+        data: Name of the images.
+        settings: Of the training.
+        output: File to write.
+        state: File of the unfinished training.
+        keeping: Arguments that say how it is kept, and whether it goes on.
+        main: Whether this process writes and prints, of several.
+        as_json: Whether it prints JSON.
+    """
+
+    data: str
+    settings: TrainSettings
+    output: Path
+    state: Path
+    keeping: Mapping[str, Any]
+    main: bool
+    as_json: bool
+
+    def end(self, predict: Any, images: ImageData, trained: TrainResult, **facts: str) -> None:
+        """Evaluate what has been written, and forget the state."""
+        from rich.text import Text
+
+        from bitwright.training import evaluate
+
+        with bar("evaluating") as progress:
+            top1 = evaluate(predict, images.batches("test", 128), progress=progress).top1_percent
+        self.state.unlink(missing_ok=True)
+        losses = ", ".join(f"{loss:.4f}" for loss in trained.losses) or "none (calibrated only)"
+        line = f"{', '.join(facts.values())}: top-1 {top1:.2f} % as trained; losses by epoch: {losses}"
+        result = {**facts, "losses": list(trained.losses), "top1_percent": top1, "file": str(self.output)}
+        show(result, self.as_json, lambda: Text(line))
+        note(f"wrote {self.output}")
+
+
+def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
     from bitwright.cli.models import load_data, make_model
     from bitwright.graph import FloatModel, capture
     from bitwright.training import fit
 
-    made, shape = make_model(name, data=data, **options)
-    images = load_data(data, shape)
-    with bar(f"training {name} in float") as progress:
-        trained = fit(made, images, settings, checkpoint=state, resume=resume, progress=progress)
-    graph = capture(made, shape, name=name)
-    graph.save(output)
-    top1 = _top1(FloatModel(graph).eval(), images)
-    return {"model": name, "scheme": "float", "losses": list(trained.losses), "top1_percent": top1, "file": str(output)}
+    made, shape = make_model(name, data=run.data, seed=run.settings.seed, **options)
+    images = load_data(run.data, shape)
+    weights = options["weights"]
+    origin = {
+        "model": name,
+        "pretrained": options["pretrained"],
+        "ema": options["ema"],
+        "weights": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+    with bar(f"training {name} in float", shown=run.main) as progress:
+        trained = fit(made, images, run.settings, origin=origin, progress=progress, **run.keeping)
+    if run.main:
+        graph = capture(made, shape, name=name)
+        graph.save(run.output)
+        run.end(FloatModel(graph).eval(), images, trained, model=name, scheme="float")
 
 
 def _train_quantized(
-    path: Path,
-    data: str,
-    scheme: str,
-    residual_bits: int,
-    settings: TrainSettings,
-    output: Path,
-    state: Path,
-    resume: bool,
-    teacher_alpha: float,
-    options: dict[str, Any],
-) -> dict[str, Any]:
+    run: _Run, path: Path, scheme: str, residual_bits: int, teacher_alpha: float, options: dict[str, Any]
+) -> None:
     from bitwright.cli.models import load_data
     from bitwright.cli.schemes import scheme_for
     from bitwright.errors import FileFormatError
@@ -139,30 +190,12 @@ def _train_quantized(
             f"'{path}' holds integers, which cannot be trained: give the checkpoint it was lowered from."
         )
     graph = start if isinstance(start, Graph) else start.float_graph()
-    images = load_data(data, graph.input_shape)
+    images = load_data(run.data, graph.input_shape)
     chosen = scheme_for(scheme, graph, residual_bits)
     if teacher_alpha > 0:
         options["distillation"] = Distillation(FloatModel(graph).eval().requires_grad_(False), teacher_alpha)
-    with bar(f"training {graph.model}, {chosen.name}") as progress:
-        model, trained = fine_tune(
-            graph, chosen, images, settings, checkpoint=state, resume=resume, progress=progress, **options
-        )
-    save_quantized(output, model)
-    top1 = _top1(model, images)
-    losses = list(trained.losses)
-    return {"model": graph.model, "scheme": chosen.name, "losses": losses, "top1_percent": top1, "file": str(output)}
-
-
-def _top1(model: Any, images: ImageData) -> float:
-    from bitwright.training import evaluate
-
-    with bar("evaluating") as progress:
-        return evaluate(model, images.batches("test", 128), progress=progress).top1_percent
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    from rich.text import Text
-
-    losses = ", ".join(f"{loss:.4f}" for loss in result["losses"]) or "none (calibrated only)"
-    line = f"{result['model']}, {result['scheme']}: top-1 {result['top1_percent']:.2f} % as trained; losses by epoch: {losses}"
-    show(result, as_json, lambda: Text(line))
+    with bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress:
+        model, trained = fine_tune(graph, chosen, images, run.settings, progress=progress, **run.keeping, **options)
+    if run.main:
+        save_quantized(run.output, model)
+        run.end(model, images, trained, model=graph.model, scheme=chosen.name)

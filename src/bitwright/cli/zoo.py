@@ -10,6 +10,7 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.interruption import resumable
 from bitwright.cli.options import Data, Json, Output, Weights
 
 zoo = typer.Typer(
@@ -171,6 +172,7 @@ def reproduce(
     from bitwright.graph import capture, load_model
     from bitwright.report.zoo import reproduction_table
     from bitwright.zoo import recipe, row
+    from bitwright.zoo.reproduction import STATE
     from bitwright.zoo.reproduction import reproduce as run
     from bitwright.zoo.table import image_size_of
 
@@ -182,7 +184,7 @@ def reproduce(
     made = load_model(source, pretrained=weights is None, weights=weights, num_classes=len(images.classes))
     graph = capture(made, shape, name=source)
     kept = folder or Path("runs") / published.name
-    with bar(f"reproducing {published.name}") as progress:
+    with resumable(kept / STATE), bar(f"reproducing {published.name}") as progress:
         result = run(chosen, graph, images, folder=kept, resume=resume, progress=progress)
     note(f"wrote {kept}")
     show(result.to_dict(), as_json, lambda: reproduction_table(result))

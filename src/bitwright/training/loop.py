@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,7 +188,10 @@ class _Descent:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        self._accelerator.backward(loss)
+        with warnings.catch_warnings():
+            # Of kernels of one channel, whose two memory layouts are the same bytes.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            self._accelerator.backward(loss)
         self._optimizer.step()
 
 

@@ -16,6 +16,8 @@ from bitwright.training import Accuracy, evaluate, fine_tune, save_quantized
 from bitwright.zoo.recipes import Recipe
 from bitwright.zoo.registry import Row, published_scheme, row
 
+STATE = "training.state"
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -108,7 +110,7 @@ def reproduce(
         ranges="ema",
         act_range_momentum=recipe.act_range_momentum,
         free_norm=not recipe.fix_batch_norm,
-        checkpoint=None if kept is None else kept / "training.state",
+        checkpoint=None if kept is None else kept / STATE,
         resume=resume,
         progress=progress,
     )

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Work that is interrupted: what is kept of it, the command that goes on, and what would overwrite it without a word."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bitwright.errors import FileFormatError
+
+STATUS = 130
+"""Of a program that Ctrl-C ended: 128 and the number of the signal, as shells count."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C during work that is kept.
+
+    Args:
+        state: The file that it is kept in, if it got that far.
+        how: What to add to the command to go on.
+    """
+
+    def __init__(self, state: Path, how: Sequence[str]) -> None:
+        super().__init__(state)
+        self.state = state
+        self.how = tuple(how)
+
+    def advice(self, command: Sequence[str]) -> str:
+        """How to go on with what a command began.
+
+        >>> Interrupted(Path("."), ["--resume"]).advice(["bitwright", "train", "my net.graph", "-o", "x"])
+        "interrupted: go on with: bitwright train 'my net.graph' -o x --resume"
+        """
+        if not self.state.exists():
+            return "interrupted before anything was kept: start again."
+        more = () if set(self.how) <= set(command) else self.how
+        return f"interrupted: go on with: {shlex.join([*command, *more])}"
+
+
+@contextmanager
+def resumable(state: Path, how: Sequence[str] = ("--resume",)) -> Iterator[None]:
+    """Work that is kept in `state` from time to time: Ctrl-C becomes `Interrupted`."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(state, how) from error
+
+
+def refuse_unfinished(state: Path, resume: bool) -> None:
+    """Keep a new start from overwriting the state of an interrupted one.
+
+    Raises:
+        FileFormatError: If there is one, and it should not go on.
+    """
+    if state.exists() and not resume:
+        raise FileFormatError(
+            f"'{state}' holds the state of an interrupted run: add --resume to go on, or delete it to start anew."
+        )
