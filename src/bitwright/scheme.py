@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from bitwright.errors import BudgetError, SchemeError, unknown_name
+from bitwright.errors import BudgetError, FileFormatError, SchemeError, shown, unknown_name
 from bitwright.files import write_text
+from bitwright.reading import parse_yaml, read_text
 
 MIN_BITS, MAX_BITS = 2, 8
 RESIDUAL_BITS = (8, 16)
@@ -56,7 +57,7 @@ class Precision:
         match = re.fullmatch(r"[wW]([0-9]{1,3})[aA]([0-9]{1,3})|([0-9]{1,3})", str(text).strip())
         if match:
             return cls(int(match[1] or match[3]), int(match[2] or match[3]))
-        raise SchemeError(f"expected a precision such as W4A8, got '{text}'.")
+        raise SchemeError(f"expected a precision such as W4A8, got {shown(text)}.")
 
 
 @dataclass(frozen=True)
@@ -118,27 +119,37 @@ class Scheme:
         return {"name": self.name, "residual_bits": self.residual_bits, "layers": layers}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], where: str = "scheme") -> Scheme:
-        """The inverse of `to_dict`; unknown and missing keys are refused together."""
+    def from_dict(cls, fields: Any, where: str = "scheme") -> Scheme:
+        """The inverse of `to_dict`; `residual_bits` may be left out.
+
+        Raises:
+            FileFormatError: If keys are missing or unknown, or a value is no precision; all faults together.
+        """
+        if not isinstance(fields, Mapping):
+            raise FileFormatError(f"{where}: expected a mapping with 'name' and 'layers', got {shown(fields)}")
         known = {"name", "residual_bits", "layers"}
         faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in fields if key not in known]
         faults += [f"missing key '{key}'" for key in ("name", "layers") if key not in fields]
-        layers: dict[str, Precision] = {}
-        entries = fields.get("layers", {})
+        name, entries = fields.get("name", ""), fields.get("layers", {})
+        if not isinstance(name, str | int | float):
+            faults.append(f"'name' must be a text, got {shown(name)}")
         if not isinstance(entries, Mapping):
-            faults.append(f"'layers' must map layer names to precisions, got {type(entries).__name__}")
+            faults.append(f"'layers' must map layer names to precisions, got {shown(entries)}")
             entries = {}
-        for layer, text in entries.items():
+        layers: dict[str, Precision] = {}
+        for layer, precision in entries.items():
             try:
-                layers[str(layer)] = Precision.parse(text)
+                if isinstance(precision, bool) or not isinstance(precision, str | int):
+                    raise SchemeError(f"expected a precision such as W4A8, got {shown(precision)}")
+                layers[str(layer)] = Precision.parse(str(precision))
             except SchemeError as error:
                 faults.append(f"layer '{layer}': {str(error).removesuffix('.')}")
         residual_bits = fields.get("residual_bits", 8)
         if type(residual_bits) is not int or residual_bits not in RESIDUAL_BITS:
-            faults.append(f"residual_bits must be 8 or 16, got {residual_bits!r}")
+            faults.append(f"residual_bits must be 8 or 16, got {shown(residual_bits)}")
         if faults:
-            raise SchemeError(f"{where}: " + "; ".join(faults))
-        return cls(str(fields["name"]), layers, residual_bits)
+            raise FileFormatError(f"{where}: " + "; ".join(faults))
+        return cls(str(name), layers, residual_bits)
 
     def save(self, path: str | Path) -> None:
         """Write YAML, atomically."""
@@ -149,15 +160,9 @@ class Scheme:
         """Read YAML.
 
         Raises:
-            SchemeError: If the file is missing, is no YAML mapping, or has unknown keys.
+            FileFormatError: If the file is missing, is no YAML mapping, or is no scheme; all faults together.
         """
-        try:
-            fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SchemeError(f"cannot read a scheme from '{path}': {error}") from error
-        if not isinstance(fields, Mapping):
-            raise SchemeError(f"expected a mapping with 'name' and 'layers' in '{path}', got {type(fields).__name__}.")
-        return cls.from_dict(fields, where=str(path))
+        return cls.from_dict(parse_yaml(read_text(path, "a scheme"), f"a scheme from '{path}'"), where=str(path))
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,7 @@ class Budget:
         number = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
         match = re.fullmatch(rf"([a-z]+)_?{number}|([a-z]+)={number}(MB|G|ms)?", str(text).strip(), re.ASCII)
         if not match:
-            raise BudgetError(f"expected a budget such as size0.5 or bops=72G, got '{text}'.")
+            raise BudgetError(f"expected a budget such as size0.5 or bops=72G, got {shown(text)}.")
         kind = match[1] or match[3]
         kind = "size" if kind == "modelsize" else kind
         if match[5] and kind in BUDGET_UNITS and match[5] != BUDGET_UNITS[kind]:

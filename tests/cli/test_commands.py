@@ -179,7 +179,7 @@ def test_mistakes_cost_one_line(
     ("options", "message"),
     [
         (("--scheme", "W9A9"), "SchemeError: expected a scheme's file or a precision such as W4A4, got 'W9A9'"),
-        (("--scheme", "bad.yaml"), "SchemeError: bad.yaml: unknown key 'bits'"),
+        (("--scheme", "bad.yaml"), "FileFormatError: bad.yaml: unknown key 'bits'"),
         (
             ("--scheme", "W4A4", "-d", "mnist-6k"),
             "UnknownNameError: unknown data set 'mnist-6k': did you mean 'mnist-5k'?",

@@ -13,9 +13,11 @@ from typing import Any
 from bitwright.allocation.problem import Problem
 from bitwright.allocation.search import infeasible, resolve, solve
 from bitwright.allocation.usage import in_units
-from bitwright.errors import BitwrightError, BudgetError, FileFormatError
-from bitwright.files import read_json, write_json
+from bitwright.decode import value_of
+from bitwright.errors import BitwrightError, BudgetError, FileFormatError, reason, shown
+from bitwright.files import write_json
 from bitwright.progress import Progress, silent
+from bitwright.reading import read_json
 from bitwright.scheme import BUDGET_UNITS, Budget, Scheme
 
 
@@ -84,14 +86,18 @@ class ParetoFrontier:
         """
         try:
             if fields["kind"] not in BUDGET_UNITS:
-                raise FileFormatError(f"unknown kind of budget '{fields['kind']}'")
+                raise FileFormatError(f"unknown kind of budget {shown(fields['kind'])}")
             points = tuple(
-                FrontierPoint(Scheme.from_dict(point["scheme"]), float(point["objective"]), int(point["used_whole"]))
+                FrontierPoint(
+                    Scheme.from_dict(point["scheme"]),
+                    value_of(float, point["objective"], "'objective'"),
+                    value_of(int, point["used_whole"], "'used_whole'"),
+                )
                 for point in fields["points"]
             )
             return cls(fields["kind"], points, tuple(Budget.parse(text) for text in fields["budgets"]))
-        except (BitwrightError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(f"{where}: malformed frontier: {error!r}") from error
+        except (BitwrightError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{where}: malformed frontier: {reason(error)}") from error
 
     def save(self, path: str | Path) -> None:
         """Write JSON, atomically."""

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bitwright.allocation.shapes import LayerShape, layer_shapes, parse_shape
-from bitwright.errors import FileFormatError, SchemeError, UnknownNameError, unknown_name
-from bitwright.files import read_json, write_json
+from bitwright.decode import MAX_INTEGER
+from bitwright.errors import FileFormatError, SchemeError, UnknownNameError, shown, unknown_name
+from bitwright.files import write_json
 from bitwright.graph import Graph
+from bitwright.reading import read_json
 from bitwright.scheme import Precision
 
 Latencies = Mapping[Precision, float]
@@ -111,10 +113,10 @@ class LatencyTable:
         faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in fields if key not in known]
         faults += [f"missing key '{key}'" for key in sorted(required - set(fields))]
         if fields.get("unit", "ms") != "ms":
-            faults.append(f"'unit' must be ms, got {fields['unit']!r}")
+            faults.append(f"'unit' must be ms, got {shown(fields['unit'])}")
         batch = fields.get("batch", 1)
         if type(batch) is not int or batch < 1:
-            faults.append(f"'batch' must be a whole number of at least 1, got {batch!r}")
+            faults.append(f"'batch' must be a whole number of at least 1, got {shown(batch)}")
         uncounted, entries = fields.get("uncounted", []), fields.get("entries", [])
         for key, value in (("uncounted", uncounted), ("entries", entries)):
             if not isinstance(value, list):
@@ -162,11 +164,11 @@ def _read_entry(entry: Any, by_layer: dict[str, Latencies], by_shape: dict[Layer
         got = ", ".join(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
         raise FileFormatError(f"expected 'latency_ms' and either 'layer' or 'shape', got {got}.")
     if not isinstance(entry["latency_ms"], Mapping):
-        raise FileFormatError(f"'latency_ms' must map precisions to milliseconds, got {entry['latency_ms']!r}.")
+        raise FileFormatError(f"'latency_ms' must map precisions to milliseconds, got {shown(entry['latency_ms'])}.")
     latencies: dict[Precision, float] = {}
     for text, ms in entry["latency_ms"].items():
-        if isinstance(ms, bool) or not isinstance(ms, int | float):
-            raise FileFormatError(f"'latency_ms' at {text} must be a number, got {ms!r}.")
+        if isinstance(ms, bool) or not isinstance(ms, int | float) or (isinstance(ms, int) and ms > MAX_INTEGER):
+            raise FileFormatError(f"'latency_ms' at {text} must be a number, got {shown(ms)}.")
         latencies[Precision.parse(text)] = float(ms)
     if "layer" in entry:
         _add(by_layer, str(entry["layer"]), latencies)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.allocation.usage import in_units, show
-from bitwright.errors import BitwrightError, FileFormatError, unknown_name
-from bitwright.files import read_json, write_json
+from bitwright.decode import value_of
+from bitwright.errors import BitwrightError, FileFormatError, reason, unknown_name
+from bitwright.errors import shown as shown_value
+from bitwright.files import write_json
+from bitwright.reading import read_json
 from bitwright.scheme import Budget, Precision, Scheme
 
 
@@ -173,21 +176,31 @@ class Allocation:
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
         try:
-            return cls(
+            found = cls(
                 Scheme.from_dict(fields["scheme"]),
-                float(fields["objective"]),
+                value_of(float, fields["objective"], "'objective'"),
                 tuple(
-                    BudgetUse(Budget.parse(use["budget"]), int(use["used_whole"]), int(use["limit_whole"]))
+                    BudgetUse(
+                        Budget.parse(use["budget"]),
+                        value_of(int, use["used_whole"], "'used_whole'"),
+                        value_of(int, use["limit_whole"], "'limit_whole'"),
+                    )
                     for use in fields["budgets"]
                 ),
                 None if fields["second"] is None else Scheme.from_dict(fields["second"]),
-                None if fields["second_objective"] is None else float(fields["second_objective"]),
+                value_of(float | None, fields["second_objective"], "'second_objective'"),
                 tuple(_read_change(change) for change in fields["changes"]),
-                tuple(map(str, fields["pinned"])),
-                tuple(map(str, fields["unconverged"])),
+                value_of(tuple[str, ...], fields["pinned"], "'pinned'"),
+                value_of(tuple[str, ...], fields["unconverged"], "'unconverged'"),
             )
-        except (BitwrightError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(f"{where}: malformed: {error}") from error
+        except (BitwrightError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{where}: malformed: {reason(error)}") from error
+        for scheme in (found.second, *(change.layers for change in found.changes)):
+            layers = scheme.layers if isinstance(scheme, Scheme) else scheme
+            if layers is not None and not set(layers) <= set(found.scheme.layers):
+                odd = sorted(set(layers) - set(found.scheme.layers))[0]
+                raise FileFormatError(f"{where}: the scheme has no layer {shown_value(odd)}, of which others tell.")
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write JSON, atomically."""
@@ -207,7 +220,7 @@ def _read_change(fields: Any) -> Change:
     layers = fields["layers"]
     if layers is not None:
         layers = {str(layer): Precision.parse(text) for layer, text in layers.items()}
-    return Change(float(fields["factor"]), layers)
+    return Change(value_of(float, fields["factor"], "'factor'"), layers)
 
 
 def _shown(layers: Mapping[str, Precision]) -> str:

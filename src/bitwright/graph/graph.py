@@ -11,11 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from bitwright.errors import CaptureError, FileFormatError, unknown_name
+from bitwright.decode import decode
+from bitwright.errors import CaptureError, FileFormatError, shown, unknown_name
 from bitwright.files import write_bytes
 from bitwright.graph import nodes as node_module
 from bitwright.graph.nodes import Bounds, Input, Layer, Node, Norm
-from bitwright.graph.tensors_file import read_tensors, serialize
+from bitwright.graph.shapes import check_shapes
+from bitwright.graph.tensors_file import read_structure, serialize
 
 FORMAT = "bitwright.graph.1"
 
@@ -41,11 +43,11 @@ class Graph:
         for node in self.nodes:
             missing = [name for name in node.inputs if name not in known]
             if missing or node.name in known:
-                fault = f"reads '{missing[0]}' before it is made" if missing else "appears twice"
+                fault = f"reads {shown(missing[0])} before it is made" if missing else "appears twice"
                 raise CaptureError(f"malformed graph of {self.model}: node '{node.name}' {fault}.")
             known.add(node.name)
         if self.output not in known:
-            raise CaptureError(f"malformed graph of {self.model}: its output '{self.output}' is no node.")
+            raise CaptureError(f"malformed graph of {self.model}: its output {shown(self.output)} is no node.")
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -98,9 +100,20 @@ class Graph:
         return {"model": self.model, "output": self.output, "nodes": [node_to_dict(node) for node in self.nodes]}
 
     @classmethod
-    def from_dict(cls, structure: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> Graph:
-        nodes = tuple(node_from_dict(entry) for entry in structure["nodes"])
-        return cls(structure["model"], nodes, structure["output"], parameters)
+    def from_dict(cls, structure: Any, parameters: Mapping[str, Tensor], where: str = "graph") -> Graph:
+        """The inverse of `to_dict`.
+
+        Raises:
+            FileFormatError: If keys are missing or unknown, a value is of another type, or the nodes make no network of these
+                parameters: all is looked at here, nothing is left to the first use.
+        """
+        entries = structure.get("nodes") if isinstance(structure, Mapping) else None
+        if not isinstance(entries, list):
+            raise FileFormatError(f"{where}: expected a mapping with a list of 'nodes', got {shown(structure)}")
+        nodes = tuple(node_from_dict(entry, f"{where}: node {number}") for number, entry in enumerate(entries))
+        found = decode(cls, structure, where, {"nodes": nodes, "parameters": parameters})
+        check_shapes(found, where)
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write structure and tensors as one safetensors file, atomically."""
@@ -113,8 +126,8 @@ class Graph:
         Raises:
             FileFormatError: If the file is missing, damaged, or no graph.
         """
-        tensors, metadata = read_tensors(path, FORMAT)
-        return cls.from_dict(json.loads(metadata["graph"]), tensors)
+        tensors, structure = read_structure(path, FORMAT, "graph")
+        return cls.from_dict(structure, tensors, where=f"'{path}'")
 
 
 def node_to_dict(node: Node) -> dict[str, Any]:
@@ -128,23 +141,17 @@ def node_to_dict(node: Node) -> dict[str, Any]:
     return entry
 
 
-def node_from_dict(entry: Mapping[str, Any]) -> Node:
-    """The inverse of `node_to_dict`."""
-    kind = getattr(node_module, str(entry.get("op")), None)
+def node_from_dict(entry: Any, where: str = "node") -> Node:
+    """The inverse of `node_to_dict`.
+
+    Raises:
+        FileFormatError: If there is no such operation, or a value is missing, unknown or of another type.
+    """
+    op = entry.get("op") if isinstance(entry, Mapping) else None
+    kind = getattr(node_module, op, None) if isinstance(op, str) else None
     if not (isinstance(kind, type) and issubclass(kind, Node)):
-        raise FileFormatError(
-            f"unknown operation '{entry.get('op')}' in a saved graph; known: {', '.join(operations())}."
-        )
-    values: dict[str, Any] = {}
-    for name, value in entry.items():
-        if name == "op":
-            continue
-        if name == "norm" and value is not None:
-            value = Norm(**value)
-        elif name == "bounds" and value is not None:
-            value = Bounds(**value)
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+        raise FileFormatError(f"{where}: unknown operation {shown(op)}; known: {', '.join(operations())}.")
+    return decode(kind, {key: value for key, value in entry.items() if key != "op"}, where)
 
 
 def operations() -> list[str]:

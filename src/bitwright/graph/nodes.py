@@ -7,6 +7,7 @@ execution, fake quantization, lowering, …) is a `functools.singledispatch` fun
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,11 @@ class Bounds:
 
     minimum: float | None
     maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        # An infinite bound is none; JSON could not say it.
+        object.__setattr__(self, "minimum", None if self.minimum == -math.inf else self.minimum)
+        object.__setattr__(self, "maximum", None if self.maximum == math.inf else self.maximum)
 
     @property
     def non_negative(self) -> bool:

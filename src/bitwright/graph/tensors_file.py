@@ -20,6 +20,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bitwright.errors import FileFormatError
+from bitwright.reading import parse_json, read_bytes, require_file
+
+MAX_HEADER_BYTES = 100_000_000
+"""Of the format itself."""
 
 
 def serialize(tensors: Mapping[str, Tensor], format_name: str, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -54,17 +58,30 @@ def read_format(path: str | Path) -> str | None:
     Raises:
         FileFormatError: If the file is missing, or is no safetensors file.
     """
+    require_file(path)
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            # A header is some kilobytes; a length beyond the file is that of another kind of file.
-            if length > Path(path).stat().st_size:
-                raise ValueError("its header is longer than the file")
-            return _metadata(json.loads(file.read(length))).get("format")
+            # The length in another kind of file is that of nothing.
+            if length > min(MAX_HEADER_BYTES, Path(path).stat().st_size):
+                raise FileFormatError(
+                    f"'{path}' is no complete safetensors file (its header is too long): write it again."
+                )
+            return _metadata(_header(file.read(length), path), path).get("format")
     except OSError as error:
         raise FileFormatError(f"cannot read '{path}': {error.strerror or error}.") from error
-    except (ValueError, AttributeError) as error:
-        raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
+
+
+def read_structure(path: str | Path, format_name: str, key: str) -> tuple[dict[str, Tensor], Any]:
+    """The tensors of a file made by `serialize`, and the JSON value of one of its metadata.
+
+    Raises:
+        FileFormatError: If the file is missing, truncated, altered, of another format, or without this JSON.
+    """
+    tensors, metadata = read_tensors(path, format_name)
+    if key not in metadata:
+        raise FileFormatError(f"'{path}' has no '{key}' in its metadata: write it again.")
+    return tensors, parse_json(metadata[key], f"the {key} in '{path}'")
 
 
 def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -73,15 +90,12 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
     Raises:
         FileFormatError: If the file is missing, truncated, altered, or of another format.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise FileFormatError(f"cannot read '{path}': {error.strerror or error}.") from error
+    data = read_bytes(path)
     try:
         found_tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header = _header(data[8 : 8 + int.from_bytes(data[:8], "little")], path)
         tensors = {name: found_tensors[name] for name in header if name != "__metadata__"}
-        metadata = _metadata(header)
+        metadata = _metadata(header, path)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
     found = metadata.get("format")
@@ -93,8 +107,18 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
     return tensors, metadata
 
 
-def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
-    return dict(header.get("__metadata__", {}))
+def _header(text: bytes, path: str | Path) -> dict[str, Any]:
+    found = parse_json(text, f"the header of '{path}', which is no complete safetensors file")
+    if not isinstance(found, dict):
+        raise FileFormatError(f"'{path}' is no safetensors file: write it again.")
+    return found
+
+
+def _metadata(header: Mapping[str, Any], path: str | Path) -> dict[str, str]:
+    entries = header.get("__metadata__", {})
+    if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
+        raise FileFormatError(f"'{path}' is no safetensors file: write it again.")
+    return entries
 
 
 def _digest(tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> str:

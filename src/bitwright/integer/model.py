@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bitwright.errors import FileFormatError
+from bitwright.decode import decode, value_of
+from bitwright.errors import FileFormatError, LoweringError, shown
 from bitwright.files import write_bytes
 from bitwright.graph import nodes as graph_nodes
 from bitwright.graph.nodes import Node
-from bitwright.graph.tensors_file import read_tensors, serialize
+from bitwright.graph.tensors_file import read_structure, serialize
 from bitwright.integer import ops as integer_ops
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
 from bitwright.integer.packing import pack, pack_bytes, unpack, unpack_bytes
 from bitwright.integer.quant_params import QuantParams
+from bitwright.integer.shapes import check_shapes
 from bitwright.scheme import Scheme
 
 FORMAT = "bitwright.integer.1"
@@ -90,20 +92,28 @@ class IntegerModel:
         Raises:
             FileFormatError: If the file is missing, truncated, altered, or no integer model.
         """
-        tensors, metadata = read_tensors(path, FORMAT)
-        try:
-            structure = json.loads(metadata["structure"])
-            return cls(
-                model=structure["model"],
-                scheme=Scheme.from_dict(structure["scheme"], where=str(path)),
-                ops=tuple(_op(entry, tensors) for entry in structure["ops"]),
-                formats={name: QuantParams(**params) for name, params in structure["formats"].items()},
-                output=structure["output"],
-                output_unit=tensors["output_unit"].numpy(),
-                facts=structure["facts"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(f"'{path}' is no integer model that this version can read: {error!r}.") from error
+        tensors, structure = read_structure(path, FORMAT, "structure")
+        where = f"'{path}'"
+        found = decode(_Structure, structure, where)
+        ops = tuple(_op(entry, tensors, f"{where}: operation {number}") for number, entry in enumerate(found.ops))
+        unit = tensors.get("output_unit")
+        if unit is None or unit.dtype != torch.float64 or unit.dim() != 1 or not bool(unit.isfinite().all()):
+            raise FileFormatError(f"{where}: expected the array 'output_unit', finite float64 numbers in one axis.")
+        check_shapes(ops, found.formats, found.output, unit.numpy(), where)
+        scheme = Scheme.from_dict(found.scheme, where)
+        return cls(found.model, scheme, ops, found.formats, found.output, unit.numpy(), found.facts)
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """The JSON in the file."""
+
+    model: str
+    scheme: Mapping[str, object]
+    ops: tuple[Mapping[str, object], ...]
+    formats: Mapping[str, QuantParams]
+    output: str
+    facts: Mapping[str, object]
 
 
 def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -125,24 +135,74 @@ def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:
     return entry
 
 
-def _op(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Node:
+@dataclass(frozen=True)
+class _Range:
+    """What the JSON says of a rescaling."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class _Shaped:
+    """What the JSON says of weights."""
+
+    shape: tuple[int, ...]
+
+
+def _op(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Node:
     """The inverse of `_entry`."""
-    kind = getattr(integer_ops, entry["op"], None) or getattr(graph_nodes, entry["op"], None)
-    if not (isinstance(kind, type) and issubclass(kind, Node)):
-        raise FileFormatError(f"unknown operation '{entry['op']}' in an integer model.")
-    values: dict[str, Any] = {}
-    name = entry["name"]
-    for item in dataclasses.fields(kind):
-        value = entry[item.name]
-        if item.name == "rescale" and value is not None:
-            multipliers = Multipliers(
-                unpack_bytes(tensors[f"{name}.multiplier"].numpy(), signed=False),
-                unpack_bytes(tensors[f"{name}.shift"].numpy(), signed=False).astype(np.int32),
-            )
-            value = Rescale(multipliers, value["low"], value["high"])
-        elif item.name == "weight":
-            value = unpack(tensors[f"{name}.weight"].numpy(), tuple(value["shape"]), entry["weight_bits"], signed=True)
-        elif item.name == "bias" and value is not None:
-            value = unpack_bytes(tensors[f"{name}.bias"].numpy(), signed=True).astype(np.int32)
-        values[item.name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+    op, name = entry.get("op"), entry.get("name")
+    kind = (getattr(integer_ops, op, None) or getattr(graph_nodes, op, None)) if isinstance(op, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, Node)) or not isinstance(name, str):
+        raise FileFormatError(f"{where}: unknown operation {shown(op)} with the name {shown(name)}.")
+    held = {item.name for item in dataclasses.fields(kind)} & set(_READERS) & set(entry)
+    try:
+        arrays = {item: _READERS[item](entry, lambda part: _array(tensors, f"{name}.{part}")) for item in held}
+    except (FileFormatError, LoweringError) as error:
+        raise FileFormatError(f"{where}, {shown(name)}: {error}") from error
+    return decode(kind, {key: value for key, value in entry.items() if key != "op"}, where, arrays)
+
+
+Find = Callable[[str], npt.NDArray[Any]]
+"""An array of an operation, by what it is."""
+
+
+def _read_rescale(entry: Mapping[str, Any], find: Find) -> Rescale | None:
+    if entry["rescale"] is None:
+        return None
+    limits = decode(_Range, entry["rescale"], "'rescale'")
+    multiplier, shift = (unpack_bytes(find(part), signed=False) for part in ("multiplier", "shift"))
+    _require_int32(shift)
+    return Rescale(Multipliers(multiplier, shift.astype(np.int32)), limits.low, limits.high)
+
+
+def _read_weight(entry: Mapping[str, Any], find: Find) -> npt.NDArray[np.integer[Any]]:
+    shape = decode(_Shaped, entry["weight"], "'weight'").shape
+    bits = value_of(int, entry.get("weight_bits"), "'weight_bits'")
+    return unpack(find("weight"), shape, bits, signed=True)
+
+
+def _read_bias(entry: Mapping[str, Any], find: Find) -> npt.NDArray[np.int32]:
+    bias = unpack_bytes(find("bias"), signed=True)
+    _require_int32(bias)
+    return bias.astype(np.int32)
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any], Find], Any]] = {
+    "rescale": _read_rescale, "weight": _read_weight, "bias": _read_bias,
+}  # fmt: skip
+"""The fields of operations that have arrays in the file."""
+
+
+def _require_int32(values: npt.NDArray[np.int64]) -> None:
+    limits = np.iinfo(np.int32)
+    if values.size and not (limits.min <= values.min() and values.max() <= limits.max):
+        raise FileFormatError(f"expected 32-bit integers, got {values.min()} to {values.max()}.")
+
+
+def _array(tensors: Mapping[str, Tensor], name: str) -> npt.NDArray[Any]:
+    """An array of the file."""
+    if name not in tensors or tensors[name].dtype != torch.uint8:
+        raise FileFormatError(f"the array '{name}' is missing, or of another type than bytes.")
+    return np.asarray(tensors[name].numpy())

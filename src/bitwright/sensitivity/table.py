@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bitwright.errors import FileFormatError, UnknownNameError, unknown_name
-from bitwright.files import read_json, write_json
+from bitwright.errors import FileFormatError, UnknownNameError, shown, unknown_name
+from bitwright.files import write_json
+from bitwright.reading import read_json
 from bitwright.scheme import Precision
 
 
@@ -125,31 +127,31 @@ class LayerSensitivity:
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
         faults = [
-            f"'{name}' must be a finite number, got {entry[name]!r}"
+            f"'{name}' must be a finite number, got {shown(entry[name])}"
             for name in ("trace", "trace_standard_error")
             if not _is_finite(entry[name])
         ]
         spread = entry["data_standard_error"]
         if spread is not None and not _is_finite(spread):
-            faults.append(f"'data_standard_error' must be a finite number or null, got {spread!r}")
+            faults.append(f"'data_standard_error' must be a finite number or null, got {shown(spread)}")
         faults += [
-            f"'{name}' must be a whole number, at least {least}, got {entry[name]!r}"
+            f"'{name}' must be a whole number, at least {least}, got {shown(entry[name])}"
             for name, least in (("parameters", 1), ("probes", 0))
             if type(entry[name]) is not int or entry[name] < least
         ]
         if not isinstance(entry["converged"], bool):
-            faults.append(f"'converged' must be true or false, got {entry['converged']!r}")
+            faults.append(f"'converged' must be true or false, got {shown(entry['converged'])}")
         perturbation: dict[int, float] = {}
         increase: dict[int, tuple[float, float]] = {}
         activations: LayerSensitivity | None = None
         try:
             perturbation = {int(bits): _finite(value) for bits, value in entry["perturbation"].items()}
         except (AttributeError, TypeError, ValueError):
-            faults.append(f"'perturbation' must map bit widths to finite numbers, got {entry['perturbation']!r}")
+            faults.append(f"'perturbation' must map bit widths to finite numbers, got {shown(entry['perturbation'])}")
         try:
             increase = {int(bits): (_finite(mean), _finite(se)) for bits, (mean, se) in entry["increase"].items()}
         except (AttributeError, TypeError, ValueError):
-            faults.append(f"'increase' must map bit widths to pairs of finite numbers, got {entry['increase']!r}")
+            faults.append(f"'increase' must map bit widths to pairs of finite numbers, got {shown(entry['increase'])}")
         if entry["activations"] is not None:
             try:
                 activations = cls.from_dict(entry["activations"], "activations")
@@ -238,7 +240,7 @@ class SensitivityTable:
         ]
         batch, seed = entry["batch"], entry["seed"]
         if type(batch) is not int or type(seed) is not int:
-            faults.append(f"'batch' and 'seed' must be whole numbers, got {batch!r} and {seed!r}")
+            faults.append(f"'batch' and 'seed' must be whole numbers, got {shown(batch)} and {shown(seed)}")
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
         return cls(tuple(layers), str(entry["metric"]), str(entry["model"]), str(entry["data"]), batch, seed)
@@ -259,13 +261,13 @@ class SensitivityTable:
 
 def _is_finite(value: Any) -> bool:
     """Whether `value` is a number, as JSON has them, and neither infinite nor NaN."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _finite(value: Any) -> float:
     """`value` as a float, or a ValueError."""
     if not _is_finite(value):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{shown(value)} is no finite number")
     return float(value)
 
 

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from bitwright.decode import decode
+from bitwright.errors import FileFormatError, SchemeError
 from bitwright.files import write_bytes
 from bitwright.graph.graph import Graph
-from bitwright.graph.tensors_file import read_tensors, serialize
+from bitwright.graph.tensors_file import read_structure, serialize
 from bitwright.quantizer.plan import plan
 from bitwright.scheme import Scheme
 from bitwright.training.model import QuantizedModel
@@ -16,6 +20,21 @@ from bitwright.training.quantizers import Ranges
 from bitwright.training.state import load_weights
 
 MODEL_FORMAT = "bitwright.quantized.1"
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """The JSON in the file of a QuantizedModel."""
+
+    graph: Mapping[str, object]
+    scheme: Mapping[str, object]
+    ranges: Ranges
+    momentum: float
+    free_norm: bool
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.momentum <= 1:
+            raise FileFormatError(f"'momentum' must be at most 1, got {self.momentum}")
 
 
 def save_quantized(path: str | Path, model: QuantizedModel) -> None:
@@ -36,17 +55,17 @@ def load_quantized(path: str | Path) -> QuantizedModel:
     Raises:
         FileFormatError: If the file is missing, damaged, or no quantized model.
     """
-    tensors, metadata = read_tensors(path, MODEL_FORMAT)
-    structure = json.loads(metadata["structure"])
+    tensors, structure = read_structure(path, MODEL_FORMAT, "structure")
+    where = f"'{path}'"
+    found = decode(_Structure, structure, where)
     prefix = "network."
     parameters = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    graph = Graph.from_dict(structure["graph"], parameters)
-    scheme = Scheme.from_dict(structure["scheme"], where=str(path))
-    model = QuantizedModel(
-        plan(graph, scheme),
-        Ranges(structure["ranges"]),
-        momentum=structure["momentum"],
-        free_norm=structure["free_norm"],
-    )
+    graph = Graph.from_dict(found.graph, parameters, where)
+    scheme = Scheme.from_dict(found.scheme, where)
+    try:
+        planned = plan(graph, scheme)
+    except SchemeError as error:
+        raise FileFormatError(f"{where}: {error}") from error
+    model = QuantizedModel(planned, found.ranges, momentum=found.momentum, free_norm=found.free_norm)
     load_weights(model, tensors, path)
     return model.eval()

@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
-from bitwright.errors import SchemeError, unknown_name
+from bitwright.decode import MAX_INTEGER
+from bitwright.errors import FileFormatError, SchemeError, shown, unknown_name
 from bitwright.files import write_text
+from bitwright.reading import parse_yaml
 from bitwright.training import TrainSettings
 from bitwright.zoo.registry import data_text, row
 
@@ -74,7 +76,10 @@ class Recipe:
             if not equals:
                 faults.append(f"expected KEY=VALUE, got '{assignment}'")
             else:
-                values[key.strip()] = yaml.safe_load(text)
+                try:
+                    values[key.strip()] = parse_yaml(text, f"'{key.strip()}'")
+                except FileFormatError as error:
+                    faults.append(str(error).removesuffix("."))
         faults += _faults({"row": self.row, **values})
         if faults:
             raise SchemeError(f"recipe of {self.row}: " + "; ".join(faults) + ".")
@@ -100,12 +105,10 @@ def parse_recipe(text: str, where: str) -> Recipe:
     """Read a recipe from YAML.
 
     Raises:
+        FileFormatError: If it is no YAML.
         SchemeError: If it is no mapping, has unknown keys, or values out of range; all faults together.
     """
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SchemeError(f"cannot read the recipe '{where}': {error}") from error
+    found = parse_yaml(text, f"the recipe '{where}'")
     if not isinstance(found, Mapping):
         raise SchemeError(f"expected a mapping in the recipe '{where}', got {type(found).__name__}.")
     if faults := _faults(found):
@@ -129,9 +132,9 @@ def _faults(values: Mapping[str, Any]) -> list[str]:
         if kind is None:
             continue
         if type(value) not in allowed:
-            faults.append(f"'{key}' must be of type {kind.__name__}, got {value!r}")
-        elif kind in (int, float) and value < 0:
-            faults.append(f"'{key}' must be at least 0, got {value}")
+            faults.append(f"'{key}' must be of type {kind.__name__}, got {shown(value)}")
+        elif kind in (int, float) and not 0 <= value <= MAX_INTEGER:
+            faults.append(f"'{key}' must be at least 0 and at most {MAX_INTEGER}, got {shown(value)}")
         elif key == "data_fraction" and not 0 < value <= 1:
             faults.append(f"'data_fraction' must be above 0 and at most 1, got {value}")
         elif key in ("batch_size", "learning_rate") and value <= 0:

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Whether the operations of an integer model make a network: tensors, arrays and formats are there, and shapes agree.
+
+What the integers are worth, and that no sum overflows, is another question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitwright.errors import FileFormatError, reason
+from bitwright.graph.execute import rearrange
+from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.integer.ops import (
+    Accumulate,
+    IntegerAdd,
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerFloorAvgPool2d,
+    IntegerLinear,
+    IntegerRequantize,
+    Quantize,
+    ReciprocalQuantize,
+    Rescale,
+)
+from bitwright.integer.quant_params import QuantParams
+
+
+def check_shapes(
+    ops: Sequence[Node],
+    formats: Mapping[str, QuantParams],
+    output: str,
+    output_unit: npt.NDArray[object],  # type: ignore[type-var]
+    where: str,
+) -> None:
+    """Run a model on shapes alone, without computing a number.
+
+    Raises:
+        FileFormatError: If the first operation is not the only one that reads images, a tensor or its format is missing or
+            named twice, or an operation makes another shape than it says; names the operation.
+    """
+    made: dict[str, Tensor] = {}
+    raw: set[str] = set()  # accumulators, which have no format
+    for number, op in enumerate(ops):
+        here = f"{where}: operation {number}, '{op.name}'"
+        if isinstance(op, Quantize | ReciprocalQuantize) != (number == 0) or op.name in made:
+            raise FileFormatError(f"{here}: expected one operation that reads images, the first, and each name once.")
+        missing = [name for name in op.inputs if name not in made]
+        if missing:
+            raise FileFormatError(f"{here} reads '{missing[0]}' before it is made.")
+        moves = isinstance(op, MaxPool2d | Flatten | Slice | ChannelShuffle | Concat)
+        if any(name in raw for name in op.inputs) and not moves:
+            raise FileFormatError(f"{here} reads accumulators, which have no format.")
+        if (isinstance(op, Accumulate) and op.rescale is None) or any(name in raw for name in op.inputs):
+            raw.add(op.name)
+        elif op.name not in formats:
+            raise FileFormatError(f"{here} has no format.")
+        try:
+            made[op.name] = shape_of(op, [made[name] for name in op.inputs])
+        except Exception as error:  # PyTorch has many types for values that make no sense
+            raise FileFormatError(f"{here} does not fit its inputs or arrays ({reason(error)}).") from error
+        if tuple(made[op.name].shape[1:]) != op.shape:
+            raise FileFormatError(f"{here} makes {tuple(made[op.name].shape[1:])}, but says {op.shape}.")
+    if output not in made:
+        raise FileFormatError(f"{where}: its output '{output}' is no operation.")
+    if output_unit.shape not in ((1,), made[output].shape[1:2]):
+        raise FileFormatError(f"{where}: expected one output unit, or one a class, got shape {output_unit.shape}.")
+
+
+@singledispatch
+def shape_of(op: Node, inputs: list[Tensor]) -> Tensor:
+    """The result of an operation on tensors without values."""
+    raise NotImplementedError(f"{type(op).__name__} is no operation on integers")
+
+
+@shape_of.register(Quantize)
+@shape_of.register(ReciprocalQuantize)
+def _(op: Quantize | ReciprocalQuantize, inputs: list[Tensor]) -> Tensor:
+    if len(op.shape) != 3 or min(op.shape) < 1 or inputs:
+        raise ValueError("images have channels, height and width")
+    return torch.empty((1, *op.shape), device="meta")
+
+
+@shape_of.register
+def _(op: IntegerConv2d, inputs: list[Tensor]) -> Tensor:
+    (values,) = inputs
+    weight, bias = _arrays(op)
+    return rescaled(F.conv2d(values, weight, bias, op.stride, op.padding, op.dilation, op.groups), op.rescale)
+
+
+@shape_of.register
+def _(op: IntegerLinear, inputs: list[Tensor]) -> Tensor:
+    (values,) = inputs
+    weight, bias = _arrays(op)
+    return rescaled(F.linear(values, weight, bias), op.rescale)
+
+
+def _arrays(op: IntegerConv2d | IntegerLinear) -> tuple[Tensor, Tensor]:
+    """Weight and bias, which shapes alone do not compare in PyTorch."""
+    if op.bias.shape != op.weight.shape[:1]:
+        raise ValueError(f"weights of shape {op.weight.shape} with biases of shape {op.bias.shape}")
+    return torch.empty(op.weight.shape, device="meta"), torch.empty(op.bias.shape, device="meta")
+
+
+@shape_of.register(IntegerAvgPool2d)
+@shape_of.register(IntegerFloorAvgPool2d)
+def _(op: IntegerAvgPool2d | IntegerFloorAvgPool2d, inputs: list[Tensor]) -> Tensor:
+    (values,) = inputs
+    sums = F.avg_pool2d(values, op.kernel, op.stride, op.padding)
+    return rescaled(sums, op.rescale) if isinstance(op, IntegerAvgPool2d) else sums
+
+
+@shape_of.register
+def _(op: IntegerAdd, inputs: list[Tensor]) -> Tensor:
+    first, second = inputs
+    if first.shape != second.shape or not 0 <= op.shift <= 62 or op.low > op.high:
+        raise ValueError("two tensors of one shape, a shift of 0 to 62 and a range are needed")
+    return first
+
+
+@shape_of.register
+def _(op: IntegerRequantize, inputs: list[Tensor]) -> Tensor:
+    (values,) = inputs
+    return rescaled(values, op.rescale)
+
+
+@shape_of.register
+def _(op: Concat, inputs: list[Tensor]) -> Tensor:
+    return torch.cat(inputs, 1)
+
+
+@shape_of.register(MaxPool2d)
+@shape_of.register(Flatten)
+@shape_of.register(Slice)
+@shape_of.register(ChannelShuffle)
+def _(op: Node, inputs: list[Tensor]) -> Tensor:
+    (values,) = inputs
+    return rearrange(op, values)
+
+
+def rescaled(values: Tensor, rescale: Rescale | None) -> Tensor:
+    """What a rescaling makes: the same shape, if there is one multiplier, or one a channel."""
+    if rescale is not None and len(rescale.multipliers) not in (1, values.shape[1]):
+        raise ValueError(f"{len(rescale.multipliers)} multipliers for {values.shape[1]} channels")
+    if rescale is not None and rescale.low > rescale.high:
+        raise ValueError(f"a range from {rescale.low} to {rescale.high}")
+    return values
