@@ -22,8 +22,8 @@ MAX_INTEGER = 2**63 - 1
 def decode(kind: type[Record], value: Any, where: str, given: Mapping[str, Any] | None = None) -> Record:
     """Make a dataclass from a mapping of JSON values.
 
-    Hints may be object (whatever JSON has), bool, int, float, str, None, enumerations of texts, unions, tuples, mappings with
-    names for keys, and dataclasses. Numbers are finite, whole ones are those of 64 bits, and true is no number.
+    Hints may be object (whatever JSON has), bool, int, float, str, None, enumerations of texts, unions, tuples, lists,
+    mappings with names for keys, and dataclasses. Numbers are finite, whole ones are those of 64 bits, and true is no number.
 
     Args:
         kind: The dataclass.
@@ -92,6 +92,8 @@ def value_of(hint: Any, value: Any, where: str) -> Any:
             return value_of(others[0], value, where)
     elif origin is tuple:
         return _items(arguments, value, where)
+    elif origin is list:
+        return list(_items((arguments[0], ...), value, where))
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         if isinstance(value, Mapping):
             return {str(key): value_of(arguments[1], entry, f"{where} of {shown(key)}") for key, entry in value.items()}
@@ -145,4 +147,4 @@ def _expected(hint: Any) -> str:
         return " or ".join(map(_expected, get_args(hint)))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return " or ".join(f"'{choice.value}'" for choice in hint)
-    return _PLAIN.get(hint, "a list" if origin is tuple else "a mapping")
+    return _PLAIN.get(hint, "a list" if origin in (tuple, list) else "a mapping")

@@ -14,6 +14,7 @@ from torch import Tensor
 from bitwright.errors import FileFormatError
 from bitwright.files import write_bytes
 from bitwright.graph.tensors_file import read_tensors, serialize
+from bitwright.reading import parse_json
 
 _SHOWN = 5
 
@@ -71,7 +72,9 @@ class StateFile:
             return None
         tensors, metadata = read_tensors(self.path, self._format)
         try:
-            stored, progress = json.loads(metadata["settings"]), json.loads(metadata["progress"])
+            stored, progress = (
+                parse_json(metadata[key], f"the {key} in '{self.path}'") for key in ("settings", "progress")
+            )
             found = list(differences(stored, self._settings, self._growing))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"'{self.path}' holds no state that this version can read ({error!r}).") from error

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitwright.decode import decode
 from bitwright.errors import FileFormatError
 from bitwright.graph.state_file import StateFile
 from bitwright.sensitivity.processes import from_main
@@ -109,10 +110,7 @@ class TrainingFile:
         tensors, progress = found
         self._restore(tensors)
         self.kept = True
-        try:
-            return Progressed(**progress)
-        except TypeError as error:
-            raise FileFormatError(f"'{self.path}' does not say how far the training is: {error}.") from error
+        return decode(Progressed, progress, f"'{self.path}' does not say how far the training is")
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
         load_weights(self._model, _under(_WEIGHT, tensors), self.path)
