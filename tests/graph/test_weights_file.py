@@ -179,7 +179,7 @@ def assert_plain(message: str) -> None:
     assert not any(word in message for word in ("weights_only", "safe_globals", "torch.load", "trust", "miniz"))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize(
     "name", ["empty", "text", "cut", "folder", "absent", "script", "number", "keys", "cut.safetensors"]
 )

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
 
 from bitwright.scheme import Precision, Scheme
-from bitwright.training import TrainSettings, fine_tune
+from bitwright.training import QuantizedModel, TrainSettings, fine_tune, quantize
 from bitwright.training.fine_tune import CALIBRATION_BATCH
 from training.small import digits, small_graph
 
@@ -32,3 +33,13 @@ def test_the_norm_is_settled_after_training(free_norm: bool) -> None:
     assert all(torch.equal(model.state_dict()[name], expected[name]) for name in statistics)
     moved = [not torch.equal(model.state_dict()[name], before.state_dict()[name]) for name in statistics]
     assert any(moved) == free_norm
+
+
+def test_there_is_one_default_for_batch_norm() -> None:
+    """A loop of one's own around `quantize` trains as `fine_tune` does, and every option has a name."""
+    whole, own = inspect.signature(fine_tune).parameters, inspect.signature(quantize).parameters
+    module = inspect.signature(QuantizedModel).parameters
+    for name in ("ranges", "free_norm"):
+        assert whole[name].default == own[name].default == module[name].default
+    assert whole["act_range_momentum"].default == own["momentum"].default == module["momentum"].default
+    assert all(option.kind is not inspect.Parameter.VAR_KEYWORD for option in (*whole.values(), *own.values()))

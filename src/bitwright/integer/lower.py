@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import LoweringError
+from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import Tensors
 from bitwright.graph.nodes import (
     Add,
@@ -107,6 +108,7 @@ class Lowering:
 
 
 @torch.no_grad()
+@full_precision()
 def lower(
     model: QuantizedModel,
     *,

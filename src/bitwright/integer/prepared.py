@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import unknown_name
+from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import rearrange
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
@@ -101,6 +102,7 @@ class PreparedModel:
         return isinstance(made, Accumulate) and readers == [op] and name != self.model.output
 
     @torch.inference_mode()
+    @full_precision()
     def run(self, images: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
         """The logits: int32, shape (batch, classes), in units of `model.output_unit`.
 
@@ -118,6 +120,7 @@ class PreparedModel:
         return torch.cat([self._run(part, None) for part in parts])
 
     @torch.inference_mode()
+    @full_precision()
     def run_unchecked(self, images: Tensor) -> Tensor:
         """What `run` returns, for good images that are on the device: without waiting for it, as CUDA graphs demand."""
         return self._run(images, None)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import rearrange
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
@@ -35,6 +36,7 @@ from bitwright.integer.ops import (
 from bitwright.integer.quant_params import QuantParams
 
 
+@full_precision()
 def run(model: IntegerModel, images: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
     """Execute `model`.
 

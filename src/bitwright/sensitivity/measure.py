@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import SchemeError, unknown_name
+from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest, network_digest
 from bitwright.graph.graph import Graph
 from bitwright.progress import Progress, silent
@@ -42,6 +43,7 @@ METRICS = {
 """The metrics, with the probes that they take at most by default."""
 
 
+@full_precision()
 def measure_sensitivity(
     graph: Graph,
     images: Tensor,

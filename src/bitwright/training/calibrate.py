@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
+from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import execute
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Concat, Node, PassThrough
@@ -67,6 +68,7 @@ class RangeObserver:
 
 
 @torch.no_grad()
+@full_precision()
 def calibrate(
     model: QuantizedModel,
     batches: Iterable[Tensor],

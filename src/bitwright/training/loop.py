@@ -147,6 +147,7 @@ def train(
         if file is not None:
             file.write(done)
     _share_buffers(model, accelerator)
+    accelerator.unwrap_model(module, keep_fp32_wrapper=False)  # mixed precision stays with the training
     accelerator.wait_for_everyone()
     return TrainResult(tuple(done.losses), done.steps)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
@@ -35,7 +36,7 @@ class QuantizedModel(nn.Module):
     """
 
     def __init__(
-        self, plan: QuantPlan, ranges: Ranges = Ranges.LEARNED, *, momentum: float = 0.99, free_norm: bool = False
+        self, plan: QuantPlan, ranges: Ranges = Ranges.LEARNED, *, momentum: float = 0.99, free_norm: bool = True
     ) -> None:
         super().__init__()
         self.plan = plan
@@ -143,16 +144,18 @@ class QuantizedModel(nn.Module):
             observe: Called with the name and the integers of every tensor.
 
         Returns:
-            float32, shape (batch, classes): integers times the scale of each class.
+            Shape (batch, classes): integers times the scale of each class. float32; float64 once the model is lowered, which
+            are the very logits of its integer model.
         """
         output = self.integers(images, observe)
-        scale = output.scale
+        scale = output.scale.double() if self.certificates else output.scale
         if scale.dim() == 1:
             scale = scale.reshape(-1, *[1] * (output.values.dim() - 2))
         return output.values.to(scale.dtype) * scale
 
+    @full_precision()
     def integers(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> Quantized:
-        """The integers that leave the network, and their scale."""
+        """The integers that leave the network, and their scale; autocast is left, which would round them."""
         parameters = self.parameters_by_name()
         images = float_images(images, self.plan.graph.input_shape, self.plan.graph.model)
         readers = dict(self._readers)
@@ -177,14 +180,27 @@ class QuantizedModel(nn.Module):
 
 
 def quantize(
-    graph: Graph, scheme: Scheme, *, ranges: Ranges | str = Ranges.LEARNED, **options: float
+    graph: Graph,
+    scheme: Scheme,
+    *,
+    ranges: Ranges | str = Ranges.LEARNED,
+    momentum: float = 0.99,
+    free_norm: bool = True,
 ) -> QuantizedModel:
     """A QuantizedModel of `graph` under `scheme`, its weights calibrated; `calibrate` sets the activations.
+
+    Args:
+        graph: The network with trained float weights.
+        scheme: Precision of every layer.
+        ranges: How scales follow the data in training: `learned`, `ema` or `fixed`.
+        momentum: Weight of the old range in a moving average, for `ema`; -1 keeps the widest range seen.
+        free_norm: Normalise by batch statistics in training, as the float network did; otherwise batch norm stays folded with
+            its running statistics, which wants a much smaller learning rate.
 
     Raises:
         SchemeError: If the scheme does not name exactly the layers of the graph.
     """
-    model = QuantizedModel(plan(graph, scheme), Ranges(ranges), **options)  # type: ignore[arg-type]
+    model = QuantizedModel(plan(graph, scheme), Ranges(ranges), momentum=momentum, free_norm=free_norm)
     model.calibrate_weights()
     return model
 
