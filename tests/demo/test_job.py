@@ -13,6 +13,7 @@ from PIL import Image
 
 from bitwright.allocation import Allocation
 from bitwright.demo import DemoSettings, preset, run_demo
+from bitwright.demo.job import file_names
 from bitwright.errors import DataError
 from bitwright.integer import IntegerModel
 from bitwright.progress import Progress, silent
@@ -51,6 +52,7 @@ def test_the_job(settings: DemoSettings, tmp_path: Path) -> None:
         effect = written["certification"][row.scheme]
         assert 10 * row.top1_percent == effect["after"]["top1"]
         assert 0 <= effect["differing"] < 0.01 * effect["elements"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"settings.json", *file_names()}
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(rows)
     for name in ("bits.png", "frontier.png"):
         with Image.open(tmp_path / name) as picture:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,10 @@ import typer
 
 from bitwright.cli.interruption import STATUS, Interrupted
 from bitwright.errors import BitwrightError
+
+MAX_LINE = 2000
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+"""What a name from a file or a message of a library could tell a terminal to do."""
 
 app = typer.Typer(
     name="bitwright",
@@ -41,10 +46,15 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an error that the user can cause becomes one line on stderr and exit status 1."""
+    """Run the command line; an error that the user can cause becomes one line on stderr and an exit status that is not 0.
+
+    It is 2 where the command line is wrong in itself, and 1 otherwise.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
     with reported(["bitwright", *given]):
-        app(args=given)
+        status = app(args=given, standalone_mode=False)
+        sys.stdout.flush()  # lest a full disk be found when nothing can be said any more
+    sys.exit(status or 0)
 
 
 @contextmanager
@@ -54,14 +64,29 @@ def reported(command: Sequence[str]) -> Iterator[None]:
         yield
     except Interrupted as stop:
         fail(stop.advice(command), STATUS)
+    except typer.TyperException as error:
+        fail(usage(error), error.exit_code)
+    except typer.Abort:
+        fail("interrupted.", STATUS)
     except BitwrightError as error:
         fail(f"{type(error).__name__}: {error}")
+    except MemoryError as error:
+        fail(f"not enough memory: {error or 'choose smaller images or batches'}.")
     except OSError as error:
         where = f" '{error.filename}'" if error.filename else ""
         fail(f"cannot read or write{where}: {error.strerror or error}.")
 
 
+def usage(error: typer.TyperException) -> str:
+    """What is wrong with a command line, and where its help is; nothing where the help was asked for by giving nothing."""
+    context = getattr(error, "ctx", None)
+    where = "" if context is None else f" See: {context.command_path} --help"
+    return f"UsageError: {error.format_message().rstrip('.')}.{where}" if error.format_message() else ""
+
+
 def fail(message: str, status: int = 1) -> None:
     """Print one line on stderr and exit."""
-    print(" ".join(message.split()), file=sys.stderr)
+    line = " ".join(_CONTROLS.sub(" ", message).split())
+    if line:
+        print(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…", file=sys.stderr)
     sys.exit(status)

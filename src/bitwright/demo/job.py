@@ -17,13 +17,12 @@ from bitwright.allocation import Allocation, ParetoFrontier, allocate, graph_pro
 from bitwright.benchmark import compare, environment, load_engine, time_interleaved
 from bitwright.data import ImageData
 from bitwright.data import load as load_data
+from bitwright.demo.folder import open_folder
 from bitwright.demo.settings import DemoSettings
-from bitwright.errors import DataError
 from bitwright.export import export_float_onnx, export_onnx
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, load_model, scheme_cost
 from bitwright.graph.cost import BYTES_PER_MB
-from bitwright.graph.state_file import differences
 from bitwright.integer import IntegerModel, certification_effect, lower, prepare
 from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
@@ -37,6 +36,15 @@ Value = TypeVar("Value")
 BUDGETS = ("size0.5", "bops0.5")
 UNIFORM = (Precision(8, 8), Precision(4, 4), Precision(2, 2))
 EVALUATION_BATCH = 125
+
+
+def file_names() -> set[str]:
+    """All files that the job may write, and no others in its folder."""
+    once = {"sensitivities.json", "sensitivities.state", "frontier.json", "frontier.png", "bits.png", "latency.json"}
+    once |= {"table.md", "table.json", "float.graph", "float.state", "float.onnx"}
+    searched = {f"{budget}.{kind}" for budget in BUDGETS for kind in ("allocation.json", "yaml")}
+    kinds = ("state", "checkpoint", "certification.json", "safetensors", "onnx")
+    return once | searched | {f"{scheme}.{kind}" for scheme in (*BUDGETS, *map(str, UNIFORM)) for kind in kinds}
 
 
 def _unseen(task: str) -> AbstractContextManager[Progress]:
@@ -64,11 +72,13 @@ def run_demo(settings: DemoSettings, folder: str | Path, *, resume: bool = False
     Args:
         settings: See `preset`.
         folder: Where to write.
-        resume: Keep the steps that are done already in `folder`, if they were made with the same settings.
+        resume: Keep the steps that are done already in `folder`, if they were made with the same settings; otherwise the files
+            of a former job there are removed.
         stage: Called with the name of each step; gives its progress.
 
     Raises:
         DataError: If the data is missing, or `folder` holds a job with other settings.
+        OutputError: If `folder` holds a file that no demonstration wrote.
         TrainingError: If a loss is no finite number.
     """
     job = _Job(settings, Path(folder), stage)
@@ -91,18 +101,7 @@ class _Job:
 
     def start(self, resume: bool) -> None:
         """Make the folder, or check that it belongs to these settings."""
-        record, fields = self.folder / "settings.json", json.loads(json.dumps(asdict(self.settings)))
-        if resume and record.exists():
-            found = "; ".join(differences(json.loads(record.read_text(encoding="utf-8")), fields))
-            if found:
-                raise DataError(
-                    f"'{self.folder}' holds a job with other settings: {found}. Choose another folder, or do not resume."
-                )
-        if not resume and self.folder.exists():
-            for path in self.folder.iterdir():
-                if path.is_file():
-                    path.unlink()
-        write_json(record, fields)
+        open_folder(self.folder, asdict(self.settings), file_names(), resume=resume)
 
     def kept(self, name: str, read: Callable[[Path], Value], make: Callable[[Path], Value]) -> Value:
         """What the file `name` holds, made first if it is not there; then the state that it was made by is no more needed."""
