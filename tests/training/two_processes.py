@@ -19,7 +19,7 @@ if __name__ == "__main__":
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     left: list[float] = []
-    model = small_quantized(free_norm=False)
+    model = small_quantized(ranges="ema")
     result = train(
         model,
         few(),

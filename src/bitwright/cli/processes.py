@@ -30,6 +30,14 @@ def join_processes(device: str | None) -> tuple[bool, str | None]:
     return state.is_main_process, None if device is None else str(state.device)
 
 
+def leave_processes() -> None:
+    """Close the connections to the other processes: open ones abort the interpreter's orderly end now and then."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def default_device() -> str | None:
     """Where training computes: on GPUs where there are any."""
     import torch

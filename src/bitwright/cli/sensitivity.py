@@ -12,7 +12,7 @@ from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.interruption import refuse_unfinished, resumable
 from bitwright.cli.options import Data, GraphFile, Json, Output, Seed
-from bitwright.cli.processes import join_processes
+from bitwright.cli.processes import join_processes, leave_processes
 
 
 @app.command(
@@ -87,6 +87,7 @@ def sensitivity(
             resume=resume,
             progress=progress,
         )
+    leave_processes()
     if not main:
         return
     table.save(output)

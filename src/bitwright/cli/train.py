@@ -15,7 +15,7 @@ from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.interruption import refuse_unfinished, resumable
 from bitwright.cli.options import Channels, Classes, Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
-from bitwright.cli.processes import default_device, join_processes
+from bitwright.cli.processes import default_device, join_processes, leave_processes
 
 if TYPE_CHECKING:
     from bitwright.data import ImageData
@@ -112,6 +112,7 @@ def train(
         else:
             options = {"ranges": ranges, "free_norm": free_norm}
             _train_quantized(run, Path(model), scheme, residual_bits, teacher_alpha, options)
+    leave_processes()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -119,6 +119,9 @@ def train(
         )  # fmt: skip
         if resume:
             done = file.resume() or done
+    if isinstance(model, QuantizedModel) and model.cancels_biases and accelerator.ddp_handler is None:
+        # No gradient comes for such a bias: processes must not wait for it.
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     module, optimizer, loader = accelerator.prepare(model, optimizer, batches)
     descent = _Descent(module, optimizer, batches, accelerator, label_smoothing, distillation, seed)
     per_epoch = len(loader)  # of this process

@@ -111,6 +111,12 @@ class QuantizedModel(nn.Module):
             return self._settling
         return MOMENTUM if self.training and self.free_norm else None
 
+    @property
+    def cancels_biases(self) -> bool:
+        """Whether some bias has no part in training, since a batch norm by batch statistics takes it away again."""
+        layers = self.plan.graph.layers.values()
+        return self.free_norm and any(layer.norm is not None and layer.bias is not None for layer in layers)
+
     @torch.no_grad()
     def settle_norm(self, batches: Iterable[Tensor]) -> None:
         """Replace the running statistics of batch norm by their averages over `batches`, each seen through the quantizers.
