@@ -6,10 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bitwright.integer import Multipliers, requantize
+from bitwright.errors import LoweringError
+from bitwright.integer import IntegerModel, Multipliers, QuantParams, requantize
+from bitwright.integer.certificate import verify
 from bitwright.integer.multipliers import dyadic, float32_exact, hawq_dyadic, requantize_float32
-from bitwright.integer.narrow import float32_multipliers
-from bitwright.integer.ops import Rescale
+from bitwright.integer.narrow import float32_multipliers, narrow
+from bitwright.integer.ops import IntegerRequantize, ReciprocalQuantize, Rescale
+from bitwright.scheme import Scheme
 
 
 @pytest.mark.parametrize(("low", "high", "ratio"), [(0, 15, 3e-3), (0, 127, 2e-2), (-128, 127, 1.5e-2), (-8, 7, 0.4)])
@@ -55,3 +58,33 @@ def test_nearest_is_not_enough() -> None:
         found = float32_multipliers(Rescale(Multipliers(b.reshape(1), c.reshape(1)), 0, 127), *reach)
         changed += found is not None and found != dyadic(ratio)
     assert changed > 0
+
+
+def test_a_float32_number_is_no_proof() -> None:
+    """A 31-bit multiplier that happens to be a float32 number is replaced where float32 gives other integers with it."""
+    generator = np.random.default_rng(2)
+    reach, replaced, refused = 2**24, 0, 0
+    for b in (generator.integers(2**23, 2**24, 40) << 7).tolist():
+        rescale = Rescale(Multipliers(np.array([b]), np.array([40])), 0, 127)
+        shape, wide = (1, 1, 1), QuantParams(32, True, 1.0)
+        ops = (
+            ReciprocalQuantize(name="x", inputs=(), shape=shape, scale=1.0, low=-128, high=127),
+            IntegerRequantize(
+                name="wide",
+                inputs=("x",),
+                shape=shape,
+                rescale=Rescale(Multipliers(np.array([reach]), np.zeros(1, int)), -reach, reach),
+            ),
+            IntegerRequantize(name="y", inputs=("wide",), shape=shape, rescale=rescale),
+        )
+        formats = {"x": QuantParams(8, True, 1.0), "wide": wide, "y": QuantParams(7, False, 1.0)}
+        model = IntegerModel("published", Scheme("none", {}), ops, formats, "y", np.ones(1))
+        try:
+            found = narrow(model).ops[-1].rescale.multipliers  # type: ignore[attr-defined]
+        except LoweringError:  # no float32 number near by has the same staircase
+            refused += 1
+            continue
+        assert verify(found, -reach, reach, 0, 127).all()
+        replaced += found != rescale.multipliers
+    assert replaced >= 5
+    assert refused <= 3

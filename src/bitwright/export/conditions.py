@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 from math import prod
 
-from bitwright.errors import ExportError
+from bitwright.errors import ExportError, LoweringError
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import seal_of
 from bitwright.export.target import Target
 from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
+from bitwright.integer.narrow import narrow
 from bitwright.integer.ops import IntegerAvgPool2d
 from bitwright.integer.quant_params import QuantParams
+from bitwright.integer.recheck import recheck
 
 
 def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
@@ -23,6 +25,31 @@ def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> di
         images = f"uint8 pixels; normalised inside by mean {list(pixels.mean)} and std {list(pixels.std)}"
     facts = {"scheme": model.scheme.to_dict(), "layers": dict(model.facts)}
     return {"bitwright": json.dumps(facts), "target": str(target), "images": images, **seal_of(model)}
+
+
+def require_proof(model: IntegerModel) -> None:
+    """Refuse a model that is not proved: what an engine computes is equal to nothing then.
+
+    Raises:
+        ExportError: Names the operation.
+    """
+    try:
+        recheck(model)
+    except LoweringError as error:
+        raise ExportError(f"the model is not proved: {error}") from error
+
+
+def for_float32(model: IntegerModel) -> IntegerModel:
+    """`model`, proved again, with float32 multipliers wherever there are such that give the same integers.
+
+    Raises:
+        ExportError: If something is not proved, or a float32 multiplier is not that gives other integers than the model says.
+    """
+    require_proof(model)
+    try:
+        return narrow(model)
+    except LoweringError as error:
+        raise ExportError(str(error)) from error
 
 
 def require_float32_mean(op: IntegerAvgPool2d, params: QuantParams) -> None:

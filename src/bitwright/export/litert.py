@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import ExportError
-from bitwright.export.conditions import conditions
+from bitwright.export.conditions import conditions, for_float32
 from bitwright.export.litert_builder import LitertBuilder, Stored
 from bitwright.export.litert_moves import move_in_litert
 from bitwright.export.litert_real import cast, combined, dequantized, integers_of, store_rounded
@@ -41,7 +41,6 @@ from bitwright.export.target import Target
 from bitwright.graph.nodes import Node, Pair
 from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.narrow import narrow
 from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
@@ -79,7 +78,7 @@ def export_litert(
 
 def to_litert(model: IntegerModel, pixels: Pixels | None = None) -> bytes:
     """`model` as the bytes of a .tflite file; see `export_litert`."""
-    builder = LitertBuilder(narrow(model), pixels)
+    builder = LitertBuilder(for_float32(model), pixels)
     images = builder.tensor([-1, *model.input_shape], "FLOAT32" if pixels is None else "UINT8", "images")
     for op in builder.model:
         if isinstance(op, Quantize | ReciprocalQuantize):

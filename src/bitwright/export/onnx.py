@@ -29,7 +29,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from bitwright.export.conditions import conditions
+from bitwright.export.conditions import conditions, for_float32
 from bitwright.export.onnx_builder import OnnxBuilder, Weight, saturates, zero_point
 from bitwright.export.onnx_float64 import add_in_float64, floor_average, rescale_in_float64
 from bitwright.export.onnx_graph import BATCH, move_in_onnx, window
@@ -40,7 +40,7 @@ from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target, check_target
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.narrow import in_float32, narrow
+from bitwright.integer.narrow import in_float32
 from bitwright.integer.ops import (
     Accumulate,
     IntegerAdd,
@@ -81,7 +81,7 @@ def export_onnx(
 
 def to_onnx(model: IntegerModel, target: Target | str = Target.ANY, pixels: Pixels | None = None) -> onnx.ModelProto:
     """`model` as an ONNX model, checked by ONNX's own checker; see `export_onnx`."""
-    builder = OnnxBuilder(model=narrow(model), target=Target(target), pixels=pixels)
+    builder = OnnxBuilder(model=for_float32(model), target=Target(target), pixels=pixels)
     check_target(builder.model, builder.target)
     for op in builder.model:
         add_to_onnx(op, builder)

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import ExportError
-from bitwright.export.conditions import conditions, require_float32_mean
+from bitwright.export.conditions import conditions, for_float32, require_float32_mean
 from bitwright.export.onnx_graph import identifier
 from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS, OpenvinoBuilder, Value, may_be_matrix_products
 from bitwright.export.pixels import Pixels, affine, quotient_rises
@@ -35,7 +35,6 @@ from bitwright.export.target import Target
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
 from bitwright.integer.bounds import exact_parts, partial_sum_bound
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.narrow import narrow
 from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
@@ -84,7 +83,7 @@ def export_openvino(
 
 def to_openvino(model: IntegerModel, target: Target | str = Target.ANY, pixels: Pixels | None = None) -> Any:
     """`model` as an `openvino.Model`; see `export_openvino`."""
-    builder = OpenvinoBuilder(narrow(model), Target(target), pixels)
+    builder = OpenvinoBuilder(for_float32(model), Target(target), pixels)
     ops = builder.ops
     kind = np.float32 if pixels is None else np.uint8
     images = ops.parameter([-1, *model.input_shape], kind, name="images")

@@ -24,7 +24,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from bitwright.errors import ExportError
-from bitwright.export.conditions import conditions
+from bitwright.export.conditions import conditions, for_float32
 from bitwright.export.digits import (
     BYTE_BITS,
     Digit,
@@ -41,7 +41,7 @@ from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.narrow import in_float32, narrow
+from bitwright.integer.narrow import in_float32
 from bitwright.integer.ops import (
     Accumulate,
     IntegerAdd,
@@ -151,7 +151,7 @@ def export_qonnx(
 
 def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelProto:
     """`model` as a QONNX model; see `export_qonnx`."""
-    model = narrow(model)
+    model = for_float32(model)
     for op in model:
         rescale: Rescale | None = getattr(op, "rescale", None)
         if rescale is not None and not in_float32(rescale):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import ExportError
+from bitwright.export.conditions import require_proof
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import seal_of, write_sealed
 from bitwright.export.target import Target
@@ -67,6 +68,7 @@ def export_tvm(
         raise ExportError(
             f"TVM loads libraries by the end of their name: expected '{SUFFIX}', got '{path}'. Rename it."
         )
+    require_proof(model)
     from tvm import relax
 
     compiled_for = _target(tvm_target)

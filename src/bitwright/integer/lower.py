@@ -359,6 +359,11 @@ def _(node: Add, lowering: Lowering) -> Node:
     device = lowering.source.activation_quantizer(node.name).scale.device
     pair = torch.tensor([a / 2**shift, b / 2**shift], dtype=torch.float32, device=device)
     lowering.certificates[node.name] = Certificate(pair)
+    largest = sum(
+        multiplier * max(params.quant_max, -params.quant_min)
+        for multiplier, params in zip((a, b), (first, second), strict=True)
+    )
+    lowering.facts[node.name] = {"largest_sum": largest, "float32_exact": True}
     return IntegerAdd(
         name=node.name,
         inputs=inputs,

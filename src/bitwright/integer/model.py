@@ -26,6 +26,7 @@ from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
 from bitwright.integer.packing import pack, pack_bytes, unpack, unpack_bytes
 from bitwright.integer.quant_params import QuantParams
+from bitwright.integer.recheck import recheck
 from bitwright.integer.shapes import check_shapes
 from bitwright.scheme import Scheme
 
@@ -87,10 +88,10 @@ class IntegerModel:
 
     @classmethod
     def load(cls, path: str | Path) -> IntegerModel:
-        """Read what `save` wrote.
+        """Read what `save` wrote, and prove it again.
 
         Raises:
-            FileFormatError: If the file is missing, truncated, altered, or no integer model.
+            FileFormatError: If the file is missing, truncated, altered, no integer model, or one that is not proved.
         """
         tensors, structure = read_structure(path, FORMAT, "structure")
         where = f"'{path}'"
@@ -101,7 +102,12 @@ class IntegerModel:
             raise FileFormatError(f"{where}: expected the array 'output_unit', finite float64 numbers in one axis.")
         check_shapes(ops, found.formats, found.output, unit.numpy(), where)
         scheme = Scheme.from_dict(found.scheme, where)
-        return cls(found.model, scheme, ops, found.formats, found.output, unit.numpy(), found.facts)
+        model = cls(found.model, scheme, ops, found.formats, found.output, unit.numpy(), found.facts)
+        try:
+            recheck(model)
+        except LoweringError as error:
+            raise FileFormatError(f"{where} holds a model that is not proved: {error}") from error
+        return model
 
 
 @dataclass(frozen=True)

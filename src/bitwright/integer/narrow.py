@@ -8,6 +8,9 @@ staircase, and the layer may run as fast as any other. Nothing of the model's me
 As in theorem B of `theorems`, two accumulators around each step of the 31-bit formula decide: what float32 engines compute with
 the candidate, and what the integer formula says of it, do not decrease either, so each equals the 31-bit formula on all of
 [low, high] if and only if it does there. Both are asked for: the model that results is an integer model like any other.
+
+A multiplier of 31 bits is itself a float32 number where its last seven bits are zero, which happens. That proves nothing: it is
+replaced like any other, unless it is proved.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from bitwright.errors import LoweringError
 from bitwright.graph.nodes import Node
-from bitwright.integer.certificate import search_multipliers
+from bitwright.integer.certificate import search_multipliers, verify
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import (
     FLOAT32_EXACT,
@@ -31,7 +35,9 @@ from bitwright.integer.multipliers import (
     requantize_float32,
 )
 from bitwright.integer.ops import Rescale
+from bitwright.integer.quant_params import UNCLAMPED_BITS
 from bitwright.integer.ranges import Range, accumulators, tensor_ranges
+from bitwright.integer.recheck import PROOFS
 from bitwright.integer.theorems import BoolArray, Int64Array
 
 MAX_STEPS = 2**8
@@ -45,10 +51,13 @@ def narrow(model: IntegerModel, ranges: dict[str, Range] | None = None) -> Integ
     An operation is changed as a whole: one channel without a float32 multiplier keeps all of them as they are.
 
     Args:
-        model: Of any multipliers; certified ones stay.
+        model: Proved (`recheck`), of any multipliers; certified ones stay.
         ranges: What `tensor_ranges` found, if at hand.
+
+    Raises:
+        LoweringError: If multipliers are float32 numbers, but float32 would give other integers with them, and with all others.
     """
-    if all(op.rescale is None or in_float32(op.rescale) for op in model if hasattr(op, "rescale")):
+    if all(op.rescale is None or certified(op, model) for op in model if hasattr(op, "rescale")):
         return model
     known = tensor_ranges(model) if ranges is None else ranges
     return replace(model, ops=tuple(_narrowed(op, model, known) for op in model))
@@ -56,16 +65,30 @@ def narrow(model: IntegerModel, ranges: dict[str, Range] | None = None) -> Integ
 
 def _narrowed(op: Node, model: IntegerModel, ranges: dict[str, Range]) -> Node:
     rescale: Rescale | None = getattr(op, "rescale", None)
-    if rescale is None or in_float32(rescale) or rescale.high - rescale.low >= MAX_STEPS:
-        return op
-    if rescale.multipliers.real().max() >= FLOAT32_EXACT:
+    if rescale is None or certified(op, model) or model.formats[op.name].bit_width == UNCLAMPED_BITS:
         return op
     low, high = accumulators(op, [ranges[name] for name in op.inputs], model)
-    found = float32_multipliers(rescale, low, high)
+    numbers = in_float32(rescale)
+    if numbers and bool(verify(rescale.multipliers, low.min(), high.max(), rescale.low, rescale.high).all()):
+        return op
+    found = None
+    if rescale.high - rescale.low < MAX_STEPS and rescale.multipliers.real().max() < FLOAT32_EXACT:
+        found = float32_multipliers(rescale, low, high)
+    if found is None and numbers:
+        raise LoweringError(
+            f"'{op.name}': its multipliers are float32 numbers, but neither with these nor with others next to them does float32 "
+            "give its integers. Use the engine tvm."
+        )
     if found is None:
         return op
     changes: dict[str, Any] = {"rescale": replace(rescale, multipliers=found)}
     return replace(op, **changes)
+
+
+def certified(op: Node, model: IntegerModel) -> bool:
+    """Whether the facts say that float32 gives the integers of an operation; `recheck` proves what they say."""
+    facts = model.facts.get(op.name, {})
+    return any(facts.get(proof) for proof in PROOFS)
 
 
 def in_float32(rescale: Rescale) -> bool:

@@ -44,6 +44,7 @@ from bitwright.integer.ops import (
     Rescale,
 )
 from bitwright.integer.quant_params import QuantParams
+from bitwright.integer.recheck import recheck
 from bitwright.integer.reference import execute_op, finish
 from bitwright.integer.theorems import max_short_shift, reduced
 from bitwright.quantizer.formats import MAX_TENSOR_BITS
@@ -70,10 +71,12 @@ class PreparedModel:
 
     Raises:
         UnknownNameError: If there are no such kernels.
-        LoweringError: If the kernels are Triton's, and the device is no CUDA device or Triton is missing.
+        LoweringError: If the model is not proved; or the kernels are Triton's, and the device is no CUDA device or Triton is
+            missing.
     """
 
     def __init__(self, model: IntegerModel, device: torch.device | str = "cpu", kernels: str = "torch") -> None:
+        recheck(model)
         self.model = model
         self.device = torch.device(device)
         self.kernels = kernels

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import singledispatch
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bitwright.graph.nodes import Concat, Node
 from bitwright.integer.bounds import accumulator_bounds
-from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import requantize
 from bitwright.integer.ops import (
     IntegerAdd,
@@ -25,6 +25,9 @@ from bitwright.integer.ops import (
     Rescale,
 )
 
+if TYPE_CHECKING:
+    from bitwright.integer.model import IntegerModel
+
 Range = tuple[int, int]
 Int64Array = npt.NDArray[np.int64]
 
@@ -33,7 +36,7 @@ def tensor_ranges(model: IntegerModel) -> dict[str, Range]:
     """Smallest and largest integer that each tensor of `model` can hold, whatever the images."""
     found: dict[str, Range] = {}
     for op in model:
-        found[op.name] = _range(op, [found[name] for name in op.inputs], model)
+        found[op.name] = result_range(op, [found[name] for name in op.inputs], model)
     return found
 
 
@@ -53,26 +56,26 @@ def accumulators(op: Node, sources: list[Range], model: IntegerModel) -> tuple[I
 
 
 @singledispatch
-def _range(op: Node, sources: list[Range], model: IntegerModel) -> Range:
-    """What only moves values keeps their range."""
+def result_range(op: Node, sources: list[Range], model: IntegerModel) -> Range:
+    """Smallest and largest integer that `op` makes, from the ranges of what it reads; what only moves values keeps theirs."""
     return sources[0]
 
 
-@_range.register
+@result_range.register(Concat)
 def _(op: Concat, sources: list[Range], model: IntegerModel) -> Range:
     return min(low for low, _ in sources), max(high for _, high in sources)
 
 
-@_range.register(Quantize)
-@_range.register(ReciprocalQuantize)
+@result_range.register(Quantize)
+@result_range.register(ReciprocalQuantize)
 def _(op: Quantize | ReciprocalQuantize, sources: list[Range], model: IntegerModel) -> Range:
     return op.low, op.high
 
 
-@_range.register(IntegerConv2d)
-@_range.register(IntegerLinear)
-@_range.register(IntegerAvgPool2d)
-@_range.register(IntegerRequantize)
+@result_range.register(IntegerConv2d)
+@result_range.register(IntegerLinear)
+@result_range.register(IntegerAvgPool2d)
+@result_range.register(IntegerRequantize)
 def _(
     op: IntegerConv2d | IntegerLinear | IntegerAvgPool2d | IntegerRequantize, sources: list[Range], model: IntegerModel
 ) -> Range:
@@ -83,7 +86,7 @@ def _(
     return int(low.min()), int(high.max())
 
 
-@_range.register
+@result_range.register(IntegerAdd)
 def _(op: IntegerAdd, sources: list[Range], model: IntegerModel) -> Range:
     low, high = (
         sum(end * multiplier for end, multiplier in zip(ends, op.multipliers, strict=True))
@@ -93,7 +96,7 @@ def _(op: IntegerAdd, sources: list[Range], model: IntegerModel) -> Range:
     return first, last
 
 
-@_range.register
+@result_range.register(IntegerFloorAvgPool2d)
 def _(op: IntegerFloorAvgPool2d, sources: list[Range], model: IntegerModel) -> Range:
     low, high = sources[0]
     return min(low, 0), max(high, 0)  # padding counts as zeros
