@@ -29,13 +29,13 @@ SHAPE = (2, 5, 7)
 @pytest.fixture
 def integer(tmp_path: Path) -> Path:
     """A model that halves what it quantizes, halves to even."""
-    params = QuantParams(8, True, 0.5)
+    params, doubled = QuantParams(8, True, 0.5), QuantParams(8, True, 1.0)
     rescale = Rescale(Multipliers(np.array([1]), np.array([1])), -128, 127)
     ops = (
         Quantize(name="x", inputs=(), shape=SHAPE, scale=0.5, low=-128, high=127),
         IntegerRequantize(name="half", inputs=("x",), shape=SHAPE, rescale=rescale),
     )
-    model = IntegerModel("tiny", Scheme("none", {}), ops, {"x": params, "half": params}, "half", np.ones(1))
+    model = IntegerModel("tiny", Scheme("none", {}), ops, {"x": params, "half": doubled}, "half", np.ones(1))
     model.save(tmp_path / "tiny.integer")
     return tmp_path / "tiny.integer"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from bitwright.data import ImageData
 from bitwright.data import load as load_data
 from bitwright.graph import Graph, capture, load_model
-from bitwright.integer import IntegerModel, lower
+from bitwright.graph.nodes import Node
+from bitwright.integer import IntegerModel, QuantParams, lower
 from bitwright.integer.bounds import FLOAT32_EXACT
+from bitwright.integer.ops import Quantize
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 
@@ -55,13 +58,39 @@ def integer_model(name: str, size: int, precision: str, residual_bits: int = 8) 
     return lower(calibrate(quantize(graph, scheme), [images], "minmax")), images
 
 
+def changed(model: IntegerModel, op: Node, **values: Any) -> IntegerModel:
+    """`model` with other values of one operation, of which it claims nothing any more."""
+    ops = tuple(replace(other, **values) if other.name == op.name else other for other in model)
+    return replace(model, ops=ops, facts={name: facts for name, facts in model.facts.items() if name != op.name})
+
+
+def of_scale(model: IntegerModel, scale: float) -> IntegerModel:
+    """`model` with another scale of its images."""
+    first = model.ops[0]
+    formats = {**model.formats, first.name: replace(model.formats[first.name], scale=scale)}
+    return replace(changed(model, first, scale=scale), formats=formats)
+
+
+def images_alone(model: IntegerModel) -> IntegerModel:
+    """The quantization of the images that `model` begins with, and nothing else."""
+    first = model.ops[0].name
+    return replace(model, ops=model.ops[:1], output=first, output_unit=np.array([model.formats[first].scale]))
+
+
+def on_images(op: Node, params: QuantParams, shape: tuple[int, ...]) -> IntegerModel:
+    """One operation that makes accumulators of quantized images, and returns them."""
+    scale, low, high = params.scale, params.quant_min, params.quant_max
+    first = Quantize(name="images", inputs=(), shape=shape, scale=scale, low=low, high=high)
+    ops = (first, op.reading("images"))
+    return IntegerModel("one", Scheme("none", {}), ops, {"images": params}, op.name, np.ones(1))
+
+
 @cache
 def model_of_wide_sums() -> tuple[IntegerModel, Tensor]:
     """ResNet20 at W4A4 whose logits are larger by 2**24, so that float32 cannot hold them; and images."""
     model, images = integer_model(RESNET20, 32, "W4A4")
     layer = model.layers()["output"]
-    wide = replace(layer, bias=layer.bias + np.int32(FLOAT32_EXACT))
-    return replace(model, ops=tuple(wide if op is layer else op for op in model)), images
+    return changed(model, layer, bias=layer.bias + np.int32(FLOAT32_EXACT)), images
 
 
 @cache

@@ -72,7 +72,10 @@ def tail(side: int, kernel: int, *, shift: int = 0) -> IntegerModel:
             name="sum", inputs=("conv", "conv"), shape=shape, place="", multipliers=(1, 3), shift=shift,
             low=0, high=INT32_MAX,
         ),
-        IntegerFloorAvgPool2d(name="mean", inputs=("sum",), shape=(2, 1, 1), place="", kernel=(kernel, kernel), **ONCE),
+        IntegerFloorAvgPool2d(
+            name="mean", inputs=("sum",), shape=(2, side - kernel + 1, side - kernel + 1), place="",
+            kernel=(kernel, kernel), **ONCE,
+        ),
     )  # fmt: skip
     formats = {"input": BYTE, "conv": WIDE, "sum": WIDE, "mean": WIDE}
     return IntegerModel("tail", scheme, ops, formats, "mean", np.ones(1))

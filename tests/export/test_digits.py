@@ -281,6 +281,6 @@ def test_what_two_digits_cannot_hold_is_refused() -> None:
         name="layer", inputs=("input",), shape=(1, 1, 1), place="", rescale=None,
         kernel=(257, 257), stride=(1, 1), padding=(0, 0),
     )  # fmt: skip
-    for source in (BYTES[0], QuantParams(16, False, 1.0)):
+    for source in (BYTES[0], QuantParams(14, False, 1.0)):
         with pytest.raises(ExportError, match=r"those of 'layer' can reach \d+ over a window of 257 x 257"):
             to_qonnx(network(op, source, source, (1, 257, 257)))

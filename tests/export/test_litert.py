@@ -18,7 +18,17 @@ from bitwright.export import Pixels, export_litert, to_litert
 from bitwright.export.litert_builder import LitertBuilder
 from bitwright.integer import IntegerModel, run
 from bitwright.integer.ops import IntegerConv2d
-from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes
+from export.models import (
+    FULL_SIZE,
+    FURTHER,
+    RESNET20,
+    changed,
+    clothes,
+    images_alone,
+    integer_model,
+    model_of_clothes,
+    of_scale,
+)
 
 pytest.importorskip("ai_edge_litert", reason="the extra 'litert' is not installed")
 
@@ -85,9 +95,8 @@ def test_images_of_pixels(tmp_path: Path) -> None:
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
     (result,) = compare(model, {"litert": tmp_path / "model.tflite"}, [images], pixels=IMAGENET)
     assert result.exact
-    ties = replace(model, ops=(replace(model.ops[0], scale=2 / 255), *model.ops[1:]))
     with pytest.raises(ExportError, match="no gain and offset give the integers of all pixels"):
-        to_litert(ties, Pixels((128 / 255,) * 3, (1.0,) * 3))
+        to_litert(of_scale(model, 2 / 255), Pixels((128 / 255,) * 3, (1.0,) * 3))
 
 
 def test_quotients_are_rounded_as_divisions(tmp_path: Path) -> None:
@@ -99,8 +108,7 @@ def test_quotients_are_rounded_as_divisions(tmp_path: Path) -> None:
     wrong = np.rint(near * (np.float32(1) / scale)) != np.rint(near / scale)
     assert wrong.any()
     images = torch.from_numpy(np.resize(near[wrong], (4, 3, 32, 32)))
-    first = replace(model, ops=model.ops[:1], output=model.ops[0].name, output_unit=np.ones(1))
-    assert_equal(first, images, tmp_path / "model.tflite")
+    assert_equal(images_alone(model), images, tmp_path / "model.tflite")
 
 
 def test_logits_beyond_float32_are_summed_in_parts(tmp_path: Path) -> None:
@@ -114,12 +122,12 @@ def test_logits_beyond_float32_are_summed_in_parts(tmp_path: Path) -> None:
         name="sums", inputs=(wide.name,), shape=(10, 1, 1), rescale=None, weight=weight,
         weight_bits=8, bias=np.full(10, 2**25 + 1, dtype=np.int32), stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
     )  # fmt: skip
-    changed = replace(model, ops=(*until, sums), output="sums", output_unit=np.ones(1))
-    assert int(run(changed, images).max()) > 2**25
-    assert_equal(changed, images, tmp_path / "model.tflite")
+    wider = replace(model, ops=(*until, sums), output="sums", output_unit=np.ones(1))
+    assert int(run(wider, images).max()) > 2**25
+    assert_equal(wider, images, tmp_path / "model.tflite")
     heavy = replace(sums, weight=np.full_like(weight, 127))
     with pytest.raises(ExportError, match=r"'sums' in float32, which holds 2\*\*24, but its sums can be larger"):
-        to_litert(replace(changed, ops=(*until, heavy)))
+        to_litert(replace(wider, ops=(*until, heavy)))
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -130,9 +138,9 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"no clamp to \[-7, 7\] for 'x'"):
         LitertBuilder(model, None).store("x", (4, 4, 4), -7, 7)
     layer = list(model.layers().values())[1]
-    grouped = tuple(replace(op, groups=2) if op is layer else op for op in model)
+    halves = layer.weight[:, : layer.weight.shape[1] // 2]
     with pytest.raises(ExportError, match=rf"2 groups of channels \('{layer.name}'\)"):
-        to_litert(replace(model, ops=grouped))
+        to_litert(changed(model, layer, groups=2, weight=halves))
     (tmp_path / "noise.tflite").write_bytes(b"noise")
     with pytest.raises(FileFormatError, match=r"LiteRT cannot read .*noise\.tflite"):
         load_engine("litert", tmp_path / "noise.tflite")

@@ -24,7 +24,7 @@ from bitwright.export.onnx import add_to_onnx
 from bitwright.export.onnx_builder import OnnxBuilder
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.ops import IntegerAvgPool2d
-from export.models import FULL_SIZE, FURTHER, RESNET20, integer_model
+from export.models import FULL_SIZE, FURTHER, RESNET20, integer_model, of_scale
 
 LEVELS = ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
 
@@ -153,8 +153,7 @@ def test_images_of_pixels(nodes: list[str], tmp_path: Path) -> None:
     model, _ = integer_model(RESNET20, 32, "W4A4")
     pixels = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     if "Gather" in nodes:  # a scale of two pixel values, around a pixel value, has only ties: they go to even
-        first = replace(model.ops[0], scale=2 / 255)
-        model = replace(model, ops=(first, *model.ops[1:]))
+        model = of_scale(model, 2 / 255)
         pixels = Pixels((128 / 255,) * 3, (1.0,) * 3)
     made = export_onnx(model, tmp_path / "model.onnx", pixels=pixels)
     assert [node.op_type for node in made.graph.node[: len(nodes)]] == nodes

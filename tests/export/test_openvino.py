@@ -24,7 +24,18 @@ from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerAvgPool2d, Quantize, ReciprocalQuantize
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
-from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes
+from export.models import (
+    FULL_SIZE,
+    FURTHER,
+    RESNET20,
+    changed,
+    clothes,
+    images_alone,
+    integer_model,
+    model_of_clothes,
+    of_scale,
+    on_images,
+)
 from export.one_layer import convolution, extremes
 from export.published import constants
 from graph.networks import Called, captured
@@ -119,15 +130,17 @@ def test_sums_beyond_float32_are_cut(tmp_path: Path) -> None:
     assert assert_equal(model, images, tmp_path / "model.xml")["wide"] == PARTS
     layer = model.layers()["wide"]
     until = model.ops[: model.ops.index(layer)]
-    raw = replace(model, ops=(*until, replace(layer, rescale=None)), output="wide", output_unit=np.ones(1))
+    formats = {name: params for name, params in model.formats.items() if name != "wide"}
+    last = replace(layer, rescale=None)
+    raw = replace(model, ops=(*until, last), formats=formats, facts={}, output="wide", output_unit=np.ones(1))
     assert assert_equal(raw, images, tmp_path / "raw.xml")["wide"] == PARTS
-    alone = replace(layer, bias=np.full_like(layer.bias, 2**25))
-    assert assert_equal(replace(raw, ops=(*until, replace(alone, rescale=None))), images, tmp_path / "raw.xml")
-    cut = replace(layer, groups=2, weight=np.full((8, 48, 64, 64), 100, dtype=np.int8))
+    alone = replace(last, bias=np.full_like(layer.bias, 2**25))
+    assert assert_equal(replace(raw, ops=(*until, alone)), images, tmp_path / "raw.xml")
+    cut = replace(last, groups=2, weight=np.full((8, 48, 64, 64), 10, dtype=np.int8))
     with pytest.raises(
         ExportError, match=r"'wide' in float32, which needs sums of at most 2\*\*24, but those can reach"
     ):
-        to_openvino(replace(model, ops=tuple(cut if op is layer else op for op in model)))
+        to_openvino(on_images(cut, QuantParams(8, False, 1.0), (96, 64, 64)))
 
 
 def test_bounds_are_tight(tmp_path: Path) -> None:
@@ -142,12 +155,11 @@ def test_bounds_are_tight(tmp_path: Path) -> None:
 
 def test_a_stream_too_wide_to_average_is_refused() -> None:
     """An average over too large a window of 16-bit values is refused, with its place."""
-    model, _ = integer_model(RESNET20, 32, "W8A8")
-    pool = next(op for op in model if isinstance(op, IntegerAvgPool2d))
-    ops = tuple(replace(op, kernel=(32, 32)) if op is pool else op for op in model)
-    wide = replace(model, ops=ops, formats={**model.formats, pool.inputs[0]: QuantParams(16, False, 0.01)})
-    with pytest.raises(ExportError, match=rf"2\*\*24 at '{pool.name}', got up to .* Use residual_bits: 8"):
-        to_openvino(wide)
+    pool = IntegerAvgPool2d(
+        name="pool", inputs=("images",), shape=(3, 1, 1), rescale=None, kernel=(32, 32), stride=(1, 1), padding=(0, 0)
+    )
+    with pytest.raises(ExportError, match=r"2\*\*24 at 'pool', got up to .* Use residual_bits: 8"):
+        to_openvino(on_images(pool, QuantParams(16, False, 0.01), (3, 32, 32)))
 
 
 @pytest.mark.parametrize("table", [False, True])
@@ -156,7 +168,7 @@ def test_images_of_pixels(table: bool, tmp_path: Path) -> None:
     model, _ = integer_model(RESNET20, 32, "W4A4")
     pixels = IMAGENET
     if table:  # a scale of two pixel values, around a pixel value, has only ties: they go to even
-        model = replace(model, ops=(replace(model.ops[0], scale=2 / 255), *model.ops[1:]))
+        model = of_scale(model, 2 / 255)
         pixels = Pixels((128 / 255,) * 3, (1.0,) * 3)
     made = export_openvino(model, tmp_path / "model.xml", pixels=pixels)
     assert ("Gather" in {node.get_type_name() for node in made.get_ops()}) == table
@@ -196,8 +208,7 @@ def test_quotients_are_rounded_as_divisions(tmp_path: Path) -> None:
     wrong = np.rint(near * (np.float32(1) / scale)) != np.rint(near / scale)
     assert wrong.any()
     images = torch.from_numpy(np.resize(near[wrong], (4, 3, 32, 32)))
-    first = replace(model, ops=model.ops[:1], output=model.ops[0].name, output_unit=np.ones(1))
-    assert_equal(first, images, tmp_path / "model.xml")
+    assert_equal(images_alone(model), images, tmp_path / "model.xml")
 
 
 def test_the_file_states_its_conditions(tmp_path: Path) -> None:
@@ -231,7 +242,7 @@ def test_multipliers_of_31_bits(tmp_path: Path) -> None:
     assert layer.rescale is not None
     given = layer.rescale.multipliers
     long = replace(layer.rescale, multipliers=Multipliers(2**7 * given.multiplier + 1, given.shift + 7))
-    published = replace(model, ops=tuple(replace(op, rescale=long) if op is layer else op for op in model))
+    published = changed(model, layer, rescale=long)
     export_openvino(published, tmp_path / "model.xml")
     (result,) = compare(published, {"openvino": tmp_path / "model.xml"}, [images])
     assert result.exact
@@ -250,7 +261,7 @@ def test_images_times_a_reciprocal(pixels: Pixels | None, tmp_path: Path) -> Non
     flat = Flatten(name="flat", inputs=("input",), shape=(1024,), place="")
     params = QuantParams(8, True, scale)
     formats = {"input": params, "flat": params}
-    model = IntegerModel("images", Scheme("none", {}), (op, flat), formats, "flat", np.ones(1))
+    model = IntegerModel("images", Scheme("none", {}), (op, flat), formats, "flat", np.array([scale]))
     if pixels is None:
         halves = (np.arange(-130, 130) + 0.5).astype(np.float32) * np.float32(scale)
         near = np.concatenate([halves, *(np.nextafter(halves, np.float32(end)) for end in (-9, 9))])

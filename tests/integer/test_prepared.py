@@ -111,7 +111,7 @@ def test_multipliers_without_a_proof() -> None:
 
     for bits in (20, 28):
         ops = [changed(op, bits) if isinstance(op, Accumulate) and op.rescale else op for op in model]
-        assert_every_tensor_equal(replace(model, ops=tuple(ops)), images)
+        assert_every_tensor_equal(replace(model, ops=tuple(ops), facts={}), images)
 
 
 def test_observed_tensors_may_be_kept() -> None:

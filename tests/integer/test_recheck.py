@@ -24,7 +24,7 @@ from bitwright.integer.certificate import verify
 from bitwright.integer.ops import IntegerAdd, IntegerAvgPool2d, IntegerConv2d, IntegerLinear, IntegerRequantize
 from bitwright.integer.ranges import accumulators
 from bitwright.integer.recheck import check_op, recheck
-from bitwright.integer.shapes import result_shape
+from bitwright.integer.shapes import shape_of
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from export.published import tail
@@ -110,14 +110,14 @@ def inner() -> Any:
 
 TAMPERED: dict[str, tuple[Callable[[], Change], str]] = {
     "weights": (lambda: changed("inner", weight=np.full_like(inner().weight, 31)), f"{LAYER}: its facts say .* no acc"),
-    "weights' shape": (lambda: changed("inner", weight=inner().weight[:, :4]), f"{LAYER}: expected weights for 8"),
+    "weights' shape": (lambda: changed("inner", weight=inner().weight[:, :4]), "'inner' does not fit its inputs"),
     "weight bits": (lambda: changed("classify", weight_bits=4), "layer 'classify': expected weights of 4 bits"),
     "bias beyond int32": (
         lambda: changed("classify", bias=np.full(5, 2**31 - 1, np.int32)),
         "layer 'classify': an accumulator can reach",
     ),
     "bias": (lambda: changed("inner", bias=inner().bias + np.int32(2**20)), f"{LAYER}: its facts say"),
-    "one bias": (lambda: changed("inner", bias=inner().bias[:1]), f"{LAYER}: expected int8 weights and one int32 bias"),
+    "one bias": (lambda: changed("inner", bias=inner().bias[:1]), "'inner' does not fit its inputs or arrays"),
     "multiplier": (lambda: unproved(inner(), shifts=False), f"{LAYER}, channel .* is not proved"),
     "shift": (
         lambda: unproved(proved().layers()["stem"], shifts=True),
@@ -129,7 +129,7 @@ TAMPERED: dict[str, tuple[Callable[[], Change], str]] = {
     ),
     "number of multipliers": (
         lambda: rescaled(inner(), multipliers=Multipliers(np.full(3, 5), np.full(3, 9))),
-        f"{LAYER}: expected 8 multipliers, got 3",
+        "'inner' does not fit its inputs or arrays",
     ),
     "residual range": (lambda: rescaled(inner(), high=300), f"{LAYER}: expected a clamp within"),
     "format": (lambda: reformatted("inner", bit_width=7), f"{LAYER}: expected a clamp within"),
@@ -142,20 +142,20 @@ TAMPERED: dict[str, tuple[Callable[[], Change], str]] = {
     "scale of a mean": (lambda: reformatted(POOL().name, scale=0.5), f"'{POOL().name}': expected a multiplier near"),
     "scale of a stream": (lambda: reformatted(NARROWER().name, scale=0.5), f"'{NARROWER().name}': expected a multiplier n"),
     "unit": (lambda: lambda model: replace(model, output_unit=-model.output_unit), "output 'classify': expected positive"),
-    "number of units": (lambda: lambda model: replace(model, output_unit=np.ones(3)), "expected a unit for each class"),
+    "number of units": (lambda: lambda model: replace(model, output_unit=np.ones(3)), "expected one output unit, or one a class"),
     "output": (lambda: lambda model: replace(model, output="stem"), "output|unit"),
     "term": (lambda: changed(ADD().name, multipliers=(2 * ADD().multipliers[0], 1)), f"addition '{ADD().name}'"),
     "sum": (lambda: changed(ADD().name, multipliers=(2**17, 2**17)), f"addition '{ADD().name}': its sum can reach"),
     "shift of a sum": (lambda: changed(ADD().name, shift=1), f"addition '{ADD().name}': expected the multiplier"),
     "clamp of a sum": (lambda: changed(ADD().name, high=2**10), f"'{ADD().name}': its integers can reach"),
-    "window of a mean": (lambda: changed(POOL().name, kernel=(2, 3)), f"'{POOL().name}': expected"),
-    "step of a window": (lambda: changed("inner", stride=(2, 2)), r"'inner': expected a tensor of shape \(8, 2, 2\)"),
-    "padding": (lambda: changed("inner", padding=(0, 0)), r"'inner': expected a tensor of shape \(8, 2, 2\)"),
-    "groups": (lambda: changed("inner", groups=2), f"{LAYER}: expected weights for 8 channels in 2 groups"),
-    "source": (lambda: changed("inner", inputs=("nothing",)), "'inner': expected a new tensor made from earlier ones"),
+    "window of a mean": (lambda: changed(POOL().name, kernel=(2, 3)), f"'{POOL().name}' makes"),
+    "step of a window": (lambda: changed("inner", stride=(2, 2)), r"'inner' makes \(8, 2, 2\), but says"),
+    "padding": (lambda: changed("inner", padding=(0, 0)), r"'inner' makes \(8, 2, 2\), but says"),
+    "groups": (lambda: changed("inner", groups=2), "'inner' does not fit its inputs"),
+    "source": (lambda: changed("inner", inputs=("nothing",)), "'inner' reads 'nothing' before it is made"),
     "order": (
         lambda: lambda model: replace(model, ops=(*model.ops[:1], *model.ops[:0:-1])),
-        "expected a new tensor made from earlier ones",
+        "before it is made",
     ),
     "proofs": (lambda: claimed("inner", theorem_a=0, theorem_b=7, exhaustive=0), f"{LAYER}: 8 multipliers, but 7 proofs"),
     "largest accumulator": (lambda: claimed("inner", largest_accumulator=3), f"{LAYER}: its facts say .* exceeds 3"),
@@ -181,7 +181,7 @@ def test_tampered_models_are_refused(what: str, tmp_path: Path) -> None:
     model = change()(proved())
     if what != "weight bits":  # which decide how many bytes there are
         model.save(tmp_path / "model")
-        with pytest.raises(FileFormatError, match=f"model' holds a model that is not proved: .*{words}"):
+        with pytest.raises(FileFormatError, match=words):
             load(tmp_path / "model")
     with pytest.raises(LoweringError, match=words):
         prepare(model)
@@ -199,7 +199,7 @@ def test_published_arithmetic_stays_within_int32() -> None:
     with pytest.raises(LoweringError, match="layer 'conv': an accumulator can reach"):
         recheck(changed("conv", bias=np.full_like(conv.bias, 2**31 - 1))(model))
     with pytest.raises(LoweringError, match="addition 'sum': its sum can reach"):
-        recheck(changed("sum", multipliers=(2**31, 2**31))(model))
+        recheck(changed("sum", multipliers=(2**44, 2**44))(model))
     negative = changed("sum", low=-5)(model)
     with pytest.raises(LoweringError, match="'mean': expected a mean of values that are not negative"):
         recheck(negative)
@@ -211,9 +211,11 @@ def test_every_operation_is_checked() -> None:
         name="stray", inputs=(proved().ops[0].name,), shape=(3, 4, 4), kernel=(2, 2), stride=(2, 2), padding=(0, 0)
     )
     model = proved()
-    with pytest.raises(LoweringError, match="'stray': AvgPool2d is no operation on integers"):
-        recheck(replace(model, ops=(model.ops[0], stray)))
-    assert set(check_op.registry) - {object} <= set(result_shape.registry)
+    with pytest.raises(LoweringError, match=r"'stray' does not fit .*AvgPool2d is no operation on integers"):
+        recheck(
+            replace(model, ops=(model.ops[0], stray), formats={**model.formats, "stray": QuantParams(8, True, 1.0)})
+        )
+    assert set(check_op.registry) - {object} <= set(shape_of.registry)
     wide = replace(model, formats={**model.formats, "classify": QuantParams(16, True, 1.0)})
     with pytest.raises(LoweringError, match="layer 'classify': expected no format"):
         recheck(wide)

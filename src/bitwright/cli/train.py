@@ -61,6 +61,13 @@ def train(
         float, typer.Option("--distill", min=0.0, max=1.0, help="Weight of the float network's logits in the loss.")
     ] = 0.0,
     residual_bits: Annotated[int, typer.Option("--residual-bits", help="Of residual streams: 8 or 16.")] = 8,
+    deploy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--deploy",
+            help="Refuse at once what this engine (litert, onnx, openvino, qonnx, tvm) would refuse; repeatable.",
+        ),
+    ] = None,
     pretrained: Pretrained = False,
     weights: Weights = None,
     ema: Ema = False,
@@ -96,6 +103,8 @@ def train(
     in_float = ":" in model and not Path(model).exists()
     if in_float and scheme is not None:
         raise typer.BadParameter("a scheme needs a captured network: run `bitwright capture` first.")
+    if in_float and deploy:
+        raise typer.BadParameter("an engine is for a captured network under a scheme: run `bitwright capture` first.")
     if not in_float and scheme is None:
         raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
     state = output.with_name(f"{output.name}.state")
@@ -111,7 +120,7 @@ def train(
             _train_float(run, model, model_options)
         else:
             options = {"ranges": ranges, "free_norm": free_norm}
-            _train_quantized(run, Path(model), scheme, residual_bits, teacher_alpha, options)
+            _train_quantized(run, Path(model), scheme, residual_bits, deploy or [], teacher_alpha, options)
     leave_processes()
 
 
@@ -176,11 +185,18 @@ def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
 
 
 def _train_quantized(
-    run: _Run, path: Path, scheme: str, residual_bits: int, teacher_alpha: float, options: dict[str, Any]
+    run: _Run,
+    path: Path,
+    scheme: str,
+    residual_bits: int,
+    deploy: list[str],
+    teacher_alpha: float,
+    options: dict[str, Any],
 ) -> None:
     from bitwright.cli.models import load_data
     from bitwright.cli.schemes import scheme_for
     from bitwright.errors import FileFormatError
+    from bitwright.export import require_deployable
     from bitwright.graph import FloatModel, Graph
     from bitwright.integer import IntegerModel, load
     from bitwright.training import Distillation, fine_tune, save_quantized
@@ -191,8 +207,9 @@ def _train_quantized(
             f"'{path}' holds integers, which cannot be trained: give the checkpoint it was lowered from."
         )
     graph = start if isinstance(start, Graph) else start.float_graph()
-    images = load_data(run.data, graph.input_shape)
     chosen = scheme_for(scheme, graph, residual_bits)
+    require_deployable(graph, chosen, deploy)
+    images = load_data(run.data, graph.input_shape)
     if teacher_alpha > 0:
         options["distillation"] = Distillation(FloatModel(graph).eval().requires_grad_(False), teacher_alpha)
     with bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Files for engines: each exporter reads an IntegerModel and refuses what it cannot guarantee to give the same integers."""
 
+from bitwright.export.beforehand import refusals, require_deployable
 from bitwright.export.digits import layers_in_digits
 from bitwright.export.exporter import Exporter, exported_bytes
 from bitwright.export.float_onnx import export_float_onnx, to_float_onnx
@@ -35,6 +36,8 @@ __all__ = [
     "export_tvm",
     "exported_bytes",
     "layers_in_digits",
+    "refusals",
+    "require_deployable",
     "to_float_onnx",
     "to_litert",
     "to_onnx",

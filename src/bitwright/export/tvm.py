@@ -89,6 +89,14 @@ def export_tvm(
     return conditions
 
 
+def to_tvm(model: IntegerModel, pixels: Pixels | None = None, *, tvm_target: str | None = None) -> Any:
+    """`model` as TVM's module, before it is compiled; see `export_tvm`."""
+    if find_spec("tvm") is None:
+        raise ExportError("TVM is not installed: pip install 'bitwright[tvm]'.")
+    require_proof(model)
+    return _module(model, pixels, _target(tvm_target), lambda done: None)[0]
+
+
 def _passes() -> Any:
     """Relax's default passes but for those that look for operators and schedules: here every call is of a finished kernel."""
     from tvm.ir.transform import Sequential

@@ -7,9 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.integer.quant_params import QuantParams
-
-FLOAT32_EXACT = 2**24
-"""Every integer up to here, and every sum whose partial sums stay within, is exact in float32."""
+from bitwright.quantizer.refusals import FLOAT32_EXACT as FLOAT32_EXACT
 
 TF32_EXACT = 2**11
 """Every integer up to here is exact in TF32, to which CUDA may round the factors of products."""

@@ -39,6 +39,9 @@ Predicate = Callable[[Int64Array, IntArray, IntArray], BoolArray]
 """From b, c and channel of each row to verdicts."""
 
 MAX_RELATIVE_CHANGE = 2.0**-12  # moves an 8-bit output by at most 1/16 of a step
+EXHAUSTIVE = 2**16
+"""Tensors of at most so many different values are proved by trying them all, larger ones by theorem."""
+
 _BITS = 24
 _EVERY_INT32_CANDIDATES = 256
 _MOST_CANDIDATES = 2**14  # more than there are within the default change
@@ -226,24 +229,25 @@ def certify_requantize(
     *,
     max_relative_change: float = MAX_RELATIVE_CHANGE,
 ) -> Certified:
-    """As `certify`, for a tensor of at most 16 bits that is only rescaled: every input is tried, no theorem needed.
+    """As `certify`, for a tensor that is only rescaled: every input is tried where there are at most `EXHAUSTIVE`.
 
     Args:
         ratio: `scale_in / scale_out`, [channels] or a single number.
-        in_min: Smallest input; `in_max - in_min` is below 2**16.
+        in_min: Smallest input.
         in_max: Largest input.
         quant_min: Smallest output.
         quant_max: Largest output.
         max_relative_change: How far from the ratio the search may go.
 
     Raises:
-        LoweringError: If the inputs are more than 2**16, or nothing was proved.
+        LoweringError: If the inputs leave int32, or nothing was proved.
 
     >>> certify_requantize(0.7, -128, 127, -8, 7).theorem
     ('exhaustive',)
     """
-    if not 0 <= in_max - in_min < 2**16 or max(abs(in_min), abs(in_max)) > 2**16:
-        raise LoweringError(f"expected an input range of at most 16 bits, got [{in_min}, {in_max}].")
+    _checked_bounds(in_min, in_max, 1)
+    if in_max - in_min >= EXHAUSTIVE:
+        return certify(ratio, in_min, in_max, quant_min, quant_max, max_relative_change=max_relative_change)
     inputs = np.arange(in_min, in_max + 1, dtype=np.int64)
 
     def predicate(b: Int64Array, c: IntArray, rows: IntArray) -> BoolArray:

@@ -321,16 +321,11 @@ def _(node: Node, lowering: Lowering) -> Node:
 
 
 def _certified_rescale(node: Node, lowering: Lowering, unit: float, domain: tuple[int, int]) -> Rescale:
-    """One multiplier for a whole tensor, proved over a domain small enough to try every value."""
+    """One multiplier for a whole tensor, proved over all values that it can have."""
     output = lowering.params(node)
     low, high = lowering.limits(node)
     try:
-        if domain[1] - domain[0] < 2**17:
-            certified = certify_requantize(unit / output.scale, *domain, low, high)
-        else:
-            certified = certify(
-                np.array([unit / output.scale]), np.array([domain[0]]), np.array([domain[1]]), low, high
-            )
+        certified = certify_requantize(unit / output.scale, *domain, low, high)
     except LoweringError as error:
         raise LoweringError(f"'{node.name}': {error}") from error
     lowering.formats[node.name] = output

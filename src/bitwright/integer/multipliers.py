@@ -19,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import LoweringError
+from bitwright.quantizer.refusals import FLOAT32_EXACT as FLOAT32_EXACT
+from bitwright.quantizer.refusals import INT32_MAX as INT32_MAX
 
 IntArray = npt.NDArray[np.integer[Any]]
 
 MAX_SHIFT = 62
 MAX_MULTIPLIER = 2**31 - 1
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
-FLOAT32_EXACT = 2**24  # every integer up to it is a float32 number
+INT32_MIN = -INT32_MAX - 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,10 +35,10 @@ from bitwright.integer.multipliers import (
     requantize_float32,
 )
 from bitwright.integer.ops import Rescale
-from bitwright.integer.quant_params import UNCLAMPED_BITS
 from bitwright.integer.ranges import Range, accumulators, tensor_ranges
 from bitwright.integer.recheck import PROOFS
 from bitwright.integer.theorems import BoolArray, Int64Array
+from bitwright.quantizer.formats import UNCLAMPED_BITS
 
 MAX_STEPS = 2**8
 """Results of more than 8 bits have too many steps for a float32 number to meet them all."""

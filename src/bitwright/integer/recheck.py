@@ -42,9 +42,10 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
-from bitwright.integer.quant_params import UNCLAMPED_BITS, QuantParams
+from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.ranges import Range, accumulators, result_range
 from bitwright.integer.shapes import check_shapes
+from bitwright.quantizer.formats import UNCLAMPED_BITS
 
 if TYPE_CHECKING:
     from bitwright.integer.model import IntegerModel
@@ -96,7 +97,9 @@ def _check_output(model: IntegerModel) -> None:
         raise LoweringError(f"output '{model.output}': expected positive, finite units.")
     params = model.formats.get(model.output)
     if params is not None and (unit != params.scale).any():
-        raise LoweringError(f"output '{model.output}': expected its unit to be its scale {params.scale}, got {unit[0]}.")
+        raise LoweringError(
+            f"output '{model.output}': expected its unit to be its scale {params.scale}, got {unit[0]}."
+        )
 
 
 @singledispatch
@@ -189,9 +192,10 @@ def _(op: IntegerAdd, sources: list[Range], model: IntegerModel) -> None:
             f"addition '{op.name}': expected two positive multipliers and a shift from 0 to {MAX_SHIFT}, "
             f"got {op.multipliers} and {op.shift}."
         )
-    reach = [max(-params.quant_min, params.quant_max) for params in (first, second)]
-    largest = sum(bound * multiplier for bound, multiplier in zip(reach, op.multipliers, strict=True))
     wide = any(params.bit_width == UNCLAMPED_BITS for params in (first, second, output))
+    ends = sources if wide else [(params.quant_min, params.quant_max) for params in (first, second)]
+    reach = [max(-low, high) for low, high in ends]
+    largest = sum(bound * multiplier for bound, multiplier in zip(reach, op.multipliers, strict=True))
     if largest > (_INT64_SUM if wide else FLOAT32_EXACT):
         raise LoweringError(
             f"addition '{op.name}': its sum can reach {largest}, beyond what "

@@ -5,20 +5,24 @@ from bitwright.quantizer.activations import full_scale, least_squares_scale, qua
 from bitwright.quantizer.demand import Demand, demand, demands
 from bitwright.quantizer.formats import TensorFormat, clamp_limits
 from bitwright.quantizer.plan import QuantPlan, plan
+from bitwright.quantizer.refusals import Refusal, lowering_refusals, require_none
 from bitwright.quantizer.weights import quantize_weight, weight_format, weight_scale
 
 __all__ = [
     "Demand",
     "QuantPlan",
+    "Refusal",
     "TensorFormat",
     "clamp_limits",
     "demand",
     "demands",
     "full_scale",
     "least_squares_scale",
+    "lowering_refusals",
     "plan",
     "quantize_activation",
     "quantize_weight",
+    "require_none",
     "weight_format",
     "weight_scale",
 ]

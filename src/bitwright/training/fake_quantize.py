@@ -34,6 +34,7 @@ from bitwright.graph.nodes import (
     Slice,
 )
 from bitwright.quantizer.formats import clamp_limits
+from bitwright.quantizer.refusals import FLOAT32_EXACT
 from bitwright.training.folding import accumulator_unit, bias_integers, folded_gain_and_bias, oriented_weight
 from bitwright.training.norm import normalise_by_batch
 from bitwright.training.quantized import Certificate, Quantized
@@ -176,11 +177,13 @@ def _extremes(accumulator: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
 def _(node: AvgPool2d, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
     area = node.kernel[0] * node.kernel[1]
     # divisor_override makes the mean a sum: an integer.
-    total = F.avg_pool2d(inputs[0].values, node.kernel, node.stride, node.padding, divisor_override=1)
+    wide = area * model.plan.format(node.inputs[0]).magnitude > FLOAT32_EXACT
+    values = inputs[0].values.double() if wide else inputs[0].values
+    total = F.avg_pool2d(values, node.kernel, node.stride, node.padding, divisor_override=1)
     unit = inputs[0].scale / area
     if node.name == model.plan.raw:
         return Quantized(total, unit)
-    return _rescale(node, total, unit, model)
+    return _rescale(node, total.to(inputs[0].values.dtype), unit, model)  # rounded once, as the certificate says
 
 
 @fake_quantize.register(Add)

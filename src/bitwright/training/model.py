@@ -14,6 +14,7 @@ from bitwright.graph.execute import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
 from bitwright.quantizer.plan import QuantPlan, plan
+from bitwright.quantizer.refusals import lowering_refusals, require_none
 from bitwright.scheme import Scheme
 from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.folding import oriented_weight
@@ -205,8 +206,11 @@ def quantize(
 
     Raises:
         SchemeError: If the scheme does not name exactly the layers of the graph.
+        LoweringError: If some operation has no integer form, whatever its weights; names each of them.
     """
-    model = QuantizedModel(plan(graph, scheme), Ranges(ranges), momentum=momentum, free_norm=free_norm)
+    planned = plan(graph, scheme)
+    require_none(lowering_refusals(planned))
+    model = QuantizedModel(planned, Ranges(ranges), momentum=momentum, free_norm=free_norm)
     model.calibrate_weights()
     return model
 

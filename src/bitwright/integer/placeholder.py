@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""One operation of a network that is still to be trained, as an integer model of its own: true shapes and formats, no values.
+
+Weights are zeros and every ratio is one, so that nothing depends on what training will find: whoever refuses such a model refuses
+the operation itself, by its shapes and formats.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from bitwright.graph.nodes import (
+    Add,
+    AvgPool2d,
+    Clamp,
+    Concat,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    Node,
+    PassThrough,
+    Requantize,
+)
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.multipliers import Multipliers
+from bitwright.integer.ops import (
+    IntegerAdd,
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerLinear,
+    IntegerRequantize,
+    Quantize,
+    Rescale,
+)
+from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.plan import QuantPlan
+
+_IMAGES, _BEFORE = "placeholder.images", ".image"
+_BYTE = QuantParams(8, False, 1.0)
+_ONE = Multipliers(np.ones(1, np.int64), np.zeros(1, np.int32))
+
+
+def params_of(tensor: str, plan: QuantPlan) -> QuantParams:
+    """The format of a tensor, at scale 1."""
+    window = plan.format(tensor)
+    return QuantParams(window.bit_width, window.negative, 1.0)
+
+
+def placeholder(node: Node, plan: QuantPlan, *, alone: bool = True) -> IntegerModel:
+    """A model of `node` alone, whose inputs 1 x 1 convolutions make of an image; with `alone` false, of these alone.
+
+    Args:
+        node: Of `plan.graph`, with integers of its own: no `Dropout`.
+        plan: Formats of its tensors.
+        alone: Whether the operation itself is in it.
+    """
+    if isinstance(node, Input):
+        return _model([_quantize(node, params_of(node.name, plan))], plan)
+    by_name = {other.name: other for other in plan.graph}
+    sources = [by_name[name] for name in dict.fromkeys(node.inputs)]
+    images = next((source for source in sources if isinstance(source, Input)), None)
+    if images is None:
+        first = _quantize(Node(name=_IMAGES, inputs=(), shape=(1, *_image_shape(sources[0])[1:])), _BYTE)
+    else:
+        first = _quantize(images, params_of(images.name, plan))
+    ops: list[Node] = [first]
+    for source in sources:
+        if source is not images:
+            ops += _made(source, first, params_of(source.name, plan))
+    return _model([*ops, placeholder_op(node, plan)] if alone else ops, plan)
+
+
+def _quantize(node: Node, params: QuantParams) -> Quantize:
+    low, high = params.quant_min, params.quant_max
+    return Quantize(name=node.name, inputs=(), shape=node.shape, place=node.place, scale=1.0, low=low, high=high)
+
+
+def _image_shape(source: Node) -> tuple[int, ...]:
+    """Of a tensor, or of the image that becomes it when it is flattened."""
+    return source.shape if len(source.shape) == 3 else (source.shape[0], 1, 1)
+
+
+def _made(source: Node, images: Quantize, params: QuantParams) -> list[Node]:
+    """A tensor of a shape and format: a convolution of the images with weights of zero."""
+    shape = _image_shape(source)
+    flat = shape != source.shape
+    conv = IntegerConv2d(
+        name=f"{source.name}{_BEFORE}" if flat else source.name, inputs=(images.name,), shape=shape,
+        rescale=Rescale(_ONE, params.quant_min, params.quant_max), weight=np.zeros((shape[0], images.shape[0], 1, 1), np.int8),
+        weight_bits=8, bias=np.zeros(shape[0], np.int32), stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
+    )  # fmt: skip
+    return [conv, Flatten(name=source.name, inputs=(conv.name,), shape=source.shape)] if flat else [conv]
+
+
+def _model(ops: list[Node], plan: QuantPlan) -> IntegerModel:
+    """The model of some operations, each in its format."""
+    formats = {}
+    for op in ops:
+        name = op.name.removesuffix(_BEFORE)
+        if name == _IMAGES:
+            formats[name] = _BYTE
+        elif getattr(op, "rescale", _ONE) is not None:
+            formats[op.name] = params_of(name, plan)
+    return IntegerModel(plan.graph.model, plan.scheme, tuple(ops), formats, ops[-1].name, np.ones(1))
+
+
+@singledispatch
+def placeholder_op(node: Node, plan: QuantPlan) -> Node:
+    """The operation of a node without its values."""
+    raise NotImplementedError(f"no integer form of {type(node).__name__}")
+
+
+def _rescale(node: Node, plan: QuantPlan) -> Rescale | None:
+    if node.name == plan.raw:
+        return None
+    params = params_of(node.name, plan)
+    return Rescale(_ONE, params.quant_min, params.quant_max)
+
+
+@placeholder_op.register(Conv2d)
+@placeholder_op.register(Linear)
+def _(node: Conv2d | Linear, plan: QuantPlan) -> Node:
+    shape = plan.graph.parameters[node.weight].shape
+    common: dict[str, Any] = {
+        "name": node.name, "inputs": node.inputs, "shape": node.shape, "place": node.place, "rescale": _rescale(node, plan),
+        "weight": np.zeros(tuple(shape), np.int8), "weight_bits": plan.scheme.layers[node.name].weight_bits,
+        "bias": np.zeros(shape[0], np.int32),
+    }  # fmt: skip
+    if isinstance(node, Linear):
+        return IntegerLinear(**common)
+    return IntegerConv2d(**common, stride=node.stride, padding=node.padding, dilation=node.dilation, groups=node.groups)
+
+
+@placeholder_op.register
+def _(node: AvgPool2d, plan: QuantPlan) -> Node:
+    return IntegerAvgPool2d(
+        name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, rescale=_rescale(node, plan),
+        kernel=node.kernel, stride=node.stride, padding=node.padding,
+    )  # fmt: skip
+
+
+@placeholder_op.register(Requantize)
+@placeholder_op.register(Clamp)
+def _(node: Node, plan: QuantPlan) -> Node:
+    rescale = _rescale(node, plan)
+    assert rescale is not None
+    return IntegerRequantize(name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, rescale=rescale)
+
+
+@placeholder_op.register
+def _(node: Add, plan: QuantPlan) -> Node:
+    params = params_of(node.name, plan)
+    return IntegerAdd(
+        name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, multipliers=(1, 1), shift=0,
+        low=params.quant_min, high=params.quant_max,
+    )  # fmt: skip
+
+
+@placeholder_op.register(Concat)
+@placeholder_op.register(PassThrough)
+def _(node: Node, plan: QuantPlan) -> Node:
+    return node

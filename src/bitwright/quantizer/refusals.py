@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""What cannot be lowered whatever the weights and scales turn out to be: known before any training is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from math import prod
+
+from bitwright.errors import LoweringError
+from bitwright.graph.nodes import AvgPool2d, Node
+from bitwright.quantizer.plan import QuantPlan
+
+FLOAT32_EXACT = 2**24
+"""Every integer up to here, and every sum whose partial sums stay within, is exact in float32."""
+
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one operation of a network has no exact form.
+
+    Attributes:
+        layer: Its name.
+        reason: What was expected and got, and what to do, as a sentence.
+        engine: That has no form of it; empty where it has no integer form at all.
+    """
+
+    layer: str
+    reason: str
+    engine: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.engine}: {self.reason}" if self.engine else self.reason
+
+
+def lowering_refusals(plan: QuantPlan) -> list[Refusal]:
+    """The operations that lowering refuses by their shapes and formats alone, in order."""
+    found = ((node.name, _refused(node, plan)) for node in plan.graph)
+    return [Refusal(name, reason) for name, reason in found if reason]
+
+
+def require_none(refusals: Sequence[Refusal], error: type[Exception] = LoweringError) -> None:
+    """Raise one error that holds every refusal."""
+    if refusals:
+        raise error("; ".join(map(str, refusals)))
+
+
+@singledispatch
+def _refused(node: Node, plan: QuantPlan) -> str:
+    """The reason, or nothing: most operations depend on weights, whose sums lowering bounds."""
+    return ""
+
+
+@_refused.register
+def _(node: AvgPool2d, plan: QuantPlan) -> str:
+    window = plan.format(node.inputs[0])
+    largest = prod(node.kernel) * window.magnitude
+    if largest <= INT32_MAX:
+        return ""
+    return (
+        f"'{node.name}': expected sums within int32, got up to {largest} over a window of {node.kernel[0]} x {node.kernel[1]} "
+        f"values of {window.bit_width} bits. Average over smaller windows, or use residual_bits: 8."
+    )
