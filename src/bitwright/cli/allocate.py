@@ -10,7 +10,10 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
+from bitwright.cli.numbers import one_of
 from bitwright.cli.options import GraphFile, Json, Output
+from bitwright.cli.outputs import reserve
 
 if TYPE_CHECKING:
     from bitwright.allocation import LatencyTable
@@ -30,6 +33,7 @@ bitwright allocate resnet18.graph resnet18.sensitivities.json --latency-table nv
 
 @app.command(epilog=EXAMPLES)
 def allocate(
+    context: typer.Context,
     graph: GraphFile,
     sensitivities: Annotated[
         Path, typer.Argument(metavar="SENSITIVITIES", help="A file that `bitwright sensitivity` wrote.")
@@ -74,7 +78,10 @@ def allocate(
         ),
     ] = None,
     residual_bits: Annotated[
-        int, typer.Option("--residual-bits", help="Of the streams that additions read and write: 8 or 16.")
+        int,
+        typer.Option(
+            "--residual-bits", parser=one_of(8, 16), help="Of the streams that additions read and write: 8 or 16."
+        ),
     ] = 8,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say what would change first with 5 % less and more budget.")
@@ -106,6 +113,10 @@ def allocate(
     limits += [Budget(kind, limit) for kind, limit in options.items() if limit is not None]
     if not limits:
         raise BudgetError("expected a budget, got none: name one, such as size0.5 or --latency-ms 4.2.")
+    if all(limit.kind != "latency" for limit in limits):
+        refuse_ignored(context, "no budget limits the latency. Add one, such as --latency-ms 4.2.", "latency_table")
+    picture = None if frontier is None else frontier.with_suffix(".png")
+    reserve(output, plot, frontier, picture, reads=[graph, sensitivities, latency_table])
     table = SensitivityTable.load(sensitivities)
     network = Graph.load(graph)
     problem = graph_problem(
@@ -120,19 +131,15 @@ def allocate(
     found.scheme.save(output)
     if plot is not None:
         plot_bits(plot, table, [found.scheme], ", ".join(map(str, found.uses)))
-    if frontier is not None:
+    if frontier is not None and picture is not None:
         with bar("tracing the Pareto frontier") as progress:
             points = pareto_frontier(problem, limits[0].kind, budgets=limits[1:], progress=progress)
         points.save(frontier)
-        plot_frontier(frontier.with_suffix(".png"), points, table, [found.scheme, *comparable(network, table)])
+        plot_frontier(picture, points, table, [found.scheme, *comparable(network, table)])
     show(found.to_dict(), as_json, lambda: Text(str(found)))
-    written = [
-        output,
-        *(path for path in (plot, frontier) if path),
-        *([frontier.with_suffix(".png")] if frontier else []),
-    ]
-    for path in written:
-        note(f"wrote {path}")
+    for path in (output, plot, frontier, picture):
+        if path is not None:
+            note(f"wrote {path}")
 
 
 def latencies(name: str, model: str) -> LatencyTable:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -84,7 +84,7 @@ def usage(error: typer.TyperException) -> str:
     return f"UsageError: {error.format_message().rstrip('.')}.{where}" if error.format_message() else ""
 
 
-def fail(message: str, status: int = 1) -> None:
+def fail(message: str, status: int = 1) -> NoReturn:
     """Print one line on stderr and exit."""
     line = " ".join(_CONTROLS.sub(" ", message).split())
     if line:

@@ -12,7 +12,9 @@ from typer.core import TyperGroup
 from bitwright.cli.allocate import parse_choices
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.numbers import MAX_THREADS, whole
 from bitwright.cli.options import GraphFile, Json, Output
+from bitwright.cli.outputs import reserve
 
 FILES = "files"
 
@@ -38,10 +40,12 @@ app.add_typer(bench_app, name="bench")
 def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="For any engine; the first is the baseline.")],
     batch: Annotated[
-        list[int] | None, typer.Option("--batch", "-b", min=1, help="Images at a time; repeatable.")
+        list[int] | None, typer.Option("--batch", "-b", parser=whole(1), help="Images at a time; repeatable.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="That each engine may use.")] = 1,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Each runs all files in turn.")] = 15,
+    threads: Annotated[
+        int, typer.Option("--threads", parser=whole(1, MAX_THREADS), help="That each engine may use.")
+    ] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", parser=whole(1), help="Each runs all files in turn.")] = 15,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -105,9 +109,11 @@ def layers(
         str, typer.Option("--choices", help="Precisions to measure: 2-8, or some such as W4A4,W4A8,W8A8.")
     ] = "W4A4,W8A8",
     engine: Annotated[str, typer.Option("--engine", "-e", help="One that reads ONNX files.")] = "onnxruntime",
-    batch: Annotated[int, typer.Option("--batch", "-b", min=1, help="Images at a time.")] = 1,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="That the engine may use.")] = 1,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Each runs all layers in turn.")] = 15,
+    batch: Annotated[int, typer.Option("--batch", "-b", parser=whole(1), help="Images at a time.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", parser=whole(1, MAX_THREADS), help="That the engine may use.")
+    ] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", parser=whole(1), help="Each runs all layers in turn.")] = 15,
     as_json: Json = False,
 ) -> None:
     """Time every distinct layer shape at every precision, and write the table that `allocate --latency-table` reads."""
@@ -116,6 +122,7 @@ def layers(
     from bitwright.benchmark import environment, measure_layers
     from bitwright.graph import Graph
 
+    reserve(output, reads=[graph])
     network = Graph.load(graph)
     with bar(f"timing the layers of {network.model}") as progress:
         found = measure_layers(

@@ -9,12 +9,15 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import note, show
-from bitwright.cli.models import make_model
+from bitwright.cli.ignored import refuse_ignored
+from bitwright.cli.models import make_model, refuse_ignored_weights
 from bitwright.cli.options import Channels, Classes, Ema, ImageSize, Json, ModelName, Output, Pretrained, Weights
+from bitwright.cli.outputs import reserve
 
 
 @app.command(epilog="Example: bitwright capture pytorchcv:resnet18 --pretrained -o resnet18.graph")
 def capture(
+    context: typer.Context,
     model: ModelName,
     output: Output,
     pretrained: Pretrained = False,
@@ -29,6 +32,10 @@ def capture(
     as_json: Json = False,
 ) -> None:
     """Capture a model with torch.export, fold batch norm, count what it costs, write the graph."""
+    refuse_ignored_weights(context)
+    if channels is not None and classes is not None:
+        refuse_ignored(context, "--channels and --classes say all that would be taken from it. Leave one out.", "data")
+    reserve(output, reads=[weights])
     from bitwright.graph import capture as capture_model
     from bitwright.report import graph_summary, summary_table
 

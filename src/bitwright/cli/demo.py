@@ -11,6 +11,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.interruption import resumable
+from bitwright.cli.numbers import whole
 from bitwright.cli.options import Json, Seed
 
 
@@ -22,7 +23,9 @@ def demo(
     epochs: Annotated[
         int | None,
         typer.Option(
-            "--epochs", min=1, help="Of the float baseline; each scheme gets a third. By default as data needs."
+            "--epochs",
+            parser=whole(1),
+            help="Of the float baseline; each scheme gets a third. By default as data needs.",
         ),
     ] = None,
     folder: Annotated[

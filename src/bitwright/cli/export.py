@@ -11,6 +11,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.options import Json, Output
+from bitwright.cli.outputs import reserve
 
 
 @app.command(epilog="Example: bitwright export resnet18.w4a4.integer -o resnet18.w4a4.onnx")
@@ -44,7 +45,7 @@ def export(
 
     from bitwright.cli.models import load_data
     from bitwright.errors import ExportError, unknown_name
-    from bitwright.export import EXPORTERS, Pixels, Target, export_tvm, exported_bytes, layers_in_digits
+    from bitwright.export import EXPORTERS, Pixels, Target, companions, export_tvm, exported_bytes, layers_in_digits
     from bitwright.integer import IntegerModel
 
     if engine not in EXPORTERS:
@@ -53,6 +54,7 @@ def export(
         raise unknown_name("target", target, list(Target))
     if tvm_target is not None and engine != "tvm":
         raise ExportError(f"--tvm-target is for the engine tvm, got {engine}. Leave it out, or add --engine tvm.")
+    reserve(output, *companions(output), reads=[model])
     loaded = IntegerModel.load(model)
     pixels = None
     if data is not None:

@@ -10,7 +10,10 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
+from bitwright.cli.numbers import whole
 from bitwright.cli.options import Json, Output
+from bitwright.cli.outputs import reserve
 
 if TYPE_CHECKING:
     from bitwright.integer import IntegerModel
@@ -21,6 +24,7 @@ _CHOOSING = 32  # images that show what costs less: more than that change no cho
 
 @app.command(epilog="Example: bitwright lower resnet18.w4a4.checkpoint -o resnet18.w4a4.integer")
 def lower(
+    context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file that `bitwright train` wrote.")],
     output: Output,
     target: Annotated[
@@ -39,7 +43,9 @@ def lower(
             help="With --target avx2: choose on its training images (else weights); count accuracy before and after.",
         ),
     ] = None,
-    images: Annotated[int | None, typer.Option("--images", min=1, help="To count on; by default, all.")] = None,
+    images: Annotated[
+        int | None, typer.Option("--images", parser=whole(1), help="To count on; by default, all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make the integer model, prove that float32 engines compute the same integers, write it packed."""
@@ -54,6 +60,11 @@ def lower(
 
     if target not in (Target.ANY, Target.AVX2):
         raise unknown_name("target of lowering", target, [Target.ANY, Target.AVX2])
+    if target != Target.AVX2:
+        refuse_ignored(context, "it is for --target avx2. Evaluate with: bitwright evaluate.", "data", "images")
+    elif data is None:
+        refuse_ignored(context, "there is nothing to count on. Name a data set with --data.", "images")
+    reserve(output, reads=[checkpoint])
     model = load_quantized(checkpoint)
     name = f"{model.plan.graph.model}, {model.plan.scheme.name}"
     before, chosen_on = None, None

@@ -6,6 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from bitwright.cli.ignored import refuse_ignored
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -47,6 +51,16 @@ def make_model(
         made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, **options)
     size = image_size or preferred_size(name, made)
     return made, (channels or 3, size, size)
+
+
+def refuse_ignored_weights(context: typer.Context) -> None:
+    """`--weights` and `--pretrained` exclude each other, and `--ema` is about the former."""
+    if context.params["pretrained"]:
+        refuse_ignored(
+            context, "--pretrained takes the source's own weights. Leave out one of the two.", "weights", "ema"
+        )
+    elif context.params["weights"] is None:
+        refuse_ignored(context, "it chooses among the weights of a file. Name one with --weights.", "ema")
 
 
 def load_data(name: str, shape: tuple[int, ...], seed: int = 0) -> ImageData:

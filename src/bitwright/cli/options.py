@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
+from bitwright.cli.numbers import MAX_CLASSES, MAX_SEED, MAX_SIDE, one_of, whole
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write, atomically.", dir_okay=False)]
 Data = Annotated[
     str, typer.Option("--data", "-d", help="mnist-5k, fashion-mnist[:DIR] or imagefolder:DIR.", metavar="NAME")
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images in a batch.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of everything random in this command.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", parser=whole(1), help="Images in a batch.")]
+Seed = Annotated[int, typer.Option("--seed", parser=whole(0, MAX_SEED), help="Of everything random in this command.")]
 GraphFile = Annotated[Path, typer.Argument(metavar="GRAPH", help="A file that `bitwright capture` or `train` wrote.")]
 
 ModelName = Annotated[
@@ -26,7 +28,12 @@ Weights = Annotated[
 ]
 Ema = Annotated[bool, typer.Option("--ema", help="Of the weights in that file, take their moving average.")]
 ImageSize = Annotated[
-    int | None, typer.Option("--image-size", min=1, help="Height and width in pixels; by default the model's own.")
+    int | None,
+    typer.Option(
+        "--image-size", parser=whole(1, MAX_SIDE), help="Height and width in pixels; by default the model's own."
+    ),
 ]
-Channels = Annotated[int | None, typer.Option("--channels", help="Of the images: 1 or 3.")]
-Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Outputs of the classifier.")]
+Channels = Annotated[int | None, typer.Option("--channels", parser=one_of(1, 3), help="Of the images: 1 or 3.")]
+Classes = Annotated[
+    int | None, typer.Option("--classes", parser=whole(1, MAX_CLASSES), help="Outputs of the classifier.")
+]

@@ -10,8 +10,11 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import refuse_unfinished, resumable
+from bitwright.cli.numbers import real, whole
 from bitwright.cli.options import Data, GraphFile, Json, Output, Seed
+from bitwright.cli.outputs import reserve
 from bitwright.cli.processes import join_processes, leave_processes
 
 
@@ -19,6 +22,7 @@ from bitwright.cli.processes import join_processes, leave_processes
     epilog="Example: bitwright sensitivity resnet18.graph -d imagefolder:/data/imagenet -o resnet18.sensitivities.json"
 )
 def sensitivity(
+    context: typer.Context,
     graph: GraphFile,
     data: Data,
     output: Output,
@@ -34,15 +38,17 @@ def sensitivity(
             "--activations/--weights-only", help="Whether to measure what layers read, too, besides their weights."
         ),
     ] = True,
-    images: Annotated[int, typer.Option("--images", "-n", min=1, help="Training images in the loss.")] = 512,
+    images: Annotated[int, typer.Option("--images", "-n", parser=whole(1), help="Training images in the loss.")] = 512,
     relative_error: Annotated[
-        float, typer.Option("--relative-error", min=0.0, help="Target for the standard error of each layer's trace.")
+        float,
+        typer.Option("--relative-error", parser=real(0.0), help="Target for the standard error of each layer's trace."),
     ] = 0.05,
     max_probes: Annotated[
-        int | None, typer.Option("--max-probes", min=2, help="Samples at most; by default as the metric needs.")
+        int | None,
+        typer.Option("--max-probes", parser=whole(2), help="Samples at most; by default as the metric needs."),
     ] = None,
     micro_batch: Annotated[
-        int, typer.Option("--micro-batch", min=1, help="Images in one pass: what bounds the memory.")
+        int, typer.Option("--micro-batch", parser=whole(1), help="Images in one pass: what bounds the memory.")
     ] = 64,
     device: Annotated[
         str | None, typer.Option("--device", help="Where to compute, for instance cuda; by default on the processor.")
@@ -59,6 +65,10 @@ def sensitivity(
 
     Under torchrun all processes share the work, and the first one writes the table.
     """
+    if metric == "loss_perturbation":
+        refuse_ignored(context, "this metric measures each loss once.", "max_probes")
+    state = checkpoint or output.with_name(f"{output.name}.state")
+    reserve(output, state, reads=[graph])
     from bitwright.cli.models import load_data
     from bitwright.graph import Graph
     from bitwright.report import sensitivity_table
@@ -70,7 +80,6 @@ def sensitivity(
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
     found = load_data(data, network.input_shape)
     chosen = found.calibration(min(images, len(found.train)), seed)
-    state = checkpoint or output.with_name(f"{output.name}.state")
     refuse_unfinished(state, resume)
     with resumable(state), bar("measuring sensitivities", shown=main) as progress:
         table = measure_sensitivity(

@@ -13,8 +13,12 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import refuse_unfinished, resumable
+from bitwright.cli.models import refuse_ignored_weights
+from bitwright.cli.numbers import one_of, real, whole
 from bitwright.cli.options import Channels, Classes, Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
+from bitwright.cli.outputs import reserve
 from bitwright.cli.processes import default_device, join_processes, leave_processes
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ bitwright train digits.graph -d mnist-5k --scheme W4A4 --epochs 2 -o digits.w4a4
 
 @app.command(epilog=EXAMPLES)
 def train(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -42,13 +47,18 @@ def train(
     scheme: Annotated[
         str | None, typer.Option("--scheme", "-s", help="A scheme's file, or W8A8, W4A4, … for all inner layers.")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Passes over the images; 0 only calibrates.")] = 1,
-    learning_rate: Annotated[float, typer.Option("--lr", min=0.0, help="At the start of the cosine.")] = 0.01,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images in a step.")] = 128,
-    weight_decay: Annotated[float, typer.Option("--wd", min=0.0, help="Weight decay.")] = 1e-4,
-    label_smoothing: Annotated[float, typer.Option("--label-smoothing", min=0.0, max=1.0)] = 0.0,
+    epochs: Annotated[
+        int, typer.Option("--epochs", parser=whole(0), help="Passes over the images; 0 only calibrates.")
+    ] = 1,
+    learning_rate: Annotated[float, typer.Option("--lr", parser=real(0.0), help="At the start of the cosine.")] = 0.01,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", parser=whole(1), help="Images in a step.")] = 128,
+    weight_decay: Annotated[float, typer.Option("--wd", parser=real(0.0), help="Weight decay.")] = 1e-4,
+    label_smoothing: Annotated[float, typer.Option("--label-smoothing", parser=real(0.0, 1.0))] = 0.0,
     data_fraction: Annotated[
-        float, typer.Option("--data-fraction", help="Part of the training images, the same part of every class.")
+        float,
+        typer.Option(
+            "--data-fraction", parser=real(0.0, 1.0), help="Part of the training images, the same part of every class."
+        ),
     ] = 1.0,
     ranges: Annotated[
         str, typer.Option("--ranges", help="How scales follow the data: learned, ema or fixed.")
@@ -58,9 +68,12 @@ def train(
         typer.Option("--free-norm/--fixed-norm", help="Normalise by batch statistics in training, or by fixed ones."),
     ] = True,
     teacher_alpha: Annotated[
-        float, typer.Option("--distill", min=0.0, max=1.0, help="Weight of the float network's logits in the loss.")
+        float,
+        typer.Option("--distill", parser=real(0.0, 1.0), help="Weight of the float network's logits in the loss."),
     ] = 0.0,
-    residual_bits: Annotated[int, typer.Option("--residual-bits", help="Of residual streams: 8 or 16.")] = 8,
+    residual_bits: Annotated[
+        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual streams: 8 or 16.")
+    ] = 8,
     deploy: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,10 +88,11 @@ def train(
     channels: Channels = None,
     classes: Classes = None,
     checkpoint_minutes: Annotated[
-        float, typer.Option("--checkpoint-minutes", min=0.0, help="From one write of OUTPUT.state to the next.")
+        float,
+        typer.Option("--checkpoint-minutes", parser=real(0.0), help="From one write of OUTPUT.state to the next."),
     ] = 1.0,
     checkpoint_steps: Annotated[
-        int | None, typer.Option("--checkpoint-steps", min=1, help="Steps after which it is written besides.")
+        int | None, typer.Option("--checkpoint-steps", parser=whole(1), help="Steps after which it is written besides.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from OUTPUT.state.")] = False,
     seed: Seed = 0,
@@ -103,11 +117,11 @@ def train(
     in_float = ":" in model and not Path(model).exists()
     if in_float and scheme is not None:
         raise typer.BadParameter("a scheme needs a captured network: run `bitwright capture` first.")
-    if in_float and deploy:
-        raise typer.BadParameter("an engine is for a captured network under a scheme: run `bitwright capture` first.")
     if not in_float and scheme is None:
         raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
+    _refuse_ignored(context, in_float)
     state = output.with_name(f"{output.name}.state")
+    reserve(output, state, reads=[model, scheme, weights])
     refuse_unfinished(state, resume)
     keeping = {"checkpoint": state, "checkpoint_minutes": checkpoint_minutes, "checkpoint_steps": checkpoint_steps}
     run = _Run(
@@ -122,6 +136,23 @@ def train(
             options = {"ranges": ranges, "free_norm": free_norm}
             _train_quantized(run, Path(model), scheme, residual_bits, deploy or [], teacher_alpha, options)
     leave_processes()
+
+
+def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
+    """Options of the other kind of training, and of any where there is none."""
+    if in_float:
+        reason = "a float network has no scales. Leave it out, or train a captured network with --scheme."
+        refuse_ignored(context, reason, "ranges", "free_norm", "teacher_alpha", "residual_bits", "deploy")
+        refuse_ignored_weights(context)
+    else:
+        reason = "a captured network has its weights and its shape. Leave it out, or name a model as SOURCE:MODEL."
+        refuse_ignored(context, reason, "pretrained", "weights", "ema", "image_size", "channels", "classes")
+    if not in_float and Path(context.params["scheme"]).exists():
+        refuse_ignored(context, "the file of a scheme has its own.", "residual_bits")
+    if context.params["epochs"] == 0:
+        training = ("learning_rate", "batch_size", "weight_decay", "label_smoothing", "data_fraction", "teacher_alpha")
+        reason = "nothing is trained in 0 epochs."
+        refuse_ignored(context, reason, *training, "checkpoint_minutes", "checkpoint_steps")
 
 
 @dataclass(frozen=True)

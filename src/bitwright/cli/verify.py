@@ -10,6 +10,7 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.numbers import MAX_THREADS, whole
 from bitwright.cli.options import BatchSize, Data, Json, Seed
 
 
@@ -24,9 +25,13 @@ def verify(
     target: Annotated[
         str, typer.Option("--target", help="The CPUs that the files are made for: any, avx2 or vnni.")
     ] = "any",
-    images: Annotated[int | None, typer.Option("--images", min=1, help="Of the test split; by default, all.")] = None,
+    images: Annotated[
+        int | None, typer.Option("--images", parser=whole(1), help="Of the test split; by default, all.")
+    ] = None,
     batch_size: BatchSize = 100,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="That each engine may use.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", parser=whole(1, MAX_THREADS), help="That each engine may use.")
+    ] = 1,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -10,8 +10,11 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import resumable
+from bitwright.cli.numbers import one_of
 from bitwright.cli.options import Data, Json, Output, Weights
+from bitwright.cli.outputs import reserve, try_folder
 
 zoo = typer.Typer(
     help="The published model zoo: rows, table, downloads, imports, reproductions.",
@@ -40,9 +43,12 @@ def list_rows(as_json: Json = False) -> None:
 
 @zoo.command("show", epilog="Example: bitwright zoo show resnet18-bops0.5 -o bops0.5.yaml")
 def show_row(
+    context: typer.Context,
     name: RowName,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the scheme as YAML.")] = None,
-    residual_bits: Annotated[int, typer.Option("--residual-bits", help="Of the scheme written: 8 or 16.")] = 8,
+    residual_bits: Annotated[
+        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of the scheme written: 8 or 16.")
+    ] = 8,
     as_json: Json = False,
 ) -> None:
     """One row: published figures, archive, and the bits of every layer."""
@@ -52,6 +58,9 @@ def show_row(
     from bitwright.report.zoo import row_table
     from bitwright.zoo import published_scheme, row_name, rows
 
+    if output is None:
+        refuse_ignored(context, "no scheme is written. Add -o FILE.", "residual_bits")
+    reserve(output)
     wanted = row_name(name)
     model, scheme_text = wanted.rsplit("-", 1)
     row = next((row for row in rows() if row.name == wanted), None)
@@ -93,12 +102,16 @@ def _rows(models: list[str] | None) -> Any:
 
 @zoo.command("verify", epilog="Example: bitwright zoo verify")
 def verify(
+    context: typer.Context,
     model: Models = None,
     write: Annotated[Path | None, typer.Option("--write", help="Write the figures instead of comparing them.")] = None,
 ) -> None:
     """Recompute every row from the captured graphs; any difference to the committed figures is an error."""
     from bitwright.zoo.regression import all_models, verify_zoo, write_recomputed
 
+    if write is not None:
+        refuse_ignored(context, "the figures of all networks are written. Leave it out.", "model")
+    reserve(write)
     with bar("recomputing") as progress:
         if write is not None:
             write_recomputed(write, progress=progress)
@@ -127,6 +140,7 @@ def fetch(
     epilog="Example: bitwright zoo import resnet18_bops0.5.tar.gz --model resnet18 --scheme bops_0.5 -o r18.integer",
 )
 def import_file(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A published checkpoint, or the archive around it.")],
     model: Annotated[
         str, typer.Option("--model", help="resnet18, resnet50, resnet50b or resnet101; with --float, any of pytorchcv.")
@@ -143,6 +157,9 @@ def import_file(
     """Read a published checkpoint into an integer model with the published arithmetic."""
     from bitwright.zoo import import_checkpoint, import_floats, import_notes
 
+    if floats:
+        refuse_ignored(context, "float weights have no scheme. Leave out one of the two.", "scheme")
+    reserve(output, reads=[file])
     if floats:
         import_floats(file, model).save(output)
     elif scheme is None:
@@ -176,6 +193,8 @@ def reproduce(
     from bitwright.zoo.reproduction import reproduce as run
     from bitwright.zoo.table import image_size_of
 
+    kept = folder or Path("runs") / row(name).name
+    try_folder(kept, kept)
     published = row(name)
     chosen = recipe(name).changed(changes or [])
     shape = (3, image_size_of(published.model), image_size_of(published.model))
@@ -183,7 +202,6 @@ def reproduce(
     source = f"pytorchcv:{published.model}"
     made = load_model(source, pretrained=weights is None, weights=weights, num_classes=len(images.classes))
     graph = capture(made, shape, name=source)
-    kept = folder or Path("runs") / published.name
     with resumable(kept / STATE), bar(f"reproducing {published.name}") as progress:
         result = run(chosen, graph, images, folder=kept, resume=resume, progress=progress)
     note(f"wrote {kept}")

@@ -104,7 +104,7 @@ def load_folder(request: Request) -> ImageData:
     """Load DIR/train/CLASS/ and DIR/val/CLASS/.
 
     Raises:
-        DataError: If a folder is missing, has no classes or no images, or the two splits have different classes.
+        DataError: If a folder is missing, has fewer than two classes or no images, or the two splits have different classes.
     """
     if request.folder is None:
         raise DataError("imagefolder needs a folder with train/ and val/: imagefolder:DIR.")
@@ -138,6 +138,8 @@ def _classes(folder: Path) -> tuple[str, ...]:
     found = list_classes(folder)
     if not found:
         raise DataError(f"no class folders in '{folder}': expected '{folder}/CLASS/IMAGE.jpg'.")
+    if len(found) == 1:
+        raise DataError(f"only one class folder, '{found[0]}', in '{folder}': expected at least two to tell apart.")
     return found
 
 

@@ -3,7 +3,7 @@
 
 from bitwright.export.beforehand import refusals, require_deployable
 from bitwright.export.digits import layers_in_digits
-from bitwright.export.exporter import Exporter, exported_bytes
+from bitwright.export.exporter import Exporter, companions, exported_bytes
 from bitwright.export.float_onnx import export_float_onnx, to_float_onnx
 from bitwright.export.litert import export_litert, to_litert
 from bitwright.export.onnx import export_onnx, to_onnx
@@ -28,6 +28,7 @@ __all__ = [
     "Exporter",
     "Pixels",
     "Target",
+    "companions",
     "export_float_onnx",
     "export_litert",
     "export_onnx",

@@ -30,8 +30,12 @@ class Exporter(Protocol):
         """
 
 
-def exported_bytes(path: str | Path) -> int:
-    """Length of an exported file, with the weights that OpenVINO keeps beside it in a .bin file."""
+def companions(path: str | Path) -> tuple[Path, ...]:
+    """The files that an exporter writes beside the one it is given: OpenVINO keeps the weights of an .xml file in .bin."""
     place = Path(path)
-    beside = place.with_suffix(".bin")
-    return place.stat().st_size + (beside.stat().st_size if place.suffix == ".xml" and beside.is_file() else 0)
+    return (place.with_suffix(".bin"),) if place.suffix == ".xml" else ()
+
+
+def exported_bytes(path: str | Path) -> int:
+    """Length of an exported file, with those beside it."""
+    return sum(place.stat().st_size for place in (Path(path), *companions(path)) if place.is_file())

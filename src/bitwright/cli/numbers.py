@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Numbers on the command line: each has a range, NaN is in none, and what is out of it is told with what was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import typer
+
+MANY = 2**31 - 1
+"""More than any count that makes sense, and what all the libraries underneath can count to."""
+MAX_SEED = 2**63 - 1
+MAX_SIDE = 4096
+"""Pixels: a picture of this side takes 200 MB in float32, and a network's tensors many times as much."""
+MAX_CLASSES = 1_000_000
+MAX_THREADS = 1024
+
+
+def whole(least: int, most: int = MANY) -> Callable[[str | int], int]:
+    """What reads a whole number of at least `least` and at most `most`; for an option's `parser`.
+
+    >>> whole(0)("12")
+    12
+    """
+
+    def parse(text: str | int) -> int:
+        value: int | None
+        try:
+            value = int(text)
+        except ValueError:  # also where it has thousands of digits
+            value = None
+        if value is None or not least <= value <= most:
+            limit = "" if most == MANY else f" and at most {most}"
+            raise typer.BadParameter(f"expected a whole number of at least {least}{limit}, got '{_short(text)}'")
+        return value
+
+    return parse
+
+
+def one_of(*choices: int) -> Callable[[str | int], int]:
+    """What reads one of a few numbers.
+
+    >>> one_of(8, 16)("16")
+    16
+    """
+
+    def parse(text: str | int) -> int:
+        if str(text) not in map(str, choices):
+            raise typer.BadParameter(f"expected {' or '.join(map(str, choices))}, got '{_short(text)}'")
+        return int(text)
+
+    return parse
+
+
+def real(least: float, most: float = math.inf) -> Callable[[str | float], float]:
+    """What reads a finite number of at least `least` and at most `most`; for an option's `parser`.
+
+    >>> real(0.0, 1.0)("0.5")
+    0.5
+    """
+
+    def parse(text: str | float) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most):
+            limit = "" if most == math.inf else f" and at most {most:g}"
+            raise typer.BadParameter(f"expected a number of at least {least:g}{limit}, got '{_short(text)}'")
+        return value
+
+    return parse
+
+
+def _short(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= 40 else f"{shown[:40]}…"
