@@ -26,6 +26,7 @@ from bitwright.integer.multipliers import (
     hawq_dyadic,
     requantize,
     requantize_float32,
+    sums_at_halves,
 )
 
 WIDE = (-(2**62), 2**62)  # a clamp that never acts on results with a shift of at least 1
@@ -289,14 +290,33 @@ def within(m_a: int, m_b: int, a: tuple[int, int], b: tuple[int, int]) -> bool:
 def test_add_multipliers_take_the_largest_shift(
     ratio_a: float, ratio_b: float, a: tuple[int, int], b: tuple[int, int]
 ) -> None:
-    """The conditions hold, and would not with one more bit."""
+    """The conditions hold, and would not with one more bit; only sums at halves make others than the nearest of them."""
     m_a, m_b, shift = add_multipliers(ratio_a, ratio_b, a, b)
     assert within(m_a, m_b, a, b)
-    for m, ratio in ((m_a, ratio_a), (m_b, ratio_b)):
-        assert abs(Fraction(m, 2**shift) - Fraction(ratio)) <= Fraction(1, 2 ** (shift + (m > 1)))
+    nearest = [max(1, round(ratio * 2**shift)) for ratio in (ratio_a, ratio_b)]
+    for m, near in zip((m_a, m_b), nearest, strict=True):
+        assert abs(m - near) <= near / 2**11
+    if [m_a, m_b] != nearest:
+        assert sums_at_halves(m_a, m_b, shift, a, b) == 0 < sums_at_halves(*nearest, shift, a, b)
     if shift < 24:
         longer = [max(1, round(ratio * 2 ** (shift + 1))) for ratio in (ratio_a, ratio_b)]
         assert not within(longer[0], longer[1], a, b)
+
+
+@pytest.mark.parametrize("bounds", [((0, 255), (0, 255)), ((-128, 127), (0, 255)), ((-8, 7), (0, 127))])
+def test_sums_of_8_bit_tensors_avoid_halves(bounds: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    """Of random ratios, all but few have multipliers with which no sum lies at a half; most nearest ones do not."""
+    rng = np.random.default_rng(0)
+    clear = nearest = 0
+    for ratios in np.exp(rng.uniform(-2, 0.5, (40, 2))).tolist():
+        *pair, shift = add_multipliers(*ratios, *bounds)
+        a, b = (np.arange(low, high + 1) for low, high in bounds)
+        halves = (2 * np.add.outer(a * pair[0], b * pair[1]) / 2**shift) % 2 == 1
+        assert sums_at_halves(*pair, shift, *bounds) == int(halves.sum())
+        clear += not halves.any()
+        nearest += not sums_at_halves(*(round(ratio * 2**shift) for ratio in ratios), shift, *bounds)
+    assert clear >= 38
+    assert nearest < clear
 
 
 def test_add_multipliers_refuse() -> None:

@@ -28,6 +28,11 @@ MAX_SHIFT = 62
 MAX_MULTIPLIER = 2**31 - 1
 INT32_MIN = -INT32_MAX - 1
 
+MAX_ADDITION_CHANGE = 2.0**-11
+"""How far the multipliers of an addition may be from the nearest ones, relatively."""
+
+_MOST_PAIRS = 2**16  # of two 8-bit tensors
+
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
@@ -251,26 +256,63 @@ def add_multipliers(
         b_bounds: Smallest and largest b.
 
     Returns:
-        (m_a, m_b, shift). Each ratio is off by at most 2**-(shift + 1), or 2**-shift where it was raised to 1.
+        (m_a, m_b, shift). The nearest pair is off by at most 2**-(shift + 1), or 2**-shift where it was raised to 1.
 
     Raises:
         LoweringError: If a ratio is not positive and finite, or too large for shift 0.
 
     >>> add_multipliers(1.0, 0.3, (-128, 127), (0, 255))
     (32768, 9830, 15)
+    >>> add_multipliers(0.5, 0.25, (-128, 127), (0, 255))
+    (32766, 16383, 16)
     """
     wanted = np.array([ratio_a, ratio_b], np.float64)
     if not (np.isfinite(wanted).all() and (wanted > 0).all()):
         raise LoweringError(f"expected positive, finite ratios of scales, got {ratio_a} and {ratio_b}.")
     magnitude_a, magnitude_b = (max(abs(low), abs(high)) for low, high in (a_bounds, b_bounds))
+
+    def exact(pair: tuple[int, int]) -> bool:
+        return max(pair) <= 2**15 and magnitude_a * pair[0] + magnitude_b * pair[1] <= FLOAT32_EXACT
+
     for shift in range(24, -1, -1):
         m_a, m_b = (max(1, round(float(ratio) * 2**shift)) for ratio in wanted)
-        if max(m_a, m_b) <= 2**15 and magnitude_a * m_a + magnitude_b * m_b <= FLOAT32_EXACT:
+        if exact((m_a, m_b)):
+            near = filter(exact, _pairs_around(m_a, m_b))
+            if (a_bounds[1] - a_bounds[0] + 1) * (b_bounds[1] - b_bounds[0] + 1) <= _MOST_PAIRS:
+                clear = (pair for pair in near if not sums_at_halves(*pair, shift, a_bounds, b_bounds))
+                m_a, m_b = next(clear, (m_a, m_b))
             return m_a, m_b, shift
     raise LoweringError(
         f"expected ratios whose sum float32 engines compute exactly, got {ratio_a:.6g} and {ratio_b:.6g} for values in "
         f"{a_bounds} and {b_bounds}. Enlarge the scale of the sum, or lower the bit width of the summands."
     )
+
+
+def _pairs_around(m_a: int, m_b: int) -> list[tuple[int, int]]:
+    """Multipliers within `MAX_ADDITION_CHANGE`, those of the smallest change first."""
+    most = [int(m * MAX_ADDITION_CHANGE) for m in (m_a, m_b)]
+    steps = [range(-change, change + 1) for change in most]
+    return sorted(
+        ((m_a + i, m_b + j) for i in steps[0] for j in steps[1]),
+        key=lambda pair: (max(abs(pair[0] - m_a) / m_a, abs(pair[1] - m_b) / m_b), pair),
+    )
+
+
+def sums_at_halves(m_a: int, m_b: int, shift: int, a_bounds: tuple[int, int], b_bounds: tuple[int, int]) -> int:
+    """How many pairs of integers within bounds have a sum `(a * m_a + b * m_b) / 2**shift` halfway between two integers.
+
+    Without any, no rule of rounding halves matters: every engine that adds exactly and rounds to nearest computes the same.
+
+    >>> sums_at_halves(1, 3, 1, (0, 3), (0, 3)), sums_at_halves(1, 3, 3, (0, 1), (0, 1))
+    (8, 1)
+    """
+    if shift == 0:
+        return 0
+    mask, half = (1 << shift) - 1, 1 << (shift - 1)
+    first, second = (np.arange(low, high + 1, dtype=np.int64) for low, high in (a_bounds, b_bounds))
+    wanted, found = (half - first * m_a) & mask, np.sort((second * m_b) & mask)
+    ends = (np.searchsorted(found, wanted, side) for side in ("right", "left"))
+    return int(np.subtract(*ends).sum())
 
 
 def add_requantize(

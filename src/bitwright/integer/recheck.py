@@ -29,7 +29,7 @@ from bitwright.errors import FileFormatError, LoweringError
 from bitwright.graph.nodes import Concat, Node
 from bitwright.integer.bounds import FLOAT32_EXACT, SATURATING_SUM, largest_pair_sum, partial_sum_bound
 from bitwright.integer.certificate import MAX_RELATIVE_CHANGE, verify
-from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, MAX_SHIFT
+from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, MAX_ADDITION_CHANGE, MAX_SHIFT
 from bitwright.integer.ops import (
     Accumulate,
     IntegerAdd,
@@ -205,9 +205,9 @@ def _(op: IntegerAdd, sources: list[Range], model: IntegerModel) -> None:
         return
     for params, multiplier in zip((first, second), op.multipliers, strict=True):
         wanted = params.scale / output.scale * 2**op.shift
-        if abs(multiplier - wanted) > 0.5 and not wanted < multiplier == 1:
+        if abs(multiplier - wanted) > 0.5 + MAX_ADDITION_CHANGE * wanted and not wanted < multiplier == 1:
             raise LoweringError(
-                f"addition '{op.name}': expected the multiplier {round(wanted)} of its scales, got {multiplier}."
+                f"addition '{op.name}': expected the multiplier {round(wanted)} of its scales, or one near it, got {multiplier}."
             )
 
 
