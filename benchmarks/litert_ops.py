@@ -92,11 +92,12 @@ def stored(values: Array) -> Array:
     return (values + ZERO).astype(np.int8)
 
 
-def addition(name: str, rng: np.random.Generator, floating: bool) -> Case:
+def addition(name: str, rng: np.random.Generator, floating: bool, halves: bool = True) -> Case:
     """Two tensors at ratios m / 2**shift: the int8 operator, or float32 arithmetic and one rounding."""
     first, second = (rng.integers(0, 256, (IMAGES, SIZE, SIZE, CHANNELS)) for _ in range(2))
-    a, b, shift = add_multipliers(0.6, 0.4, (0, 255), (0, 255))
-    a, b, shift = a >> (shift - 9), b >> (shift - 9), 9  # ratios of nine bits, so that some sums lie on a half
+    a, b, shift = add_multipliers(0.6, 0.4, (0, 255), (0, 255))  # of which no sum lies at a half
+    if halves:
+        a, b, shift = a >> (shift - 9), b >> (shift - 9), 9
     exact = requantize(first * a + second * b, Multipliers(np.array([1]), np.array([shift], dtype=np.int32)), 0, 255)
     made = builder()
     ratios = [a / 2**shift, b / 2**shift]
@@ -143,7 +144,17 @@ def concatenation(name: str, rng: np.random.Generator) -> Case:
     return name, made.finish(given, [output], {}), [stored(part) for part in parts], np.concatenate(parts, -1) + ZERO
 
 
-def quantization(name: str, rng: np.random.Generator) -> Case:
+def zero_points(name: str, rng: np.random.Generator) -> Case:
+    """The same integers at another zero point, where int8 ends sooner."""
+    values = rng.integers(0, 256, (IMAGES, SIZE, SIZE, CHANNELS))
+    made = builder()
+    given = made.tensor(IMAGE, "INT8", scale=1.0, zero_point=ZERO)
+    output = made.tensor(IMAGE, "INT8", scale=1.0, zero_point=-28)
+    made.node("QUANTIZE", [given], output, "QuantizeOptions", 2)
+    return name, made.finish([given], [output], {}), [stored(values)], np.minimum(values - 28, 127)
+
+
+def quantization(name: str, rng: np.random.Generator, divided: bool) -> Case:
     """Images by a scale that is no power of two: the integer model divides."""
     scale = np.float32(0.0186)
     # Half of the images lie as near to a half as float32 numbers do.
@@ -152,8 +163,11 @@ def quantization(name: str, rng: np.random.Generator) -> Case:
     exact = np.clip(np.rint(images / scale), -128, 127).astype(np.int64)
     made = builder()
     given = made.tensor(IMAGE, "FLOAT32")
-    output = made.tensor(IMAGE, "INT8", scale=scale)
-    made.node("QUANTIZE", [given], output, "QuantizeOptions")
+    output = made.tensor(IMAGE, "INT8", scale=1.0 if divided else scale)
+    quotient = given
+    if divided:
+        quotient = made.node("DIV", [given, made.floats(scale)], made.tensor(IMAGE, "FLOAT32"), "DivOptions")
+    made.node("QUANTIZE", [quotient], output, "QuantizeOptions")
     return name, made.finish([given], [output], {}), [images.astype(np.float32)], exact
 
 
@@ -167,9 +181,12 @@ def cases() -> Iterator[Case]:
         "average pool": lambda name, rng: pool(name, "AVERAGE_POOL_2D", rng),
         "max pool": lambda name, rng: pool(name, "MAX_POOL_2D", rng),
         "add": lambda name, rng: addition(name, rng, floating=False),
+        "add, no sum at a half": lambda name, rng: addition(name, rng, floating=False, halves=False),
         "add in float32, quantized": lambda name, rng: addition(name, rng, floating=True),
         "concatenate": concatenation,
-        "quantize images": quantization,
+        "move the zero point": zero_points,
+        "quantize images": lambda name, rng: quantization(name, rng, divided=False),
+        "divide images, then quantize": lambda name, rng: quantization(name, rng, divided=True),
     }
     for seed, (name, make) in enumerate(makers.items()):
         yield make(name, np.random.default_rng(seed))

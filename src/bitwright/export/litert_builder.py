@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -13,31 +13,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.errors import ExportError, LoweringError
+from bitwright.errors import ExportError
 from bitwright.export.pixels import Pixels
-from bitwright.graph.nodes import Node, Pair
+from bitwright.graph.nodes import Pair
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import Rescale
 from bitwright.integer.ranges import Range, tensor_ranges
 from bitwright.scheme import MAX_BITS
 
 INT8_MAX, INT8_MIN = 127, -128
 
 
-class Stored(NamedTuple):
-    """How a tensor of integers q is stored as int8: `q + zero_point`, with `scale * q` its real value.
+class Held(NamedTuple):
+    """How a file holds the integers q of a tensor, channels last.
 
     Attributes:
         tensor: Its place in the file.
-        scale: A power of two.
-        zero_point: Such that the largest integer is stored as 127, where int8 itself ends.
-        low: The smallest integer.
+        kind: INT8 where it has at most 8 bits: `q + zero_point`, at scale 1. Else FLOAT32, while all are at most 2**24, or INT32.
+        zero_point: Of INT8; zero elsewhere.
     """
 
     tensor: int
-    scale: float
-    zero_point: int
-    low: int
+    kind: str
+    zero_point: int = 0
 
 
 @dataclass
@@ -47,14 +44,14 @@ class LitertBuilder:
     Attributes:
         model: What is exported.
         pixels: How images were normalised, if the file takes pixels.
-        stored: The tensors of integers, in the layout batch x height x width x channels.
-        numbers: Tensors of more than 8 bits, and the accumulators that leave the network, as int32 tensors by name.
+        held: The tensors of the model so far.
+        reals: Tensors of the file that were read as float32 numbers, and these.
     """
 
     model: IntegerModel
     pixels: Pixels | None
-    stored: dict[str, Stored] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    reals: dict[int, int] = field(default_factory=dict)
     _tensors: list[Any] = field(default_factory=list)
     _buffers: list[Any] = field(default_factory=list)
     _operators: list[Any] = field(default_factory=list)
@@ -64,6 +61,15 @@ class LitertBuilder:
     def ranges(self) -> dict[str, Range]:
         """How far the integers of every tensor can reach."""
         return tensor_ranges(self.model)
+
+    def reach(self, name: str) -> int:
+        """The largest magnitude of the integers of a tensor."""
+        low, high = self.ranges[name]
+        return max(-low, high)
+
+    def wide(self, name: str) -> bool:
+        """Whether a tensor has more than 8 bits."""
+        return self.model.formats[name].bit_width > MAX_BITS
 
     @cached_property
     def schema(self) -> Any:
@@ -134,30 +140,58 @@ class LitertBuilder:
         self._operators.append(made)
         return output
 
-    def store(self, name: str, shape: Sequence[int], low: int, high: int) -> tuple[Stored, int]:
-        """A tensor for integers in [low, high], and the fused activation that keeps its writer there.
+    def hold(self, name: str, shape: Sequence[int], kind: str, zero_point: int = 0) -> int:
+        """A new tensor for the integers of the model's tensor `name`."""
+        scale = 1.0 if kind == "INT8" else None
+        index = self.tensor(self.nhwc(shape), kind, name, scale=scale, zero_point=zero_point)
+        self.held[name] = Held(index, kind, zero_point)
+        return index
 
-        The largest integer is stored as 127, where int8 saturates. The smallest is -128, or zero, which a fused ReLU does not go
-        below, or `-2**n`, at a scale at which that is -1: another fused activation clamps to [-1, 1].
+    def saturated(
+        self, name: str, shape: Sequence[int], low: int, high: int, write: Callable[[int, int], object]
+    ) -> None:
+        """The integers in [low, high] that an 8-bit operator makes, which clamps where int8 ends, or at zero by a fused ReLU.
+
+        The largest integer is stored as 127. Where -128 or a ReLU is not the smallest, a second tensor has it as -128: moving the
+        zero point adds a constant, and saturates.
+
+        Args:
+            name: Of the tensor.
+            shape: Of it, without the batch.
+            low: The smallest integer.
+            high: The largest, at most 255 more.
+            write: Adds the operator; called with its output and the activation that is fused into it.
         """
         kinds = self.schema.ActivationFunctionType
-        zero_point, scale, activation = INT8_MAX - high, 1.0, kinds.NONE
-        if low + zero_point != INT8_MIN:
-            if low == 0:
-                activation = kinds.RELU
-            elif low + high == -1 and -low & (-low - 1) == 0:
-                scale, activation = -1.0 / low, kinds.RELU_N1_TO_1
-            else:
-                raise ExportError(f"LiteRT has no clamp to [{low}, {high}] for '{name}'. Use another engine.")
-        index = self.tensor(self.nhwc(shape), "INT8", name, scale=scale, zero_point=zero_point)
-        self.stored[name] = Stored(index, scale, zero_point, low)
-        return self.stored[name], activation
+        zero_point = INT8_MAX - max(high, 0)
+        relu = low == 0 and low + zero_point != INT8_MIN
+        index = self.hold(name, shape, "INT8", zero_point)
+        write(index, kinds.RELU if relu else kinds.NONE)
+        if low <= 0 <= high and not relu and low + zero_point != INT8_MIN:
+            self.held[name] = self.moved(self.held[name], shape, INT8_MIN - low)
+        elif not low <= 0 <= high:  # zero is no int8 number beside the other end
+            for operator, limit in (("MINIMUM", high), ("MAXIMUM", low)):
+                operands = [self.held[name].tensor, self.constant_of(self.held[name], np.array([limit]))]
+                output = self.hold(name, shape, "INT8", zero_point)
+                self.node(operator, operands, output, "MaximumMinimumOptions", 2)
 
-    def kept(self, name: str, shape: Sequence[int], source: Stored) -> int:
-        """A tensor for integers of `source` that are only moved."""
-        index = self.tensor(self.nhwc(shape), "INT8", name, scale=source.scale, zero_point=source.zero_point)
-        self.stored[name] = source._replace(tensor=index)
-        return index
+    def moved(self, source: Held, shape: Sequence[int], zero_point: int) -> Held:
+        """The same integers at another zero point, where int8 saturates."""
+        if source.zero_point == zero_point:
+            return source
+        output = self.tensor(self.nhwc(shape), "INT8", scale=1.0, zero_point=zero_point)
+        return Held(self.node("QUANTIZE", [source.tensor], output, "QuantizeOptions", 2), "INT8", zero_point)
+
+    def constant_of(self, source: Held, values: npt.NDArray[np.integer[Any]]) -> int:
+        """Integers, held as those of `source` are."""
+        stored = (values + source.zero_point).astype(source.kind.lower())
+        scale = 1.0 if source.kind == "INT8" else None
+        return self.constant(stored, scale=scale, zero_point=source.zero_point)
+
+    def like(self, source: Held, sizes: Sequence[int], scale: float = 1.0) -> int:
+        """A tensor of the kind and zero point of `source`, of any sizes."""
+        quantized = source.kind == "INT8"
+        return self.tensor(sizes, source.kind, scale=scale if quantized else None, zero_point=source.zero_point)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor of the model, without the batch."""
@@ -172,41 +206,20 @@ class LitertBuilder:
         """(channels, height, width) with the batch, channels last; other shapes with the batch."""
         return [-1, *shape[1:], shape[0]]
 
-    def narrow(self, name: str) -> Stored:
-        """A tensor that an operation reads, which must have at most 8 bits."""
-        if name in self.numbers:
-            raise ExportError(f"LiteRT has no form of what reads the int32 numbers of '{name}'. Use another engine.")
-        params = self.model.formats[name]
-        if params.bit_width > MAX_BITS:
-            raise ExportError(
-                f"LiteRT's exact kernels have at most 8 bits, but '{name}' has {params.bit_width}. Use residual_bits: 8."
-            )
-        return self.stored[name]
-
-    def multiplier(self, op: Node, rescale: Rescale, channels: int) -> npt.NDArray[np.float32]:
-        """The proved ratios of a layer, one a channel; what XNNPACK's kernels do not take is refused."""
-        try:
-            found = rescale.multipliers.as_float32()
-        except LoweringError as error:
-            raise ExportError(f"LiteRT computes '{op.name}' in float32: {error}") from error
-        if found.min() < 2.0**-32 or found.max() >= 256:
-            raise ExportError(
-                f"XNNPACK takes ratios from 2**-32 to 256, got {found.min()} to {found.max()} at '{op.name}'."
-            )
-        return np.broadcast_to(found, channels).copy()
-
-    def padded(self, source: Stored, shape: Sequence[int], before: Pair, after: Pair, value: int | None = None) -> int:
-        """Rows and columns around an image: of zeros, or of a stored `value`."""
+    def padded(self, source: Held, shape: Sequence[int], before: Pair, after: Pair, value: int | None = None) -> Held:
+        """Rows and columns around an image: of zeros, or of another integer."""
         if not any((*before, *after)):
-            return source.tensor
+            return source
         channels, height, width = shape
-        sizes = [-1, height + before[0] + after[0], width + before[1] + after[1], channels]
-        output = self.tensor(sizes, "INT8", scale=source.scale, zero_point=source.zero_point)
+        output = self.like(source, [-1, height + before[0] + after[0], width + before[1] + after[1], channels])
         around = self.constant(np.array([[0, 0], [before[0], after[0]], [before[1], after[1]], [0, 0]], dtype=np.int32))
         if value is None:
-            return self.node("PAD", [source.tensor, around], output, "PadOptions", 2)
-        fill = self.constant(np.array([value], dtype=np.int8), scale=source.scale, zero_point=source.zero_point)
-        return self.node("PADV2", [source.tensor, around, fill], output, "PadV2Options", 2)
+            self.node("PAD", [source.tensor, around], output, "PadOptions", 2)
+        else:
+            self.node(
+                "PADV2", [source.tensor, around, self.constant_of(source, np.array([value]))], output, "PadV2Options", 2
+            )
+        return source._replace(tensor=output)
 
     def finish(self, inputs: Sequence[int], outputs: Sequence[int], facts: Mapping[str, str]) -> bytes:
         """The file."""
