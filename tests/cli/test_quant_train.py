@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -179,8 +180,10 @@ def test_training_and_evaluation(photographs: Path, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in its second epoch and resumed, training ends with the very weights it would have had."""
+def test_an_interrupted_training_goes_on(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in its second epoch, it says how to go on, and ends then with the very weights it would have had."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     common = ["-a", "resnet18", "--data", str(photographs), "-j", "0", "-b", "2", "--epochs", "2", "--lr", "0.0001"]
     common += ["--quant-scheme", "w4a4", "--checkpoint-iter", "1", "--fix-BN-threshold", "1"]
@@ -195,9 +198,12 @@ def test_an_interrupted_training_goes_on(photographs: Path, tmp_path: Path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(quant_train, "told", stopping)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             main([*common, "--save-path", str(parted)])
-    main([*common, "--save-path", str(parted), "--resume", str(parted / "training.state")])
+    line = capsys.readouterr().err.splitlines()[-1]
+    words = shlex.split(line.removeprefix("interrupted: go on with: "))
+    assert words[:2] == ["python", "quant_train.py"]
+    main(words[2:])
     ended, expected = (load_quantized(path / "checkpoint.safetensors").state_dict() for path in (parted, whole))
     assert all(torch.equal(value, ended[name]) for name, value in expected.items())
 

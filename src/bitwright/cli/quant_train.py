@@ -34,10 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that the user can cause becomes one line on stderr and exit status 1."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     with reported(["python", "quant_train.py", *given]):
-        flags = parse(given)
-        # Of an interrupted training that had resumed something else, the last --resume counts.
-        with resumable(flags.save_path / STATE, ["--resume", str(flags.save_path / STATE)]):
-            run(flags)
+        run(parse(given))
 
 
 def run(flags: Namespace) -> None:
@@ -57,10 +54,11 @@ def run(flags: Namespace) -> None:
         return
     if isinstance(start, IntegerModel):
         raise no_floats(flags)
-    model = train(start, flags, data)
-    integer = lower(model)
-    integer.save(flags.save_path / INTEGER)
-    report(integer, data, flags)
+    state = flags.save_path / STATE
+    with resumable(state, ["--resume", str(state)]):  # of two --resume, the last one counts
+        integer = lower(train(start, flags, data))
+        integer.save(flags.save_path / INTEGER)
+        report(integer, data, flags)
     print(f"wrote {flags.save_path / CHECKPOINT} and {flags.save_path / INTEGER}")
 
 
