@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
 
+from bitwright.graph import Graph, capture
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, TrainSettings, fine_tune, quantize
 from bitwright.training.fine_tune import CALIBRATION_BATCH
-from training.small import digits, small_graph
+from training.small import SHAPE, SmallResidual, digits, small_graph
 
 SETTINGS = TrainSettings(epochs=1, learning_rate=0.05, data_fraction=0.1)
 
@@ -43,3 +45,19 @@ def test_there_is_one_default_for_batch_norm() -> None:
         assert whole[name].default == own[name].default == module[name].default
     assert whole["act_range_momentum"].default == own["momentum"].default == module["momentum"].default
     assert all(option.kind is not inspect.Parameter.VAR_KEYWORD for option in (*whole.values(), *own.values()))
+
+
+def test_a_graph_and_its_file_train_alike(tmp_path: Path) -> None:
+    """Training leaves networks in another memory layout than files have, and the layout decides the last bits of sums."""
+    torch.manual_seed(0)
+    graph = capture(SmallResidual().eval().to(memory_format=torch.channels_last), SHAPE, name="small")
+    graph.save(tmp_path / "graph")
+    loaded = Graph.load(tmp_path / "graph")
+    assert {name: value.stride() for name, value in graph.parameters.items()} == {
+        name: value.stride() for name, value in loaded.parameters.items()
+    }
+    scheme = Scheme.uniform(graph.layers, Precision(4, 4))
+    settings = TrainSettings(epochs=1, learning_rate=0.05, data_fraction=0.05, batch_size=50)
+    first, second = (fine_tune(each, scheme, digits(), settings)[0] for each in (graph, loaded))
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    assert list(first.float_graph().parameters["stem.0.weight"].stride()) == [9, 9, 3, 1]

@@ -28,7 +28,7 @@ from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
 from bitwright.scheme import MAX_BITS, MIN_BITS, Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable, measure_sensitivity
-from bitwright.training import QuantizedModel, evaluate, fine_tune, fit, load_quantized, save_quantized
+from bitwright.training import evaluate, fine_tune, fit, load_quantized, save_quantized
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 Value = TypeVar("Value")
@@ -103,10 +103,15 @@ class _Job:
         """Make the folder, or check that it belongs to these settings."""
         open_folder(self.folder, asdict(self.settings), file_names(), resume=resume)
 
-    def kept(self, name: str, read: Callable[[Path], Value], make: Callable[[Path], Value]) -> Value:
-        """What the file `name` holds, made first if it is not there; then the state that it was made by is no more needed."""
+    def kept(self, name: str, read: Callable[[Path], Value], make: Callable[[Path], object]) -> Value:
+        """What the file `name` holds, made first if it is not there; then the state that it was made by is no more needed.
+
+        It is always read from the file, so that what follows is the same whether the job was interrupted here or not.
+        """
         path = self.folder / name
-        value = read(path) if path.exists() else make(path)
+        if not path.exists():
+            make(path)
+        value = read(path)
         path.with_suffix(".state").unlink(missing_ok=True)
         return value
 
@@ -114,7 +119,7 @@ class _Job:
         """The trained float network, captured."""
         settings = self.settings
 
-        def make(path: Path) -> Graph:
+        def make(path: Path) -> None:
             channels, classes = self.data.shape[0], len(self.data.classes)
             with torch.random.fork_rng():
                 torch.manual_seed(settings.seed)
@@ -122,9 +127,7 @@ class _Job:
             with self.stage(f"training {settings.model} in float") as progress:
                 state = path.with_suffix(".state")
                 fit(model, self.data, settings.baseline, checkpoint=state, resume=True, progress=progress)
-            graph = capture(model, self.data.shape, name=settings.model)
-            graph.save(path)
-            return graph
+            capture(model, self.data.shape, name=settings.model).save(path)
 
         return self.kept("float.graph", Graph.load, make)
 
@@ -132,7 +135,7 @@ class _Job:
         """The Hessian traces of all layers, and how far each bit width moves their weights."""
         settings = self.settings
 
-        def make(path: Path) -> SensitivityTable:
+        def make(path: Path) -> None:
             images, labels = self.data.calibration(settings.sensitivity_images, settings.seed)
             with self.stage("measuring Hessian traces") as progress:
                 table = measure_sensitivity(
@@ -148,7 +151,6 @@ class _Job:
                     progress=progress,
                 )
             table.save(path)
-            return table
 
         return self.kept("sensitivities.json", SensitivityTable.load, make)
 
@@ -171,7 +173,7 @@ class _Job:
         """The network under a scheme: fine-tuned, lowered, exported."""
         settings, name = self.settings, scheme.name
 
-        def train(path: Path) -> QuantizedModel:
+        def train(path: Path) -> None:
             with self.stage(f"fine-tuning {name}") as progress:
                 model, _ = fine_tune(
                     graph,
@@ -183,16 +185,14 @@ class _Job:
                     progress=progress,
                 )
                 save_quantized(path, model)
-            return model
 
-        def make(path: Path) -> IntegerModel:
+        def make(path: Path) -> None:
             model = self.kept(f"{name}.checkpoint", load_quantized, train)
             integer = lower(model)
             with self.stage(f"counting what certification changed in {name}") as progress:
                 effect = certification_effect(model, self.data.batches("test", EVALUATION_BATCH), progress=progress)
             write_json(self.folder / f"{name}.certification.json", effect.to_dict())
             integer.save(path)
-            return integer
 
         model = self.kept(f"{name}.safetensors", IntegerModel.load, make)
         export_onnx(model, self.folder / f"{name}.onnx")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bitwright.decode import decode
@@ -30,7 +31,7 @@ class Graph:
         model: What it was captured from, for instance `pytorchcv:resnet18`.
         nodes: In topological order; the first is the input.
         output: Name of the tensor that the network returns.
-        parameters: Tensors by their names in the model's state dict.
+        parameters: Tensors by their names in the model's state dict, in row-major layout.
     """
 
     model: str
@@ -48,6 +49,13 @@ class Graph:
             known.add(node.name)
         if self.output not in known:
             raise CaptureError(f"malformed graph of {self.model}: its output {shown(self.output)} is no node.")
+
+        # In one memory layout, that of files: the layout decides in which order floats are added, and so their last bits.
+        if not all(_is_row_major(tensor) for tensor in self.parameters.values()):
+            rows = {
+                name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.parameters.items()
+            }
+            object.__setattr__(self, "parameters", rows)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -128,6 +136,11 @@ class Graph:
         """
         tensors, structure = read_structure(path, FORMAT, "graph")
         return cls.from_dict(structure, tensors, where=f"'{path}'")
+
+
+def _is_row_major(tensor: Tensor) -> bool:
+    """Whether the last axis comes first in memory, and so on, even of axes of one element, for which it matters to kernels."""
+    return tensor.stride() == torch.empty(tensor.shape, device="meta").stride()
 
 
 def node_to_dict(node: Node) -> dict[str, Any]:
