@@ -62,6 +62,10 @@ class ZooError(BitwrightError):
     """Recomputed figures of the zoo that are no longer those committed."""
 
 
+class BitwrightWarning(UserWarning):
+    """What is no error, but should not happen in silence. The command line prints it as one line."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for `name`, with the closest known names first.
 

@@ -49,3 +49,29 @@ def test_it_is_batch_norm(biased: bool) -> None:
     assert shifted.grad is not None
     torch.testing.assert_close(accumulator.grad, shifted.grad * unit.reshape(-1, 1, 1) * sign)
     torch.testing.assert_close(parameters["weight"].grad, norm.weight.grad)
+
+
+def test_the_unit_has_its_gradient() -> None:
+    """What one accumulator is worth changes the result through eps alone; its gradient is autograd's of the formula."""
+    generator = torch.Generator().manual_seed(0)
+    accumulator = torch.randn(6, 3, 5, 5, generator=generator, dtype=torch.float64)
+    upstream = torch.randn(6, 3, 5, 5, generator=generator, dtype=torch.float64)
+    gains = torch.tensor([1.5, -0.7, 2.0], dtype=torch.float64)
+    units = torch.tensor([1.0, 3e-3, 1e-9], dtype=torch.float64)
+    node = Conv2d(
+        name="conv", inputs=("input",), shape=(3, 5, 5), weight="w", bias=None, stride=(1, 1), padding=(0, 0),
+        dilation=(1, 1), groups=1, norm=Norm("mean", "variance", "weight", None, 1e-5),
+    )  # fmt: skip
+    found = []
+    for literal in (False, True):
+        values, unit = accumulator.clone().requires_grad_(), units.clone().requires_grad_()
+        if literal:
+            real = values * unit.reshape(-1, 1, 1) * gains.sign().reshape(-1, 1, 1)
+            result = nn.functional.batch_norm(real, None, None, gains, training=True, eps=1e-5)
+        else:
+            parameters = {"mean": torch.zeros(3).double(), "variance": torch.ones(3).double(), "weight": gains}
+            result = normalise_by_batch(node, values, unit, torch.ones((), dtype=torch.float64), parameters)
+        result.backward(upstream)
+        found.append((result.detach(), values.grad, unit.grad))
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from bitwright.cli.interruption import STATUS, Interrupted
-from bitwright.errors import BitwrightError
+from bitwright.errors import BitwrightError, BitwrightWarning
 
 MAX_LINE = 2000
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def reported(command: Sequence[str]) -> Iterator[None]:
     """Errors that a user can cause end the program with one line; so does Ctrl-C, with how `command` goes on."""
     try:
-        yield
+        with _warnings_in_one_line():
+            yield
     except Interrupted as stop:
         fail(stop.advice(command), STATUS)
     except typer.TyperException as error:
@@ -84,9 +86,31 @@ def usage(error: typer.TyperException) -> str:
     return f"UsageError: {error.format_message().rstrip('.')}.{where}" if error.format_message() else ""
 
 
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Our own warnings as they are, without the line of code that raised them."""
+    show = warnings.showwarning
+
+    def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, BitwrightWarning):
+            print(_one_line(f"warning: {message}"), file=sys.stderr)
+        else:
+            show(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", BitwrightWarning)
+        warnings.showwarning = shown
+        yield
+
+
 def fail(message: str, status: int = 1) -> NoReturn:
     """Print one line on stderr and exit."""
-    line = " ".join(_CONTROLS.sub(" ", message).split())
+    line = _one_line(message)
     if line:
-        print(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…", file=sys.stderr)
+        print(line, file=sys.stderr)
     sys.exit(status)
+
+
+def _one_line(message: str) -> str:
+    line = " ".join(_CONTROLS.sub(" ", message).split())
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…"

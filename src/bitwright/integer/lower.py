@@ -58,6 +58,7 @@ from bitwright.integer.ops import (
     Rescale,
 )
 from bitwright.integer.quant_params import QuantParams
+from bitwright.integer.readiness import check_ready
 from bitwright.integer.saturation import fit_pairs, pair_limit
 from bitwright.integer.saturation_choice import Remedies, remedies
 from bitwright.progress import Progress, silent
@@ -127,9 +128,11 @@ def lower(
         progress: Told about each step.
 
     Raises:
-        LoweringError: If an accumulator can leave int32, or no multiplier near the wanted one can be proved.
+        LoweringError: If the model is not calibrated or not finite, an accumulator can leave int32, or no multiplier near the
+            wanted one can be proved.
         DataError: If the images do not fit the model.
     """
+    check_ready(model)
     model.eval()
     model.certify({})
     plan = model.plan

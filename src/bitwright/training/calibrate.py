@@ -111,4 +111,5 @@ def calibrate(
         if key != model.plan.raw:
             quantizer = model.activation_quantizer(key)
             quantizer.scale.fill_(observer.scale(quantizer.format, chosen, percentile))
+    model.calibrated.fill_(True)
     return model.eval()

@@ -35,7 +35,13 @@ from bitwright.graph.nodes import (
 )
 from bitwright.quantizer.formats import clamp_limits
 from bitwright.quantizer.refusals import FLOAT32_EXACT
-from bitwright.training.folding import accumulator_unit, bias_integers, folded_gain_and_bias, oriented_weight
+from bitwright.training.folding import (
+    accumulator_unit,
+    bias_integers,
+    folded_gain_and_bias,
+    oriented_weight,
+    still_channels,
+)
 from bitwright.training.norm import normalise_by_batch
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.straight_through import carry_ratio, clamp_round, scale_by, weighted_sum
@@ -114,6 +120,10 @@ def _(node: Conv2d | Linear, inputs: list[Quantized], model: QuantizedModel, par
     integers, weight_scale = model.weight_quantizer(node.name)(oriented_weight(node, parameters))
     if node.norm is not None and model.norm_momentum is not None:
         return _free_norm_layer(node, source, integers, source.scale * weight_scale, model, parameters)
+    still = still_channels(node, parameters) if model.training else None
+    if still is not None:
+        integers = torch.where(still.reshape(-1, *[1] * (integers.dim() - 1)), integers.detach(), integers)
+        weight_scale = torch.where(still, weight_scale.detach(), weight_scale)
     gain, bias = folded_gain_and_bias(node, parameters)
     unit, integers = accumulator_unit(source.scale, weight_scale, gain, bias, integers)
     offsets = bias_integers(bias, unit)

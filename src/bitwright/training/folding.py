@@ -11,6 +11,7 @@ from bitwright.graph.nodes import Layer
 from bitwright.training.straight_through import round_half_even
 
 BIAS_MAX = 2**30  # a float32 number; leaves the other half of int32 to the products
+UNIT_MIN = 2.0**-80  # of a channel that counts: BIAS_MAX / UNIT_MIN, which its gradient needs, is a float32 number
 
 
 def oriented_weight(node: Layer, parameters: Tensors) -> Tensor:
@@ -42,7 +43,7 @@ def accumulator_unit(
 ) -> tuple[Tensor, Tensor]:
     """What one accumulator is worth, and the integer weights that go with it.
 
-    A channel whose weights are so small that its bias would not fit beside their products (a gain of zero, for instance) is
+    A channel whose weights are so small that its bias would not fit beside their products (a gain of zero, a dead channel) is
     that bias alone: its weights become zero, and its unit the smallest at which the bias fits.
 
     Args:
@@ -55,17 +56,28 @@ def accumulator_unit(
     Returns:
         Shape (channels,), positive; and the integers.
     """
-    unit = input_scale * weight_scale
-    if gain is None or bias is None:
-        return unit, integers
-    unit = unit * gain
-    least = bias.detach().abs() / BIAS_MAX
+    unit = input_scale * weight_scale if gain is None else input_scale * weight_scale * gain
+    least = torch.full_like(unit, UNIT_MIN)
+    if bias is not None:
+        least = torch.maximum(least, bias.detach().abs() / BIAS_MAX)
     lost = unit.detach() <= least
     if not bool(lost.any()):
         return unit, integers
-    alone = torch.where(least > 0, least, torch.ones_like(least))
     columns = lost.reshape(-1, *[1] * (integers.dim() - 1))
-    return torch.where(lost, alone, unit), integers.masked_fill(columns, 0.0)
+    return torch.where(lost, least, unit), integers.masked_fill(columns, 0.0)
+
+
+def still_channels(node: Layer, parameters: Tensors) -> Tensor | None:
+    """Channels whose weights do not train while batch norm is fixed, shape (channels,); None where there are none.
+
+    Where the variance is nothing beside eps, eps alone makes the gain: 316 at 1e-5, for weights of 1e-8 as for others. One step
+    of common size then moves such weights by thousands of times their size, and what they make by as much, which throws the
+    whole network. While batch norm is free, it takes that back by the statistics of the batch.
+    """
+    if node.norm is None:
+        return None
+    still = parameters[node.norm.variance] <= node.norm.eps * 2.0**-10
+    return still if bool(still.any()) else None
 
 
 def bias_integers(bias: Tensor | None, unit: Tensor) -> Tensor | None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bitwright.errors import BitwrightWarning
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
@@ -34,7 +36,12 @@ class QuantizedModel(nn.Module):
         momentum: Of the moving average, for `Ranges.EMA`.
         free_norm: Normalise by batch statistics in training (and update the running ones); otherwise batch norm stays
             folded with its running statistics.
+
+    Attributes:
+        calibrated: Of shape (), whether the scales of activations were ever set; kept in the state dict.
     """
+
+    calibrated: Tensor
 
     def __init__(
         self, plan: QuantPlan, ranges: Ranges = Ranges.LEARNED, *, momentum: float = 0.99, free_norm: bool = True
@@ -65,6 +72,8 @@ class QuantizedModel(nn.Module):
                 for name, node in plan.graph.layers.items()
             }
         )
+        self.register_buffer("calibrated", torch.tensor(False))
+        self._warned = False
         self._settling: float | None = None
         self.certificates: dict[str, Certificate] = {}
         self._readers = {name: len(nodes) for name, nodes in plan.graph.consumers().items()}
@@ -163,6 +172,14 @@ class QuantizedModel(nn.Module):
     @full_precision()
     def integers(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> Quantized:
         """The integers that leave the network, and their scale; autocast is left, which would round them."""
+        if not (self._warned or self.calibrated):
+            self._warned = True
+            warnings.warn(
+                f"{self.plan.graph.model} is not calibrated: the scales of its activations are those it was made with. Call "
+                "calibrate(model, batches) with some hundred images first.",
+                BitwrightWarning,
+                stacklevel=4,
+            )
         parameters = self.parameters_by_name()
         images = float_images(images, self.plan.graph.input_shape, self.plan.graph.model)
         readers = dict(self._readers)

@@ -26,7 +26,8 @@ def normalise_by_batch(
     """Batch norm by the statistics of this batch.
 
     Accumulators y of the oriented weight are worth `u = sign(g) unit y` before the norm, whose gain is g and whose offset is b.
-    Its result `g (u - mean(u)) / sqrt(var(u) + eps) + b` is `|g| (y - mean(y)) / sqrt(var(y) + eps / unit^2) + b`. The running
+    Its result `g (u - mean(u)) / sqrt(var(u) + eps) + b` is `|g| (y - mean(y)) unit / sqrt(unit^2 var(y) + eps) + b`, in which
+    nothing overflows where weights are tiny: published networks have channels of 1e-10, whose `eps / unit^2` would. The running
     statistics follow those of u, as in PyTorch: `momentum` is the weight of the new value, whose variance is unbiased.
 
     Args:
@@ -49,9 +50,7 @@ def normalise_by_batch(
     offset = torch.zeros_like(unit) if norm.bias is None else parameters[norm.bias]
     sign = torch.where(gain.detach() < 0, -1.0, 1.0).to(gain.dtype)
     result: Tensor
-    result, mean, variance = _BatchNorm.apply(
-        accumulator, norm.eps / unit.square(), gain * sign / scale, offset / scale
-    )
+    result, mean, variance = _BatchNorm.apply(accumulator, unit, gain * sign / scale, offset / scale, norm.eps)
     with torch.no_grad():
         count = accumulator.numel() // accumulator.shape[1]
         shift = 0 if node.bias is None else parameters[node.bias]
@@ -61,24 +60,30 @@ def normalise_by_batch(
 
 
 class _BatchNorm(Function):
-    """Batch norm with an eps of its own for each channel; also returns mean and biased variance, without gradients."""
+    """Batch norm of values that are worth `unit` each; also returns their mean and biased variance, without gradients."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, eps: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, values: Tensor, unit: Tensor, gain: Tensor, offset: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
-        inverse = torch.rsqrt(variance + eps)
+        real = torch.rsqrt(variance * unit.square() + eps)
+        inverse = unit * real
         columns = (-1, *[1] * (values.dim() - 2))
         factor = (gain * inverse).reshape(columns)
         result = torch.addcmul(offset.reshape(columns) - mean.reshape(columns) * factor, values, factor)
-        ctx.save_for_backward(values, gain, mean, inverse)
+        ctx.eps = eps
+        ctx.save_for_backward(values, gain, mean, inverse, real)
         ctx.mark_non_differentiable(mean, variance)
         return result, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        values, gain, mean, inverse = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, gain, mean, inverse, real = ctx.saved_tensors
         of_values, of_gain, of_offset = torch.ops.aten.native_batch_norm_backward(
             gradients[0], values, gain, None, None, mean, inverse, True, 0.0, [True, True, True]
         )
-        # The result depends on eps only through 1 / sqrt(variance + eps), as it depends on the gain through the product.
-        return of_values, of_gain * gain * inverse.square() * -0.5, of_gain, of_offset
+        # The factor is gain f(unit), f = unit / sqrt(unit^2 var + eps), and f' = eps / sqrt(unit^2 var + eps)^3; the gradient
+        # of the gain is f times what that of f is the gain times.
+        of_factor = torch.where(inverse > 0, of_gain / inverse, 0.0) * gain
+        return of_values, of_factor * ctx.eps * real**3, of_gain, of_offset, None
