@@ -50,6 +50,10 @@ class ExportError(BitwrightError):
     """An engine cannot be guaranteed to compute the integers of the model."""
 
 
+class EngineError(BitwrightError):
+    """An engine that cannot load a file, fails at it, or ends."""
+
+
 class FileFormatError(BitwrightError):
     """A file that is truncated, tampered with, or of another kind."""
 

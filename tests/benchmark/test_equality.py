@@ -39,7 +39,7 @@ def test_every_level_is_equal(exported: Path) -> None:
         assert result.exact
         assert (result.images, result.equal_images, result.logits, result.differing_logits) == (8, 8, 80, 0)
     assert steps == [(1, 2), (2, 2)]
-    assert str(results[-1]) == "onnxruntime (all): 8 of 8 images equal"
+    assert str(results[-1]) == "onnxruntime (all, batch 5, threads 1): 8 of 8 images equal"
     assert json.loads(json.dumps(results[0].to_dict()))["exact"] is True
 
 
@@ -66,9 +66,40 @@ def test_floats_and_other_shapes_are_not_equal() -> None:
         assert counts[:4].tolist() == [2, 0, 6, 6]
 
 
+def test_all_that_users_do_is_compared(exported: Path) -> None:
+    """Each number of threads, and each batch size: the smaller ones for the images of the first batch."""
+    model, images = integer_model(RESNET20, 32, "W4A4")
+    results = compare(
+        model,
+        {"onnxruntime": exported},
+        [images[:5], images[5:]],
+        {"onnxruntime": ["none", "all"]},
+        threads=(1, 2),
+        smaller=(1, 2, 7),
+    )
+    found = [(result.level, result.threads, result.batch, result.images) for result in results]
+    sizes = [(1, 5), (2, 5), (5, 8)]
+    assert found == [(level, number, *size) for level in ("none", "all") for number in (1, 2) for size in sizes]
+    assert all(result.exact for result in results)
+
+
+def test_a_failure_is_a_result(exported: Path, tmp_path: Path) -> None:
+    """A file that its engine does not load, beside one that it does: all its logits count as wrong, and the reason is told."""
+    model, images = integer_model(RESNET20, 32, "W4A4")
+    (tmp_path / "noise.xml").write_bytes(b"noise")
+    good, bad = compare(
+        model, {"onnxruntime": exported, "openvino": tmp_path / "noise.xml"}, [images], {"onnxruntime": ["all"]}
+    )
+    assert good.exact
+    assert not bad.exact
+    assert (bad.images, bad.equal_images, bad.differing_logits) == (8, 0, 80)
+    assert "OpenVINO cannot read" in bad.failure
+    assert bad.failure in str(bad)
+
+
 def test_bad_requests(exported: Path, tmp_path: Path) -> None:
     """No images, no file, no such engine or level: each is one clear error."""
-    model, _ = integer_model(RESNET20, 32, "W4A4")
+    model, images = integer_model(RESNET20, 32, "W4A4")
     with pytest.raises(DataError, match="at least one batch"):
         compare(model, {"onnxruntime": exported}, [])
     with pytest.raises(ExportError, match=r"found none at .*absent\.onnx"):
@@ -79,6 +110,8 @@ def test_bad_requests(exported: Path, tmp_path: Path) -> None:
         load_engine("onnxruntime", exported, level="most")
     with pytest.raises(ValueError, match="an engine 'onnxruntime' already"):
         engine("onnxruntime", "onnxruntime", "onnx")(ENGINES["onnxruntime"].load)
+    with pytest.raises(UnknownNameError, match="did you mean 'openvino'"):
+        compare(model, {"openvin": exported}, [images])
 
 
 def test_float_files_give_float_logits(tmp_path: Path) -> None:
@@ -115,14 +148,11 @@ def test_verify_runs_every_installed_engine() -> None:
     )
     installed = [name for name, found in ENGINES.items() if found.installed]
     words = [word for word in heard if "/" not in word]
-    steps = [f"exporting for {name}" for name in installed] + [f"loading into {name}" for name in installed]
-    assert words == [*steps, f"comparing {len(results)} engines and levels"]
+    assert words == [*(f"exporting for {name}" for name in installed), f"comparing {', '.join(installed)}"]
     assert heard[-1] == "1/1"
     if "tvm" in installed:  # it compiles for many seconds, and counts
-        after = heard[heard.index("exporting for tvm") + 1 :]
-        assert after[: after.index("loading into onnxruntime")] == [
-            f"{done}/{len(model.ops) + 2}" for done in range(1, len(model.ops) + 3)
-        ]
+        counted = heard[heard.index("exporting for tvm") + 1 : heard.index(words[-1])]
+        assert counted == [f"{done}/{len(model.ops) + 2}" for done in range(1, len(model.ops) + 3)]
     assert {result.engine for result in results} == {name for name, found in ENGINES.items() if found.installed}
     assert all(result.exact for result in results)
 

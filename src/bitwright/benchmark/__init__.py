@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: MIT
 """Engines side by side: are they exact, and how fast are they."""
 
+from bitwright.benchmark.engine_process import EngineProcess, Setting
 from bitwright.benchmark.engines import ENGINES, Engine, Predict, engine, known_engine, load_engine
 from bitwright.benchmark.environment import Environment, environment
 from bitwright.benchmark.equality import Equality, compare, verify
 from bitwright.benchmark.layers import LayerLatencies, measure_layers
 from bitwright.benchmark.predictor import Predictor, predictor
 from bitwright.benchmark.side_by_side import Measured, side_by_side
+from bitwright.benchmark.stress import stress_images
 from bitwright.benchmark.timing import Spread, Timings, time_interleaved
 
 __all__ = [
     "ENGINES",
     "Engine",
+    "EngineProcess",
     "Environment",
     "Equality",
     "LayerLatencies",
     "Measured",
     "Predict",
     "Predictor",
+    "Setting",
     "Spread",
     "Timings",
     "compare",
@@ -28,6 +32,7 @@ __all__ = [
     "measure_layers",
     "predictor",
     "side_by_side",
+    "stress_images",
     "time_interleaved",
     "verify",
 ]

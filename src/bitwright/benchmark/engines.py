@@ -64,6 +64,7 @@ class Engine:
         levels: Optimisation levels that can be asked for, the default last.
         suffix: Of its files' names.
         load: Reads a file.
+        threaded: Whether the number of threads is a setting of its.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Engine:
     levels: tuple[str, ...]
     suffix: str
     load: Load
+    threaded: bool = True
 
     @property
     def installed(self) -> bool:
@@ -83,14 +85,20 @@ ENGINES: dict[str, Engine] = {}
 
 
 def engine(
-    name: str, package: str, exporter: str, levels: tuple[str, ...] = ("default",), suffix: str = ".onnx"
+    name: str,
+    package: str,
+    exporter: str,
+    levels: tuple[str, ...] = ("default",),
+    suffix: str = ".onnx",
+    *,
+    threaded: bool = True,
 ) -> Callable[[Load], Load]:
     """Register a function as the engine `name`."""
 
     def register(load: Load) -> Load:
         if name in ENGINES:
             raise ValueError(f"there is an engine '{name}' already.")
-        ENGINES[name] = Engine(name, package, exporter, levels, suffix, load)
+        ENGINES[name] = Engine(name, package, exporter, levels, suffix, load, threaded)
         return load
 
     return register
@@ -248,7 +256,7 @@ def _(path: Path, threads: int, level: str) -> Session:
     return Session(shape, given.element_type.to_dtype().name, reading(INTEGER_OUTPUT), reading(REAL_OUTPUT))
 
 
-@engine("qonnx", "qonnx", "qonnx")
+@engine("qonnx", "qonnx", "qonnx", threaded=False)
 def _(path: Path, threads: int, level: str) -> Session:
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
@@ -285,6 +293,10 @@ def _(path: Path, threads: int, level: str) -> Session:
     return Session(shape, kind, predict, real)
 
 
+_tvm_threads: list[int] = []
+"""How many TVM was last told to use."""
+
+
 @engine("tvm", "tvm", "tvm", suffix=".so")
 def _(path: Path, threads: int, level: str) -> Session:
     # Read when TVM starts its threads, which it would bind to cores, and with them the thread that all other engines run on.
@@ -306,10 +318,16 @@ def _(path: Path, threads: int, level: str) -> Session:
     except Exception as error:  # from the linker, from TVM's own functions, or for want of them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(f"TVM cannot read '{path}': {reason}") from error
-    tvm.get_global_func("runtime.config_threadpool")(any_core, threads)
+    configure = tvm.get_global_func("runtime.config_threadpool")
 
     def reading(output: int) -> Predict:
-        return lambda images: np.asarray(main(tvm.runtime.tensor(np.ascontiguousarray(images)))[output].numpy())
+        def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            if _tvm_threads != [threads]:  # its threads are the process's, not the library's
+                configure(any_core, threads)
+                _tvm_threads[:] = [threads]
+            return np.asarray(main(tvm.runtime.tensor(np.ascontiguousarray(images)))[output].numpy())
+
+        return predict
 
     return Session(tuple(given["shape"]), given["dtype"], reading(0), reading(1))
 

@@ -5,21 +5,34 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from bitwright.benchmark.engines import ENGINES, Predict, known_engine, load_engine
+from bitwright.benchmark.engine_process import EngineProcess, Setting
+from bitwright.benchmark.engines import ENGINES, known_engine
 from bitwright.benchmark.environment import environment
-from bitwright.errors import DataError, ExportError
+from bitwright.errors import DataError, EngineError, ExportError
 from bitwright.export import EXPORTERS, Target, export_tvm
 from bitwright.export.pixels import Pixels
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.prepared import prepare
 from bitwright.progress import Progress, silent
+
+
+class Counts(NamedTuple):
+    """What `count` counts, in its order."""
+
+    images: int
+    equal_images: int
+    logits: int
+    differing_logits: int
+    largest_difference: int
+
 
 Stage = Callable[[str], object]
 """Told in words what begins."""
@@ -27,37 +40,44 @@ Stage = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Equality:
-    """One engine at one optimisation level against the reference executor.
+    """One engine, as it was asked to run, against the reference executor.
 
     Attributes:
         engine: Its name.
         level: Its optimisation level.
+        threads: How many it might use.
+        batch: How many images it was given at a time.
         images: How many were compared.
         equal_images: Of those, how many have all logits equal.
         logits: How many were compared.
         differing_logits: Of those, how many differ.
         largest_difference: The largest distance of a logit from its reference, in its own units.
+        failure: How it failed or ended, in words; empty if it did not. All logits that it owes count as differing.
     """
 
     engine: str
     level: str
+    threads: int
+    batch: int
     images: int
     equal_images: int
     logits: int
     differing_logits: int
     largest_difference: int
+    failure: str = ""
 
     @property
     def exact(self) -> bool:
         """Whether every logit of at least one image is equal."""
-        return self.images > 0 and self.differing_logits == 0
+        return self.images > 0 and self.differing_logits == 0 and not self.failure
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {**asdict(self), "exact": self.exact}
 
     def __str__(self) -> str:
-        return f"{self.engine} ({self.level}): {self.equal_images:,} of {self.images:,} images equal"
+        how = f"{self.engine} ({self.level}, batch {self.batch}, threads {self.threads})"
+        return f"{how}: {self.failure or f'{self.equal_images:,} of {self.images:,} images equal'}"
 
 
 def compare(
@@ -67,12 +87,14 @@ def compare(
     levels: Mapping[str, Iterable[str]] | None = None,
     *,
     pixels: Pixels | None = None,
-    threads: int = 1,
+    threads: int | Iterable[int] = 1,
+    smaller: Iterable[int] = (),
+    variables: Mapping[str, str] | None = None,
     total: int | None = None,
     progress: Progress = silent,
     stage: Stage | None = None,
 ) -> list[Equality]:
-    """Run exported files over images and count equal logits.
+    """Run exported files over images and count equal logits; each engine runs in a process of its own.
 
     Args:
         model: What the files were made from.
@@ -80,37 +102,61 @@ def compare(
         batches: Images, each [batch, channels, height, width]: float32, normalised as in training, or uint8 with `pixels`.
         levels: Optimisation levels by engine; by default, every level that the engine has.
         pixels: What the files were exported with, if they take pixels.
-        threads: How many each engine may use.
+        threads: How many each engine may use; or several such numbers, of which an engine without that setting is run at the
+            first.
+        smaller: Further numbers of images at a time, at which the images of the first batch are run.
+        variables: Of the engines' environment beside those of this process.
         total: Number of batches, for `progress`.
         progress: Called after each batch.
-        stage: Called, in words, before files are loaded and before batches are compared.
+        stage: Called, in words, before batches are compared.
 
     Returns:
-        One result for each engine and level, in order.
+        One result for each engine, level, number of threads and batch size, in order.
 
     Raises:
         DataError: If there is no image.
     """
     chosen = levels or {}
-    begin = stage or _say_nothing
-    runs: dict[tuple[str, str], Predict] = {}
-    for name, path in files.items():
-        begin(f"loading into {name}")
-        for level in chosen.get(name, known_engine(name).levels):
-            runs[name, level] = load_engine(name, path, threads=threads, level=level)
+    numbers = [threads] if isinstance(threads, int) else list(threads)
     reference = prepare(model)
-    begin(f"comparing {len(runs)} engines and levels")
-    counts = {key: np.zeros(5, dtype=np.int64) for key in runs}
+    counts: dict[Setting, np.ndarray[Any, Any]] = {}
+    failures: dict[Setting, str] = {}
+    settings: list[Setting] = []
     done = 0
-    for done, images in enumerate(batches, start=1):
-        expected = reference.run(images if pixels is None else pixels.normalise(images)).numpy()
-        given = images.cpu().numpy()
-        for key, predict in runs.items():
-            count(predict(given), expected, counts[key])
-        progress(done, total or done)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bitwright-"))
+        processes = {name: stack.enter_context(EngineProcess(name, variables)) for name in files}
+        (stage or _say_nothing)(f"comparing {', '.join(files)}")
+        for done, images in enumerate(batches, start=1):
+            expected = reference.run(images if pixels is None else pixels.normalise(images)).numpy()
+            given = Path(folder) / "images.npy"
+            np.save(given, images.cpu().numpy())
+            if done == 1:
+                sizes = [*sorted({size for size in smaller if size < len(images)}), len(images)]
+                settings = [
+                    Setting(name, level, number, size)
+                    for name in files
+                    for level in chosen.get(name, known_engine(name).levels)
+                    for number in (numbers if known_engine(name).threaded else numbers[:1])
+                    for size in sizes
+                ]
+                largest = sizes[-1]
+                counts = {setting: np.zeros(len(Counts._fields), dtype=np.int64) for setting in settings}
+            for setting in settings:
+                if done == 1 or setting.batch == largest:
+                    try:
+                        got = processes[setting.engine].logits_of(files[setting.engine], given, setting)
+                    except EngineError as error:
+                        failures.setdefault(setting, str(error))
+                        got = np.empty(0)
+                    count(got, expected, counts[setting])
+            progress(done, total or done)
     if not done:
         raise DataError("comparing engines needs at least one batch of images, got none.")
-    return [Equality(name, level, *map(int, counts[name, level])) for name, level in runs]
+    return [
+        Equality(**setting._asdict(), **Counts(*map(int, found))._asdict(), failure=failures.get(setting, ""))
+        for setting, found in counts.items()
+    ]
 
 
 def verify(
@@ -119,7 +165,9 @@ def verify(
     engines: Sequence[str] | None = None,
     *,
     target: Target = Target.ANY,
-    threads: int = 1,
+    pixels: Pixels | None = None,
+    threads: int | Iterable[int] = 1,
+    smaller: Iterable[int] = (),
     total: int | None = None,
     progress: Progress = silent,
     stage: Stage | None = None,
@@ -132,7 +180,9 @@ def verify(
         batches: float32 images, each [batch, channels, height, width], normalised as in training.
         engines: By name; by default, every installed one that is not refused the model.
         target: The CPUs that the files are made for.
-        threads: How many each engine may use.
+        pixels: How images were normalised, for files that take uint8 pixels, which `batches` are then.
+        threads: How many each engine may use; or several such numbers.
+        smaller: Further numbers of images at a time.
         total: Number of batches, for `progress`.
         progress: Called after each batch; with `stage`, also after each step of a stage that counts its steps.
         stage: Called, in words, before each stage: the export for each engine, some of which compile for many seconds.
@@ -156,9 +206,9 @@ def verify(
             begin(f"exporting for {name}")
             try:
                 if engine.exporter == "tvm":
-                    export_tvm(model, path, target, progress=silent if stage is None else progress)
+                    export_tvm(model, path, target, pixels, progress=silent if stage is None else progress)
                 else:
-                    EXPORTERS[engine.exporter](model, path, target)
+                    EXPORTERS[engine.exporter](model, path, target, pixels)
             except ExportError as error:
                 refusals.append(error)
                 if engines or len(refusals) == len(chosen):
@@ -167,7 +217,10 @@ def verify(
                     refused(name, error)
                 continue
             files[name] = path
-        return compare(model, files, batches, threads=threads, total=total, progress=progress, stage=stage)
+        return compare(
+            model, files, batches, pixels=pixels, threads=threads, smaller=smaller, total=total, progress=progress,
+            stage=stage,
+        )  # fmt: skip
 
 
 def _say_nothing(words: str) -> None:

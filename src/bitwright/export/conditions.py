@@ -7,7 +7,7 @@ import json
 from math import prod
 
 from bitwright.errors import ExportError, LoweringError
-from bitwright.export.pixels import Pixels
+from bitwright.export.pixels import Pixels, images_in_words
 from bitwright.export.seal import seal_of
 from bitwright.export.target import Target
 from bitwright.integer.bounds import FLOAT32_EXACT
@@ -20,11 +20,8 @@ from bitwright.integer.recheck import recheck
 
 def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
     """Scheme, bounds, certificates and digest of a model, and the CPUs and images that its file is for; engines add their own."""
-    images = "float32, normalised as in training"
-    if pixels is not None:
-        images = f"uint8 pixels; normalised inside by mean {list(pixels.mean)} and std {list(pixels.std)}"
     facts = {"scheme": model.scheme.to_dict(), "layers": dict(model.facts)}
-    return {"bitwright": json.dumps(facts), "target": str(target), "images": images, **seal_of(model)}
+    return {"bitwright": json.dumps(facts), "target": str(target), "images": images_in_words(pixels), **seal_of(model)}
 
 
 def require_proof(model: IntegerModel) -> None:

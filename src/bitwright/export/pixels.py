@@ -9,6 +9,8 @@ than any float32 evaluation can err, fused or not, they stand for it; otherwise 
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +20,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bitwright.errors import ExportError
+from bitwright.errors import ExportError, FileFormatError
 from bitwright.integer.ops import Quantize, ReciprocalQuantize
 from bitwright.integer.reference import execute_op
 
 LEVELS = 256
+NORMALISED = "float32, normalised as in training"
+_PIXELS = "uint8 pixels; normalised inside by mean {} and std {}"
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,26 @@ class Pixels:
         Raises:
             ExportError: If the channels do not match.
         """
-        mean, std = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
-        if not pixels.shape[1] == len(mean) == len(std):
-            raise ExportError(
-                f"expected a mean and a standard deviation for each of {pixels.shape[1]} channels, "
-                f"got {len(mean)} and {len(std)}."
-            )
+        mean, std = self._of_channels(pixels.shape[1])
         return pixels.to(torch.float32).div(255).sub(mean).div(std)
+
+    def nearest(self, images: Tensor) -> Tensor:
+        """The uint8 pixels nearest to normalised images, both [batch, channels, height, width].
+
+        Raises:
+            ExportError: If the channels do not match.
+        """
+        mean, std = self._of_channels(images.shape[1])
+        return images.mul(std).add(mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+    def _of_channels(self, channels: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, each [channels, 1, 1]."""
+        mean, std = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        if not channels == len(mean) == len(std):
+            raise ExportError(
+                f"expected a mean and a standard deviation for each of {channels} channels, got {len(mean)} and {len(std)}."
+            )
+        return mean, std
 
     def table(self, op: Quantize | ReciprocalQuantize) -> npt.NDArray[np.int32]:
         """The integer of every pixel value, int32 [channels, 256]."""
@@ -79,6 +96,28 @@ def quotient_rises(op: Quantize | ReciprocalQuantize) -> npt.NDArray[np.float32]
     while (higher := integers(value) < level).any():
         value = np.where(higher, np.nextafter(value, np.float32(np.inf)), value)
     return value
+
+
+def images_in_words(pixels: Pixels | None) -> str:
+    """What a file takes, as it states it."""
+    return NORMALISED if pixels is None else _PIXELS.format(list(pixels.mean), list(pixels.std))
+
+
+def images_from_words(words: str) -> Pixels | None:
+    """The inverse.
+
+    >>> images_from_words(images_in_words(Pixels([0.5], [0.25])))
+    Pixels(mean=[0.5], std=[0.25])
+
+    Raises:
+        FileFormatError: If the words are no such statement.
+    """
+    found = re.fullmatch(_PIXELS.format("(.*)", "(.*)"), words)
+    if found is not None:
+        return Pixels(json.loads(found[1]), json.loads(found[2]))
+    if words != NORMALISED:
+        raise FileFormatError(f"expected '{NORMALISED}' or pixels with mean and std, got '{words}'.")
+    return None
 
 
 @dataclass(frozen=True)

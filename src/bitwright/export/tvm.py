@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import ExportError
 from bitwright.export.conditions import require_proof
-from bitwright.export.pixels import Pixels
+from bitwright.export.pixels import Pixels, images_in_words
 from bitwright.export.seal import seal_of, write_sealed
 from bitwright.export.target import Target
 from bitwright.integer.model import IntegerModel
@@ -190,13 +190,12 @@ def _conditions(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, a
     """What the library says about itself."""
     import tvm
 
-    images = "float32, normalised as in training"
-    if pixels is not None:
-        images = f"uint8 pixels; normalised inside by mean {list(pixels.mean)} and std {list(pixels.std)}"
+    images = images_in_words(pixels)
     shape = next(op.shape for op in model if op.name == model.output)
     return {
         **seal_of(model),
         "model": model.model,
+        "images": images,
         "scheme": model.scheme.to_dict(),
         "layers": dict(model.facts),
         "input": {

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""What the process of an `EngineProcess` does: run files over images, one request a line, one answer a line.
+
+Run as a script, so that it imports the engine and NumPy alone: the package around it would import PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from typing import Any, TextIO
+
+import numpy as np
+
+
+def serve(engines: str, name: str, answers: TextIO) -> None:
+    """Answer the requests on stdin until it ends.
+
+    Args:
+        engines: Where the module with the registry of engines is.
+        name: Of the engine.
+        answers: Gets `{}` where the logits are written as asked, else `{"failure": "…"}`.
+    """
+    load_engine = runpy.run_path(engines)["load_engine"]
+    sessions: dict[tuple[str, str, int], Any] = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        path, level, threads, batch = asked["path"], asked["level"], asked["threads"], asked["batch"]
+        key = (path, level, threads)
+        try:
+            if key not in sessions:
+                if any(known != path for known, _, _ in sessions):
+                    sessions.clear()
+                sessions[key] = load_engine(name, path, threads=threads, level=level)
+            images = np.load(asked["images"])
+            parts = [sessions[key](images[start : start + batch]) for start in range(0, len(images), batch)]
+            np.save(asked["logits"], np.concatenate(parts))
+            answer = {}
+        except Exception as error:  # whatever an engine raises is an answer
+            answer = {"failure": " ".join(str(error).split()) or type(error).__name__}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    # Engines print what they like to stdout, which here is for answers alone.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # TVM imports PyTorch where it finds it, which is most of the time that it takes to start.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    serve(sys.argv[1], sys.argv[2], replies)
