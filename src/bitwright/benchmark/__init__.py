@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Engines side by side: are they exact, and how fast are they."""
 
+from bitwright.benchmark.checked_export import checked_export
 from bitwright.benchmark.engine_process import EngineProcess, Setting
 from bitwright.benchmark.engines import ENGINES, Engine, Predict, engine, known_engine, load_engine
 from bitwright.benchmark.environment import Environment, environment
@@ -24,6 +25,7 @@ __all__ = [
     "Setting",
     "Spread",
     "Timings",
+    "checked_export",
     "compare",
     "engine",
     "environment",

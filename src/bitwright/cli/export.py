@@ -38,14 +38,20 @@ def export(
             help="What TVM compiles for: an LLVM CPU name, or a target as JSON; this machine.",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Run the file that was written, where its engine is installed."),
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Write an integer model for an engine that is proved to compute the same integers."""
+    """Write an integer model for an engine that is proved to compute the same integers, and run what was written."""
     from rich.text import Text
 
+    from bitwright.benchmark import checked_export
     from bitwright.cli.models import load_data
     from bitwright.errors import ExportError, unknown_name
     from bitwright.export import EXPORTERS, Pixels, Target, companions, export_tvm, exported_bytes, layers_in_digits
+    from bitwright.export.seal import NOT_CHECKED
     from bitwright.integer import IntegerModel
 
     if engine not in EXPORTERS:
@@ -56,15 +62,25 @@ def export(
         raise ExportError(f"--tvm-target is for the engine tvm, got {engine}. Leave it out, or add --engine tvm.")
     reserve(output, *companions(output), reads=[model])
     loaded = IntegerModel.load(model)
-    pixels = None
+    pixels = images = None
     if data is not None:
-        images = load_data(data, loaded.input_shape)
-        pixels = Pixels(images.mean, images.std)
-    if engine == "tvm":
-        with bar(f"compiling {loaded.model}, {loaded.scheme.name}") as progress:
-            export_tvm(loaded, output, Target(target), pixels, tvm_target=tvm_target, progress=progress)
-    else:
-        EXPORTERS[engine](loaded, output, Target(target), pixels)
+        found = load_data(data, loaded.input_shape)
+        pixels = Pixels(found.mean, found.std)
+        images = pixels.nearest(found.test.read(range(min(3, len(found.test))))[0])
+
+    with bar(f"exporting {loaded.model}, {loaded.scheme.name}") as progress:
+
+        def write(part: IntegerModel, path: Path) -> None:
+            if engine == "tvm":
+                export_tvm(part, path, Target(target), pixels, tvm_target=tvm_target, progress=progress)
+            else:
+                EXPORTERS[engine](part, path, Target(target), pixels)
+
+        if check and tvm_target is None:
+            checked = checked_export(write, loaded, output, engine, target=target, pixels=pixels, images=images)
+        else:
+            write(loaded, output)
+            checked = NOT_CHECKED
     size = exported_bytes(output)
     result: dict[str, object] = {
         "model": loaded.model,
@@ -72,6 +88,7 @@ def export(
         "engine": engine,
         "input": "float32" if pixels is None else "uint8",
         "size_bytes": size,
+        "checked": checked,
         "file": str(output),
     }
     if engine == "qonnx" and (cut := list(layers_in_digits(loaded))):
@@ -79,4 +96,4 @@ def export(
         count, names = f"{len(cut)} of {len(loaded.layers())}", ", ".join(cut)
         note(f"{count} layers in two digits, since their sums can exceed the 2**24 that float32 holds: {names}")
     show(result, as_json, lambda: Text(f"{loaded.model}, {loaded.scheme.name}, for {engine}: {size:,} bytes"))
-    note(f"wrote {output}")
+    note(f"wrote {output}: {checked}")

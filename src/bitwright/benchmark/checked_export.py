@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""Export that runs what it wrote: a file that its engine does not load, or computes otherwise, is not left behind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitwright.benchmark.engines import ENGINES, Engine
+from bitwright.benchmark.environment import environment
+from bitwright.benchmark.equality import Equality, compare
+from bitwright.errors import ExportError, unknown_name
+from bitwright.export.exporter import companions
+from bitwright.export.pixels import Pixels
+from bitwright.export.seal import state_checked
+from bitwright.export.target import Target
+from bitwright.integer.model import IntegerModel
+
+LARGEST_BATCH = 3
+SMALLER_BATCHES = (1, 2)
+
+Write = Callable[[IntegerModel, Path], object]
+"""Exports a model to a path."""
+
+
+def checked_export(
+    write: Write,
+    model: IntegerModel,
+    path: str | Path,
+    exporter: str,
+    *,
+    target: Target | str = Target.ANY,
+    pixels: Pixels | None = None,
+    images: Tensor | None = None,
+) -> str:
+    """Write a file and run it where its engine is installed, in a process of its own.
+
+    Batches of 1, 2 and 3 images, with one thread and with all, at the engine's default level: the logits are compared with the
+    reference executor's. The file then states as `checked` what was run; until then it states that it was not.
+
+    Args:
+        write: How to export; called again with the first part of the model, to find where a difference begins.
+        model: What to export.
+        path: Of the file.
+        exporter: The name of its exporter.
+        target: The CPUs that the file is for.
+        pixels: How images were normalised in training, for files that take uint8 pixels.
+        images: Three images, as the file takes them; by default, noise.
+
+    Returns:
+        What the file states: what was run, or that nothing was, and why.
+
+    Raises:
+        ExportError: If the model is refused, or the engine does not load the file, fails, or computes other logits. The file is
+            then removed.
+    """
+    place = Path(path)
+    write(model, place)
+    engine = _engine_of(exporter)
+    if not engine.installed:
+        return f"not checked on this machine: {engine.name} is not installed"
+    if Target(target) is Target.VNNI and environment().target is not Target.VNNI:
+        return "not checked on this machine, which has no 8-bit dot products"
+    given = _noise(model, pixels) if images is None else images[:LARGEST_BATCH]
+    threads = sorted({1, environment().cores}) if engine.threaded else [1]
+    try:
+        wrong = _first_difference(model, place, engine, given, pixels, threads)
+        if wrong is not None:
+            where = _first_operation(write, model, place, engine, given, pixels, threads)
+            raise ExportError(
+                f"expected the integers of {model.model} from '{place}', got: {wrong}; {where}. The file is removed: use another "
+                "engine, or keep it with --no-check to look into it."
+            )
+    except BaseException:
+        for written in (place, *companions(place)):
+            written.unlink(missing_ok=True)
+        raise
+    here = environment()
+    version = next((found for name, found in here.packages.items() if name.endswith(engine.name)), "")
+    counts = " and ".join(map(str, threads))
+    words = f"equal at batch 1, 2 and {len(given)} with {counts} threads in {engine.name} {version} on {here.processor}"
+    state_checked(place, words)
+    return words
+
+
+def _engine_of(exporter: str) -> Engine:
+    """The engine that runs an exporter's files."""
+    for engine in ENGINES.values():
+        if engine.exporter == exporter:
+            return engine
+    raise unknown_name("exporter", exporter, [engine.exporter for engine in ENGINES.values()])
+
+
+def _noise(model: IntegerModel, pixels: Pixels | None) -> Tensor:
+    """Three images all over the range of the model's input."""
+    shape = (LARGEST_BATCH, *model.input_shape)
+    generator = np.random.default_rng(0)
+    if pixels is not None:
+        return torch.from_numpy(generator.integers(0, 256, shape, dtype=np.uint8))
+    params = model.formats[model.ops[0].name]
+    low, high = params.quant_min - 1, params.quant_max + 1
+    return torch.from_numpy((generator.uniform(low, high, shape) * params.scale).astype(np.float32))
+
+
+def _first_difference(
+    model: IntegerModel, path: Path, engine: Engine, images: Tensor, pixels: Pixels | None, threads: list[int]
+) -> Equality | None:
+    """The first result of a file that is not exact."""
+    results = compare(
+        model,
+        {engine.name: path},
+        [images],
+        {engine.name: engine.levels[-1:]},
+        pixels=pixels,
+        threads=threads,
+        smaller=SMALLER_BATCHES,
+    )
+    return next((result for result in results if not result.exact), None)
+
+
+def _first_operation(
+    write: Write,
+    model: IntegerModel,
+    path: Path,
+    engine: Engine,
+    images: Tensor,
+    pixels: Pixels | None,
+    threads: list[int],
+) -> str:
+    """Where the difference begins, in words: by bisection over the first operations of the model, each exported for itself."""
+    right, wrong = 0, len(model.ops)  # how many operations are equal, and how many are not
+    with tempfile.TemporaryDirectory(prefix="bitwright-") as folder:
+        part = Path(folder) / f"part{path.suffix}"
+        while wrong - right > 1:
+            middle = (right + wrong) // 2
+            last = model.ops[middle - 1]
+            first = replace(model, ops=model.ops[:middle], output=last.name, output_unit=np.ones(1), facts={})
+            try:
+                write(first, part)
+            except ExportError as error:
+                return f"where it begins is not found, since the first {middle} operations are refused: {error}"
+            if _first_difference(first, part, engine, images, pixels, threads) is None:
+                right = middle
+            else:
+                wrong = middle
+    return f"the difference begins at '{model.ops[wrong - 1].name}'"

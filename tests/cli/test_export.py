@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright export` runs what it wrote, unless told not to, and leaves no file that differs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bitwright.export import EXPORTERS, Pixels, Target, export_onnx
+from bitwright.export.seal import NOT_CHECKED, stated
+from bitwright.integer import IntegerModel
+from cli.conftest import Command
+from random_networks import random_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A random network."""
+    random_model(2).model.save(tmp_path / "model.integer")
+    return tmp_path / "model.integer"
+
+
+def test_what_was_done_stands_in_the_file(model: Path, bitwright: Command) -> None:
+    """Where it was run and equal, or that it was not checked."""
+    file = model.with_suffix(".onnx")
+    for options, expected in (((), "equal at batch 1, 2 and 3"), (("--no-check",), NOT_CHECKED)):
+        made = json.loads(bitwright("export", model, "-o", file, "--json", *options).out)
+        assert made["checked"].startswith(expected)
+        assert stated(file)["checked"] == made["checked"].strip()
+
+
+def test_a_difference_leaves_no_file(model: Path, bitwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says how many logits, and where the difference begins; with --no-check, the file is there to look into."""
+
+    def wrong(
+        model: IntegerModel, path: str | Path, target: Target | str = Target.ANY, pixels: Pixels | None = None
+    ) -> None:
+        first = next(iter(model.layers().values()), None)
+        ops = tuple(replace(op, bias=op.bias + 1000) if op is first else op for op in model)
+        export_onnx(replace(model, ops=ops), path, target, pixels)
+
+    monkeypatch.setitem(EXPORTERS, "onnx", wrong)
+    file = model.with_suffix(".onnx")
+    first = next(iter(IntegerModel.load(model).layers()))
+    shown = bitwright("export", model, "-o", file)
+    assert shown.status == 1
+    assert f"the difference begins at '{first}'. The file is removed" in shown.err
+    assert not file.exists()
+    assert bitwright("export", model, "-o", file, "--no-check").status == 0
+    assert file.exists()
