@@ -29,7 +29,8 @@ def off_by_one(model: IntegerModel, path: Path, *, layer: str, given: RandomMode
     if found is not None:
         bias = found.bias.copy()
         bias[:] += 1000
-        model = replace(model, ops=tuple(replace(found, bias=bias) if op is found else op for op in model))
+        ops = tuple(replace(found, bias=bias) if op is found else op for op in model)
+        model = replace(model, ops=ops, facts={})
     export_onnx(model, path, given.target, given.pixels)
 
 

@@ -40,7 +40,7 @@ def test_a_difference_leaves_no_file(model: Path, bitwright: Command, monkeypatc
     ) -> None:
         first = next(iter(model.layers().values()), None)
         ops = tuple(replace(op, bias=op.bias + 1000) if op is first else op for op in model)
-        export_onnx(replace(model, ops=ops), path, target, pixels)
+        export_onnx(replace(model, ops=ops, facts={}), path, target, pixels)
 
     monkeypatch.setitem(EXPORTERS, "onnx", wrong)
     file = model.with_suffix(".onnx")

@@ -140,7 +140,9 @@ def _first_operation(
         while wrong - right > 1:
             middle = (right + wrong) // 2
             last = model.ops[middle - 1]
-            first = replace(model, ops=model.ops[:middle], output=last.name, output_unit=np.ones(1), facts={})
+            params = model.formats.get(last.name)  # accumulators, which have none, are worth what the logits are
+            unit = model.output_unit if params is None else np.array([params.scale])
+            first = replace(model, ops=model.ops[:middle], output=last.name, output_unit=unit, facts={})
             try:
                 write(first, part)
             except ExportError as error:

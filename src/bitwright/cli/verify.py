@@ -13,6 +13,7 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.numbers import MAX_THREADS, whole
 from bitwright.cli.options import BatchSize, Json, Seed
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def verify(
     stress: Annotated[
         int,
         typer.Option(
-            "--stress", min=0, help="Add images that look for differences: flat, checkered, at limits, noise."
+            "--stress", parser=whole(0), help="Add images that look for differences: flat, checkered, at limits, noise."
         ),
     ] = 0,
     model: Annotated[
@@ -55,10 +56,15 @@ def verify(
     target: Annotated[
         str, typer.Option("--target", help="The CPUs that the files are made for: any, avx2 or vnni.")
     ] = "any",
-    images: Annotated[int | None, typer.Option("--images", min=1, help="Of the test split; by default, all.")] = None,
+    images: Annotated[
+        int | None, typer.Option("--images", parser=whole(1), help="Of the test split; by default, all.")
+    ] = None,
     batch_size: BatchSize = 100,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="That engines may use besides one; by default, all.")
+        int | None,
+        typer.Option(
+            "--threads", parser=whole(1, MAX_THREADS), help="That engines may use besides one; by default, all."
+        ),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
