@@ -26,7 +26,11 @@ def join_processes(device: str | None) -> tuple[bool, str | None]:
         return True, device
     from accelerate import PartialState
 
-    state = PartialState(cpu=device is None or device == "cpu")
+    from bitwright.sensitivity.processes import meet_again
+
+    on_cpu = device is None or device == "cpu"
+    meet_again(on_cpu)
+    state = PartialState(cpu=on_cpu)
     return state.is_main_process, None if device is None else str(state.device)
 
 

@@ -9,6 +9,7 @@ order that one process would have, so that the sums are the same to the last bit
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -25,6 +26,27 @@ def rank_and_size() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def meet_again(cpu: bool) -> None:
+    """Meet the processes that torchrun started, in a place of their own for each of their lives.
+
+    PyTorch keeps one store for all restarts of a machine's processes, in which those of a new life may find the addresses of the
+    former one, and fail to connect. Where it does not, and on several machines, which count lives each for itself, nothing is
+    done here: Accelerate meets the others in its own way.
+
+    Args:
+        cpu: Whether to compute on processors.
+    """
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1"
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if not kept or size == 1 or dist.is_initialized():
+        return
+    from accelerate import PartialState
+
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False)  # type: ignore[attr-defined]
+    own = dist.PrefixStore(f"life {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
+    PartialState(cpu=cpu, store=own, rank=int(os.environ["RANK"]), world_size=size)
 
 
 def in_turns(

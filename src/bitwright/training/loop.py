@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from bitwright.data.sampling import derive_seed
 from bitwright.errors import TrainingError
 from bitwright.progress import Progress, silent
+from bitwright.sensitivity.processes import meet_again
 from bitwright.training.distillation import Distillation
 from bitwright.training.labels import all_labels, check_labels
 from bitwright.training.model import QuantizedModel
@@ -100,7 +101,10 @@ def train(
         FileFormatError: If `checkpoint` is damaged, or of a training with another model or other settings.
     """
     model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on processors and on GPUs
-    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator is None:
+        on_cpu = not torch.cuda.is_available()
+        meet_again(on_cpu)
+        accelerator = Accelerator(cpu=on_cpu)
     optimizer = torch.optim.SGD(
         _parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0
     )
