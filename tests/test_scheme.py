@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,20 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes, messa
     (tmp_path / "scheme.yaml").write_bytes(content)
     with pytest.raises(FileFormatError, match=message):
         Scheme.load(tmp_path / "scheme.yaml")
+
+
+def test_a_deployment_is_kept_and_checked(tmp_path: Path) -> None:
+    """`deploy` travels with the scheme, is left out where it says nothing, and others than the known ones are refused."""
+    scheme = Scheme("mine", {"fc": Precision(8, 8)}, deploy="tensorrt")
+    scheme.save(tmp_path / "scheme.yaml")
+    assert Scheme.load(tmp_path / "scheme.yaml") == scheme
+    assert "deploy" not in replace(scheme, deploy="any").to_dict()
+    with pytest.raises(
+        UnknownNameError, match="unknown deployment of scheme 'mine' 'tensort': did you mean 'tensorrt'"
+    ):
+        replace(scheme, deploy="tensort")
+    with pytest.raises(FileFormatError, match="deploy must be any or tensorrt, got 'gpu'"):
+        Scheme.from_dict({"name": "mine", "layers": {}, "deploy": "gpu"})
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from bitwright.reading import parse_yaml, read_text
 
 MIN_BITS, MAX_BITS = 2, 8
 RESIDUAL_BITS = (8, 16)
+DEPLOYMENTS = ("any", "tensorrt")
 BUDGET_UNITS = {"size": "MB", "bops": "G", "latency": "ms", "activation": "MB"}
 
 
@@ -68,13 +69,17 @@ class Scheme:
         name: What tables call it, for instance `bops0.5`.
         layers: Precision by layer name, in the order of execution.
         residual_bits: Width of the streams that element-wise additions read and write: 8 or 16.
+        deploy: Whose formats the tensors have: those of `any` engine on a CPU, or TensorRT's, which knows no unsigned bytes.
     """
 
     name: str
     layers: Mapping[str, Precision] = field(default_factory=dict)
     residual_bits: int = 8
+    deploy: str = "any"
 
     def __post_init__(self) -> None:
+        if self.deploy not in DEPLOYMENTS:
+            raise unknown_name(f"deployment of scheme '{self.name}'", self.deploy, DEPLOYMENTS)
         if self.residual_bits not in RESIDUAL_BITS:
             raise SchemeError(f"residual_bits must be 8 or 16, got {self.residual_bits}, in scheme '{self.name}'.")
 
@@ -116,18 +121,19 @@ class Scheme:
 
     def to_dict(self) -> dict[str, Any]:
         layers = {layer: str(precision) for layer, precision in self.layers.items()}
-        return {"name": self.name, "residual_bits": self.residual_bits, "layers": layers}
+        deploy = {} if self.deploy == "any" else {"deploy": self.deploy}
+        return {"name": self.name, "residual_bits": self.residual_bits, **deploy, "layers": layers}
 
     @classmethod
     def from_dict(cls, fields: Any, where: str = "scheme") -> Scheme:
-        """The inverse of `to_dict`; `residual_bits` may be left out.
+        """The inverse of `to_dict`; `residual_bits` and `deploy` may be left out.
 
         Raises:
             FileFormatError: If keys are missing or unknown, or a value is no precision; all faults together.
         """
         if not isinstance(fields, Mapping):
             raise FileFormatError(f"{where}: expected a mapping with 'name' and 'layers', got {shown(fields)}")
-        known = {"name", "residual_bits", "layers"}
+        known = {"name", "residual_bits", "deploy", "layers"}
         faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in fields if key not in known]
         faults += [f"missing key '{key}'" for key in ("name", "layers") if key not in fields]
         name, entries = fields.get("name", ""), fields.get("layers", {})
@@ -147,9 +153,12 @@ class Scheme:
         residual_bits = fields.get("residual_bits", 8)
         if type(residual_bits) is not int or residual_bits not in RESIDUAL_BITS:
             faults.append(f"residual_bits must be 8 or 16, got {shown(residual_bits)}")
+        deploy = fields.get("deploy", "any")
+        if deploy not in DEPLOYMENTS:
+            faults.append(f"deploy must be {' or '.join(DEPLOYMENTS)}, got {shown(deploy)}")
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
-        return cls(str(name), layers, residual_bits)
+        return cls(str(name), layers, residual_bits, deploy)
 
     def save(self, path: str | Path) -> None:
         """Write YAML, atomically."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -75,6 +77,17 @@ def test_every_tensor_has_the_format_of_its_demand_and_sign() -> None:
         if node.name not in shared and not isinstance(node, PassThrough):
             bits = wanted[node.name].bits(precisions.layers)
             assert found.format(node.name) == TensorFormat.of(bits, negative=negative[node.name])
+
+
+@pytest.mark.parametrize("residual_bits", [8, 16])
+def test_tensorrt_has_no_unsigned_bytes(residual_bits: int) -> None:
+    """Tensors of 8 bits are symmetric there; all others keep their formats, and every one of up to 8 bits fits int8."""
+    precisions = scheme(residual_bits, branch=3, left=7)
+    usual, found = plan(residual(), precisions), plan(residual(), replace(precisions, deploy="tensorrt"))
+    changed = {name for name in usual.formats if found.formats[name] != usual.formats[name]}
+    assert changed == {name for name, made in usual.formats.items() if made == TensorFormat.unsigned(8)} != set()
+    assert all(found.formats[name] == TensorFormat.symmetric(8) for name in changed)
+    assert all(made.quant_max < 128 for made in found.formats.values() if made.bit_width <= 8)
 
 
 def test_budgets_count_the_formats_of_the_plan() -> None:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from bitwright.graph import Graph
 
 
-def scheme_for(name: str, graph: Graph, residual_bits: int = 8) -> Scheme:
+def scheme_for(name: str, graph: Graph, residual_bits: int = 8, deploy: str | None = None) -> Scheme:
     """The scheme of a network.
 
     Args:
         name: A YAML file, or a precision such as W4A4, which leaves first and last layers at 8 bits.
         graph: The network.
         residual_bits: Of the streams that additions read and write; a file has its own.
+        deploy: What the formats are to suit; by default, what a file says, or any engine.
 
     Raises:
         SchemeError: If it is neither, or does not fit the network.
@@ -28,11 +29,11 @@ def scheme_for(name: str, graph: Graph, residual_bits: int = 8) -> Scheme:
     if Path(name).exists():
         found = Scheme.load(name)
         found.check(graph.layers)
-        return found
+        return found if deploy is None else replace(found, deploy=deploy)
     try:
         precision = Precision.parse(name)
     except SchemeError as error:
         raise SchemeError(
             f"expected a scheme's file or a precision such as W4A4, got '{name}': no such file."
         ) from error
-    return replace(Scheme.uniform(graph.layers, precision), residual_bits=residual_bits)
+    return replace(Scheme.uniform(graph.layers, precision), residual_bits=residual_bits, deploy=deploy or "any")

@@ -78,7 +78,8 @@ def train(
         list[str] | None,
         typer.Option(
             "--deploy",
-            help="Refuse at once what this engine (litert, onnx, openvino, qonnx, tvm) would refuse; repeatable.",
+            help="Refuse at once what this engine (litert, onnx, openvino, qonnx, tensorrt, tvm) would refuse; repeatable. "
+            "tensorrt also quantizes for its formats.",
         ),
     ] = None,
     pretrained: Pretrained = False,
@@ -238,7 +239,7 @@ def _train_quantized(
             f"'{path}' holds integers, which cannot be trained: give the checkpoint it was lowered from."
         )
     graph = start if isinstance(start, Graph) else start.float_graph()
-    chosen = scheme_for(scheme, graph, residual_bits)
+    chosen = scheme_for(scheme, graph, residual_bits, "tensorrt" if "tensorrt" in deploy else None)
     require_deployable(graph, chosen, deploy)
     images = load_data(run.data, graph.input_shape)
     if teacher_alpha > 0:

@@ -11,7 +11,7 @@ from bitwright.graph.nodes import AvgPool2d, Concat, Input, Layer, Node, PassThr
 from bitwright.graph.signs import negative_tensors
 from bitwright.quantizer.demand import Demand, demand, demands
 from bitwright.quantizer.formats import TensorFormat
-from bitwright.scheme import Scheme
+from bitwright.scheme import MAX_BITS, Scheme
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,15 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
         key = quantizer_of[node.name]
         if key == node.name:
             bits = node.bit_width if isinstance(node, Requantize) else carried[node.name]
-            formats[key] = TensorFormat.of(bits, negative=negative[key])
+            formats[key] = _format(bits, negative[key], scheme)
     return QuantPlan(graph, expanded, scheme, formats, quantizer_of, raw)
+
+
+def _format(bits: int, negative: bool, scheme: Scheme) -> TensorFormat:
+    """The integers of a tensor. TensorRT's bytes are symmetric; narrower unsigned formats are part of them."""
+    if scheme.deploy == "tensorrt" and bits == MAX_BITS:
+        return TensorFormat.symmetric(bits)
+    return TensorFormat.of(bits, negative=negative)
 
 
 def _insert_requantize(graph: Graph, scheme: Scheme, carried: Mapping[str, int]) -> Graph:
