@@ -30,7 +30,7 @@ from torch import Tensor
 
 from bitwright.benchmark import ENGINES, load_engine
 from bitwright.errors import BitwrightError, FileFormatError
-from bitwright.export import EXPORTERS, Pixels, Target
+from bitwright.export import EXPORTERS, Exporter, Pixels, Target
 from bitwright.graph import Graph
 from bitwright.graph.execute import convolve, evaluate, execute
 from bitwright.graph.nodes import (
@@ -105,7 +105,12 @@ def random_model(seed: int) -> RandomModel:
 
 
 def differences(
-    given: RandomModel, engine: str, batches: Iterable[int] = (1, 2, 3), threads: Iterable[int] = (1, 2)
+    given: RandomModel,
+    engine: str,
+    batches: Iterable[int] = (1, 2, 3),
+    threads: Iterable[int] = (1, 2),
+    *,
+    export: Exporter | None = None,
 ) -> dict[str, int]:
     """Export for one engine, run the file, and count the logits that differ from the reference executor's.
 
@@ -114,6 +119,7 @@ def differences(
         engine: Its name in `ENGINES`.
         batches: How many images to run at a time.
         threads: How many the engine may use.
+        export: What writes its file; by default, the engine's own exporter.
 
     Returns:
         How many logits differ, by level, number of threads and batch; nothing for those where all are equal.
@@ -125,7 +131,7 @@ def differences(
     found: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{known.suffix}"
-        EXPORTERS[known.exporter](given.model, path, given.target, given.pixels)
+        (export or EXPORTERS[known.exporter])(given.model, path, given.target, given.pixels)
         for level in known.levels:
             for count in threads:
                 session = load_engine(engine, path, threads=count, level=level)

@@ -71,7 +71,7 @@ def network(maker: str, source: str, reader: str, result: str) -> IntegerModel:
         name, formats["read"] = "read", FORMATS.get(result, made)
     layers = [op.name for op in ops if isinstance(op, IntegerConv2d | IntegerLinear)]
     scheme = Scheme.uniform(layers or ["none"], Precision(8, 8))
-    return IntegerModel("pair", scheme, tuple(ops), formats, name, np.ones(1))
+    return IntegerModel("pair", scheme, tuple(ops), formats, name, np.array([formats[name].scale]))
 
 
 def _reader(reader: str, result: QuantParams) -> Node | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import Called, Then, randomized
 
-INSTALLED = [name for name in FORMS if ENGINES["onnxruntime" if name == "onnx" else name].installed]
+INSTALLED = [name for name in EXPORTERS if ENGINES["onnxruntime" if name == "onnx" else name].installed]
 
 
 def averaged(area: int) -> Graph:
@@ -47,11 +48,24 @@ def scheme(graph: Graph, residual_bits: int = 8, precision: str = "W8A8") -> Sch
 
 
 def test_every_exporter_is_asked() -> None:
-    """By the same names."""
-    assert set(FORMS) == set(EXPORTERS)
+    """By the same names; TensorRT is asked by the rules of its files."""
+    assert set(FORMS) == {*EXPORTERS, "tensorrt"}
     graph = averaged(4)
     with pytest.raises(UnknownNameError, match="unknown engine 'onx': did you mean 'onnx'"):
         refusals(graph, scheme(graph), ["onx"])
+
+
+def test_tensorrt_has_formats_of_its_own() -> None:
+    """Unsigned bytes are refused by name; with `deploy: tensorrt` in the scheme there are none."""
+    graph = capture(randomized(Then(lambda x: x.relu().flatten(1))), (3, 8, 8))
+    for bits in (8, 16):
+        usual = scheme(graph, bits, "W8A8")
+        found = refusals(graph, usual, ["tensorrt"])
+        assert found
+        assert all(
+            "TensorRT reads int8 with zero point 0 only, got integers from 0 to 255" in str(each) for each in found
+        )
+        assert refusals(graph, replace(usual, deploy="tensorrt"), ["tensorrt"]) == []
 
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

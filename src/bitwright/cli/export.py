@@ -26,6 +26,13 @@ def export(
             help="any; vnni: only with 8-bit dot products; avx2: for models lowered so.",
         ),
     ] = "any",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--form",
+            help="Of ONNX files: qoperator, fastest in ONNX Runtime on CPUs; qdq, which TensorRT and other engines read.",
+        ),
+    ] = "qoperator",
     data: Annotated[
         str | None,
         typer.Option("--data", "-d", metavar="NAME", help="Take uint8 pixels, normalised inside as this data set is."),
@@ -50,7 +57,17 @@ def export(
     from bitwright.benchmark import checked_export
     from bitwright.cli.models import load_data
     from bitwright.errors import ExportError, unknown_name
-    from bitwright.export import EXPORTERS, Pixels, Target, companions, export_tvm, exported_bytes, layers_in_digits
+    from bitwright.export import (
+        EXPORTERS,
+        ONNX_FORMS,
+        Pixels,
+        Target,
+        companions,
+        export_tvm,
+        exported_bytes,
+        layers_in_digits,
+        not_for_tensorrt,
+    )
     from bitwright.export.seal import NOT_CHECKED
     from bitwright.integer import IntegerModel
 
@@ -58,6 +75,10 @@ def export(
         raise unknown_name("engine", engine, EXPORTERS)
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
+    if form not in ONNX_FORMS:
+        raise unknown_name("form", form, ONNX_FORMS)
+    if form != "qoperator" and engine != "onnx":
+        raise ExportError(f"--form {form} is for the engine onnx, got {engine}. Leave one of them out.")
     if tvm_target is not None and engine != "tvm":
         raise ExportError(f"--tvm-target is for the engine tvm, got {engine}. Leave it out, or add --engine tvm.")
     reserve(output, *companions(output), reads=[model])
@@ -74,7 +95,8 @@ def export(
             if engine == "tvm":
                 export_tvm(part, path, Target(target), pixels, tvm_target=tvm_target, progress=progress)
             else:
-                EXPORTERS[engine](part, path, Target(target), pixels)
+                write_form = ONNX_FORMS[form] if engine == "onnx" else EXPORTERS[engine]
+                write_form(part, path, Target(target), pixels)
 
         if check and tvm_target is None:
             checked = checked_export(write, loaded, output, engine, target=target, pixels=pixels, images=images)
@@ -91,7 +113,14 @@ def export(
         "checked": checked,
         "file": str(output),
     }
-    if engine == "qonnx" and (cut := list(layers_in_digits(loaded))):
+    if engine == "onnx":
+        result["form"] = form
+    if form == "qdq" and (unfit := not_for_tensorrt(loaded)):
+        note(
+            f"not for TensorRT: {len(unfit)} tensors need uint8, first {unfit[0]}. "
+            "Train with --deploy tensorrt, which makes all of them int8"
+        )
+    if (engine == "qonnx" or form == "qdq") and (cut := list(layers_in_digits(loaded))):
         result["layers_in_digits"] = cut
         count, names = f"{len(cut)} of {len(loaded.layers())}", ", ".join(cut)
         note(f"{count} layers in two digits, since their sums can exceed the 2**24 that float32 holds: {names}")

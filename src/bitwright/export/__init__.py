@@ -9,6 +9,7 @@ from bitwright.export.litert import export_litert, to_litert
 from bitwright.export.onnx import export_onnx, to_onnx
 from bitwright.export.openvino import export_openvino, to_openvino
 from bitwright.export.pixels import Pixels
+from bitwright.export.qdq import export_qdq, not_for_tensorrt, to_qdq
 from bitwright.export.qonnx import export_qonnx, to_qonnx
 from bitwright.export.target import Target
 from bitwright.export.tvm import export_tvm
@@ -22,10 +23,14 @@ EXPORTERS: dict[str, Exporter] = {
 }
 """By the name of the engine."""
 
+ONNX_FORMS: dict[str, Exporter] = {"qdq": export_qdq, "qoperator": export_onnx}
+"""How files for ONNX Runtime can be written, by the names that its own quantizer gives to the forms."""
+
 
 __all__ = [
     "EXPORTERS",
     "Exporter",
+    "ONNX_FORMS",
     "Pixels",
     "Target",
     "companions",
@@ -33,15 +38,18 @@ __all__ = [
     "export_litert",
     "export_onnx",
     "export_openvino",
+    "export_qdq",
     "export_qonnx",
     "export_tvm",
     "exported_bytes",
     "layers_in_digits",
+    "not_for_tensorrt",
     "refusals",
     "require_deployable",
     "to_float_onnx",
     "to_litert",
     "to_onnx",
     "to_openvino",
+    "to_qdq",
     "to_qonnx",
 ]

@@ -17,6 +17,7 @@ from bitwright.errors import ExportError, unknown_name
 from bitwright.export.litert import to_litert
 from bitwright.export.onnx import to_onnx
 from bitwright.export.openvino import to_openvino
+from bitwright.export.qdq import to_tensorrt
 from bitwright.export.qonnx import to_qonnx
 from bitwright.export.tvm import to_tvm
 from bitwright.graph.graph import Graph
@@ -32,6 +33,7 @@ FORMS: dict[str, Callable[[IntegerModel], Any]] = {
     "onnx": to_onnx,
     "openvino": to_openvino,
     "qonnx": to_qonnx,
+    "tensorrt": to_tensorrt,
     "tvm": to_tvm,
 }
 """What makes the form of a model in memory, or raises `ExportError`, by the name of the engine."""

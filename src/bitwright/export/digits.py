@@ -94,7 +94,7 @@ def digits(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> Digits | N
         if max(high, low) <= FLOAT32_EXACT and (high << shift) + low <= INT32_MAX:
             return cut
     raise ExportError(
-        f"QONNX computes in float32, which needs sums of at most 2**24, but those of '{op.name}' can reach {largest}, "
+        f"float32 holds sums of at most 2**24, but those of '{op.name}' can reach {largest}, "
         f"and those of its weights in two digits too are beyond. Lower its weight or activation bits."
     )
 
@@ -124,7 +124,7 @@ def in_digits(
 
 
 def layers_in_digits(model: IntegerModel) -> dict[str, Digits]:
-    """The layers of `model` that QONNX files hold in two digits, by name.
+    """The layers of `model` that float32 forms (QONNX, QDQ) hold in two digits, by name.
 
     Raises:
         ExportError: If float32 cannot hold the sums of a layer's digits either.
@@ -134,7 +134,7 @@ def layers_in_digits(model: IntegerModel) -> dict[str, Digits]:
 
 
 def means_in_bytes(model: IntegerModel) -> list[str]:
-    """The averages of `model` whose values QONNX files sum in two bytes, by name.
+    """The averages of `model` whose values float32 forms sum in two bytes, by name.
 
     Raises:
         ExportError: If float32 cannot hold the sums of bytes either.
@@ -151,7 +151,7 @@ def _in_bytes(op: IntegerAvgPool2d, params: QuantParams) -> bool:
         return False
     if not BYTE_BITS < params.bit_width <= MAX_TENSOR_BITS or area << BYTE_BITS > FLOAT32_EXACT:
         raise ExportError(
-            f"QONNX computes in float32, which needs sums of at most 2**24, but those of '{op.name}' can reach {largest} over a "
+            f"float32 holds sums of at most 2**24, but those of '{op.name}' can reach {largest} over a "
             f"window of {op.kernel[0]} x {op.kernel[1]}. Average over smaller windows, or use residual_bits: 8."
         )
     return True

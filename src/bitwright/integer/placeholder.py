@@ -40,7 +40,7 @@ from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.plan import QuantPlan
 
 _IMAGES, _BEFORE = "placeholder.images", ".image"
-_BYTE = QuantParams(8, False, 1.0)
+_BYTE = QuantParams(8, True, 1.0)
 _ONE = Multipliers(np.ones(1, np.int64), np.zeros(1, np.int32))
 
 
