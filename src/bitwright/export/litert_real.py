@@ -9,7 +9,7 @@ from bitwright.export.litert_builder import Held, LitertBuilder
 from bitwright.graph.nodes import Node
 from bitwright.integer.bounds import FLOAT32_EXACT
 
-_OPTIONS = {"MUL": "MulOptions", "DIV": "DivOptions", "ADD": "AddOptions", "SUB": "SubOptions"}
+_OPTIONS = {"MUL": "MulOptions", "DIV": "DivOptions", "ADD": "AddOptions"}
 
 
 def cast(builder: LitertBuilder, source: int, shape: Sequence[int], kind: str, given: str = "FLOAT32") -> int:
@@ -27,7 +27,7 @@ def combined(
     activation: int = 0,
     kind: str = "FLOAT32",
 ) -> int:
-    """An element-wise product, quotient, sum or difference."""
+    """An element-wise product, quotient or sum."""
     output = builder.tensor(builder.nhwc(shape), kind)
     return builder.node(operator, inputs, output, _OPTIONS[operator], fusedActivationFunction=activation)
 
