@@ -29,6 +29,7 @@ ORDER = (
     "sensitivity",
     "allocation",
     "training",
+    "reconstruction",
     "integer",
     "export",
     "benchmark",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bitwright.export import export_float_onnx, export_onnx
     from bitwright.graph import FloatModel, Graph, capture, load_model
     from bitwright.integer import IntegerModel, load, logits, lower, prepare, run
+    from bitwright.reconstruction import ReconstructionSettings, reconstruct
     from bitwright.sensitivity import SensitivityTable, measure_sensitivity
     from bitwright.training import (
         QuantizedModel,
@@ -51,6 +52,7 @@ _SOURCES = {
     "IntegerModel": "integer",
     "LatencyTable": "allocation",
     "QuantizedModel": "training",
+    "ReconstructionSettings": "reconstruction",
     "SensitivityTable": "sensitivity",
     "TrainSettings": "training",
     "allocate": "allocation",
@@ -73,6 +75,7 @@ _SOURCES = {
     "pareto_frontier": "allocation",
     "prepare": "integer",
     "quantize": "training",
+    "reconstruct": "reconstruction",
     "run": "integer",
     "run_demo": "demo",
     "save_quantized": "training",
@@ -90,6 +93,7 @@ __all__ = [
     "LatencyTable",
     "Precision",
     "QuantizedModel",
+    "ReconstructionSettings",
     "Scheme",
     "SensitivityTable",
     "TrainSettings",
@@ -114,6 +118,7 @@ __all__ = [
     "pareto_frontier",
     "prepare",
     "quantize",
+    "reconstruct",
     "run",
     "run_demo",
     "save_quantized",

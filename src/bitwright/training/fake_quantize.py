@@ -75,6 +75,8 @@ def _finish(node: Node, scaled: Tensor, scale: Tensor, model: QuantizedModel) ->
             "smaller learning rate."
         )
     low, high = clamp_limits(bounds, window, step)
+    if model.round_activations is not None:
+        return Quantized(model.round_activations(scaled, low, high, bounds, step), scale)
     return Quantized(clamp_round(scaled, low, high), scale)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
+from bitwright.graph.nodes import Bounds
 from bitwright.quantizer.plan import QuantPlan, plan
 from bitwright.quantizer.refusals import lowering_refusals, require_none
 from bitwright.scheme import Scheme
@@ -23,6 +24,13 @@ from bitwright.training.folding import oriented_weight
 from bitwright.training.norm import MOMENTUM
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
+
+
+class ActivationRounding(Protocol):
+    """Makes integers, or something between, of activations in steps of their scale."""
+
+    def __call__(self, scaled: Tensor, low: int, high: int, bounds: Bounds | None, scale: float) -> Tensor:
+        """Round `scaled` to [low, high]; `bounds` is the clamp of the float network."""
 
 
 class QuantizedModel(nn.Module):
@@ -39,6 +47,8 @@ class QuantizedModel(nn.Module):
 
     Attributes:
         calibrated: Of shape (), whether the scales of activations were ever set; kept in the state dict.
+        certificates: The constants that lowering proved, by node; none in training.
+        round_activations: Replaces the rounding of activations while weights are reconstructed; None rounds to the nearest.
     """
 
     calibrated: Tensor
@@ -75,6 +85,7 @@ class QuantizedModel(nn.Module):
         self.register_buffer("calibrated", torch.tensor(False))
         self._warned = False
         self._settling: float | None = None
+        self.round_activations: ActivationRounding | None = None
         self.certificates: dict[str, Certificate] = {}
         self._readers = {name: len(nodes) for name, nodes in plan.graph.consumers().items()}
         self._readers[plan.graph.output] += 1

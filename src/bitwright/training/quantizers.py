@@ -97,6 +97,10 @@ class WeightQuantizer(nn.Module):
         channels: Output channels.
         bit_width: 2 to 8.
         ranges: How the scales follow the weights.
+
+    Attributes:
+        rounding: Learns, for a while, which weights to round up: it is given weights in steps of their scale. None rounds to
+            the nearest.
     """
 
     scale: Tensor
@@ -106,6 +110,7 @@ class WeightQuantizer(nn.Module):
         self.bit_width = bit_width
         self.ranges = ranges
         self.format = weight_format(bit_width)
+        self.rounding: nn.Module | None = None
         if ranges is Ranges.LEARNED:
             self.scale = nn.Parameter(torch.ones(channels))
         else:
@@ -136,4 +141,6 @@ class WeightQuantizer(nn.Module):
             self.calibrate(weight)
         scale = self.current_scale(weight[0].numel())
         columns = scale.reshape(-1, *[1] * (weight.dim() - 1))
+        if self.rounding is not None:
+            return self.rounding(weight / columns), scale
         return clamp_round(weight / columns, self.format.quant_min, self.format.quant_max), scale

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""Where a network can be cut into blocks that are reconstructed one after another: at tensors through which everything flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bitwright.graph.execute import Tensors, clamp, convolve, evaluate, folded_weight
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import Layer, Node
+from bitwright.training.fake_quantize import fake_quantize
+from bitwright.training.model import QuantizedModel
+from bitwright.training.quantized import Quantized
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive nodes that read one tensor made before them, and make one that is read after them.
+
+    Attributes:
+        nodes: In execution order, at least one layer among them.
+        source: The tensor that the first of them reads.
+    """
+
+    nodes: tuple[Node, ...]
+    source: str
+
+    @property
+    def result(self) -> str:
+        """The tensor that leaves the block."""
+        return self.nodes[-1].name
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The nodes with weights."""
+        return tuple(node for node in self.nodes if isinstance(node, Layer))
+
+
+def blocks(graph: Graph) -> tuple[Block, ...]:
+    """The finest cuts of a network, but for those that would leave a block without layers: a residual block stays whole.
+
+    The image's own quantization belongs to no block.
+
+    Source:
+        Li et al. 2021, BRECQ, arXiv:2102.05426, section 3.3 (blocks as the units of reconstruction).
+    """
+    last_use = {name: step for step, node in enumerate(graph) for name in node.inputs}
+    last_use[graph.output] = len(graph.nodes)
+    found: list[Block] = []
+    alive: set[str] = set()
+    begun, source = 1, graph.nodes[0].name
+    for step, node in enumerate(graph):
+        alive = {name for name in (*alive, node.name) if last_use.get(name, -1) > step}
+        if step == 0 or alive != {node.name}:
+            continue
+        nodes = graph.nodes[begun : step + 1]
+        if any(isinstance(part, Layer) for part in nodes):
+            found.append(Block(nodes, source))
+            begun, source = step + 1, node.name
+    rest = graph.nodes[begun:]
+    if rest:  # what follows the last layer, such as a pooling or a clamp
+        found[-1] = Block(found[-1].nodes + rest, found[-1].source)
+    return tuple(found)
+
+
+def run_float(block: Block, values: Tensor, parameters: Tensors) -> Tensor:
+    """The block in float.
+
+    Args:
+        block: The nodes.
+        values: Real values of its source.
+        parameters: Tensors of the float network by name.
+    """
+    made = {block.source: values}
+    for node in block.nodes:
+        inputs = [made[name] for name in node.inputs]
+        if isinstance(node, Layer):
+            weight, bias = folded_weight(node, parameters)
+            made[node.name] = clamp(convolve(node, inputs[0], weight, bias), node.bounds)
+        else:
+            made[node.name] = evaluate(node, inputs, parameters)
+    return made[block.result]
+
+
+def run_quantized(block: Block, values: Quantized, model: QuantizedModel, parameters: Tensors) -> Quantized:
+    """The block in integers.
+
+    Args:
+        block: The nodes.
+        values: Integers of its source.
+        model: Gives quantizers.
+        parameters: Tensors of the quantized network by name.
+    """
+    made = {block.source: values}
+    for node in block.nodes:
+        made[node.name] = fake_quantize(node, [made[name] for name in node.inputs], model, parameters)
+    return made[block.result]

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Reconstruction: learned rounding against its definition, and networks that come closer to their float outputs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitwright.errors import DataError, TrainingError
+from bitwright.graph.execute import execute
+from bitwright.integer import lower, run
+from bitwright.quantizer import weight_format
+from bitwright.reconstruction import LearnedRounding, ReconstructionSettings, reconstruct
+from bitwright.reconstruction.dropping import DroppedRounding
+from bitwright.reconstruction.rounding import annealed
+from bitwright.training import QuantizedModel, Ranges, quantize
+from training.small import digits, small_graph, small_quantized
+
+QUICK = ReconstructionSettings(steps=60, batch_size=16)
+
+
+def distance(model: QuantizedModel, images: Tensor) -> float:
+    """Mean squared error of the logits against the float network's."""
+    graph = model.plan.source
+    with torch.no_grad():
+        return float((model(images) - execute(graph, graph.parameters, images)).square().mean())
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_learned_rounding_starts_at_the_weights(bits: int) -> None:
+    """Before the first step nothing is rounded, inside the range; every weight then becomes one of its two neighbours."""
+    window = weight_format(bits)
+    scaled = torch.linspace(window.quant_min - 1, window.quant_max + 1, 101).reshape(1, -1)
+    rounding = LearnedRounding(scaled, window)
+    inside = scaled.clamp(window.quant_min, window.quant_max)
+    assert torch.allclose(rounding(scaled), inside, atol=1e-5)
+    with torch.no_grad():
+        rounding.variable.copy_(torch.randn_like(rounding.variable))
+    integers = rounding.integers()
+    assert torch.equal(integers, integers.round())
+    assert int(integers.min()) >= window.quant_min
+    assert int(integers.max()) <= window.quant_max
+    assert bool(((integers - inside).abs() <= 1).all())
+
+
+def test_indecision_is_the_papers_term() -> None:
+    """Zero where h is 0 or 1, largest at a half, by the literal formula in between."""
+    rounding = LearnedRounding(torch.zeros(1, 3), weight_format(8))
+    with torch.no_grad():
+        rounding.variable.copy_(torch.tensor([[-9.0, 0.0, 0.8]]))
+    h = min(max(1 / (1 + math.exp(-0.8)) * 1.2 - 0.1, 0), 1)
+    for beta in (20.0, 2.0):
+        expected = 0 + 1 + 1 - abs(2 * h - 1) ** beta
+        assert float(rounding.indecision(beta).detach()) == pytest.approx(expected, rel=1e-5)
+    assert annealed(19, 100, 0.2) is None
+    betas = [annealed(step, 100, 0.2) for step in range(20, 100)]
+    assert betas == sorted(betas, reverse=True)  # type: ignore[type-var]
+
+
+def test_dropped_activations_are_those_of_the_float_network() -> None:
+    """A share stays as it is but for the float clamp, the others are rounded; none dropped is the usual rounding."""
+    scaled, generator = torch.linspace(-4, 20, 4000), torch.Generator().manual_seed(0)
+    made = DroppedRounding(0.3, generator)(scaled, 0, 15, None, 0.5)
+    rounded = scaled.round().clamp(0, 15)
+    kept = made != rounded
+    assert torch.equal(made[kept], scaled[kept])
+    assert 0.25 < float(kept.float().mean()) < 0.35
+    assert torch.equal(DroppedRounding(0.0, generator)(scaled, 0, 15, None, 0.5), rounded)
+
+
+@pytest.mark.parametrize("precision", ["W2A4", "W4A4"])
+def test_reconstructed_logits_are_closer_to_floats(precision: str) -> None:
+    """On images that it did not see; and what is evaluated is still what is lowered."""
+    model = small_quantized(precision)
+    unseen = digits().test.read(range(200))[0]
+    before = distance(model, unseen)
+    told: list[tuple[int, int]] = []
+    reconstruct(
+        model, digits().calibration(128)[0], QUICK, progress=lambda done, total, **_: told.append((done, total))
+    )
+    assert distance(model, unseen) < 0.8 * before
+    assert told == [(step, 240) for step in range(1, 241)]
+    integers = lower(model)
+    with torch.no_grad():
+        assert torch.equal(model.integers(unseen).values.to(torch.int32), run(integers, unseen))
+
+
+@pytest.mark.parametrize("ranges", list(Ranges))
+def test_formats_and_untouched_ranges_stay(ranges: Ranges) -> None:
+    """Only learned scales move; the integers of weights are those decided for, whatever the ranges; no hook is left behind."""
+    model = small_quantized("W4A4", ranges=ranges)
+    formats = dict(model.plan.formats)
+    scales = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("scale")}
+    reconstruct(model, digits().calibration(32)[0], ReconstructionSettings(steps=3, batch_size=8))
+    assert dict(model.plan.formats) == formats
+    assert model.round_activations is None
+    assert all(quantizer.rounding is None for quantizer in model.weights.values())
+    for name, value in model.state_dict().items():
+        if name.endswith("scale") and ranges is not Ranges.LEARNED:
+            assert torch.equal(value, scales[name])
+
+
+def test_equal_seeds_make_equal_networks() -> None:
+    """And other seeds others."""
+
+    def weights(seed: int) -> Tensor:
+        settings = ReconstructionSettings(steps=5, batch_size=8, seed=seed)
+        model = reconstruct(small_quantized("W2A4"), digits().calibration(32)[0], settings)
+        return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+    first = weights(0)
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
+
+
+def test_bad_settings_and_images_are_refused() -> None:
+    """By what was expected, before any work."""
+    with pytest.raises(TrainingError, match="steps"):
+        ReconstructionSettings(steps=0)
+    with pytest.raises(TrainingError, match=r"learning_rate .* got nan"):
+        ReconstructionSettings(learning_rate=math.nan)
+    with pytest.raises(TrainingError, match="drop up to 1"):
+        ReconstructionSettings(drop=1.5)
+    unready = quantize(small_graph(), small_quantized().plan.scheme)
+    with pytest.raises(TrainingError, match="not calibrated"):
+        reconstruct(unready, digits().calibration(8)[0], QUICK)
+    with pytest.raises(DataError):
+        reconstruct(small_quantized(), torch.zeros(0, 1, 28, 28), QUICK)
