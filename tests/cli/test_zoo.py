@@ -181,12 +181,14 @@ def test_latencies_of_a_t4(bitwright: Command, tmp_path: Path) -> None:
     both = json.loads(bitwright(*command, "bops0.5", "--latency-ms", 4.2, "--size-mb", 7, "--activation-mb", 3).out)
     given = [use["budget"] for use in both["budgets"]]
     assert given == ["bops0.5", "size=7MB", "latency=4.2ms", "activation=3MB"]
-    few = json.loads(bitwright(*command, "--bops-g", 60).out)
-    assert few["budgets"][0]["used"] <= 60
+    refused = bitwright(*command, "--bops-g", 60)
+    assert "--latency-table would be ignored: no budget limits the latency." in refused.err
+    without = ("allocate", graph, sensitivities, "--bops-g", 60, "-o", scheme, "--json")
+    assert json.loads(bitwright(*without).out)["budgets"][0]["used"] <= 60
     for budgets, message in (
         ((), "BudgetError: expected a budget, got none: name one"),
         (("--latency-ms", 1), "BudgetError: no allocation fits 1 ms"),
-        (("--size-mb", -1), "BudgetError: a budget of size must be a number of at least 0"),
+        (("--latency-ms", 4, "--size-mb", -1), "BudgetError: a budget of size must be a number of at least 0"),
     ):
         refused = bitwright(*command, *budgets)
         assert refused.status == 1

@@ -142,7 +142,8 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
             SensitivityTable.load(path)
     path.write_text("[]")
     with pytest.raises(
-        FileFormatError, match="expected a mapping with batch, data, layers, metric, model, seed, got list"
+        FileFormatError,
+        match="expected a mapping with batch, data, images, layers, metric, model, network, seed, got list",
     ):
         SensitivityTable.load(path)
 

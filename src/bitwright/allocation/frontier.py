@@ -44,11 +44,17 @@ class ParetoFrontier:
         kind: Of the budget.
         points: In order of usage; the objective falls strictly.
         budgets: That held for all points, besides.
+        network: SHA-256 of the network; None where it is not known.
+        images: SHA-256 of the images that the losses were measured on; None where they are not known.
+        forced: What does not fit together, and was searched on all the same.
     """
 
     kind: str
     points: tuple[FrontierPoint, ...]
     budgets: tuple[Budget, ...] = ()
+    network: str | None = None
+    images: str | None = None
+    forced: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -66,6 +72,9 @@ class ParetoFrontier:
             "kind": self.kind,
             "unit": self.unit,
             "budgets": [str(budget) for budget in self.budgets],
+            "network": self.network,
+            "images": self.images,
+            "forced": list(self.forced),
             "points": [
                 {
                     "used": in_units(self.kind, point.used_whole),
@@ -95,7 +104,10 @@ class ParetoFrontier:
                 )
                 for point in fields["points"]
             )
-            return cls(fields["kind"], points, tuple(Budget.parse(text) for text in fields["budgets"]))
+            budgets = tuple(Budget.parse(text) for text in fields["budgets"])
+            network, images = (value_of(str | None, fields[name], f"'{name}'") for name in ("network", "images"))
+            forced = value_of(tuple[str, ...], fields["forced"], "'forced'")
+            return cls(fields["kind"], points, budgets, network, images, forced)
         except (BitwrightError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileFormatError(f"{where}: malformed frontier: {reason(error)}") from error
 
@@ -156,4 +168,4 @@ def pareto_frontier(
         progress(step + 1, points)
     if not found:
         raise infeasible(problem, others)
-    return ParetoFrontier(kind, tuple(found.values()), fixed)
+    return ParetoFrontier(kind, tuple(found.values()), fixed, problem.network, problem.images, problem.forced)

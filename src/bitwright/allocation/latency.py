@@ -33,6 +33,7 @@ class LatencyTable:
         by_layer: Milliseconds by layer name and precision; goes before `by_shape`.
         uncounted: Layers that the table leaves out on purpose; they count as 0 ms.
         note: What else a reader should know, for instance how it was measured.
+        network: SHA-256 of the layers that it was measured on, see `layers_digest`; None for figures from elsewhere.
     """
 
     device: str
@@ -42,6 +43,7 @@ class LatencyTable:
     by_layer: Mapping[str, Latencies] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
     note: str = ""
+    network: str | None = None
 
     def __post_init__(self) -> None:
         faults = [] if self.batch >= 1 else [f"'batch' must be at least 1, got {self.batch}"]
@@ -95,13 +97,14 @@ class LatencyTable:
             "batch": self.batch,
             "unit": "ms",
             "note": self.note,
+            "network": self.network,
             "uncounted": list(self.uncounted),
             "entries": entries,
         }
 
     @classmethod
     def from_dict(cls, fields: Any, where: str = "latency table") -> LatencyTable:
-        """The inverse of `to_dict`; `note` and `uncounted` may be left out.
+        """The inverse of `to_dict`; `note`, `network` and `uncounted` may be left out.
 
         Raises:
             FileFormatError: All faults together.
@@ -109,7 +112,7 @@ class LatencyTable:
         required = {"device", "engine", "batch", "unit", "entries"}
         if not isinstance(fields, Mapping):
             raise FileFormatError(f"{where}: expected a mapping, got {type(fields).__name__}.")
-        known = required | {"note", "uncounted"}
+        known = required | {"note", "network", "uncounted"}
         faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in fields if key not in known]
         faults += [f"missing key '{key}'" for key in sorted(required - set(fields))]
         if fields.get("unit", "ms") != "ms":
@@ -121,6 +124,9 @@ class LatencyTable:
         for key, value in (("uncounted", uncounted), ("entries", entries)):
             if not isinstance(value, list):
                 faults.append(f"'{key}' must be a list, got {type(value).__name__}")
+        network = fields.get("network")
+        if not isinstance(network, str | None):
+            faults.append(f"'network' must be a text or null, got {shown(network)}")
         by_layer: dict[str, Latencies] = {}
         by_shape: dict[LayerShape, Latencies] = {}
         for number, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -138,6 +144,7 @@ class LatencyTable:
             by_layer,
             tuple(str(layer) for layer in uncounted),
             str(fields.get("note", "")),
+            network,
         )
 
     def save(self, path: str | Path) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 from bitwright.allocation.activation import peak_activation
 from bitwright.allocation.latency import LatencyTable
 from bitwright.allocation.options import Int64, Options, make_options
+from bitwright.allocation.origin import check_origin
 from bitwright.allocation.usage import Choice, Row, Usage, bops_usage, latency_usage, size_usage
 from bitwright.errors import BudgetError, SchemeError, unknown_name
 from bitwright.graph import Graph, LayerCost, layer_costs
 from bitwright.graph import ties as graph_ties
+from bitwright.graph.digest import network_digest
 from bitwright.scheme import MAX_BITS, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable
 
@@ -34,6 +36,9 @@ class Problem:
         pinned: Layers whose precision was given.
         unconverged: Layers whose sensitivity missed its target.
         residual_bits: Of the schemes that are found.
+        network: SHA-256 of the network; None where it is not known.
+        images: SHA-256 of the images that the losses were measured on; None where they are not known.
+        forced: What does not fit and was forced.
     """
 
     choices: Mapping[str, tuple[Precision, ...]]
@@ -43,6 +48,9 @@ class Problem:
     pinned: frozenset[str] = frozenset()
     unconverged: frozenset[str] = frozenset()
     residual_bits: int = MAX_BITS
+    network: str | None = None
+    images: str | None = None
+    forced: tuple[str, ...] = ()
 
     @cached_property
     def options(self) -> Options:
@@ -190,6 +198,7 @@ def graph_problem(
     pinned: Mapping[str, Precision] | None = None,
     latency: LatencyTable | None = None,
     residual_bits: int = MAX_BITS,
+    force: bool = False,
 ) -> Problem:
     """State a search for a network: costs, ties and activation memory follow from its graph.
 
@@ -201,17 +210,20 @@ def graph_problem(
             here.
         latency: Measured latencies of its layers; may be left out.
         residual_bits: Width of the streams that additions read: 8 or 16. They count as activation memory.
+        force: Whether to take figures that were measured on another network; what is found then says so.
 
     Raises:
+        DataError: If the table, or the latencies, were measured on another network, with other weights or at another input size.
         UnknownNameError: If the table lacks a layer or a precision.
         SchemeError: If tied layers have no activation bits in common.
     """
     allowed = tuple(choices)
+    forced = check_origin(graph, table, latency, force=force)
     costs = layer_costs(graph)
     names = list(costs)
     pins = {layer: Precision(MAX_BITS, MAX_BITS) for layer in (names[0], names[-1])} | dict(pinned or {})
     wanted = {layer: (pins[layer],) if layer in pins else allowed for layer in names}
-    return allocation_problem(
+    found = allocation_problem(
         table_losses(table, {layer: wanted[layer] for layer in names if layer not in pins}),
         costs,
         choices=allowed,
@@ -222,6 +234,7 @@ def graph_problem(
         unconverged=table.unconverged(),
         residual_bits=residual_bits,
     )
+    return replace(found, network=network_digest(graph), images=table.images, forced=forced)
 
 
 def table_losses(table: SensitivityTable, choices: Mapping[str, Iterable[Precision]]) -> Losses:

@@ -77,6 +77,7 @@ class Allocation:
         changes: What would change first with less and with more budget.
         pinned: Layers whose precision was given.
         unconverged: Layers whose sensitivity missed its target: their bits rest on uncertain figures.
+        forced: What does not fit together, and was searched on all the same.
     """
 
     scheme: Scheme
@@ -87,6 +88,7 @@ class Allocation:
     changes: tuple[Change, ...] = ()
     pinned: tuple[str, ...] = ()
     unconverged: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()
 
     @property
     def gap(self) -> float | None:
@@ -114,6 +116,7 @@ class Allocation:
             lines.append(
                 f"  warning: the sensitivity of {len(self.unconverged)} layers did not converge; measure with more probes."
             )
+        lines += [f"  warning, forced: {mismatch}" for mismatch in self.forced]
         return "\n".join(lines)
 
     def _differing(self, other: Scheme) -> dict[str, Precision]:
@@ -149,6 +152,7 @@ class Allocation:
             ],
             "pinned": list(self.pinned),
             "unconverged": list(self.unconverged),
+            "forced": list(self.forced),
         }
 
     @classmethod
@@ -170,6 +174,7 @@ class Allocation:
             "changes",
             "pinned",
             "unconverged",
+            "forced",
         }
         faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in fields if key not in known]
         faults += [f"missing key '{key}'" for key in sorted(known - set(fields))]
@@ -192,6 +197,7 @@ class Allocation:
                 tuple(_read_change(change) for change in fields["changes"]),
                 value_of(tuple[str, ...], fields["pinned"], "'pinned'"),
                 value_of(tuple[str, ...], fields["unconverged"], "'unconverged'"),
+                value_of(tuple[str, ...], fields["forced"], "'forced'"),
             )
         except (BitwrightError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileFormatError(f"{where}: malformed: {reason(error)}") from error

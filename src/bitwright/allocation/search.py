@@ -58,6 +58,7 @@ def allocate(
         unconverged=tuple(layer for layer in problem.choices if layer in problem.unconverged),
         pinned=tuple(layer for layer in problem.choices if layer in problem.pinned),
         changes=tuple(_change(problem, limits, chosen, factor) for factor in (1 - NEAR, 1 + NEAR)) if explain else (),
+        forced=problem.forced,
     )
 
 

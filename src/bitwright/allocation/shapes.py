@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from functools import singledispatch
 
-from bitwright.errors import FileFormatError
+from bitwright.errors import FileFormatError, shown
 from bitwright.graph import Graph
+from bitwright.graph.digest import digest
 from bitwright.graph.nodes import Conv2d, Linear, Node, Pair
 
+_COUNT = r"(\d{1,9})"
 _CONV = re.compile(
-    r"conv2d (\d+)->(\d+) kernel(\d+)x(\d+) stride(\d+)x(\d+) padding(\d+)x(\d+) dilation(\d+)x(\d+) groups(\d+) in(\d+)x(\d+)",
+    r"conv2d N->N kernelNxN strideNxN paddingNxN dilationNxN groupsN inNxN".replace("N", _COUNT),
     re.ASCII,
 )
-_LINEAR = re.compile(r"linear (\d+)->(\d+)", re.ASCII)
+_LINEAR = re.compile(r"linear N->N".replace("N", _COUNT), re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -83,7 +86,15 @@ def parse_shape(text: str) -> LayerShape:
     if match := _LINEAR.fullmatch(text):
         return LinearShape(int(match[1]), int(match[2]))
     example = ConvShape(64, 128, (3, 3), (2, 2), (1, 1), (1, 1), 1, (56, 56))
-    raise FileFormatError(f"expected a layer shape such as '{example}' or '{LinearShape(512, 1000)}', got '{text}'.")
+    raise FileFormatError(
+        f"expected a layer shape such as '{example}' or '{LinearShape(512, 1000)}', got {shown(text)}."
+    )
+
+
+def layers_digest(graph: Graph) -> str:
+    """SHA-256 over the names and shapes of a network's layers: what latencies depend on, whatever the weights are."""
+    shapes = {layer: str(shape) for layer, shape in layer_shapes(graph).items()}
+    return digest(text=json.dumps(shapes))
 
 
 def layer_shapes(graph: Graph) -> dict[str, LayerShape]:

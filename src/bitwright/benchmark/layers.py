@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from onnx.utils import Extractor
 
 from bitwright.allocation import LatencyTable, LayerShape, layer_shapes
+from bitwright.allocation.shapes import layers_digest
 from bitwright.benchmark.engines import ENGINES, Predict, known_engine, load_engine
 from bitwright.benchmark.environment import environment
 from bitwright.benchmark.timing import Spread, time_interleaved
@@ -132,7 +133,9 @@ def measure_layers(
         f"medians of {rounds} interleaved rounds, {threads} threads; the {1000 * empty:.0f} us of an empty call are taken off; "
         f"layers as in {graph.model}"
     )
-    table = LatencyTable(where.processor, f"{engine} {version(engine)}", batch, by_shape, note=note)
+    table = LatencyTable(
+        where.processor, f"{engine} {version(engine)}", batch, by_shape, note=note, network=layers_digest(graph)
+    )
     whole = {precision: spreads[WHOLE, precision] for precision in wanted}
     return LayerLatencies(table, {shape: shapes.count(shape) for shape in first}, whole, empty)
 

@@ -83,6 +83,9 @@ def allocate(
             "--residual-bits", parser=one_of(8, 16), help="Of the streams that additions read and write: 8 or 16."
         ),
     ] = 8,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take figures of another network all the same; the result says so.")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say what would change first with 5 % less and more budget.")
     ] = False,
@@ -126,6 +129,7 @@ def allocate(
         pinned=parse_pins(pins or []),
         latency=None if latency_table is None else latencies(latency_table, network.model),
         residual_bits=residual_bits,
+        force=force,
     )
     found = search(problem, limits, name, explain=explain)
     found.scheme.save(output)

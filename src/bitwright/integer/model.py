@@ -119,7 +119,7 @@ class _Structure:
     ops: tuple[Mapping[str, object], ...]
     formats: Mapping[str, QuantParams]
     output: str
-    facts: Mapping[str, object]
+    facts: Mapping[str, Mapping[str, object]]
 
 
 def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:

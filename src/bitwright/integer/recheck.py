@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bitwright.errors import FileFormatError, LoweringError
+from bitwright.errors import FileFormatError, LoweringError, shown
 from bitwright.graph.nodes import Concat, Node
 from bitwright.integer.bounds import FLOAT32_EXACT, SATURATING_SUM, largest_pair_sum, partial_sum_bound
 from bitwright.integer.certificate import MAX_RELATIVE_CHANGE, verify
@@ -217,6 +217,14 @@ def _facts(op: Node, model: IntegerModel) -> Mapping[str, Any]:
     return facts
 
 
+def _count(op: Node, facts: Mapping[str, Any], name: str, otherwise: int) -> int:
+    """A number among the facts, which a file may have changed to anything."""
+    found = facts.get(name, otherwise)
+    if type(found) is not int:
+        raise LoweringError(f"'{op.name}': expected a whole number for '{name}' among its facts, got {shown(found)}.")
+    return found
+
+
 def _check_sums(op: Accumulate | IntegerRequantize, sources: list[Range], model: IntegerModel) -> int:
     """Check accumulators and their multipliers; returns the largest magnitude of an accumulator."""
     low, high = accumulators(op, sources, model)
@@ -226,7 +234,7 @@ def _check_sums(op: Accumulate | IntegerRequantize, sources: list[Range], model:
             f"layer '{op.name}': an accumulator can reach {largest}, beyond int32. Lower its weight or activation bits."
         )
     facts, rescale = _facts(op, model), op.rescale
-    claimed = int(facts.get("largest_accumulator", largest))
+    claimed = _count(op, facts, "largest_accumulator", largest)
     if largest > claimed:
         raise LoweringError(
             f"layer '{op.name}': its facts say that no accumulator exceeds {claimed}, but one can reach {largest}."
@@ -244,7 +252,7 @@ def _check_sums(op: Accumulate | IntegerRequantize, sources: list[Range], model:
             f"layer '{op.name}': expected a clamp within [{output.quant_min}, {output.quant_max}], "
             f"got [{rescale.low}, {rescale.high}]."
         )
-    proofs = sum(int(facts.get(proof, 0)) for proof in PROOFS)
+    proofs = sum(_count(op, facts, proof, 0) for proof in PROOFS)
     if proofs and proofs != len(rescale.multipliers):
         raise LoweringError(f"layer '{op.name}': {len(rescale.multipliers)} multipliers, but {proofs} proofs.")
     if proofs:

@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from bitwright.allocation import ParetoFrontier
+from bitwright.allocation.origin import require_same_origin
 from bitwright.files import write_atomically
 from bitwright.graph.cost import BYTES_PER_MB
 from bitwright.scheme import Scheme
@@ -62,7 +63,11 @@ def plot_frontier(
         frontier: The best schemes.
         table: Its sensitivities, by which losses are counted.
         schemes: Each becomes a point, where the frontier is over size.
+
+    Raises:
+        DataError: If the frontier was traced from other sensitivities: of another network, or on other images.
     """
+    require_same_origin((frontier.network, frontier.images), table)
     losses = [expected_loss(table, point.scheme) for point in frontier.points]
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()

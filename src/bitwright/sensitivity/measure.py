@@ -125,19 +125,21 @@ def measure_sensitivity(
     loss = GraphLoss(graph, images, labels)
     limit = max(METRICS[metric], min_probes) if max_probes is None else max_probes
     limits = SamplingLimits(relative_error, min(min_probes, limit), limit, max_seconds)
+    network, shown = network_digest(graph), digest(loss.images, loss.labels)
+    origin = (metric, graph.model, data, len(images), seed, network, shown)
     settings: dict[str, Any] = {}
     if checkpoint is not None:
         settings = {
             "metric": metric, "activations": activations, "bits": widths, "relative_error": relative_error,
             "min_probes": limits.min_probes, "max_probes": limits.max_probes, "micro_batch": micro_batch, "seed": seed,
-            "scale_method": scale_method, "network": network_digest(graph), "images": digest(loss.images, loss.labels),
+            "scale_method": scale_method, "network": network, "images": shown,
         }  # fmt: skip
     with Checkpoint(checkpoint, settings, resume) as kept:
         if metric == "loss_perturbation":
             layers = _measured(
                 loss, widths, activations, scale_method, relative_error, micro_batch, seed, kept, progress
             )
-            return SensitivityTable(layers, metric, graph.model, data, len(images), seed)
+            return SensitivityTable(layers, *origin)
         found, read = _curvatures(loss, metric, activations, limits, micro_batch, seed, kept, progress)
     entries = {
         name: _entry(name, weight.numel(), found[name], weight_perturbations(weight, widths, scale_method))
@@ -148,7 +150,7 @@ def measure_sensitivity(
         for name, estimate in read.items():
             own = _entry(name, _elements(graph, name), estimate, moved[name])
             entries[name] = replace(entries[name], activations=own)
-    return SensitivityTable(tuple(entries.values()), metric, graph.model, data, len(images), seed)
+    return SensitivityTable(tuple(entries.values()), *origin)
 
 
 def _curvatures(

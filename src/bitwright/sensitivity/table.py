@@ -184,6 +184,8 @@ class SensitivityTable:
         data: The data's name.
         batch: Number of images in the loss.
         seed: Of the probes.
+        network: SHA-256 of the network, its weights and its input size; None for figures from elsewhere.
+        images: SHA-256 of the images and labels; None for figures from elsewhere.
     """
 
     layers: tuple[LayerSensitivity, ...]
@@ -192,6 +194,8 @@ class SensitivityTable:
     data: str
     batch: int
     seed: int
+    network: str | None = None
+    images: str | None = None
 
     def find(self, layer: str) -> LayerSensitivity:
         """The entry of one layer.
@@ -213,7 +217,7 @@ class SensitivityTable:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        head = {name: getattr(self, name) for name in ("model", "data", "metric", "batch", "seed")}
+        head = {name: getattr(self, name) for name in ("model", "data", "metric", "batch", "seed", "network", "images")}
         return {**head, "layers": [layer.to_dict() for layer in self.layers]}
 
     @classmethod
@@ -241,9 +245,26 @@ class SensitivityTable:
         batch, seed = entry["batch"], entry["seed"]
         if type(batch) is not int or type(seed) is not int:
             faults.append(f"'batch' and 'seed' must be whole numbers, got {shown(batch)} and {shown(seed)}")
+        faults += [
+            f"'{name}' must be a text{end}, got {shown(entry[name])}"
+            for name, kinds, end in (
+                *((name, str, "") for name in ("metric", "model", "data")),
+                *((name, str | None, " or null") for name in ("network", "images")),
+            )
+            if not isinstance(entry[name], kinds)
+        ]
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
-        return cls(tuple(layers), str(entry["metric"]), str(entry["model"]), str(entry["data"]), batch, seed)
+        return cls(
+            tuple(layers),
+            entry["metric"],
+            entry["model"],
+            entry["data"],
+            batch,
+            seed,
+            entry["network"],
+            entry["images"],
+        )
 
     def save(self, path: str | Path) -> None:
         """Write JSON, atomically."""
