@@ -7,12 +7,16 @@ PYTEST := $(BIN)/python -m pytest --timeout 300
 # Two workers of one thread each (conftest.py sees to the threads), each with whole files, so that what a file's tests share is made once.
 WORKERS := -n 2 --dist loadfile
 
-.PHONY: demo test doctest check format clean
+.PHONY: demo environment test doctest check format clean
 .NOTPARALLEL:
 
 # The main job on the embedded digits; for instance: make demo ARGS="--data fashion-mnist --epochs 3"
 demo: $(VENV)/.installed
 	$(BIN)/bitwright demo $(ARGS)
+
+# The processor, its instruction sets and the versions of everything that decides a result: a green run says where it was one.
+environment: $(VENV)/.installed-dev
+	@$(BIN)/python -c 'from bitwright.benchmark import environment; print(environment())'
 
 # For instance: make test ARGS="-m slow tests/integer"
 # Each folder's tests have a process of their own: with all of them and all engines in one, the kernel ended it while it waited for a

@@ -4,8 +4,9 @@
 For each network: the float32 file, the exact integer files of every installed engine, and the int8 files that ONNX Runtime's own
 quantizer makes from the same float32 file, which are not exact. All run interleaved in one process on random images; load time
 and peak memory are those of a process of their own. Weights are random, which changes no speed. Every bar that is not met is
-printed with the profile of the file and with the limit: what this machine's int8 and float32 matrix products give in the same
-engine. `--readme README.md` puts the table between the two markers there.
+printed with the limit: what this machine's int8 and float32 matrix products give in the same engine. For each exact file it
+prints the time by operator, where the engine tells, and names what is no convolution and takes a tenth of it or more.
+`--readme README.md` puts the table between the two markers there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,8 @@ from networks import settled
 from onnx import TensorProto, helper
 from onnxruntime import quantization
 
-from bitwright.benchmark import ENGINES, Timings, environment, load_engine, time_interleaved
+from bitwright.benchmark import ENGINES, Timings, environment, load_engine, profile, time_interleaved
+from bitwright.benchmark.profiles import described
 from bitwright.benchmark.side_by_side import in_fresh_process
 from bitwright.errors import ExportError
 from bitwright.export import EXPORTERS, Target, export_float_onnx, exported_bytes
@@ -55,11 +56,13 @@ class File:
     exact: bool | None = None
     refused: str | None = None
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    shares: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         size = exported_bytes(self.path) if self.refused is None else None
         entry = {"name": self.name, "engine": self.engine, "exact": self.exact, "refused": self.refused}
-        return {**entry, "file_bytes": size, "batches": {str(batch): row for batch, row in self.rows.items()}}
+        entry |= {"file_bytes": size, "profile": self.shares}
+        return {**entry, "batches": {str(batch): row for batch, row in self.rows.items()}}
 
 
 class Reader(quantization.CalibrationDataReader):
@@ -182,22 +185,6 @@ def limits(folder: Path, rounds: int) -> dict[str, float]:
     return {**rate, "ratio": timings.speedup("int8", "float32").median}
 
 
-def profile(path: Path, shape: tuple[int, ...]) -> dict[str, float]:
-    """Shares of the time of one batch of 8 by operator, as ONNX Runtime counts them."""
-    options = onnxruntime.SessionOptions()
-    options.enable_profiling, options.intra_op_num_threads = True, 1
-    options.profile_file_prefix = str(path)
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    for _ in range(2):
-        session.run(None, {"images": np.zeros((8, *shape), dtype=np.float32)})
-    spent: dict[str, float] = defaultdict(float)
-    for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
-        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
-            spent[event["args"]["op_name"]] += event["dur"]
-    total = sum(spent.values())
-    return {name: part / total for name, part in sorted(spent.items(), key=lambda item: -item[1])[:5]}
-
-
 def bars(files: list[File]) -> list[dict[str, Any]]:
     """What was asked for, what was reached, and by which file."""
 
@@ -249,11 +236,11 @@ def bench(name: str, size: int, rounds: int, threads: int) -> dict[str, Any]:
         files = [base, *exported(models, images, folder), *peers(base.path, images.numpy(), folder)]
         for batch in BATCHES:
             measure(files, graph.input_shape, batch, rounds, threads)
-        rows = bars(files)
-        missed = not all(row["met"] for row in rows)
-        chosen = next(file for file in files if (file.name, file.engine) == ("W8A8", "onnxruntime"))
-        shares = profile(chosen.path, graph.input_shape) if missed else None
-        return {"model": name, "files": [file.to_dict() for file in files], "bars": rows, "profile_w8a8": shares}
+        images_at_once = np.random.default_rng(0).standard_normal((BATCHES[-1], *graph.input_shape), dtype=np.float32)
+        for file in files:
+            if file.exact:
+                file.shares = profile(file.engine, file.path, images_at_once, threads=threads)
+        return {"model": name, "files": [file.to_dict() for file in files], "bars": bars(files)}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -326,8 +313,10 @@ def main() -> None:
             print(
                 f"{network['model']}: {row['bar']}: asked {row['asked']}, got {row['got']:.3f} ({row['file']}): {verdict}"
             )
-        if network["profile_w8a8"]:
-            print(f"{network['model']} W8A8, time by operator: {network['profile_w8a8']}")
+        for file in network["files"]:
+            if file["exact"]:
+                words = described(file["profile"]) if file["profile"] else "the engine does not tell"
+                print(f"{network['model']}, {file['engine']}: {file['name']}: time by operator: {words}")
     if arguments.json:
         arguments.json.parent.mkdir(exist_ok=True)
         arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

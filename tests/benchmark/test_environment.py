@@ -39,3 +39,16 @@ def test_the_target_of_a_cpu(text: str, target: Target, tmp_path: Path, monkeypa
     found = environment()
     assert found.target is target
     assert found.processor
+
+
+def test_it_is_printed_for_logs() -> None:
+    """`make environment` names the processor and every instruction set that it has; continuous integration runs it first."""
+    here = environment()
+    shown = str(here)
+    assert here.processor in shown
+    assert f"instruction sets: {', '.join(here.instructions) or 'unknown'}; 8-bit dot products: " in shown
+    assert all(f"{name} {found}" in shown for name, found in here.packages.items())
+    root = Path(__file__).parents[2]
+    assert "print(environment())" in (root / "Makefile").read_text(encoding="utf-8")
+    steps = (root / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert steps.index("make environment") < steps.index("make test")

@@ -173,14 +173,14 @@ def test_images_near_halves(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weights", ["random", "largest"])
 def test_byte_sums_stay_within_16_bits(weights: str) -> None:
     """For the worst images that there are, every sum between two widenings stays; words only where one step is too much."""
-    from bitwright.export.tvm_kernels.convolution import WORDS, Convolution, with_bytes
+    from bitwright.export.tvm_kernels.convolution import Convolution, Products, with_bytes
     from bitwright.export.tvm_kernels.instructions import Instructions
     from bitwright.export.tvm_kernels.window import Window
 
     generator = np.random.default_rng(0)
     params = QuantParams(8, False, 1.0)
     window = Window(9, 9, 48, 1, (3, 3), (1, 1), (1, 1), (1, 1), "uint8", "int16", 0, 2)
-    spec = Convolution(window, 32, WORDS, None, "int32", Instructions(avx2=True))
+    spec = Convolution(window, 32, Products.WORDS, None, "int32", Instructions(avx2=True))
     forms = set()
     for bound in range(1, 128, 9):
         weight = generator.integers(-bound, bound + 1, (32, 48, 3, 3)).astype(np.int8)
@@ -190,8 +190,8 @@ def test_byte_sums_stay_within_16_bits(weights: str) -> None:
         # Worst images: 255 wherever a weight is positive. Filters, kernel rows, then the run of columns and channels, in pairs.
         flat = weight.transpose(0, 2, 3, 1).reshape(32, 3, 144)
         runs = [np.maximum(sign * flat.astype(np.int64), 0).reshape(32, 3, 36, 2, 2).sum(4) * 255 for sign in (1, -1)]
-        forms.add((found.words, found.narrow))
-        if found.words:
+        forms.add((found.products, found.narrow))
+        if found.products is Products.WORDS:
             assert max(run.max() for run in runs) > 2**15 - 1
             continue
         count, steps = found.steps
@@ -200,7 +200,7 @@ def test_byte_sums_stay_within_16_bits(weights: str) -> None:
         if found.pieces == 0:
             sums = [run.sum((1, 2)) for run in sums]
         assert max(run.max() for run in sums) <= 2**15 - 1
-    assert forms == {(True, False), (False, True), (False, False)}
+    assert forms == {(Products.WORDS, False), (Products.BYTES, True), (Products.BYTES, False)}
 
 
 def test_a_library_says_what_it_is(tmp_path: Path) -> None:

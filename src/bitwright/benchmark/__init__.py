@@ -8,6 +8,7 @@ from bitwright.benchmark.environment import Environment, environment
 from bitwright.benchmark.equality import Equality, compare, verify
 from bitwright.benchmark.layers import LayerLatencies, measure_layers
 from bitwright.benchmark.predictor import Predictor, predictor
+from bitwright.benchmark.profiles import profile
 from bitwright.benchmark.side_by_side import Measured, side_by_side
 from bitwright.benchmark.stress import stress_images
 from bitwright.benchmark.timing import Spread, Timings, time_interleaved
@@ -33,6 +34,7 @@ __all__ = [
     "load_engine",
     "measure_layers",
     "predictor",
+    "profile",
     "side_by_side",
     "stress_images",
     "time_interleaved",

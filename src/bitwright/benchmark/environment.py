@@ -59,6 +59,17 @@ class Environment:
         """As JSON values."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """Some lines for a log."""
+        packages = ", ".join(f"{name} {found}" for name, found in self.packages.items())
+        return (
+            f"processor: {self.processor} ({self.architecture}), {self.cores} cores\n"
+            f"instruction sets: {', '.join(self.instructions) or 'unknown'}; 8-bit dot products: "
+            f"{'yes' if self.target is Target.VNNI else 'none known'}\n"
+            f"system: {self.system}, Python {self.python}\n"
+            f"packages: {packages}"
+        )
+
 
 def environment() -> Environment:
     """This machine, now."""

@@ -3,8 +3,9 @@
 
 Everything between the images and the logits is integer arithmetic: products summed in int32, one 64-bit multiplication and
 shift for each requantization, halves to even. So both families of multipliers are exact, also those of 31 bits, and no CPU is
-excluded: what the instructions of the target could not hold is not computed with them. Layers whose weights are proved small
-enough use byte products that sum in int16, the others words that sum in int32; see `tvm_kernels`.
+excluded: what the instructions of the target could not hold is not computed with them. Where the target has 8-bit dot products,
+layers use those. Elsewhere, those whose weights are proved small enough use byte products that sum in int16, the others words
+that sum in int32; see `tvm_kernels`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from bitwright.progress import Progress, silent
 
 if TYPE_CHECKING:
     from tvm.target import Target as TvmTarget
+
+    from bitwright.export.tvm_kernels.instructions import Instructions
 
 SUFFIX = ".so"
 ENTRY = "main"
@@ -156,37 +159,51 @@ def _linker(target: TvmTarget) -> Any:
     return cc.cross_compiler(compiler)
 
 
+def instructions_of(target: TvmTarget) -> Instructions:
+    """What the kernels use of a CPU: 512-bit dot products of bytes, 256-bit integers, or what LLVM makes of either."""
+    from tvm.target import codegen
+
+    from bitwright.export.tvm_kernels.instructions import Dots, Instructions
+
+    with target:
+        x86 = "x86" in str(target.attrs.get("mtriple", ""))
+        avx2, *wide = (
+            x86 and bool(codegen.llvm_cpu_has_features(feature, target))
+            for feature in ("avx2", "avx512vnni", "avx512vl")
+        )
+    return Instructions(avx2, Dots.VNNI if avx2 and all(wide) else Dots.NONE)
+
+
 def _module(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, report: Any) -> tuple[Any, dict[str, Any]]:
     """The Relax module, and what it says about itself."""
     from tvm import relax, tirx
     from tvm.ir import StringImm
-    from tvm.target import codegen
 
-    from bitwright.export.tvm_kernels.instructions import Instructions
     from bitwright.export.tvm_network import Network, add_to_tvm, outputs
 
-    with target:
-        avx2 = "x86" in str(target.attrs.get("mtriple", "")) and bool(codegen.llvm_cpu_has_features("avx2", target))
+    instructions = instructions_of(target)
     builder = relax.BlockBuilder()
     batch = tirx.Var("batch", "int64")
     kind = "float32" if pixels is None else "uint8"
     images = relax.Var("images", relax.TensorType((batch, *model.input_shape), kind))
     with builder.function(ENTRY, [images]):
         with builder.dataflow():
-            network = Network(model, pixels, Instructions(avx2), builder, images, batch)
+            network = Network(model, pixels, instructions, builder, images, batch)
             for done, op in enumerate(model, start=1):
                 network.shapes[op.name] = op.shape
                 add_to_tvm(op, network)
                 report(done)
             made = builder.emit_output(relax.Tuple(outputs(network)))
         builder.emit_func_output(made)
-    conditions = _conditions(model, pixels, target, network.instructions.avx2)
+    conditions = _conditions(model, pixels, target, instructions)
     with builder.function(METADATA, []):
         builder.emit_func_output(StringImm(json.dumps(conditions)))
     return builder.finalize(), conditions
 
 
-def _conditions(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, avx2: bool) -> dict[str, Any]:
+def _conditions(
+    model: IntegerModel, pixels: Pixels | None, target: TvmTarget, instructions: Instructions
+) -> dict[str, Any]:
     """What the library says about itself."""
     import tvm
 
@@ -206,7 +223,7 @@ def _conditions(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, a
         },
         "output": {"shape": list(shape), "unit": [float(value) for value in model.output_unit]},
         "exact": "on every CPU that has the target's instructions: integer arithmetic throughout",
-        "instructions": "AVX2 words, and bytes where sums fit int16" if avx2 else "whatever LLVM makes of words",
+        "instructions": instructions.described(),
         "target": str(target),
         "tvm": tvm.__version__,
     }

@@ -15,7 +15,7 @@ from tvm import relax
 
 from bitwright.errors import ExportError
 from bitwright.export.pixels import Pixels
-from bitwright.export.tvm_kernels.convolution import WORDS, Convolution, convolution, with_bytes
+from bitwright.export.tvm_kernels.convolution import Convolution, Products, convolution, with_bytes
 from bitwright.export.tvm_kernels.elementwise import (
     LANES,
     Addition,
@@ -157,6 +157,14 @@ def largest_accumulators(op: IntegerConv2d | IntegerLinear, params: QuantParams)
     return bound
 
 
+def bias_of_bytes(op: IntegerConv2d, params: QuantParams) -> npt.NDArray[np.int32] | None:
+    """The bias for values that are stored from zero up, int32 [channels]; None if some sum with these can leave int32."""
+    rows = op.weight.reshape(len(op.weight), -1).astype(np.int64)
+    bias = op.bias + rows.sum(1) * params.quant_min
+    largest = np.abs(rows).sum(1) * (params.quant_max - params.quant_min) + np.abs(bias)
+    return bias.astype(np.int32) if largest.max(initial=0) <= INT32_MAX else None
+
+
 @singledispatch
 def add_to_tvm(op: Node, network: Network) -> None:
     """Add the calls that compute one operation."""
@@ -207,13 +215,13 @@ def _(op: IntegerConv2d, network: Network) -> None:
         height, width, channels // groups, groups, kernel, op.stride, op.padding, op.dilation, network.dtype(source),
         "int16", 0, 2,
     )  # fmt: skip
-    spec = Convolution(window, filters // groups, WORDS, rounding, dtype, network.instructions)
+    spec = Convolution(window, filters // groups, Products.WORDS, rounding, dtype, network.instructions)
     bias = op.bias
     if network.instructions.avx2 and params.quant_max - params.quant_min <= np.iinfo(np.uint8).max:
-        spec = with_bytes(spec, op.weight, params)
-        if spec.window.offset:
-            extra = op.weight.reshape(filters, -1).astype(np.int64).sum(1) * spec.window.offset
-            bias = (op.bias - extra).astype(np.int32)
+        stored = bias_of_bytes(op, params)
+        if stored is not None:
+            spec = with_bytes(spec, op.weight, params)
+            bias = stored if spec.window.offset else bias
     order = spec.channel_order()
     arrays = [spec.arranged(op.weight), np.where(order < 0, 0, bias[order]), *_constants(found, order)]
     network.set(op, spec, convolution, [image], [arrays[0], arrays[1].astype(np.int32), *arrays[2:]])

@@ -3,19 +3,20 @@
 
 A task takes some rows of one image and some of its output channels. It copies what the rows read into a padded workspace, and
 then goes through blocks of 16 output channels and, for each, through tiles of up to six results: the weights of a block stay in
-the first cache while the copied rows stay in the second.
+the first cache while the copied rows stay in the second. With dot products, blocks have 32 channels and tiles seven results.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from math import ceil
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.export.tvm_kernels.instructions import LANES, Instructions, repeated
+from bitwright.export.tvm_kernels.instructions import DOT_LANES, LANES, Dots, Instructions, repeated
 from bitwright.export.tvm_kernels.rescaling import Rounding, constant_parameters, rescaled
 from bitwright.export.tvm_kernels.script import (
     Buffer,
@@ -38,10 +39,17 @@ from bitwright.integer.quant_params import QuantParams
 WORKSPACE_BYTES = 2**17
 """A quarter of the second cache of today's CPUs."""
 
-WORDS = -1
 LEAST_TASKS = 8
 LEAST_BLOCKS = 4
 INT16_MAX = 2**15 - 1
+
+
+class Products(StrEnum):
+    """How a kernel multiplies; see `instructions`."""
+
+    WORDS = "words"
+    BYTES = "bytes"
+    DOTS = "dots"
 
 
 @dataclass(frozen=True)
@@ -51,32 +59,31 @@ class Convolution:
     Attributes:
         window: What it reads.
         filters: Output channels of one group.
-        pieces: How often in a run the int16 sums of byte products are widened: 0 is only at the end, `WORDS` is no bytes.
+        products: How it multiplies.
         rounding: None leaves int32 accumulators.
         dtype: Of the result.
         instructions: Of the CPU.
+        pieces: How often in a run the int16 sums of byte products are widened: 0 is only at the end.
     """
 
     window: Window
     filters: int
-    pieces: int
+    products: Products
     rounding: Rounding | None
     dtype: str
     instructions: Instructions
-
-    @property
-    def words(self) -> bool:
-        """Whether it multiplies int16."""
-        return self.pieces == WORDS
+    pieces: int = 0
 
     @property
     def step(self) -> int:
         """Input channels of one step."""
-        return 2 if self.words else 4
+        return 2 if self.products is Products.WORDS else 4
 
     @property
     def vectors(self) -> int:
-        """Of sums, for each result of a tile."""
+        """Of eight sums, for each result of a tile."""
+        if self.products is Products.DOTS:
+            return 4 if self.filters >= 2 * DOT_LANES else 2
         return 2 if self.filters >= 2 * LANES else 1
 
     @property
@@ -99,13 +106,18 @@ class Convolution:
     def steps(self) -> tuple[int, int]:
         """Pieces of a run, and the steps of each: the last one may pass the run's end, where weights are zero."""
         steps = ceil(self.runs[2] / self.step)
-        count = max(1, self.pieces)
+        count = max(1, self.pieces) if self.products is Products.BYTES else 1
         return count, ceil(steps / count)
 
     @property
     def narrow(self) -> bool:
         """Whether int16 sums are kept over more than two steps."""
-        return self.pieces == 0 or (self.pieces > 0 and self.steps[1] > 2)
+        return self.products is Products.BYTES and (self.pieces == 0 or self.steps[1] > 2)
+
+    def parts(self) -> list[tuple[int, int]]:
+        """First channel and number of channels of what a block reads or writes at once: at most a vector of dot products."""
+        lanes = min(self.lanes, DOT_LANES)
+        return [(first, lanes) for first in range(0, self.lanes, lanes)]
 
     def channel_order(self) -> npt.NDArray[np.int64]:
         """The output channel of every lane of every block, -1 where there is none: int64 [groups * blocks * lanes]."""
@@ -184,7 +196,9 @@ def convolution(spec: Convolution, name: str) -> Any:
 def _tile(spec: Convolution, pixels: int) -> int:
     """Results of a tile: the number that wastes least at the end, counting the loads of each step."""
     sizes: tuple[int, ...] = (6, 5, 4) if spec.vectors == 2 else (12, 10, 8, 6, 4)
-    if not (spec.words or spec.narrow) and spec.steps[1] == 2:
+    if spec.products is Products.DOTS:
+        sizes = (7, 6, 5) if spec.vectors == 4 else (8, 7, 6)
+    elif spec.products is Products.BYTES and not spec.narrow and spec.steps[1] == 2:
         sizes = tuple(size for size in sizes if size * spec.vectors <= 8)
     fitting = [size for size in sizes if size <= pixels]
     if not fitting:
@@ -199,7 +213,9 @@ def _sums(
     sums = stack(tile * spec.lanes, "int32")
     offsets = [spec.window.place(start + offset) for offset in range(tile)]
     for offset in range(tile):
-        store(sums, load(bias, place * spec.lanes, lanes=spec.lanes), offset * spec.lanes, lanes=spec.lanes)
+        for first, lanes in spec.parts():
+            start_values = load(bias, place * spec.lanes + first, lanes=lanes)
+            store(sums, start_values, offset * spec.lanes + first, lanes=lanes)
     narrow = stack(tile * spec.vectors * 2 * LANES, "int16") if spec.narrow else None
     count, steps = spec.steps
     if narrow is not None and spec.pieces == 0:
@@ -211,7 +227,9 @@ def _sums(
             reach = reach + column * (spec.window.dilation[1] * spec.window.depth)
         at = [let(offset + reach) for offset in offsets]
         with T.serial(count) as piece:
-            if narrow is None:
+            if spec.products is Products.DOTS:
+                _dot_products(spec, copied, weights, sums, (place, row, column), steps, at)
+            elif narrow is None:
                 _products(spec, copied, weights, sums, (place, row, column), piece * steps, steps, at)
             else:
                 if spec.pieces != 0:
@@ -235,7 +253,7 @@ def _products(
     at: list[Expr],
 ) -> None:
     """Words, or bytes whose sums are widened at once: added to int32 sums."""
-    together = 1 if spec.words else steps
+    together = 1 if spec.products is Products.WORDS else steps
     with T.serial(steps // together) as index:
         counts = [let(first + index * together + part) for part in range(together)]
         rows = [_weights(spec, weights, where, count) for count in counts]
@@ -246,7 +264,7 @@ def _products(
             ]
             for vector in range(spec.vectors):
                 place = (offset * spec.vectors + vector) * LANES
-                if not spec.words:
+                if spec.products is Products.BYTES:
                     pairs = [
                         spec.instructions.bytes(value, row[vector]) for value, row in zip(values, rows, strict=True)
                     ]
@@ -260,7 +278,29 @@ def _weights(spec: Convolution, weights: Buffer, where: tuple[Expr, Expr, Expr],
     """The vectors of one step."""
     width = LANES * spec.step
     found = [load(weights, *where, count, vector, 0, lanes=width) for vector in range(spec.vectors)]
-    return [let(cast(row, "int16", width) if spec.words else row) for row in found]
+    return [let(cast(row, "int16", width) if spec.products is Products.WORDS else row) for row in found]
+
+
+def _dot_products(
+    spec: Convolution,
+    copied: Buffer,
+    weights: Buffer,
+    sums: Buffer,
+    where: tuple[Expr, Expr, Expr],
+    steps: int,
+    at: list[Expr],
+) -> None:
+    """Dots: added to int32 sums, two of the weights' vectors at a time."""
+    width = spec.step * DOT_LANES
+    with T.serial(steps) as count:
+        rows = [let(load(weights, *where, count, vector, 0, lanes=width)) for vector in range(0, spec.vectors, 2)]
+        for offset, element in enumerate(at):
+            values = load(copied, element + count * spec.step, lanes=spec.step)
+            values = let(repeated(values, spec.window.copied, DOT_LANES))
+            for index, row in enumerate(rows):
+                place = (offset * len(rows) + index) * DOT_LANES
+                total = spec.instructions.added_dots(load(sums, place, lanes=DOT_LANES), values, row)
+                store(sums, total, place, lanes=DOT_LANES)
 
 
 def _byte_products(
@@ -310,20 +350,23 @@ def _write(
     at: Expr,
 ) -> None:
     """Requantize and store the channels of one result."""
-    values = load(sums, offset * spec.lanes, lanes=spec.lanes)
-    if spec.rounding is not None:
-        values = rescaled(spec.rounding, values, constants, place * spec.lanes, spec.lanes, spec.dtype)
-    if spec.filters >= spec.lanes:
-        store(result, values, image, at, lanes=spec.lanes)
+    few = None if spec.filters >= spec.lanes else stack(spec.lanes, spec.dtype)
+    for first, lanes in spec.parts():
+        values = load(sums, offset * spec.lanes + first, lanes=lanes)
+        if spec.rounding is not None:
+            values = rescaled(spec.rounding, values, constants, place * spec.lanes + first, lanes, spec.dtype)
+        if few is None:
+            store(result, values, image, at + first, lanes=lanes)
+        else:
+            store(few, values, first, lanes=lanes)
+    if few is None:
         return
-    few = stack(spec.lanes, spec.dtype)
-    store(few, values, 0, lanes=spec.lanes)
     for channel in range(spec.filters):
         store(result, load(few, channel), image, at + channel)
 
 
 def with_bytes(spec: Convolution, weight: npt.NDArray[np.int8], params: QuantParams) -> Convolution:
-    """`spec` with byte products, if the sums of these weights times values of a format can be proved to fit int16.
+    """`spec` with dot products, or with byte products if the sums of these weights and a format can be proved to fit int16.
 
     Values of signed formats are shifted to start at zero; the window's `offset` says by how much, which the bias makes up for.
 
@@ -331,7 +374,9 @@ def with_bytes(spec: Convolution, weight: npt.NDArray[np.int8], params: QuantPar
     widenings. The fewest widenings that keep every sum within int16 are taken; if even one step can leave it, `spec` as it is.
     """
     window = replace(spec.window, copied="uint8", multiple=4, offset=-params.quant_min)
-    tried = replace(spec, pieces=0, window=window)
+    if spec.instructions.dots is not Dots.NONE:
+        return replace(spec, products=Products.DOTS, window=window)
+    tried = replace(spec, products=Products.BYTES, window=window)
     steps = tried.steps[1]
     arranged = tried.arranged(weight).reshape(-1, steps, spec.vectors * 2 * LANES, 2).astype(np.int64)
     runs = tried.runs[0] * tried.runs[1]
