@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -17,54 +18,71 @@ from torch.utils._pytree import tree_leaves
 
 from bitwright.errors import CaptureError
 from bitwright.graph.aten import HANDLERS, IGNORED, supported
-from bitwright.graph.execute import FloatModel
+from bitwright.graph.autocast import full_precision
+from bitwright.graph.diagnosis import check_returned, explain_export, explain_run
 from bitwright.graph.graph import Graph, operations
+from bitwright.graph.intake import as_type, evaluating, network_of, warn_of_cast
 from bitwright.graph.nodes import BatchNorm, Input, Node, Reshape, Transpose
 from bitwright.graph.passes import simplify
+from bitwright.graph.self_check import check_equal, check_norms
 
 
-def capture(model: nn.Module, input_shape: tuple[int, ...], *, name: str = "model") -> Graph:
+@full_precision()
+def capture(model: nn.Module | ExportedProgram, input_shape: tuple[int, ...], *, name: str = "model") -> Graph:
     """Capture `model` in evaluation mode as a Graph with batch norm and clamps fused.
 
     The captured graph is executed once beside the model, on noise: a difference beyond float rounding is an error, so
     that no mistake in the translation can pass for a quantization loss later.
 
     Args:
-        model: Any module that takes one batch of images and returns one tensor of logits.
+        model: Any module that takes one batch of images and returns one tensor of logits; it may be wrapped by `torch.compile`
+            or DataParallel, or exported for any batch size. It stays as it is.
         input_shape: (channels, height, width) of an image.
         name: What messages and files call the model.
 
+    Returns:
+        The graph, in float32; a `BitwrightWarning` says so where the weights are of another type.
+
     Raises:
-        CaptureError: If export fails, or an operation is not supported: names it, its place, and the supported ones.
+        CaptureError: If it is no such module, fails on such images, cannot be exported, or has an operation that is not
+            supported: names it, its place, and the supported ones.
     """
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    if not all(isinstance(size, int) and size > 0 for size in input_shape):
+        raise CaptureError(f"expected the shape of an image, (channels, height, width), got {input_shape}.")
+    network = network_of(model, name)
+    warn_of_cast(network, name)
+    with evaluating(network), as_type(network, torch.float32), torch.random.fork_rng(devices=[]):
+        device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
         example = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
-        program = _export(model, example, name)
-        graph = simplify(_translate(program, name))
+        expected = _run(network, example, name)
+        translated = _translate(_export(network, example, name), name)
+        check_norms(translated)
+        graph = simplify(translated)
         _refuse_leftovers(graph)
-        with torch.no_grad():
-            (expected,) = (leaf for leaf in tree_leaves(model(example.clone())) if leaf is not None)
-            _check_equal(expected, FloatModel(graph).to(device).eval()(example), name)
-    finally:
-        for module, training in was_training.items():
-            module.training = training
+        check_equal(network, graph, example, expected)
     return graph
 
 
-def _export(model: nn.Module, example: Tensor, name: str) -> ExportedProgram:
+def _run(network: nn.Module, example: Tensor, name: str) -> Tensor:
+    """What the network itself returns."""
+    try:
+        with torch.no_grad(), _quiet():
+            returned = network(example.clone())
+    except Exception as error:  # whatever a forward() may raise
+        raise explain_run(error, network, tuple(example.shape[1:]), name) from error
+    check_returned(returned, name)
+    return next(leaf for leaf in [*tree_leaves(returned), example.new_empty(0)] if isinstance(leaf, Tensor))
+
+
+def _export(network: nn.Module, example: Tensor, name: str) -> ExportedProgram:
+    batch = {0: Dim.DYNAMIC}
+    first = next(iter(inspect.signature(network.forward).parameters.values()))
+    shapes = ((batch,),) if first.kind is inspect.Parameter.VAR_POSITIONAL else (batch,)
     try:
         with _quiet():
-            return torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+            return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises many unrelated types, all of which mean the same here
-        summary = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        shape = tuple(example.shape[1:])
-        raise CaptureError(
-            f"torch.export cannot capture {name} on images of shape {shape} with any batch size: {summary.rstrip('.')}. "
-            "Check the image size, and that forward() has no data-dependent Python control flow."
-        ) from error
+        raise explain_export(error, network, tuple(example.shape[1:]), name) from error
 
 
 @contextmanager
@@ -213,18 +231,3 @@ def _refuse_leftovers(graph: Graph) -> None:
                 f"{graph.model}: unsupported {type(node).__name__.lower()} to {node.shape} at {node.place}: "
                 f"only flattening and channel shuffling are known. Supported: {', '.join(operations())}."
             )
-
-
-def _check_equal(expected: Tensor, got: Tensor, name: str) -> None:
-    """Equal up to float32 rounding of a reordered computation."""
-    if expected.shape != got.shape:
-        raise CaptureError(
-            f"{name}: the captured graph returns shape {tuple(got.shape)}, the model {tuple(expected.shape)}."
-        )
-    span = float(expected.abs().max())
-    difference = float((expected - got).abs().max())
-    if not difference <= 1e-3 * max(span, 1e-30):
-        raise CaptureError(
-            f"{name}: the captured graph differs from the model by {difference:.3g} on logits of size {span:.3g}. "
-            "The model computes something that capture misread; please report it with its code."
-        )

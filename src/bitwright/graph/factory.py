@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from bitwright.errors import BitwrightError, ModelError, UnknownNameError
+from bitwright.graph.raised import described
 
 
 def find_factory(module: str, name: str, sources: Mapping[str, object]) -> Callable[..., object]:
@@ -75,22 +75,6 @@ def call_factory(name: str, factory: Callable[..., object], options: Mapping[str
         what = "the class itself" if isinstance(made, type) else type(made).__name__
         raise ModelError(f"{name} returned {what}, expected a torch.nn.Module.")
     return made
-
-
-def described(error: BaseException) -> str:
-    """In one line: type, message and place of an error: its last line outside installed packages, which is the user's own."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
-    ]
-    own = [frame for frame in frames if "site-packages" not in frame.filename]
-    words = " ".join(str(error).split())[:300]
-    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{text} ('{error.filename}', line {error.lineno})"
-    place = (own or frames)[-1:]
-    return text + "".join(f" ('{frame.filename}', line {frame.lineno}, in {frame.name})" for frame in place)
 
 
 def _shown(options: Mapping[str, Any]) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from bitwright.errors import FileFormatError, ModelError, UnknownNameError, unknown_name
-from bitwright.graph.factory import call_factory, described, find_factory
+from bitwright.graph.factory import call_factory, find_factory
 from bitwright.graph.pretrained import fetching
+from bitwright.graph.raised import described
 from bitwright.graph.weights_file import load_weights
 
 Source = Callable[[str, dict[str, Any], bool], nn.Module]

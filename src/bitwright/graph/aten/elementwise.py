@@ -90,6 +90,11 @@ def _cat(builder: Builder, fx_node: fx.Node) -> str:
 @handles("dropout")
 def _dropout(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
+    if given["train"]:
+        raise builder.refuse(
+            fx_node,
+            "it drops values at random in evaluation mode: write F.dropout(x, training=self.training), or use nn.Dropout.",
+        )
     return builder.add(
         Dropout(
             name=builder.node_name(fx_node, "dropout"),
