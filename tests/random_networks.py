@@ -7,7 +7,8 @@ nodes, as capture would have left them: to trace a module takes longer than all 
 
     python tests/random_networks.py --engine openvino --networks 60
 
-prints the networks that an engine computes otherwise, or not at all, and counts those that it is refused, by reason.
+prints the networks that an engine computes otherwise, or not at all, and counts those that it is refused, by reason; without
+`--engine`, for all engines.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import random
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bitwright.benchmark import ENGINES, load_engine
-from bitwright.errors import BitwrightError, FileFormatError
+from bitwright.benchmark import ENGINES, EngineProcess, Setting, environment, load_engine
+from bitwright.errors import BitwrightError, ExportError
 from bitwright.export import EXPORTERS, Exporter, Pixels, Target
 from bitwright.graph import Graph
 from bitwright.graph.execute import convolve, evaluate, execute
@@ -86,6 +88,11 @@ class RandomModel:
     logits: npt.NDArray[np.int32]
 
 
+UNMADE = "no model"
+Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+Make = Callable[[int], RandomModel]
+
+
 def random_model(seed: int) -> RandomModel:
     """The integer model of a seed.
 
@@ -111,6 +118,7 @@ def differences(
     threads: Iterable[int] = (1, 2),
     *,
     export: Exporter | None = None,
+    process: EngineProcess | None = None,
 ) -> dict[str, int]:
     """Export for one engine, run the file, and count the logits that differ from the reference executor's.
 
@@ -118,27 +126,89 @@ def differences(
         given: The model and its images.
         engine: Its name in `ENGINES`.
         batches: How many images to run at a time.
-        threads: How many the engine may use.
+        threads: How many the engine may use; one that has no such setting is run once.
         export: What writes its file; by default, the engine's own exporter.
+        process: Where the engine runs; by default, in this process, which it may end.
 
     Returns:
         How many logits differ, by level, number of threads and batch; nothing for those where all are equal.
 
     Raises:
         ExportError: If the engine is refused the model.
+        EngineError: If the engine fails, or ends its process.
     """
     known, sizes = ENGINES[engine], tuple(batches)
+    counts = tuple(threads) if known.threaded else (1,)
     found: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{known.suffix}"
         (export or EXPORTERS[known.exporter])(given.model, path, given.target, given.pixels)
         for level in known.levels:
-            for count in threads:
-                session = load_engine(engine, path, threads=count, level=level)
+            for count in counts:
+                if process is None:
+                    run_file: Run = load_engine(engine, path, threads=count, level=level)
+                else:
+                    run_file = partial(_run_apart, process, path, Setting(engine, level, count, LARGEST_BATCH))
                 for size in sizes:
-                    wrong = _differing(session(given.images[:size]), given.logits[:size])
+                    wrong = _differing(run_file(given.images[:size]), given.logits[:size])
                     if wrong:
                         found[f"level {level}, {count} threads, batch {size}"] = wrong
+    return found
+
+
+def _run_apart(process: EngineProcess, path: Path, setting: Setting, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """All images in one batch."""
+    return process.logits(path, images, setting)
+
+
+@dataclass
+class Survey:
+    """What an engine did with many networks.
+
+    Attributes:
+        equal: How many networks it computed exactly.
+        wrong: What differed or failed, by seed.
+        refused: How many were refused, by reason; those that no engine gets begin with "no model".
+    """
+
+    equal: int = 0
+    wrong: dict[int, object] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def of_exporter(self) -> int:
+        """How many were refused by the exporter."""
+        return sum(count for words, count in self.refused.items() if not words.startswith(UNMADE))
+
+
+def survey(
+    engine: str, seeds: Iterable[int], variables: Mapping[str, str] | None = None, make: Make = random_model
+) -> Survey:
+    """Run networks in an engine, in a process of its own.
+
+    Args:
+        engine: Its name.
+        seeds: Of the networks.
+        variables: Of the environment of its process.
+        make: What makes a network of a seed.
+    """
+    found = Survey()
+    with EngineProcess(engine, variables) as process:
+        for seed in seeds:
+            try:
+                given = make(seed)
+            except BitwrightError as error:
+                found.refused[f"{UNMADE}: {reason(error)}"] += 1
+                continue
+            try:
+                if wrong := differences(given, engine, process=process):
+                    found.wrong[seed] = wrong
+                else:
+                    found.equal += 1
+            except ExportError as error:
+                found.refused[reason(error)] += 1
+            except Exception as error:  # whatever an exporter or an engine raises, a crash among them
+                found.wrong[seed] = f"{type(error).__name__}: {error}"
     return found
 
 
@@ -477,30 +547,30 @@ def reason(error: BitwrightError) -> str:
 
 
 def main() -> None:
-    """Differences, failures and refusals of one engine, in this process."""
+    """What engines do with networks, and the reasons of those that they are refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", required=True, choices=ENGINES)
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="by default, all; repeatable")
     parser.add_argument("--networks", type=int, default=60)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--onednn", metavar="ISA", help="ONEDNN_MAX_CPU_ISA of the engines: AVX2, AVX512_CORE, ...")
     chosen = parser.parse_args()
-    refused, equal, wrong = Counter[str](), 0, 0
-    for seed in range(chosen.first, chosen.first + chosen.networks):
-        try:
-            found = differences(random_model(seed), chosen.engine)
-        except BitwrightError as error:
-            if isinstance(error, FileFormatError):
-                found = {str(error): 0}
-            else:
-                refused[reason(error)] += 1
-                continue
-        except Exception as error:  # whatever an exporter or an engine raises is a failure of that network
-            found = {f"{type(error).__name__}: {error}": 0}
-        equal, wrong = equal + (not found), wrong + bool(found)
-        if found:
-            print(f"seed {seed}: {found}", flush=True)
-    for words, count in refused.most_common():
-        print(f"refused {count}: {words}")
-    print(f"{chosen.engine}: {equal} networks equal, {wrong} not, {refused.total()} refused")
+    variables = {} if chosen.onednn is None else {"ONEDNN_MAX_CPU_ISA": chosen.onednn}
+    here = environment()
+    print(f"{here.processor}, {', '.join(here.instructions)}; oneDNN: {chosen.onednn or 'all of them'}")
+    failed = False
+    for engine in chosen.engine or ENGINES:
+        found = survey(engine, range(chosen.first, chosen.first + chosen.networks), variables)
+        unmade = found.refused.total() - found.of_exporter
+        print(
+            f"{engine}: {found.equal} equal, {len(found.wrong)} not, {found.of_exporter} refused by the exporter, "
+            f"{unmade} before"
+        )
+        for words, count in found.refused.most_common():
+            print(f"  {count} x {words}")
+        for seed, wrong in found.wrong.items():
+            print(f"  seed {seed}: {wrong}")
+        failed |= bool(found.wrong)
+    raise SystemExit(failed)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The generator of random networks: whole and repeatable."""
+"""Random networks give the integers of the reference executor in every engine, at every batch size and number of threads."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import numpy as np
+import pytest
 
+from bitwright.benchmark import ENGINES
 from bitwright.errors import BitwrightError
 from bitwright.graph import nodes
 from bitwright.graph.nodes import Node
-from random_networks import DISTINCT_LOGITS, RandomModel, random_model
+from random_networks import DISTINCT_LOGITS, RandomModel, random_model, survey
 
 NETWORKS = 60
+MANY = 1000
+FEWER = {"qonnx": 8, "tvm": 3}
+"""Of the default run: the qonnx package looks at each node anew for each batch size, and TVM compiles for seconds."""
 
 
 @cache
@@ -21,7 +26,7 @@ def models() -> dict[int, RandomModel]:
     found = {}
     for seed in range(NETWORKS):
         try:
-            found[seed] = random_model(seed)
+            found[seed] = made(seed)
         except BitwrightError:
             continue
     return found
@@ -68,3 +73,45 @@ def test_networks_are_of_every_kind() -> None:
 def _kinds(base: type[Node]) -> set[type[Node]]:
     """The classes of graph nodes."""
     return {kind for kind in base.__subclasses__() if kind.__module__ == nodes.__name__}
+
+
+@cache
+def made(seed: int) -> RandomModel:
+    """A network that several engines are given."""
+    return random_model(seed)
+
+
+def require(engine: str) -> None:
+    """Skip what needs an engine that is not installed."""
+    if not ENGINES[engine].installed:
+        pytest.skip(f"the extra '{engine}' is not installed")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_give_the_integers_of_the_reference(engine: str) -> None:
+    """At batch 1, 2 and 3, with one thread and two, at every level; at most three of ten are refused."""
+    require(engine)
+    count = FEWER.get(engine, NETWORKS)
+    found = survey(engine, range(count), make=made)
+    assert found.wrong == {}
+    assert found.of_exporter <= 0.3 * count
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_networks(engine: str) -> None:
+    """A thousand."""
+    require(engine)
+    found = survey(engine, range(MANY))
+    assert found.wrong == {}
+    assert found.of_exporter <= 0.3 * MANY
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"])
+def test_many_networks_at_every_level_of_instructions(instructions: str) -> None:
+    """OpenVINO's kernels, which oneDNN chooses by what a CPU has; levels beyond this CPU's are its own."""
+    require("openvino")
+    assert survey("openvino", range(MANY), {"ONEDNN_MAX_CPU_ISA": instructions}).wrong == {}
