@@ -177,7 +177,10 @@ def _(op: IntegerAvgPool2d, builder: Float32Graph) -> None:
     ones = builder.ones(op)
     attributes = {**window(op.kernel, op.stride, op.padding), "group": op.shape[0]}
     if op.name not in builder.means:
-        builder.node("Conv", [source, ones], _accumulator(op), **attributes)
+        # Integers are rounded to themselves. A multiplication behind constant weights would be folded into them, which rounds
+        # every product.
+        sums = builder.node("Conv", [source, ones], f"{op.name}.sums", **attributes)
+        builder.node("Round", [sums], _accumulator(op))
     else:
         high, low = (
             builder.node("Conv", [byte, ones], f"{byte}.sums", **attributes)

@@ -71,14 +71,19 @@ def add_sums(
     else:
         sums = builder.node(operation, operands, f"{op.name}.sums", **attributes)
         builder.node("Add", [sums, builder.constant(f"{op.name}.bias", bias)], result)
+    _rescaled(op, rescale, builder, result)
+
+
+def _rescaled(op: Node, rescale: Rescale | None, builder: OnnxBuilder, accumulator: str) -> None:
+    """int32 accumulators as the tensor of `op`, unless they leave the network."""
     if rescale is None:
         return
     if needs_float64(op, rescale, builder):
-        rescale_in_float64(op, rescale, builder, result)
+        rescale_in_float64(op, rescale, builder, accumulator)
         return
     scale = rescale.multipliers.as_float32()
     multiplier = builder.constant(f"{op.name}.multiplier", scale if scale.size > 1 else scale.reshape(()))
-    real = builder.node("DequantizeLinear", [result, multiplier], f"{op.name}.real", axis=1)
+    real = builder.node("DequantizeLinear", [accumulator, multiplier], f"{op.name}.real", axis=1)
     builder.rounded(real, op.name, rescale.low, rescale.high)
 
 
@@ -88,15 +93,10 @@ def add_wide_average(op: IntegerAvgPool2d, builder: OnnxBuilder, attributes: dic
     ones = np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32)
     weight = builder.constant(f"{op.name}.ones", ones)
     sums = builder.node("Conv", [op.inputs[0], weight], f"{op.name}.sums", **attributes)
-    if op.rescale is None:
-        builder.node("Cast", [sums], op.name, to=TensorProto.INT32)
-        return
-    if needs_float64(op, op.rescale, builder):
-        rescale_in_float64(op, op.rescale, builder, sums)
-        return
-    scale = builder.scalar(float(op.rescale.multipliers.as_float32()[0]))
-    real = builder.node("Mul", [sums, scale], f"{op.name}.real")
-    builder.rounded(real, op.name, op.rescale.low, op.rescale.high)
+    # A multiplication behind constant weights would be folded into them, which rounds every product.
+    result = op.name if op.rescale is None else f"{op.name}.accumulator"
+    builder.node("Cast", [sums], result, to=TensorProto.INT32)
+    _rescaled(op, op.rescale, builder, result)
 
 
 def needs_float64(op: Node, rescale: Rescale, builder: OnnxBuilder) -> bool:
