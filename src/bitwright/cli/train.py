@@ -104,7 +104,8 @@ def train(
     Under torchrun all processes train one model, and the first one writes it; with --resume from the start, its
     --max-restarts goes on where a killed process stopped.
     """
-    from bitwright.training import TrainSettings
+    from bitwright.errors import unknown_name
+    from bitwright.training import Ranges, TrainSettings
 
     settings = TrainSettings(
         epochs=epochs,
@@ -121,6 +122,8 @@ def train(
     if not in_float and scheme is None:
         raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
     _refuse_ignored(context, in_float)
+    if ranges not in list(Ranges):
+        raise unknown_name("ranges", ranges, list(Ranges))
     state = output.with_name(f"{output.name}.state")
     reserve(output, state, reads=[model, scheme, weights])
     refuse_unfinished(state, resume)
