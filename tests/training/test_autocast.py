@@ -65,7 +65,7 @@ def test_everything_between_model_and_integers(kind: torch.dtype) -> None:
         found = capture(SmallResidual().eval(), SHAPE)
         table = measure_sensitivity(found, images[:4], labels[:4], activations=False, max_probes=8)
         model = calibrate(quantize(found, Scheme.uniform(found.layers, Precision(4, 8))), [images], "minmax")
-        model.settle_norm([images, images])
+        model.settle_norm([images] * 4)
         integer = lower(model)
         prepared = prepare(integer)
         traces = torch.tensor([layer.trace for layer in table.layers])

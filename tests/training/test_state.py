@@ -79,7 +79,7 @@ def tuned(path: Path, **changes: Any) -> None:
     data: ImageData = changes.pop("data", digits())
     settings = replace(SETTINGS, **changes.pop("settings", {}))
     chosen = changes.pop("scheme", None) or scheme()
-    fine_tune(graph, chosen, data, settings, checkpoint=path, resume=True, **{"calibration_images": 32, **changes})
+    fine_tune(graph, chosen, data, settings, checkpoint=path, resume=True, **{"calibration_images": 96, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ CHANGES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "norm mode": (lambda: {"free_norm": False}, "free_norm was True, is False"),
     "calibration": (lambda: {"calibration": "minmax"}, "calibration was mse, is minmax"),
     "percentile": (lambda: {"percentile": 90.0}, r"percentile was 99.\d+, is 90.0"),
-    "calibration images": (lambda: {"calibration_images": 16}, "calibration_images was 32, is 16"),
+    "calibration images": (lambda: {"calibration_images": 64}, "calibration_images was 96, is 64"),
     "graph": (lambda: {"graph": other_graph()}, "network differs"),
     "images": (lambda: {"data": replace(digits(), train=digits().test), "settings": {"data_fraction": 0.08}}, "images differs"),
     "teacher": (lambda: {"distillation": Distillation(FloatModel(network()).eval())}, "distillation differs"),

@@ -67,6 +67,12 @@ def train(
         bool,
         typer.Option("--free-norm/--fixed-norm", help="Normalise by batch statistics in training, or by fixed ones."),
     ] = True,
+    settle_norm: Annotated[
+        bool,
+        typer.Option(
+            "--settle-norm/--keep-norm", help="Replace the statistics of batch norm by those of the calibration images."
+        ),
+    ] = True,
     teacher_alpha: Annotated[
         float,
         typer.Option("--distill", parser=real(0.0, 1.0), help="Weight of the float network's logits in the loss."),
@@ -137,7 +143,7 @@ def train(
             model_options |= {"channels": channels, "classes": classes}
             _train_float(run, model, model_options)
         else:
-            options = {"ranges": ranges, "free_norm": free_norm}
+            options = {"ranges": ranges, "free_norm": free_norm, "settle_norm": settle_norm}
             _train_quantized(run, Path(model), scheme, residual_bits, deploy or [], teacher_alpha, options)
     leave_processes()
 
@@ -146,7 +152,9 @@ def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
     """Options of the other kind of training, and of any where there is none."""
     if in_float:
         reason = "a float network has no scales. Leave it out, or train a captured network with --scheme."
-        refuse_ignored(context, reason, "ranges", "free_norm", "teacher_alpha", "residual_bits", "deploy")
+        refuse_ignored(
+            context, reason, "ranges", "free_norm", "settle_norm", "teacher_alpha", "residual_bits", "deploy"
+        )
         refuse_ignored_weights(context)
     else:
         reason = "a captured network has its weights and its shape. Leave it out, or name a model as SOURCE:MODEL."
@@ -192,7 +200,8 @@ class _Run:
         self.state.unlink(missing_ok=True)
         losses = ", ".join(f"{loss:.4f}" for loss in trained.losses) or "none (calibrated only)"
         line = f"{', '.join(facts.values())}: top-1 {top1:.2f} % as trained; losses by epoch: {losses}"
-        result = {**facts, "losses": list(trained.losses), "top1_percent": top1, "file": str(self.output)}
+        result = {**facts, "losses": list(trained.losses), "norm_images": trained.norm_images}
+        result |= {"top1_percent": top1, "file": str(self.output)}
         show(result, self.as_json, lambda: Text(line))
         note(f"wrote {self.output}")
 

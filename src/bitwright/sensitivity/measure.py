@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitwright.errors import SchemeError, unknown_name
+from bitwright.data.given import each_labelled
+from bitwright.errors import DataError, SchemeError, unknown_name
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest, network_digest
 from bitwright.graph.graph import Graph
@@ -46,8 +47,8 @@ METRICS = {
 @full_precision()
 def measure_sensitivity(
     graph: Graph,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | Iterable[Any],
+    labels: Tensor | None = None,
     *,
     metric: str = "hessian_trace",
     activations: bool = True,
@@ -76,7 +77,8 @@ def measure_sensitivity(
     Args:
         graph: A trained classifier, on any device; all is computed there.
         images: Shape (batch, channels, height, width). With `hessian_trace` more images cost little: hundreds or thousands
-            keep the choice of images from drowning the estimate.
+            keep the choice of images from drowning the estimate. Or, without `labels`, a DataLoader or another iterable of
+            (images, labels), all of which is taken.
         labels: Their classes, shape (batch,).
         metric: One of `METRICS`.
             `hessian_trace`: from gradient norms of single images, see `gauss_newton_trace`; equal to the Hessian's for every
@@ -122,6 +124,13 @@ def measure_sensitivity(
         raise SchemeError(f"bits must be one or more of {MIN_BITS} to {MAX_BITS}, got {widths}.")
     if metric == "hessian_trace":
         require_piecewise_linear(graph)
+    if labels is None:
+        pairs = list(each_labelled(images))
+        if not pairs:
+            raise DataError("sensitivities need at least one batch of images, got none.")
+        images, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    if not isinstance(images, Tensor):
+        raise DataError("expected labels within the batches or beside one tensor of images, got both.")
     loss = GraphLoss(graph, images, labels)
     limit = max(METRICS[metric], min_probes) if max_probes is None else max_probes
     limits = SamplingLimits(relative_error, min(min_probes, limit), limit, max_seconds)

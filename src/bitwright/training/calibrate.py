@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitwright.data.given import each_images
 from bitwright.errors import DataError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import execute
@@ -71,7 +73,7 @@ class RangeObserver:
 @full_precision()
 def calibrate(
     model: QuantizedModel,
-    batches: Iterable[Tensor],
+    batches: Iterable[Any],
     method: Calibration | str = Calibration.MSE,
     percentile: float = PERCENTILE,
 ) -> QuantizedModel:
@@ -79,7 +81,7 @@ def calibrate(
 
     Args:
         model: Its weight scales are set too.
-        batches: Images, each of shape (batch, channels, height, width).
+        batches: Images, each of shape (batch, channels, height, width); or a DataLoader, whose labels are left aside.
         method: How a range becomes a scale.
         percentile: Of the values that `percentile` keeps unclipped, from 0 to 100.
 
@@ -102,7 +104,7 @@ def calibrate(
 
     seen = 0
     parameters = model.parameters_by_name()
-    for images in batches:
+    for images in each_images(batches):
         execute(graph, parameters, float_images(images, graph.input_shape, graph.model), observe=observe)
         seen += 1
     if not seen:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitwright.data.given import each_labelled
 from bitwright.errors import DataError
 from bitwright.progress import Progress, silent
 from bitwright.training.labels import check_labels
@@ -42,14 +44,12 @@ class Accuracy:
 
 
 @torch.no_grad()
-def evaluate(
-    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], *, progress: Progress = silent
-) -> Accuracy:
+def evaluate(predict: Callable[[Tensor], Tensor], batches: Iterable[Any], *, progress: Progress = silent) -> Accuracy:
     """Count right guesses.
 
     Args:
         predict: Images to real logits, of shape (batch, classes).
-        batches: (images, labels).
+        batches: (images, labels), as pairs or as dictionaries.
         progress: Told about every batch.
 
     Raises:
@@ -57,8 +57,13 @@ def evaluate(
     """
     images_seen = top1 = top5 = 0
     total = len(batches) if isinstance(batches, Sized) else 0
-    for done, (images, labels) in enumerate(batches, 1):
+    for done, (images, labels) in enumerate(each_labelled(batches), 1):
         logits = predict(images)
+        if labels.dim() != 1 or labels.is_floating_point():
+            shape = tuple(labels.shape)
+            raise DataError(
+                f"expected a class for each image, integers of shape (batch,), got {labels.dtype} of shape {shape}."
+            )
         labels = labels.to(logits.device)
         check_labels(labels, logits.shape[1])
         guesses = logits.topk(min(5, logits.shape[1]), 1).indices == labels.unsqueeze(1)

@@ -3,25 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from bitwright.data import ImageData, batches, subset
-from bitwright.errors import DataError
+from bitwright.data.given import each_images
+from bitwright.errors import BitwrightWarning, DataError
 from bitwright.graph.digest import images_digest, network_digest
 from bitwright.graph.graph import Graph
+from bitwright.graph.images import float_images
 from bitwright.progress import Progress, silent
 from bitwright.scheme import Scheme
 from bitwright.training.calibrate import PERCENTILE, Calibration, calibrate
 from bitwright.training.distillation import Distillation
-from bitwright.training.loop import TrainResult, train
+from bitwright.training.loop import Loss, TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
+from bitwright.training.norm import SETTLING_IMAGES
 from bitwright.training.quantizers import Ranges
 
 CALIBRATION_BATCH = 128
@@ -58,9 +63,10 @@ class TrainSettings:
 
 def fit(
     model: nn.Module,
-    data: ImageData,
+    data: ImageData | Iterable[Any],
     settings: TrainSettings,
     *,
+    loss: Loss | None = None,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_minutes: float = 1.0,
@@ -71,7 +77,9 @@ def fit(
     after_step: Callable[[int], object] | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
-    """Train any module on the training images of a data set; see `train`.
+    """Train any module on the training images of a data set, or on batches of your own; see `train`.
+
+    Batches of your own keep their size, order and augmentation: of `settings`, what concerns these does not apply.
 
     The state in `checkpoint` belongs to these images and settings; the reading `workers` do not matter.
 
@@ -80,18 +88,9 @@ def fit(
         FileFormatError: If `checkpoint` is damaged, or of a training with another model, other images or settings.
         TrainingError: If the loss is no finite number.
     """
-    images = data.train if settings.data_fraction == 1 else subset(data.train, settings.data_fraction, settings.seed)
-    loader = batches(
-        images,
-        min(settings.batch_size, len(images)),
-        shuffle=True,
-        augment=settings.augment,
-        seed=settings.seed,
-        drop_last=True,
-        workers=settings.workers,
-    )
     source: dict[str, Any] = {}
-    if checkpoint is not None:
+    loader = _read(data, settings) if isinstance(data, ImageData) else _own(data, settings)
+    if checkpoint is not None and isinstance(data, ImageData):
         source = {
             "images": images_digest(data.train), "batch_size": settings.batch_size,
             "data_fraction": settings.data_fraction, "augment": settings.augment,
@@ -104,6 +103,7 @@ def fit(
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
+        loss=loss,
         seed=settings.seed,
         distillation=distillation,
         checkpoint=checkpoint,
@@ -117,10 +117,29 @@ def fit(
     )
 
 
+def _read(data: ImageData, settings: TrainSettings) -> DataLoader[tuple[Tensor, Tensor]]:
+    images = data.train if settings.data_fraction == 1 else subset(data.train, settings.data_fraction, settings.seed)
+    return batches(
+        images,
+        min(settings.batch_size, len(images)),
+        shuffle=True,
+        augment=settings.augment,
+        seed=settings.seed,
+        drop_last=True,
+        workers=settings.workers,
+    )
+
+
+def _own(given: Iterable[Any], settings: TrainSettings) -> Iterable[Any]:
+    if settings.data_fraction != 1:
+        raise DataError("a part of the data is taken of a data set by name: of batches of your own, give fewer.")
+    return given
+
+
 def fine_tune(
     graph: Graph,
     scheme: Scheme,
-    data: ImageData,
+    data: ImageData | Iterable[Any],
     settings: TrainSettings,
     *,
     ranges: Ranges | str = Ranges.LEARNED,
@@ -129,6 +148,8 @@ def fine_tune(
     calibration: Calibration | str = Calibration.MSE,
     percentile: float = PERCENTILE,
     calibration_images: int = 512,
+    settle_norm: bool = True,
+    loss: Loss | None = None,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_minutes: float = 1.0,
@@ -145,7 +166,8 @@ def fine_tune(
         graph: The network with trained float weights; `QuantizedModel.float_graph` gives those of a former training, to go on
             under another scheme.
         scheme: Precision of every layer.
-        data: Training images calibrate and train.
+        data: Its training images calibrate and train. Or batches of your own, (images, labels) or dictionaries, with a length:
+            the first of them calibrate.
         settings: Of the training.
         ranges: How scales follow the data.
         act_range_momentum: Weight of the old range, for `ema`.
@@ -153,7 +175,11 @@ def fine_tune(
             a much smaller learning rate, and more than 2 bits.
         calibration: How a range becomes a scale.
         percentile: Of the ranges, for `percentile`.
-        calibration_images: How many training images are looked at for that, not augmented, of all classes alike.
+        calibration_images: How many training images are looked at for that and to settle batch norm on, not augmented, of as many
+            classes as possible.
+        settle_norm: Whether the statistics of batch norm are replaced by those of the calibration images. By those of fewer than
+            64 they never are, and a `BitwrightWarning` says so.
+        loss: What is minimised in place of the cross entropy; see `train`.
         distillation: A teacher whose logits take part in the loss, for instance `FloatModel(graph)`.
         checkpoint: Where to keep the state of the training, or None.
         checkpoint_minutes: From one write to the next.
@@ -170,17 +196,16 @@ def fine_tune(
         FileFormatError: If `checkpoint` is damaged, or belongs to another network, scheme, other images or settings.
         TrainingError: If the loss is no finite number.
     """
-    if data.shape != graph.input_shape:
-        raise DataError(f"{graph.model} reads images of shape {graph.input_shape}, got {data.shape} from {data.name}.")
+    images = _calibrating(graph, data, calibration_images, settings.seed)
     model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
-    images, _ = data.calibration(min(calibration_images, len(data.train)), settings.seed)
+    settles = settle_norm and _enough(graph, len(images))
     calibrate(model, torch.split(images, CALIBRATION_BATCH), calibration, percentile)
-    model.settle_norm(torch.split(images, CALIBRATION_BATCH))
+    settled = model.settle_norm(torch.split(images, CALIBRATION_BATCH)) if settles else 0
     origin: dict[str, Any] = {}
     if checkpoint is not None:
         origin = {
             "network": network_digest(graph), "calibration": str(calibration), "percentile": percentile,
-            "calibration_images": len(images),
+            "calibration_images": len(images), "settle_norm": settle_norm,
         }  # fmt: skip
     result = TrainResult((), 0)
     if settings.epochs or resume:  # without epochs, a state in the way is still refused
@@ -188,6 +213,7 @@ def fine_tune(
             model,
             data,
             settings,
+            loss=loss,
             distillation=distillation,
             checkpoint=checkpoint,
             checkpoint_minutes=checkpoint_minutes,
@@ -196,6 +222,36 @@ def fine_tune(
             origin=origin,
             progress=progress,
         )
-    if settings.epochs and free_norm:
+    if settings.epochs and free_norm and settles:
         model.settle_norm(torch.split(images, CALIBRATION_BATCH))
-    return model.eval(), result
+    return model.eval(), replace(result, norm_images=settled)
+
+
+def _calibrating(graph: Graph, data: ImageData | Iterable[Any], count: int, seed: int) -> Tensor:
+    """Images to calibrate on."""
+    if isinstance(data, ImageData):
+        if data.shape != graph.input_shape:
+            raise DataError(
+                f"{graph.model} reads images of shape {graph.input_shape}, got {data.shape} from {data.name}."
+            )
+        return data.calibration(min(count, len(data.train)), seed)[0]
+    found: list[Tensor] = []
+    for images in each_images(data):
+        found.append(float_images(images, graph.input_shape, graph.model))
+        if sum(map(len, found)) >= count:
+            break
+    if not found:
+        raise DataError("fine-tuning needs at least one batch of images, got none.")
+    return torch.cat(found)[:count]
+
+
+def _enough(graph: Graph, images: int) -> bool:
+    """Whether there are images enough to settle batch norm on; says it where there are not."""
+    if images < SETTLING_IMAGES and any(layer.norm is not None for layer in graph.layers.values()):
+        warnings.warn(
+            f"the batch norm of {graph.model} keeps its statistics: {images} calibration images are too few to replace them by, "
+            f"{SETTLING_IMAGES} are the least. Give more, or settle_norm=False (--keep-norm).",
+            BitwrightWarning,
+            stacklevel=3,
+        )
+    return images >= SETTLING_IMAGES

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,8 +20,9 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from bitwright.data.given import labelled
 from bitwright.data.sampling import derive_seed
-from bitwright.errors import TrainingError
+from bitwright.errors import DataError, TrainingError
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.processes import meet_again
 from bitwright.training.distillation import Distillation
@@ -27,7 +30,8 @@ from bitwright.training.labels import all_labels, check_labels
 from bitwright.training.model import QuantizedModel
 from bitwright.training.state import Progressed, TrainingFile
 
-Batches = DataLoader[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits and labels to a number."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +41,24 @@ class TrainResult:
     Attributes:
         losses: Mean loss of each epoch, this run's and those it resumed from.
         steps: Optimizer steps in all.
+        norm_images: How many images batch norm was settled on; 0 where its statistics are those of the training.
     """
 
     losses: tuple[float, ...]
     steps: int
+    norm_images: int = 0
 
 
 def train(
     model: nn.Module,
-    batches: Batches,
+    batches: Iterable[Any],
     *,
     epochs: int,
     learning_rate: float,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     label_smoothing: float = 0.0,
+    loss: Loss | None = None,
     seed: int = 0,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
@@ -77,12 +84,14 @@ def train(
 
     Args:
         model: Takes images and returns logits. A QuantizedModel trains its weights and, if learned, its scales.
-        batches: Yields (images, labels); its order may depend on the epoch through `set_epoch` of what Accelerate prepares.
+        batches: A DataLoader, or in one process anything with a length, of (images, labels) or of dictionaries with `images` and
+            `labels`; its order may depend on the epoch through `set_epoch` of what Accelerate prepares.
         epochs: Passes over `batches`, counted from the very beginning.
         learning_rate: At the start of the cosine.
         momentum: Of SGD.
         weight_decay: Of SGD.
         label_smoothing: Of the cross entropy.
+        loss: What is minimised in its place: a scalar of logits and labels, which may then be anything.
         seed: Of dropout, with the step and the process; torch's own generators are left as they were.
         distillation: A teacher whose logits take part in the loss.
         checkpoint: Where to keep the state, or None.
@@ -97,7 +106,7 @@ def train(
 
     Raises:
         TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good state.
-        DataError: If a label is no class of the model; nothing has been trained then.
+        DataError: If these are no batches, or a label is no class of the model; nothing has been trained then.
         FileFormatError: If `checkpoint` is damaged, or of a training with another model or other settings.
     """
     model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on processors and on GPUs
@@ -108,11 +117,14 @@ def train(
     optimizer = torch.optim.SGD(
         _parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0
     )
+    length = _length(batches, accelerator)
+    if loss is not None and label_smoothing:
+        raise TrainingError("label smoothing is of the cross entropy: leave it out, and smooth in your own loss.")
     file, done = None, Progressed()
     if checkpoint is not None:
         settings = {
             "epochs": epochs, "learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay,
-            "label_smoothing": label_smoothing, "seed": seed, "batches": len(batches),
+            "label_smoothing": label_smoothing, "seed": seed, "batches": length, "loss": _name(loss),
             "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision,
             "distillation": None if distillation is None else distillation.settings(),
             **(model.settings() if isinstance(model, QuantizedModel) else {}), **origin,
@@ -127,7 +139,10 @@ def train(
         # No gradient comes for such a bias: processes must not wait for it.
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     module, optimizer, loader = accelerator.prepare(model, optimizer, batches)
-    descent = _Descent(module, optimizer, batches, accelerator, label_smoothing, distillation, seed)
+    objective = loss or partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
+    descent = _Descent(
+        module, optimizer, batches, accelerator, objective, distillation, seed, any_labels=loss is not None
+    )
     per_epoch = len(loader)  # of this process
     total = epochs * per_epoch
     for epoch in range(len(done.losses), epochs):
@@ -137,13 +152,13 @@ def train(
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
         begun = done.steps - epoch * per_epoch
-        for images, labels in accelerator.skip_first_batches(loader, begun) if begun else loader:
-            loss = descent.loss(images, labels, done.steps)
+        for batch in _after(begun, loader, accelerator):
+            found = descent.loss(*labelled(batch), done.steps)
             # The mean over processes: all of them see a loss that is not finite, and stop together.
-            value = float(accelerator.reduce(loss.detach(), "mean"))
+            value = float(accelerator.reduce(found.detach(), "mean"))
             if not math.isfinite(value):
                 raise TrainingError(_not_finite(value, epoch, done.steps, learning_rate, file))
-            descent.step(loss, learning_rate * (1 + math.cos(math.pi * done.steps / total)) / 2)
+            descent.step(found, learning_rate * (1 + math.cos(math.pi * done.steps / total)) / 2)
             done.end_step(value)
             progress(done.steps, total, loss=value, epoch=epoch + 1)
             if after_step is not None:
@@ -166,29 +181,35 @@ class _Descent:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        batches: Batches,
+        batches: Iterable[Any],
         accelerator: Accelerator,
-        label_smoothing: float,
+        objective: Loss,
         distillation: Distillation | None,
         seed: int,
+        *,
+        any_labels: bool,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._batches = batches
         self._accelerator = accelerator
-        self._label_smoothing = label_smoothing
+        self._objective = objective
         self._distillation = distillation
         self._seed = seed
-        self._labels_fit = False
+        self._labels_fit = any_labels
 
     def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """The loss of a batch, with random numbers of this step and process."""
+        images, labels = images.to(self._accelerator.device), labels.to(self._accelerator.device)
         with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
             logits = self._model(images)
         if not self._labels_fit:
             check_labels(all_labels(self._batches, labels), logits.shape[1])
             self._labels_fit = True
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+        loss = self._objective(logits, labels)
+        if not isinstance(loss, Tensor) or loss.dim():
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TrainingError(f"expected a loss of shape (), one number for a batch, got {got}: take its mean.")
         return loss if self._distillation is None else self._distillation.combine(loss, logits, images)
 
     def step(self, loss: Tensor, rate: float) -> None:
@@ -201,6 +222,34 @@ class _Descent:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self._accelerator.backward(loss)
         self._optimizer.step()
+
+
+def _length(batches: Iterable[Any], accelerator: Accelerator) -> int:
+    """Batches in an epoch."""
+    if isinstance(batches, DataLoader):
+        return len(batches)
+    if not isinstance(batches, Sized) or isinstance(batches, Tensor | Mapping | str):
+        raise DataError(
+            f"expected a DataLoader, or a list of batches, each (images, labels) or a dictionary, got {type(batches).__name__}: "
+            "an epoch needs a length, and to be read again."
+        )
+    if accelerator.num_processes > 1:
+        raise DataError(f"several processes divide a DataLoader between them, but not a {type(batches).__name__}.")
+    return len(batches)
+
+
+def _after(begun: int, loader: Iterable[Any], accelerator: Accelerator) -> Iterable[Any]:
+    """The batches of an epoch of which so many are done."""
+    if not begun:
+        return loader
+    if isinstance(loader, DataLoader):
+        return accelerator.skip_first_batches(loader, begun)  # type: ignore[no-any-return]
+    return islice(loader, begun, None)
+
+
+def _name(loss: Loss | None) -> str | None:
+    """Of a loss, to tell whether a training goes on with the same."""
+    return None if loss is None else getattr(loss, "__qualname__", repr(loss))
 
 
 def _share_buffers(model: nn.Module, accelerator: Accelerator) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from bitwright.data.given import each_images
 from bitwright.errors import BitwrightWarning
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import named_tensors, register, statistic_names
@@ -21,7 +22,7 @@ from bitwright.quantizer.refusals import lowering_refusals, require_none
 from bitwright.scheme import Scheme
 from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.folding import oriented_weight
-from bitwright.training.norm import MOMENTUM
+from bitwright.training.norm import MOMENTUM, SETTLING_IMAGES
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
 
@@ -139,22 +140,36 @@ class QuantizedModel(nn.Module):
         return self.free_norm and any(layer.norm is not None and layer.bias is not None for layer in layers)
 
     @torch.no_grad()
-    def settle_norm(self, batches: Iterable[Tensor]) -> None:
+    def settle_norm(self, batches: Iterable[Any]) -> int:
         """Replace the running statistics of batch norm by their averages over `batches`, each seen through the quantizers.
 
         Statistics of the float network, or ones that lag behind the last training steps, are wrong for a network of few bits.
 
         Args:
-            batches: Images, each of shape (batch, channels, height, width).
+            batches: Images, each of shape (batch, channels, height, width); or a DataLoader, whose labels are left aside. A
+                `BitwrightWarning` says so where they are too few to do any good.
+
+        Returns:
+            How many images there were.
         """
         self.eval()
         self.certify({})
+        seen = 0
         try:
-            for count, images in enumerate(batches, 1):
+            for count, images in enumerate(each_images(batches), 1):
                 self._settling = 1 / count
                 self(images)
+                seen += len(images)
         finally:
             self._settling = None
+        if 0 < seen < SETTLING_IMAGES:
+            warnings.warn(
+                f"the batch norm of {self.plan.graph.model} has the statistics of {seen} images now: fewer than "
+                f"{SETTLING_IMAGES} cost accuracy.",
+                BitwrightWarning,
+                stacklevel=3,
+            )
+        return seen
 
     def train(self, mode: bool = True) -> QuantizedModel:
         """Entering training mode drops the certificates: the weights they were proved for are about to change."""
