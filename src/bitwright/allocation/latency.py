@@ -136,16 +136,19 @@ class LatencyTable:
                 faults.append(f"entry {number}: {str(error).removesuffix('.')}")
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
-        return cls(
-            str(fields["device"]),
-            str(fields["engine"]),
-            batch,
-            by_shape,
-            by_layer,
-            tuple(str(layer) for layer in uncounted),
-            str(fields.get("note", "")),
-            network,
-        )
+        try:
+            return cls(
+                str(fields["device"]),
+                str(fields["engine"]),
+                batch,
+                by_shape,
+                by_layer,
+                tuple(str(layer) for layer in uncounted),
+                str(fields.get("note", "")),
+                network,
+            )
+        except FileFormatError as error:  # values out of range
+            raise FileFormatError(f"{where}: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write JSON, atomically."""
