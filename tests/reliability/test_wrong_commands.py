@@ -20,7 +20,7 @@ from reliability.wrong_commands import Cell, cells
 
 CELLS = cells()
 WIDE = 3000  # characters of a line
-SHARE = 5  # one cell in so many is in the default run
+SHARE = 10  # one cell in so many is in the default run
 
 
 @pytest.fixture(scope="module")
