@@ -12,18 +12,8 @@ from bitwright.cli.console import Bar
 from bitwright.graph import Graph
 from cli.conftest import Command, Result
 
-TRAIN = (
-    "train",
-    "cli.networks:small",
-    "-d",
-    "mnist-5k",
-    "--image-size",
-    28,
-    "--data-fraction",
-    0.1,
-    "--batch-size",
-    50,
-)
+MAKE = ("train", "cli.networks:small", "-d", "mnist-5k", "--image-size", 28)
+TRAIN = (*MAKE, "--data-fraction", 0.1, "--batch-size", 50)
 
 
 def interrupted_at(step: int, bitwright: Command, *arguments: object) -> Result:
@@ -58,20 +48,19 @@ def test_ctrl_c_says_how_to_go_on(bitwright: Command, tmp_path: Path) -> None:
 
 
 def test_a_state_is_neither_overwritten_nor_misused(bitwright: Command, tmp_path: Path) -> None:
-    """Without --resume, with fewer epochs or another learning rate, the command is refused in one line, and the state stays."""
+    """Without --resume, without epochs, or with other settings, the command is refused in one line, and the state stays."""
     output = tmp_path / "digits.graph"
     interrupted_at(5, bitwright, *TRAIN, "--epochs", 1, "--checkpoint-steps", 3, "-o", output)
     state = Path(f"{output}.state")
     kept = state.read_bytes()
     cases = {
-        (): f"'{state}' holds the state of an interrupted run: add --resume to go on, or delete it to start anew.",
-        ("--epochs", 0): "holds the state of an interrupted run",
-        ("--epochs", 0, "--resume"): "belongs to another training: epochs was 1, is 0. Give what",
-        ("--lr", 0.1, "--resume"): "belongs to another training: learning_rate was 0.01, is 0.1. Give what",
-        ("--seed", 1, "--resume"): "belongs to another training: seed was 0, is 1. Give what",
+        TRAIN: f"'{state}' holds the state of an interrupted run: add --resume to go on, or delete it to start anew.",
+        (*MAKE, "--epochs", 0): "holds the state of an interrupted run",
+        (*TRAIN, "--lr", 0.1, "--resume"): "belongs to another training: learning_rate was 0.01, is 0.1. Give what",
+        (*TRAIN, "--seed", 1, "--resume"): "belongs to another training: seed was 0, is 1. Give what",
     }
-    for options, message in cases.items():
-        refused = bitwright(*TRAIN, *options, "-o", output)
+    for command, message in cases.items():
+        refused = bitwright(*command, "-o", output)
         assert refused.status == 1
         assert message in refused.err.splitlines()[-1]
         assert state.read_bytes() == kept
@@ -81,7 +70,7 @@ def test_a_state_is_neither_overwritten_nor_misused(bitwright: Command, tmp_path
 def test_equal_commands_give_equal_weights(bitwright: Command, tmp_path: Path) -> None:
     """The weights that a training begins with come from --seed, wherever PyTorch's own generator is."""
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert bitwright(*TRAIN, "--epochs", 0, "--seed", seed, "-o", tmp_path / name).status == 0
+        assert bitwright(*MAKE, "--epochs", 0, "--seed", seed, "-o", tmp_path / name).status == 0
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     weights = [Graph.load(tmp_path / name).parameters["head.2.weight"] for name in ("a", "c")]
     assert not weights[0].equal(weights[1])
