@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import FileFormatError
 from bitwright.graph.pickled import read_pickled
+from bitwright.reading import require_file
 
 _PREFERRED = ("", "model", "model_state_dict", "state_dict", "net", "network", "weights", "params", "module")
 """Where weights are usually kept, best first; "" is the file itself."""
@@ -56,6 +57,7 @@ def load_weights(model: nn.Module, path: str | Path, *, ema: bool = False) -> No
 
 
 def _read(path: str | Path) -> Any:
+    require_file(path, "weights")
     if Path(path).suffix != ".safetensors":
         return read_pickled(path, path)
     from safetensors.torch import load_file

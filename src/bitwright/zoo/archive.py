@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bitwright.errors import FileFormatError
+from bitwright.reading import require_file
 
 MAX_BYTES = 4 * 2**30
 """Of an unpacked archive: the largest network of the zoo takes 0.2 GB in float32, its checkpoint with momenta four times that."""
@@ -67,6 +68,7 @@ def looks_like(path: Path, kinds: Sequence[str]) -> None:
 
 def _kind(path: Path) -> str:
     """What the first bytes say: gzip, tar, zip, or pickle."""
+    require_file(path)
     try:
         with path.open("rb") as file:
             head = file.read(512)
