@@ -17,7 +17,7 @@ from bitwright.data import load as load_data
 from bitwright.data.fit import fit
 from bitwright.errors import ExportError, FileFormatError
 from bitwright.export import EXPORTERS, Pixels, Target, export_openvino, to_openvino
-from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS
+from bitwright.export.openvino_kernels import DOUBLED, INT8, PARTS
 from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, QuantParams, lower, run
 from bitwright.integer.multipliers import Multipliers
@@ -109,11 +109,12 @@ def test_8_bit_kernels_are_really_used(tmp_path: Path) -> None:
         entry["runtimePrecision"].astype(str) for entry in info if entry["layerType"].astype(str) == "Convolution"
     ]
     kernels = list(json.loads(facts(tmp_path / "model.xml")["kernels"]).values())
-    assert precisions.count("u8") == kernels.count(INT8) == 20
+    assert precisions.count("u8") == len(kernels) == 22
+    assert {kernel: kernels.count(kernel) for kernel in (INT8, DOUBLED)} == {INT8: 20, DOUBLED: 2}
 
 
 def test_sums_beyond_float32_are_cut(tmp_path: Path) -> None:
-    """Where partial sums can exceed 2**24, parts of them are added as int32: a layer within the network, and the logits."""
+    """Logits that can exceed 2**24 are parts of sums, added as int32; within the network, such sums are clamped, or refused."""
     network = Called(
         lambda self, images: self.last(self.wide(self.first(images).relu()).relu().flatten(1)),
         first=nn.Conv2d(3, 96, 3, padding=1),
@@ -127,7 +128,7 @@ def test_sums_beyond_float32_are_cut(tmp_path: Path) -> None:
     images = torch.randn(16, 3, 8, 8)
     scheme = Scheme.uniform(graph.layers, Precision.parse("W8A8"))
     model = lower(calibrate(quantize(graph, scheme), [images], "minmax"))
-    assert assert_equal(model, images, tmp_path / "model.xml")["wide"] == PARTS
+    assert assert_equal(model, images, tmp_path / "model.xml")["wide"] == DOUBLED
     layer = model.layers()["wide"]
     until = model.ops[: model.ops.index(layer)]
     formats = {name: params for name, params in model.formats.items() if name != "wide"}
@@ -146,7 +147,7 @@ def test_sums_beyond_float32_are_cut(tmp_path: Path) -> None:
 def test_bounds_are_tight(tmp_path: Path) -> None:
     """Positive and negative products partly cancel: a layer is cut where a sum leaves 2**24, not where magnitudes would."""
     source = QuantParams(8, False, 1.0)
-    for channels, kernel in ((1024, FLOAT32), (1056, PARTS)):
+    for channels, kernel in ((1024, DOUBLED), (1056, PARTS)):
         weight = np.resize(np.array([127, -127], dtype=np.int8), (3, channels, 1, 1))
         assert (np.abs(weight[0].astype(int)) * source.quant_max).sum() > 1.9 * 2**24
         model = convolution(weight, np.array([0, 9, -9], dtype=np.int32), source, (1, 1))
@@ -221,8 +222,8 @@ def test_the_file_states_its_conditions(tmp_path: Path) -> None:
     assert found["target"] == "vnni"
     assert "uint8 pixels" in found["images"]
     assert "INFERENCE_PRECISION_HINT f32" in found["engine"]
-    assert list(json.loads(found["kernels"]).values()).count(INT8) == 21
-    assert "21 int8, 1 float32" in found["saturation"]
+    assert list(json.loads(found["kernels"]).values()).count(INT8) == 22
+    assert "22 int8, 0 int8, doubled, 0 float32" in found["saturation"]
 
 
 def test_four_bit_weights_are_packed(tmp_path: Path) -> None:

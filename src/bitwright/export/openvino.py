@@ -7,10 +7,10 @@ depends on what may be moved: every tensor is made of integers; the accumulator,
 multiplier behind a clamp that no multiplication crosses (`fenced`), and rounded at once, halves to even: the formula that the
 certificate is about.
 
-Layers whose inputs are not negative run on 8-bit kernels where those are exact. CPUs without 8-bit dot products add two
-products in 16 bits, which saturate; unless the target is a CPU that has them, layers where that could happen run as float32
-convolutions of integers, which are exact while all partial sums stay within 2**24; beyond that they are cut into such parts,
-which are added as int32.
+Layers run on 8-bit kernels, which add in int32. CPUs without 8-bit dot products add two products in 16 bits before, which
+saturate; unless the target is a CPU that has them, layers where that could happen read every input twice, once for each half of
+a weight. What cannot run so (`openvino_kernels`) is a float32 convolution of integers, exact while all partial sums stay
+within 2**24, or is cut into such parts, which are added as int32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import numpy.typing as npt
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, for_float32, require_float32_mean
 from bitwright.export.onnx_graph import identifier
-from bitwright.export.openvino_builder import FLOAT32, INT8, PARTS, OpenvinoBuilder, Value, may_be_matrix_products
+from bitwright.export.openvino_builder import OpenvinoBuilder, Value
+from bitwright.export.openvino_kernels import DOUBLED, FLOAT32, INT8, PARTS, may_be_matrix_products
 from bitwright.export.pixels import Pixels, affine, quotient_rises
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
@@ -100,7 +101,9 @@ def to_openvino(model: IntegerModel, target: Target | str = Target.ANY, pixels: 
         value.output(0).set_names({name})
         results.append(ops.result(value))
     made = builder.openvino.Model(results, [images], identifier(model.model))
-    words = ", ".join(f"{list(builder.kernels.values()).count(kernel)} {kernel}" for kernel in (INT8, FLOAT32, PARTS))
+    words = ", ".join(
+        f"{list(builder.kernels.values()).count(kernel)} {kernel}" for kernel in (INT8, DOUBLED, FLOAT32, PARTS)
+    )
     facts = conditions(model, builder.target, pixels)
     facts |= {
         "engine": "x86 CPU plugin with INFERENCE_PRECISION_HINT f32",
@@ -167,10 +170,12 @@ def _sums(
 ) -> Value:
     """Accumulators: float32, or int32 where they are added in parts."""
     ops = builder.ops
-    kernel = builder.kernels[op.name] = builder.kernel(op)
-    source = builder.bytes_of(op.inputs[0]) if kernel == INT8 else builder.values[op.inputs[0]]
+    kernel = builder.kernel(op)
+    source = builder.bytes_of(op.inputs[0]) if kernel in (INT8, DOUBLED) else builder.values[op.inputs[0]]
     if isinstance(op, IntegerLinear):
         source = ops.reshape(source, builder.integers(-1, weight.shape[1], 1, 1), False)
+    if kernel == DOUBLED:
+        source = ops.concat([source, source], 1)
     if kernel == PARTS:
         return _sums_of_parts(op, builder, source, weight, window, groups)
     return ops.add(_products(op, builder, source, weight, window, groups), builder.floats(op.bias.reshape(1, -1, 1, 1)))
@@ -239,7 +244,7 @@ def _finish(op: Node, rescale: Rescale | None, builder: OpenvinoBuilder, sums: V
     kernel = builder.kernels.get(op.name)
     # The conversion of int32 rounds as the certificate says; no multiplication crosses it either.
     sums = builder.ops.convert(sums, "f32") if kernel == PARTS else builder.fenced(sums)
-    if kernel == INT8 and may_be_matrix_products(op):
+    if kernel in (INT8, DOUBLED) and may_be_matrix_products(op):
         sums = builder.unfused(sums)
     multiplier = builder.multiplier(op, rescale)
     real = builder.ops.multiply(

@@ -7,27 +7,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
-from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import ExportError, LoweringError
-from bitwright.export.onnx_builder import saturates
+from bitwright.export.openvino_kernels import DOUBLED, INT8, kernel
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
-from bitwright.integer.bounds import FLOAT32_EXACT, largest_sum
+from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
 from bitwright.integer.packing import pack
-from bitwright.scheme import MAX_BITS
 
 Value = Any
 """An output of an OpenVINO node; the package has no type information for its operations."""
-
-INT8, FLOAT32, PARTS = "int8", "float32", "float32, in parts"
 
 
 @dataclass
@@ -39,7 +35,7 @@ class OpenvinoBuilder:
         target: The CPUs that it must be exact on.
         pixels: How images were normalised, if the file takes pixels.
         values: Every tensor, as float32 numbers that are integers.
-        kernels: By layer: `INT8`, `FLOAT32` or `PARTS`.
+        kernels: What each layer runs on.
     """
 
     model: IntegerModel
@@ -100,28 +96,20 @@ class OpenvinoBuilder:
         return self.ops.convert(self.ops.convert(sums, "i32"), "f32")
 
     def bytes_of(self, name: str) -> Value:
-        """A tensor of at most 8 bits that is not negative, marked as uint8 for the layers that multiply bytes.
+        """A tensor of at most 8 bits, marked as bytes for the layers that multiply these.
 
-        Its numbers are integers from 0 to 255 already, so this quantization changes none, however OpenVINO evaluates it.
-        Additions read the unmarked tensor: of a marked one, OpenVINO would divide one operand's multiplier by the other's.
+        Its numbers are integers from 0 to 255, or from -128 to 127, already: this quantization changes none, however OpenVINO
+        evaluates it.
         """
         if name not in self._bytes:
-            limits = [self.floats(limit) for limit in (0, 255, 0, 255)]
+            low = -128 if self.model.formats[name].signed else 0
+            limits = [self.floats(limit) for limit in (low, low + 255, low, low + 255)]
             self._bytes[name] = self.ops.fake_quantize(self.values[name], *limits, 256)
         return self._bytes[name]
 
     def kernel(self, op: IntegerConv2d | IntegerLinear) -> str:
-        """What a layer runs on.
-
-        Bytes, where no two products of the target's kernels saturate and float32 holds the sums; else float32 numbers, where it
-        holds every partial sum; else parts of the sum in float32, added as int32.
-        """
-        params = self.model.formats[op.inputs[0]]
-        exact = largest_sum(op.weight, op.bias, params) <= FLOAT32_EXACT
-        safe = self.target is Target.VNNI or not saturates(op, self.model)
-        if exact and safe and not params.signed and params.bit_width <= MAX_BITS:
-            return INT8
-        return FLOAT32 if exact else PARTS
+        """What a layer runs on, which the file states."""
+        return self.kernels.setdefault(op.name, kernel(op, self.model, self.target))
 
     def weight(self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8]) -> Value:
         """A weight tensor, stored in 4 bits where its width allows, else in 8, as the float32 numbers that OpenVINO expects.
@@ -137,20 +125,18 @@ class OpenvinoBuilder:
             stored = self.ops.convert(self.ops.constant(packed), "i8")
         else:
             stored = self.ops.constant(np.ascontiguousarray(values))
+        if self.kernels[op.name] == DOUBLED:
+            stored = self._halves(stored)
         real = self.ops.convert(stored, "f32")
-        if self.kernels[op.name] != INT8:
+        if self.kernels[op.name] not in (INT8, DOUBLED):
             return real
         # Scales of 1, one for each output, tell OpenVINO that these are quantized weights.
         ones = np.ones((*values.shape[:-3], 1, 1, 1))
         return self.ops.multiply(real, self.floats(ones))
 
-
-def may_be_matrix_products(op: Node) -> bool:
-    """Whether a layer of bytes can run as matrix products, whose kernel misreads multipliers by channel where it takes them in.
-
-    From the 9th channel on (the 17th with AVX-512) it multiplies by the first channel's, in each group of its own. OpenVINO
-    2026.4.1 (oneDNN 3.13) runs grouped convolutions so where the channels of a group are no multiple of 4, on every CPU, and
-    layers whose result is one pixel at batch 1 on CPUs with AVX-512. The others have kernels of their own.
-    """
-    grouped = isinstance(op, IntegerConv2d) and op.groups > 1 and op.weight.shape[1] > 1
-    return grouped or prod(op.shape[1:]) == 1
+    def _halves(self, stored: Value) -> Value:
+        """Weights w as floor(w / 2) and the rest, of at most 64 each, behind one another: computed when the file is loaded."""
+        whole, two = self.ops.convert(stored, "i32"), self.ops.constant(np.int32(2))
+        odd = self.ops.floor_mod(whole, two)
+        half = self.ops.divide(self.ops.subtract(whole, odd), two)
+        return self.ops.convert(self.ops.concat([half, self.ops.add(half, odd)], 1), "i8")

@@ -38,6 +38,23 @@ fl(acc) * s = acc * s > B; or acc > 2**24, so that fl(acc) * s >= 2**24 * b / 2*
 above, because B is a float32 number: F = quant_max. Likewise below -B. Factors of two common to b and 2**c may be
 removed first.
 
+**Theorem C: sums that float32 cannot hold, where they are clamped anyway.** Engines that add products in int32 convert
+their sum p to float32 and add the bias d there. Behind a clamp to +-2**24 they compute
+
+    H(p) = clamp(rint(fl(x * s))),   x = min(max(fl(fl(p) + d), -2**24), 2**24).
+
+Let |d| <= 2**24, F = G at all accumulators within +-2**24 that can occur, and
+
+    (3) s * (2**24 + min(d, 0)) >= max(quant_max, 0), and
+    (4) s * (2**24 - max(d, 0)) >= max(-quant_min, 0).
+
+Then H(p) = G(p + d) for every int32 p. Proof. If |p| and |p + d| are at most 2**24, no fl before the product rounds, the
+clamp does nothing, and H(p) = F(p + d) = G(p + d). Else suppose p > 2**24 or p + d > 2**24, and let t = 2**24 + min(d, 0),
+a whole number from 0 to 2**24, so a float32 number. If p > 2**24, then fl(p) >= 2**24, and fl(p) + d >= t; else fl(p) = p,
+and fl(p) + d > 2**24 >= t. In both cases x >= t, because fl keeps a number at t or above. By (3), x * s >= t * s >=
+quant_max, which is a float32 number, so that fl keeps it there, and H(p) = quant_max. In both cases p + d >= t as well, so
+that G(p + d) = quant_max. Below, the same follows from (4). Both cannot be at once: p > 2**24 gives p + d > 0.
+
 **How often a candidate fails.** Next to a half h, fl is off by up to e = 2**(floor(log2 h) - 24), against a spacing of
 s between the products: one threshold fails with a probability near e / s, all 255 of an unsigned 8-bit output about
 1.3e-3 / s times. Measured over random ratios: about 1.5 candidates at s = 3e-3, 14 at 5e-4, 150 at 5e-5; within a
@@ -52,7 +69,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.integer.multipliers import FLOAT32_EXACT, IntArray, float32_exact
+from bitwright.integer.multipliers import FLOAT32_EXACT, IntArray, Multipliers, float32_exact
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -124,6 +141,28 @@ def thresholds_beyond_float32(
         inside, exact = (np.floor(np.minimum(limit * ratio, last - 0.5) + 0.5) for limit in (bound, FLOAT32_EXACT))
         count += np.maximum(inside - exact, 0).astype(np.int64)
     return count
+
+
+def clamped_beyond_float32(
+    multipliers: Multipliers, bias: npt.NDArray[np.int32], quant_min: int, quant_max: int
+) -> BoolArray:
+    """Where theorem C holds for ratios that are certified up to 2**24: bool [channels].
+
+    Args:
+        multipliers: Of at most 24 significant bits, one per channel or one for all.
+        bias: Shape [channels].
+        quant_min: Smallest result.
+        quant_max: Largest result.
+
+    >>> pair = Multipliers(np.array([1, 1]), np.array([15, 17]))
+    >>> clamped_beyond_float32(pair, np.array([-1000, 0], dtype=np.int32), 0, 255)
+    array([ True, False])
+    """
+    # 24 bits times at most 25 bits: exact in float64.
+    scale, offset = multipliers.real(), bias.astype(np.int64)
+    above = scale * (FLOAT32_EXACT + np.minimum(offset, 0)) >= max(quant_max, 0)
+    below = scale * (FLOAT32_EXACT - np.maximum(offset, 0)) >= max(-quant_min, 0)
+    return np.asarray(above & below & (np.abs(offset) <= FLOAT32_EXACT))
 
 
 def reduced(b: Int64Array, c: IntArray) -> tuple[Int64Array, Int64Array]:

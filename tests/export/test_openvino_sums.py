@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Bytes in OpenVINO: sums beyond 2**24, pairs at the end of 16 bits, signed inputs, additions, thresholds of images."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from bitwright.export import Target, to_openvino
+from bitwright.export.openvino_kernels import DOUBLED, FLOAT32, INT8, PARTS
+from bitwright.integer import IntegerModel, QuantParams, run
+from bitwright.integer.bounds import FLOAT32_EXACT
+from export.one_layer import convolution, linear
+
+openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+
+BYTES = QuantParams(8, False, 1.0), QuantParams(8, True, 1.0)
+
+
+def kernels(model: IntegerModel, target: Target = Target.ANY) -> list[str]:
+    """What each layer runs on."""
+    made = to_openvino(model, target)
+    return list(json.loads(made.get_rt_info(["bitwright", "kernels"]).astype(str)).values())
+
+
+def assert_equal(model: IntegerModel, images: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """OpenVINO computes the integers of the reference executor, at batch 1 and at the whole batch; returns these."""
+    expected = run(model, torch.from_numpy(images)).numpy()
+    compiled = openvino.Core().compile_model(to_openvino(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for count in (1, len(images)):
+        assert np.array_equal(compiled(images[:count])["logits_int32"], expected[:count]), count
+    return np.asarray(expected)
+
+
+def pushing(weight: npt.NDArray[np.int8], source: QuantParams, count: int) -> npt.NDArray[np.float32]:
+    """Images of one pixel that push the sums of single outputs to, near or between their ends: [count, channels, 1, 1]."""
+    generator = np.random.default_rng(3)
+    rows = weight.reshape(len(weight), -1)[generator.integers(0, len(weight), count)]
+    up = np.where(rows > 0, source.quant_max, source.quant_min)
+    down = np.where(rows > 0, source.quant_min, source.quant_max)
+    share = generator.choice([0, 0.05, 0.5, 0.95, 1], (count, 1)) + generator.normal(0, 0.05, (count, 1))
+    noise = generator.integers(-1, 2, rows.shape)
+    values = np.where(generator.random(rows.shape) < share, up, down) + noise
+    return np.clip(values, source.quant_min, source.quant_max).astype(np.float32).reshape(count, -1, 1, 1)
+
+
+@pytest.mark.parametrize(("bits", "kernel"), [(7, INT8), (8, DOUBLED)])
+@pytest.mark.parametrize("source", BYTES, ids=["unsigned", "signed"])
+@pytest.mark.parametrize("form", ["image", "pixel", "linear"])
+def test_sums_beyond_float32_are_clamped(form: str, source: QuantParams, bits: int, kernel: str) -> None:
+    """Sums of bytes may leave 2**24 by far, where all those results are clamped: none differs."""
+    generator, most = np.random.default_rng(1), 2 ** (bits - 1) - 1
+    weight = generator.integers(-most, most + 1, (12, 6000 // (bits - 5), 1, 1)).astype(np.int8)
+    weight[:4] = most * np.array([1, -1, 1, -1]).reshape(-1, 1, 1, 1)
+    weight[2:4, ::2] *= -1
+    bias = generator.integers(-(2**21), 2**21, 12).astype(np.int32)
+    largest = generator.uniform(2**20, 2**23.7, 12)
+    result = BYTES[0] if source.signed else BYTES[1]
+    if form == "linear":
+        model, side = linear(weight[..., 0, 0], bias, source, result=result, largest=largest), 1
+    else:
+        side = 1 if form == "pixel" else 5
+        model = convolution(weight, bias, source, (side, side), result=result, largest=largest)
+    count = 300 // side
+    images = pushing(weight, source, count * side**2).reshape(count, side, side, -1).transpose(0, 3, 1, 2)
+    assert kernels(model) == [kernel]
+    raw = np.einsum("nchw,oc->nohw", images.astype(np.float64), weight[..., 0, 0].astype(np.float64))
+    assert (np.abs(raw) > FLOAT32_EXACT).sum() > 50
+    assert len(np.unique(assert_equal(model, np.ascontiguousarray(images)))) > 100
+
+
+def test_sums_beyond_float32_that_are_not_clamped_are_cut() -> None:
+    """Results that a bias leads back below 2**24, or sums that leave the network: the layer is cut into parts."""
+    weight, ratio = np.full((2, 3000, 1, 1), 63, dtype=np.int8), 255 * 2**16
+    for bias, kernel in ((0, INT8), (2**18, INT8), (-(2**18), PARTS)):
+        biases = np.array([0, bias], dtype=np.int32)
+        model = convolution(weight, biases, BYTES[0], (1, 1), result=BYTES[0], largest=ratio)
+        raw = convolution(weight, biases, BYTES[0], (1, 1))
+        assert (kernels(model), kernels(raw)) == ([kernel], [PARTS])
+        images = pushing(weight, BYTES[0], 60)
+        assert len(np.unique(assert_equal(model, images))) > 5
+        assert_equal(raw, images)
+
+
+@pytest.mark.parametrize("target", [Target.ANY, Target.VNNI])
+@pytest.mark.parametrize("source", [*BYTES, QuantParams(4, True, 1.0), QuantParams(7, False, 1.0)])
+def test_which_layers_can_saturate(source: QuantParams, target: Target) -> None:
+    """Weights of 7 bits are multiplied as bytes; others with doubled inputs, in groups as float32 numbers; with VNNI, all are.
+
+    Signed inputs are stored with 128 added, so that of 4 bits they are bytes as large as of 8.
+    """
+    for most, groups in product((64, 65), (1, 2, 8)):
+        weight = np.full((8, 8 // groups, 3, 3), most, dtype=np.int8)
+        model = convolution(weight, np.zeros(8, dtype=np.int32), source, (5, 5), groups=groups)
+        fits = most == 64 or target is Target.VNNI or source.bit_width == 7
+        assert kernels(model, target) == [INT8 if fits else DOUBLED if groups == 1 else FLOAT32]
+
+
+@pytest.mark.parametrize("source", [*BYTES, QuantParams(4, True, 1.0), QuantParams(3, False, 1.0)])
+@pytest.mark.parametrize("most", [64, 128])
+def test_pairs_do_not_saturate(source: QuantParams, most: int) -> None:
+    """The worst pairs of products, at all places of a window, padding included: kernels of bytes are exact on every CPU."""
+    generator = np.random.default_rng(0)
+    ends = np.array([-most, min(most, 127)], dtype=np.int8)
+    for channels, outputs, kernel, groups in (
+        (3, 16, 3, 1),
+        (8, 24, 1, 1),
+        (33, 17, 3, 1),
+        (16, 16, 3, 16),
+        (12, 24, 3, 3),
+    ):
+        weight = generator.choice(ends, (outputs, channels // groups, kernel, kernel))
+        weight[0], weight[1] = ends[0], ends[1]
+        bias = generator.integers(-99, 99, outputs).astype(np.int32)
+        model = convolution(weight, bias, source, (6, 6), padding=(kernel // 2,) * 2, groups=groups)
+        limits = np.array([source.quant_min, source.quant_max])
+        images = generator.choice(limits, (6, channels, 6, 6))
+        images[0], images[1] = limits[0], limits[1]
+        assert_equal(model, images.astype(np.float32))
