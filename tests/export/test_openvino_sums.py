@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
+from bitwright.errors import ExportError
 from bitwright.export import Target, to_openvino
 from bitwright.export.openvino_kernels import DOUBLED, FLOAT32, INT8, PARTS
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.bounds import FLOAT32_EXACT
+from bitwright.integer.ops import Quantize, ReciprocalQuantize
+from bitwright.scheme import Scheme
 from export.one_layer import convolution, linear
 
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
@@ -122,3 +126,39 @@ def test_pairs_do_not_saturate(source: QuantParams, most: int) -> None:
         images = generator.choice(limits, (6, channels, 6, 6))
         images[0], images[1] = limits[0], limits[1]
         assert_equal(model, images.astype(np.float32))
+
+
+def scales() -> list[float]:
+    """Scales of images, from the smallest to the largest that are taken."""
+    generator = np.random.default_rng(0)
+    return [2.0**-100, 2.0**100, 1.0, 2 / 255, 0.1, *np.float32(generator.uniform(1e-3, 1, 5)).tolist(), 3e-30, 7e25]
+
+
+@pytest.mark.parametrize("kind", [Quantize, ReciprocalQuantize])
+def test_images_at_all_thresholds(kind: Any) -> None:
+    """Every image value at which an integer rises, and its neighbours; zeros and the largest numbers."""
+    formats = [*BYTES, QuantParams(2, True, 1.0), QuantParams(5, False, 1.0)]
+    for scale, source in zip(scales(), 3 * formats, strict=True):
+        limits = {"low": source.quant_min, "high": source.quant_max}
+        op = kind(name="input", inputs=(), shape=(1, 1, 1), place="", scale=scale, **limits)
+        params = QuantParams(source.bit_width, source.signed, scale)
+        model = IntegerModel("images", Scheme("none", {}), (op,), {"input": params}, "input", np.ones(1))
+        steps = np.arange(source.quant_min - 3, source.quant_max + 4)
+        near = [np.float32((steps - 0.5) * scale)]
+        for direction in (-np.inf, np.inf):
+            value = near[0]
+            for _ in range(3):
+                near.append(value := np.nextafter(value, np.float32(direction)))
+        ends = [0.0, -0.0, 1e-45, 3e38, -3e38, np.finfo(np.float32).max, np.finfo(np.float32).min]
+        images = np.concatenate([*near, np.float32(steps * scale), np.float32(ends)]).reshape(-1, 1, 1, 1)
+        assert set(np.unique(assert_equal(model, images))) == set(range(source.quant_min, source.quant_max + 1))
+
+
+def test_scales_of_images_that_have_no_inverse_are_refused() -> None:
+    """Products with the inverse of a scale beyond 2**100 are no normal numbers."""
+    op = Quantize(name="input", inputs=(), shape=(1, 1, 1), place="", scale=2.0**101, low=0, high=255)
+    model = IntegerModel("images", Scheme("none", {}), (op,), {"input": BYTES[0]}, "input", np.ones(1))
+    with pytest.raises(
+        ExportError, match=r"'input': expected a scale of images from 2\*\*-100 to 2\*\*100, got 2.54e\+30"
+    ):
+        to_openvino(model)

@@ -30,7 +30,7 @@ from bitwright.export.conditions import conditions, for_float32, require_float32
 from bitwright.export.onnx_graph import identifier
 from bitwright.export.openvino_builder import OpenvinoBuilder, Value
 from bitwright.export.openvino_kernels import DOUBLED, FLOAT32, INT8, PARTS, may_be_matrix_products
-from bitwright.export.pixels import Pixels, affine, quotient_rises
+from bitwright.export.pixels import Pixels, affine, quotient_below
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
@@ -127,10 +127,12 @@ def add_to_openvino(op: Node, builder: OpenvinoBuilder) -> Value:
 def _(op: Quantize | ReciprocalQuantize, builder: OpenvinoBuilder) -> Value:
     ops, images = builder.ops, builder.values["images"]
     if builder.pixels is None:
-        # OpenVINO turns divisions into products with the inverse. So the quotients are not computed: what they round to is how
-        # many of the images at which it rises lie at or below an image.
-        rises = builder.floats(quotient_rises(op))
-        return ops.add(ops.convert(ops.bucketize(images, rises, "i32", False), "f32"), builder.floats(op.low))
+        below, rises = quotient_below(op)
+        scaled = ops.multiply(images, builder.floats(below.gain))
+        integers = builder.rounded(ops.add(scaled, builder.floats(below.offset)), op.low, op.high)
+        place = ops.convert(ops.add(integers, builder.floats(-op.low)), "i32")
+        rise = ops.gather(builder.floats(rises), place, ops.constant(np.int64(0)))
+        return ops.add(integers, ops.convert(ops.greater_equal(images, rise), "f32"))
     table = builder.pixels.table(op)
     exact = affine(table, op.low, op.high)
     if exact is None:

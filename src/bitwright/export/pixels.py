@@ -74,6 +74,14 @@ class Pixels:
         return execute_op(op, [self.normalise(levels)], [])[0, :, 0].numpy()
 
 
+@dataclass(frozen=True)
+class Affine:
+    """`clamp(rint(gain * value + offset))` in float32: numbers, or float32 [channels] each."""
+
+    gain: Any
+    offset: Any
+
+
 def quotient_rises(op: Quantize | ReciprocalQuantize) -> npt.NDArray[np.float32]:
     """The smallest float32 image value that is quantized to each of `low + 1` to `high`, for engines that cannot divide.
 
@@ -120,12 +128,26 @@ def images_from_words(words: str) -> Pixels | None:
     return None
 
 
-@dataclass(frozen=True)
-class Affine:
-    """`clamp(rint(gain * pixel + offset))` in float32, float32 [channels] each."""
+def quotient_below(op: Quantize | ReciprocalQuantize) -> tuple[Affine, npt.NDArray[np.float32]]:
+    """The quantization of images for engines that turn divisions into products, in two steps.
 
-    gain: npt.NDArray[np.float32]
-    offset: npt.NDArray[np.float32]
+    `q = clamp(round(gain * image + offset))`, with the scale's inverse and -0.25, is the wanted integer or one less; it is
+    one less where the image has reached the rise behind q. With y = image / scale, the wanted integer before the clamp lies
+    within 0.5 + e of y, and q within 0.5 + e of y - 0.25, where e bounds what float32 loses before it is rounded. So their
+    difference is above -0.75 - 2 e and below 1.25 + 2 e: 0 or 1 while e is below 1/8. A quotient or a product with a rounded
+    inverse, and the sum, rounded or fused, are off by less than 2**-21 |y| + 2**-25, which is below 1/8 for all |y| up to
+    2**17; beyond, all are clamped. A clamp keeps a difference of 0 or 1.
+
+    Returns:
+        Gain and offset; and the rise behind each integer from `low` to `high`, float32 [high - low + 1], the last one infinite.
+
+    Raises:
+        ExportError: If products with the inverse of the scale can leave the normal float32 numbers.
+    """
+    if not 2.0**-100 <= op.scale <= 2.0**100:
+        raise ExportError(f"'{op.name}': expected a scale of images from 2**-100 to 2**100, got {op.scale:.3g}.")
+    gain = np.float32(1) / np.float32(op.scale)
+    return Affine(gain, np.float32(-0.25)), np.append(quotient_rises(op), np.float32(np.inf))
 
 
 def affine(table: npt.NDArray[np.int32], low: int, high: int) -> Affine | None:
