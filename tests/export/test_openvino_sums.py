@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -11,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import nn
 
 from bitwright.errors import ExportError
 from bitwright.export import Target, to_openvino
 from bitwright.export.openvino_kernels import DOUBLED, FLOAT32, INT8, PARTS
-from bitwright.integer import IntegerModel, QuantParams, run
+from bitwright.integer import IntegerModel, QuantParams, lower, run
 from bitwright.integer.bounds import FLOAT32_EXACT
-from bitwright.integer.ops import Quantize, ReciprocalQuantize
-from bitwright.scheme import Scheme
+from bitwright.integer.ops import IntegerAdd, Quantize, ReciprocalQuantize
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import calibrate, quantize
 from export.one_layer import convolution, linear
+from graph.networks import Called, captured
 
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
 
@@ -162,3 +166,60 @@ def test_scales_of_images_that_have_no_inverse_are_refused() -> None:
         ExportError, match=r"'input': expected a scale of images from 2\*\*-100 to 2\*\*100, got 2.54e\+30"
     ):
         to_openvino(model)
+
+
+RESIDUAL = Called(
+    # Streams that layers and additions both read: of a convolution, an addition, a pool, and parts of these.
+    lambda net, images: net.last(
+        net.joined(
+            (pooled := net.pool(net.first(images).relu()))
+            + (second := net.second(pooled).relu())
+            + torch.cat([net.pool(second).chunk(2, 1)[0], net.small(second)], 1)
+            + net.pool(net.third(second))
+        )
+        .relu()
+        .flatten(1)
+    ),
+    first=nn.Conv2d(3, 16, 3, padding=1),
+    pool=nn.MaxPool2d(3, 1, 1),
+    second=nn.Conv2d(16, 16, 3, padding=1),
+    small=nn.Conv2d(16, 8, 1),
+    third=nn.Conv2d(16, 16, 3, padding=1),
+    joined=nn.Conv2d(16, 8, 3, 2),
+    last=nn.Linear(8 * 9, 10),
+)
+
+
+@pytest.mark.parametrize(("precision", "residual_bits"), [("W7A8", 8), ("W8A8", 8), ("W4A4", 8), ("W8A8", 16)])
+def test_additions_read_bytes(precision: str, residual_bits: int) -> None:
+    """What a layer reads as bytes, additions and pools read so too, and stay apart from what is before and behind them."""
+    graph = captured(RESIDUAL)
+    images = torch.randn(24, 3, 8, 8)
+    scheme = Scheme("all", dict.fromkeys(graph.layers, Precision.parse(precision)), residual_bits)
+    model = lower(calibrate(quantize(graph, scheme), [images], "minmax"))
+    assert len([op for op in model if isinstance(op, IntegerAdd)]) == 3
+    assert len(np.unique(assert_equal(model, images.numpy()))) > 100
+
+
+def test_additions_of_bytes_round_once() -> None:
+    """Two tensors that layers read as bytes, added at ratios whose sums are often halves: nothing is rounded but these."""
+    source, eye = BYTES[0], np.eye(4, dtype=np.int8).reshape(4, 4, 1, 1)
+    images = np.random.default_rng(0).integers(0, 256, (64, 4, 6, 6)).astype(np.float32)
+    model = convolution(
+        eye,
+        np.array([0, 5, -3, 9], dtype=np.int32),
+        source,
+        (6, 6),
+        result=source,
+        largest=[255.0, 300.0, 217.0, 411.0],
+    )
+    for ratios in ((2**14, 3 * 2**13), (5 * 2**11, 7 * 2**12), (2**13, 11 * 2**11), (12345, 2**13)):
+        chain = ("input", "a"), ("a", "b"), ("b", "c")
+        layers = [replace(model.ops[-1], name=name, inputs=(given,)) for given, name in chain]
+        common = {"place": "", "shape": (4, 6, 6), "multipliers": ratios, "shift": 15, "low": 0, "high": 255}
+        sums = [
+            IntegerAdd(name=f"{left}{right}", inputs=(left, right), **common) for left, right in ("ab", ("ab", "c"))
+        ]
+        ops = (model.ops[0], *layers, *sums)
+        formats = dict.fromkeys((op.name for op in ops), source)
+        assert_equal(replace(model, ops=ops, formats=formats, output="abc"), images)

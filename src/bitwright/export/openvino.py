@@ -258,7 +258,7 @@ def _finish(op: Node, rescale: Rescale | None, builder: OpenvinoBuilder, sums: V
 @add_to_openvino.register
 def _(op: IntegerAdd, builder: OpenvinoBuilder) -> Value:
     terms = [
-        builder.ops.multiply(builder.values[source], builder.floats(multiplier / 2**op.shift))
+        builder.ops.multiply(builder.addend(source), builder.floats(multiplier / 2**op.shift))
         for source, multiplier in zip(op.inputs, op.multipliers, strict=True)
     ]
     return builder.rounded(builder.ops.add(*terms), op.low, op.high)
@@ -274,8 +274,11 @@ def _(op: IntegerRequantize, builder: OpenvinoBuilder) -> Value:
 def _(op: MaxPool2d, builder: OpenvinoBuilder) -> Value:
     strides, before, after, dilations = _window(op.stride, op.padding, op.dilation)
     rounding = "ceil_torch" if op.ceil_mode else "floor"
-    values = builder.values[op.inputs[0]]
-    return builder.ops.max_pool(values, strides, dilations, before, after, list(op.kernel), rounding).output(0)
+    (source,) = op.inputs
+    in_bytes = not {source, op.name}.isdisjoint(builder.stored_as_bytes)
+    values = builder.bytes_of(source) if in_bytes else builder.values[source]
+    pooled = builder.ops.max_pool(values, strides, dilations, before, after, list(op.kernel), rounding).output(0)
+    return builder.from_bytes(op.name, pooled) if in_bytes else pooled
 
 
 @add_to_openvino.register

@@ -107,6 +107,32 @@ class OpenvinoBuilder:
             self._bytes[name] = self.ops.fake_quantize(self.values[name], *limits, 256)
         return self._bytes[name]
 
+    @cached_property
+    def stored_as_bytes(self) -> frozenset[str]:
+        """The tensors that layers read as bytes."""
+        layers = self.model.layers().values()
+        return frozenset(op.inputs[0] for op in layers if self.kernel(op) in (INT8, DOUBLED))
+
+    def addend(self, name: str) -> Value:
+        """A tensor as additions read it: as bytes, if a layer reads these as well, so that nothing else of it is stored."""
+        if name not in self.stored_as_bytes:
+            return self.values[name]
+        value = self.bytes_of(name)
+        if any(op.name == name and isinstance(op, IntegerConv2d) for op in self.model):
+            # Or else the addition would be part of the convolution, and nothing be rounded between them.
+            value = self.ops.max_pool(value, [1, 1], [1, 1], [0, 0], [0, 0], [1, 1], "floor").output(0)
+        return self.from_bytes(name, value)
+
+    def from_bytes(self, name: str, value: Value) -> Value:
+        """The numbers of a tensor that is `value` in bytes, for operations other than layers.
+
+        Behind the clamp, which clamps nothing, they are ordinary numbers: of two marked operands of an addition, OpenVINO
+        would divide one's multiplier by the other's.
+        """
+        self._bytes.setdefault(name, value)
+        params = self.model.formats[name]
+        return self.ops.clamp(value, float(params.quant_min), float(params.quant_max))
+
     def kernel(self, op: IntegerConv2d | IntegerLinear) -> str:
         """What a layer runs on, which the file states."""
         return self.kernels.setdefault(op.name, kernel(op, self.model, self.target))
