@@ -146,7 +146,7 @@ def test_images_at_all_thresholds(kind: Any) -> None:
         limits = {"low": source.quant_min, "high": source.quant_max}
         op = kind(name="input", inputs=(), shape=(1, 1, 1), place="", scale=scale, **limits)
         params = QuantParams(source.bit_width, source.signed, scale)
-        model = IntegerModel("images", Scheme("none", {}), (op,), {"input": params}, "input", np.ones(1))
+        model = IntegerModel("images", Scheme("none", {}), (op,), {"input": params}, "input", np.full(1, scale))
         steps = np.arange(source.quant_min - 3, source.quant_max + 4)
         near = [np.float32((steps - 0.5) * scale)]
         for direction in (-np.inf, np.inf):
@@ -161,7 +161,8 @@ def test_images_at_all_thresholds(kind: Any) -> None:
 def test_scales_of_images_that_have_no_inverse_are_refused() -> None:
     """Products with the inverse of a scale beyond 2**100 are no normal numbers."""
     op = Quantize(name="input", inputs=(), shape=(1, 1, 1), place="", scale=2.0**101, low=0, high=255)
-    model = IntegerModel("images", Scheme("none", {}), (op,), {"input": BYTES[0]}, "input", np.ones(1))
+    params = QuantParams(8, False, op.scale)
+    model = IntegerModel("images", Scheme("none", {}), (op,), {"input": params}, "input", np.full(1, op.scale))
     with pytest.raises(
         ExportError, match=r"'input': expected a scale of images from 2\*\*-100 to 2\*\*100, got 2.54e\+30"
     ):
