@@ -126,7 +126,8 @@ def differences(
         given: The model and its images.
         engine: Its name in `ENGINES`.
         batches: How many images to run at a time.
-        threads: How many the engine may use; one that has no such setting is run once.
+        threads: How many the engine may use, at its default level; the others, and engines without that setting, are run with
+            the first.
         export: What writes its file; by default, the engine's own exporter.
         process: Where the engine runs; by default, in this process, which it may end.
 
@@ -144,7 +145,7 @@ def differences(
         path = Path(folder) / f"model{known.suffix}"
         (export or EXPORTERS[known.exporter])(given.model, path, given.target, given.pixels)
         for level in known.levels:
-            for count in counts:
+            for count in counts if level == known.levels[-1] else counts[:1]:
                 if process is None:
                     run_file: Run = load_engine(engine, path, threads=count, level=level)
                 else:
