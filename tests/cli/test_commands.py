@@ -156,7 +156,7 @@ def test_capture_counts(bitwright: Command, tmp_path: Path) -> None:
         (("capture", "resnet18", "-o", "x"), "UnknownNameError: expected a model as SOURCE:MODEL"),
         (
             ("capture", "pytorchcv:resnet20_cifar10", "--image-size", "20", "-o", "x"),
-            "CaptureError: torch.export cannot",
+            "CaptureError: cannot capture",
         ),
         (
             ("capture", "torchvision:mobilenet_v3_small", "-o", "x"),
