@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.export import EXPORTERS, Pixels, Target, export_onnx
+from bitwright.export import ONNX_FORMS, Pixels, Target, export_onnx
 from bitwright.export.seal import NOT_CHECKED, stated
 from bitwright.integer import IntegerModel
 from cli.conftest import Command
@@ -42,7 +42,7 @@ def test_a_difference_leaves_no_file(model: Path, bitwright: Command, monkeypatc
         ops = tuple(replace(op, bias=op.bias + 1000) if op is first else op for op in model)
         export_onnx(replace(model, ops=ops, facts={}), path, target, pixels)
 
-    monkeypatch.setitem(EXPORTERS, "onnx", wrong)
+    monkeypatch.setitem(ONNX_FORMS, "qoperator", wrong)
     file = model.with_suffix(".onnx")
     first = next(iter(IntegerModel.load(model).layers()))
     shown = bitwright("export", model, "-o", file)
