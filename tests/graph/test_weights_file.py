@@ -190,7 +190,7 @@ def test_what_is_no_weights_file_is_said_in_one_line(tmp_path: Path, name: str) 
     whole = path.read_bytes()
     contents = {"empty": b"", "text": b"hello", "cut": whole[: len(whole) // 2], "cut.safetensors": b"\x09"}
     reason = {
-        "folder": "Is a directory", "absent": "No such file", "script": "a TorchScript archive",
+        "folder": "expected a regular file, got a folder", "absent": "No such file", "script": "a TorchScript archive",
         "number": "an object of type int", "keys": "has the keys 'epoch', 'lr'", "cut.safetensors": "no complete safetensors",
     }.get(name, "truncated, or no PyTorch file")  # fmt: skip
     if name in contents:
