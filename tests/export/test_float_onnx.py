@@ -42,6 +42,10 @@ def test_resnet20(tmp_path: Path) -> None:
         Then(lambda made: nn.functional.relu6(made)),
         Then(lambda made: nn.functional.hardtanh(made, -0.5, 0.25)),
         Then(lambda made: nn.functional.max_pool2d(made, 3, 2, 1, ceil_mode=True)),
+        Then(
+            lambda made: nn.functional.max_pool2d(made, 2, 3, 1, ceil_mode=True)
+        ),  # whose last window begins behind the image
+        Then(lambda made: nn.functional.max_pool2d(made, (3, 2), (2, 3), (0, 1), ceil_mode=True)),
         Then(lambda made: nn.functional.avg_pool2d(made, 3, 2, 1)),
         Then(lambda made: torch.cat([made.relu(), made], 1)),
         Then(lambda made: torch.cat(made.chunk(2, 1)[::-1], 1)),
@@ -58,7 +62,19 @@ def test_resnet20(tmp_path: Path) -> None:
             other=nn.Conv2d(3, 3, 3, padding=1, groups=3),
         ),
     ],
-    ids=["relu6", "hardtanh", "max_pool", "avg_pool", "concat", "slice", "clip_max", "linear", "norm_and_add"],
+    ids=[
+        "relu6",
+        "hardtanh",
+        "max_pool",
+        "max_pool_behind",
+        "max_pool_of_pairs",
+        "avg_pool",
+        "concat",
+        "slice",
+        "clip_max",
+        "linear",
+        "norm_and_add",
+    ],
 )
 def test_operations(model: nn.Module, tmp_path: Path) -> None:
     """Every kind of node has its ONNX form."""

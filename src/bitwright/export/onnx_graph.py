@@ -90,7 +90,23 @@ def move_in_onnx(op: Node, graph: OnnxGraph) -> None:
 @move_in_onnx.register
 def _(op: MaxPool2d, graph: OnnxGraph) -> None:
     attributes = window(op.kernel, op.stride, op.padding, op.dilation)
-    graph.node("MaxPool", [op.inputs[0]], op.name, **attributes, ceil_mode=int(op.ceil_mode))
+    if not may_end_behind(op):
+        graph.node("MaxPool", [op.inputs[0]], op.name, **attributes, ceil_mode=int(op.ceil_mode))
+        return
+    # PyTorch and ONNX Runtime drop a last window that begins behind the image, ONNX's shape inference counts it.
+    graph.node("MaxPool", [op.inputs[0]], f"{op.name}.every_window", **attributes, ceil_mode=1)
+    limits = [graph.integers(0, 0), graph.integers(*op.shape[1:]), graph.integers(2, 3)]
+    graph.node("Slice", [f"{op.name}.every_window", *limits], op.name)
+
+
+def may_end_behind(op: MaxPool2d) -> bool:
+    """Whether the last window of a pool may begin behind the image.
+
+    Rounded up, it ends behind the padding by less than a stride, so it begins behind the image only where a stride is longer than
+    a window without its padding.
+    """
+    reach = [step * (taps - 1) + 1 for taps, step in zip(op.kernel, op.dilation, strict=True)]
+    return op.ceil_mode and any(s > have - pad for s, have, pad in zip(op.stride, reach, op.padding, strict=True))
 
 
 @move_in_onnx.register

@@ -18,14 +18,15 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions
 from bitwright.export.digits import digits_as_json, sums_of
 from bitwright.export.onnx_float32 import Float32Graph, add_in_float32, in_float32_multipliers
-from bitwright.export.onnx_graph import BATCH, IR_VERSION, identifier, move_in_onnx
+from bitwright.export.onnx_graph import BATCH, IR_VERSION, identifier, may_end_behind, move_in_onnx
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
-from bitwright.graph.nodes import Node
+from bitwright.graph.nodes import MaxPool2d, Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerAvgPool2d
 
@@ -65,6 +66,11 @@ class QonnxBuilder(Float32Graph):
         return self.scaled(source, np.array(scale, dtype=np.float32), output)
 
     def move(self, op: Node) -> None:
+        if isinstance(op, MaxPool2d) and may_end_behind(op):
+            raise ExportError(
+                f"the qonnx package counts a last window of '{op.name}' that may begin behind the image, and ONNX Runtime, which "
+                "computes it there, does not. Use ceil_mode=False, or another engine."
+            )
         move_in_onnx(op, self)
 
 
