@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import DataError, SchemeError, TrainingError, UnknownNameError
 from bitwright.graph import capture, folded_weight
+from bitwright.quantizer import quantize_weight, weight_scale
 from bitwright.scheme import Precision
 from bitwright.sensitivity import (
     METRICS,
@@ -21,9 +22,7 @@ from bitwright.sensitivity import (
     SensitivityTable,
     activation_scales,
     measure_sensitivity,
-    quantize_weight,
     weight_perturbation,
-    weight_scale,
 )
 from graph.networks import randomized
 from sensitivity.problems import IMAGE, dense_hessian, in_float64, problem, small_network

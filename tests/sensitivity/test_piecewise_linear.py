@@ -13,6 +13,7 @@ from bitwright.errors import TrainingError
 from bitwright.graph import capture, load_model, nodes
 from bitwright.graph.execute import evaluate
 from bitwright.graph.nodes import Node
+from bitwright.graph.signs import makes_negative
 from bitwright.sensitivity import measure_sensitivity, require_piecewise_linear
 from bitwright.sensitivity.piecewise_linear import PIECEWISE_LINEAR
 from sensitivity.problems import problem
@@ -26,6 +27,11 @@ class Square(Node):
 @evaluate.register
 def _(node: Square, inputs: list[torch.Tensor], parameters: object) -> torch.Tensor:
     return inputs[0] ** 2
+
+
+@makes_negative.register
+def _(node: Square, inputs: list[bool]) -> bool:
+    return False
 
 
 def test_a_curved_operation_is_refused_by_name() -> None:
