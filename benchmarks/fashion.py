@@ -14,7 +14,7 @@ from torchvision.models import MobileNetV2
 
 from bitwright.data import ImageData, load
 from bitwright.graph import Graph, capture, load_model
-from bitwright.training import QuantizedModel, TrainSettings, fit
+from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, fit
 
 IMAGE_SIZE = 32
 BATCH = 250
@@ -54,7 +54,7 @@ def trained(name: str, data: ImageData, settings: TrainSettings, folder: Path) -
         return Graph.load(path)
     torch.manual_seed(settings.seed)
     network = NETWORKS[name](data)
-    fit(network, data, settings, checkpoint=folder / f"{name}.state", resume=True)
+    fit(network, data, settings, checkpoint=Checkpointing(folder / f"{name}.state", resume=True))
     graph = capture(network, data.shape, name=name)
     graph.save(path)
     return graph

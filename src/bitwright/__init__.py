@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from bitwright.reconstruction import ReconstructionSettings, reconstruct
     from bitwright.sensitivity import SensitivityTable, measure_sensitivity
     from bitwright.training import (
+        Checkpointing,
+        Hooks,
         QuantizedModel,
         TrainSettings,
         calibrate,
@@ -47,8 +49,10 @@ __version__ = "0.1.0"
 # Imported when they are first used, so that `import bitwright` and the command line's --help do not wait for PyTorch.
 _SOURCES = {
     "Allocation": "allocation",
+    "Checkpointing": "training",
     "FloatModel": "graph",
     "Graph": "graph",
+    "Hooks": "training",
     "IntegerModel": "integer",
     "LatencyTable": "allocation",
     "QuantizedModel": "training",
@@ -87,8 +91,10 @@ __all__ = [
     "Allocation",
     "BitwrightError",
     "Budget",
+    "Checkpointing",
     "FloatModel",
     "Graph",
+    "Hooks",
     "IntegerModel",
     "LatencyTable",
     "Precision",

@@ -26,7 +26,7 @@ from bitwright.integer.saturation import fit_pairs, narrowed, pair_limit
 from bitwright.integer.saturation_choice import Remedy, remedies
 from bitwright.report import lowering_summary
 from bitwright.scheme import Precision, Scheme
-from bitwright.training import QuantizedModel, calibrate, quantize, train
+from bitwright.training import QuantizedModel, TrainSettings, calibrate, quantize, train
 from bitwright.training.quantized import Quantized
 from export.models import RESNET20, graph_of
 from training.small import digits, few, small_quantized
@@ -218,7 +218,7 @@ def test_the_expected_change_is_what_the_last_layer_sees() -> None:
 def test_choosing_costs_less_than_either_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On trained weights and real digits, the logits move less with the better of both for each format than with one for all."""
     model = small_quantized("W8A8")
-    train(model, few(512), epochs=2, learning_rate=0.05)
+    train(model, few(512), TrainSettings(epochs=2, learning_rate=0.05))
     test, _ = digits().test.read(range(500))
     plain = logits(lower(model), test)
     chosen_on = digits().calibration(64)[0]
@@ -279,7 +279,7 @@ def test_the_fastest_kernels_are_exact_for_narrowed_models_only(tmp_path: Path) 
 def test_accuracy_survives_narrowing() -> None:
     """On real digits, images that only one of the models gets right are few, and on either side as often, within three sigma."""
     model = small_quantized("W8A8")
-    train(model, few(512), epochs=2, learning_rate=0.05)
+    train(model, few(512), TrainSettings(epochs=2, learning_rate=0.05))
     plain, narrow = lower(model), lower(model, avoid_saturation=True)
     assert any("remedy" in fact for fact in narrow.facts.values())
     before, after = [], []

@@ -12,7 +12,7 @@ from torch import Tensor
 from bitwright.errors import LoweringError
 from bitwright.integer import certification_effect, logits, lower, run
 from bitwright.scheme import Precision, Scheme
-from bitwright.training import QuantizedModel, calibrate, evaluate, quantize, train
+from bitwright.training import QuantizedModel, TrainSettings, calibrate, evaluate, quantize, train
 from training.small import digits, few, small_graph, small_quantized
 
 
@@ -26,7 +26,7 @@ def trained(scheme: str, residual_bits: int) -> QuantizedModel:
         layers = {layer: Precision.parse(text) for layer, text in zip(graph.layers, bits, strict=True)}
         model = quantize(graph, Scheme("mixed", layers, residual_bits), free_norm=True)
         calibrate(model, [digits().calibration(128)[0]])
-    train(model, few(512), epochs=2, learning_rate=0.05)
+    train(model, few(512), TrainSettings(epochs=2, learning_rate=0.05))
     return model.eval()
 
 

@@ -16,7 +16,7 @@ import torch
 from bitwright.files import write_bytes
 from bitwright.graph.tensors_file import serialize
 from bitwright.scheme import Precision, Scheme
-from bitwright.training import TrainSettings, fine_tune, fit
+from bitwright.training import Checkpointing, TrainSettings, fine_tune, fit
 from training.small import SmallResidual, digits, small_graph
 
 KINDS = (("learned", True), ("ema", True), ("ema", False))
@@ -36,17 +36,18 @@ def main(folder: Path, step: int) -> None:
 
     torch.manual_seed(0)
     model = SmallResidual()
-    options = {"checkpoint_steps": 2, "resume": True, "progress": progress}
-    fit(model, digits(), SETTINGS, checkpoint=folder / "float.state", **options)
+
+    def kept(name: str) -> Checkpointing:
+        return Checkpointing(folder / f"{name}.state", steps=2, resume=True)
+
+    fit(model, digits(), SETTINGS, checkpoint=kept("float"), progress=progress)
     write_bytes(folder / f"float.{rank}", serialize(model.state_dict(), "float"))
     graph = small_graph()
     scheme = Scheme.uniform(graph.layers, Precision(4, 4))
     for ranges, free_norm in KINDS:
         name = f"{ranges}.{free_norm}"
         chosen = {"ranges": ranges, "free_norm": free_norm}
-        tuned, _ = fine_tune(
-            graph, scheme, digits(), SETTINGS, checkpoint=folder / f"{name}.state", **chosen, **options
-        )
+        tuned, _ = fine_tune(graph, scheme, digits(), SETTINGS, checkpoint=kept(name), progress=progress, **chosen)
         write_bytes(folder / f"{name}.{rank}", serialize(tuned.state_dict(), "quantized"))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -17,7 +17,7 @@ from bitwright.graph import FloatModel, Graph, capture
 from bitwright.integer import lower, prepare, run
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity import measure_sensitivity
-from bitwright.training import QuantizedModel, Ranges, calibrate, quantize, train
+from bitwright.training import QuantizedModel, Ranges, TrainSettings, calibrate, quantize, train
 from training.small import SHAPE, SmallResidual, digits, few, small_graph
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -96,7 +96,7 @@ def test_mixed_precision_of_accelerate(accelerated: Callable[[str], Accelerator]
     results = []
     for precision in ("bf16", "no"):
         model = quantized(free_norm=free_norm)
-        train(model, few(64, 32), epochs=1, learning_rate=0.01, accelerator=accelerated(precision))
+        train(model, few(64, 32), TrainSettings(epochs=1, learning_rate=0.01), accelerator=accelerated(precision))
         assert model.forward.__func__ is QuantizedModel.forward
         results.append(model.state_dict())
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
@@ -105,7 +105,7 @@ def test_mixed_precision_of_accelerate(accelerated: Callable[[str], Accelerator]
 def test_a_float_network_is_captured_after_mixed_precision(accelerated: Callable[[str], Accelerator]) -> None:
     """What mixed precision trained computes in float32 again: its graph is the network."""
     network = SmallResidual()
-    train(network, few(64), epochs=1, learning_rate=0.01, accelerator=accelerated("bf16"))
+    train(network, few(64), TrainSettings(epochs=1, learning_rate=0.01), accelerator=accelerated("bf16"))
     images = digits().calibration(8)[0]
     with torch.no_grad():
         torch.testing.assert_close(FloatModel(capture(network.eval(), SHAPE)).eval()(images), network(images))

@@ -17,7 +17,7 @@ from bitwright.errors import BitwrightWarning, DataError, FileFormatError, Train
 from bitwright.graph import FloatModel, Graph
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity import measure_sensitivity
-from bitwright.training import TrainSettings, calibrate, evaluate, fine_tune, quantize, train
+from bitwright.training import Checkpointing, TrainSettings, calibrate, evaluate, fine_tune, quantize, train
 from training.small import digits, few, small_graph
 
 graph = cache(small_graph)
@@ -83,7 +83,7 @@ def endless() -> Iterator[tuple[Tensor, Tensor]]:
 def test_training_needs_batches_that_come_again(given: Any, message: str) -> None:
     """What has no length, or no labels, is refused by what was expected."""
     with pytest.raises(DataError, match=message):
-        train(FloatModel(graph()), given(), epochs=1, learning_rate=0.1)
+        train(FloatModel(graph()), given(), TrainSettings(epochs=1, learning_rate=0.1))
 
 
 def test_other_refusals() -> None:
@@ -114,23 +114,25 @@ def test_a_loss_of_ones_own(tmp_path: Path) -> None:
     """It is what is minimised; labels may be anything that it reads; a training goes on with the same loss only."""
     found = graph()
     plain, halved = (FloatModel(found), FloatModel(found))
-    train(plain, few(64), epochs=1, learning_rate=0.05, weight_decay=0.0)
-    train(halved, few(64), epochs=1, learning_rate=0.1, weight_decay=0.0, loss=Halved())
+    train(plain, few(64), TrainSettings(epochs=1, learning_rate=0.05, weight_decay=0.0))
+    train(halved, few(64), TrainSettings(epochs=1, learning_rate=0.1, weight_decay=0.0), loss=Halved())
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(halved.state_dict()[name], value)
     images, labels = digits().calibration(64)
     targets = [(images, F.one_hot(labels, 10).float())]
     settings = TrainSettings(epochs=2, learning_rate=0.1)
-    _, result = fine_tune(found, scheme(), targets, settings, loss=many_labels, checkpoint=tmp_path / "state")
+    _, result = fine_tune(
+        found, scheme(), targets, settings, checkpoint=Checkpointing(tmp_path / "state"), loss=many_labels
+    )
     assert result.losses[1] < result.losses[0]
     with pytest.raises(FileFormatError, match="loss was many_labels, is None"):
-        fine_tune(found, scheme(), targets, settings, checkpoint=tmp_path / "state", resume=True)
+        fine_tune(found, scheme(), targets, settings, checkpoint=Checkpointing(tmp_path / "state", resume=True))
     with pytest.raises(
         TrainingError, match=r"expected a loss of shape \(\), one number for a batch, got shape \(64,\)"
     ):
-        train(plain, [(images, labels)], epochs=1, learning_rate=0.1, loss=lambda x, y: x.sum(1))
+        train(plain, [(images, labels)], TrainSettings(epochs=1, learning_rate=0.1), loss=lambda x, y: x.sum(1))
     with pytest.raises(TrainingError, match="label smoothing is of the cross entropy"):
-        train(plain, [(images, labels)], epochs=1, learning_rate=0.1, loss=Halved(), label_smoothing=0.1)
+        train(plain, [(images, labels)], TrainSettings(epochs=1, learning_rate=0.1, label_smoothing=0.1), loss=Halved())
 
 
 @pytest.mark.parametrize(("count", "asked", "settled"), [(64, True, 64), (64, False, 0), (63, False, 0), (63, True, 0)])

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from bitwright.data import InMemoryImages, batches
 from bitwright.errors import DataError, FileFormatError, TrainingError
-from bitwright.training import Distillation, Ranges, evaluate, train
-from bitwright.training.loop import _parameter_groups
+from bitwright.training import Checkpointing, Distillation, Hooks, Ranges, TrainSettings, evaluate, train
+from bitwright.training.optimizer import parameter_groups
 from training.small import SmallResidual, digits, few, small_quantized
 
 
@@ -27,8 +27,7 @@ def test_a_float_network_learns_digits() -> None:
     result = train(
         network,
         few(1024),
-        epochs=5,
-        learning_rate=0.1,
+        TrainSettings(epochs=5, learning_rate=0.1),
         progress=lambda done, total, **figures: seen.append((done, total)),
     )
     assert result.steps == 80
@@ -46,7 +45,7 @@ def test_a_quantized_network_learns_digits(ranges: Ranges, free_norm: bool) -> N
     """Every kind of range, under batch norm of either kind, lowers the loss at 4 bits; learned scales move, fixed ones stay."""
     model = small_quantized("W4A4", ranges=ranges, free_norm=free_norm)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = train(model, few(256), epochs=4, learning_rate=0.1)
+    result = train(model, few(256), TrainSettings(epochs=4, learning_rate=0.1))
     assert result.losses[-1] < (0.95 if free_norm else 1.0) * result.losses[0]
     after = model.state_dict()
     activations = [name for name in before if name.startswith("activations.")]
@@ -83,7 +82,11 @@ def test_the_steps_are_literal_sgd_on_a_cosine() -> None:
         gradient = literal.softmax(1) - torch.bincount(wanted, minlength=10).double() / len(wanted) + decay * literal
         velocity = momentum * velocity + gradient
         literal = literal - here * (gradient + momentum * velocity)
-    result = train(model, few(256, augment=False), epochs=2, learning_rate=rate, momentum=momentum, weight_decay=decay)
+    result = train(
+        model,
+        few(256, augment=False),
+        TrainSettings(epochs=2, learning_rate=rate, momentum=momentum, weight_decay=decay),
+    )
     assert result.steps == len(labels) == 8
     torch.testing.assert_close(model.logits.detach().double(), literal, rtol=1e-4, atol=1e-5)
 
@@ -96,7 +99,7 @@ def few_passes(loader: object) -> list[tuple[Tensor, Tensor]]:
 def test_weight_decay_spares_biases_norms_and_scales() -> None:
     """Only tensors of two axes or more are decayed, and none is forgotten."""
     model = small_quantized()
-    decayed, plain = _parameter_groups(model, 0.1)
+    decayed, plain = parameter_groups(model, 0.1)
     assert decayed["weight_decay"] == 0.1
     assert plain["weight_decay"] == 0.0
     assert {parameter.dim() for parameter in decayed["params"]} == {2, 4}  # type: ignore[attr-defined]
@@ -113,7 +116,7 @@ class Interrupted(Exception):
 def test_resuming_ends_bit_identical(tmp_path: Path, dropout: float, checkpoint_steps: int | None) -> None:
     """Interrupted within an epoch and resumed from the last state, training ends with the weights and losses of a whole run."""
     whole = small_quantized(dropout=dropout)
-    expected = train(whole, few(), epochs=3, learning_rate=0.05)
+    expected = train(whole, few(), TrainSettings(epochs=3, learning_rate=0.05))
 
     def interrupt(done: int, total: int, /, **figures: float) -> None:
         if done == 13:
@@ -125,19 +128,21 @@ def test_resuming_ends_bit_identical(tmp_path: Path, dropout: float, checkpoint_
         train(
             first,
             few(),
-            epochs=3,
-            learning_rate=0.05,
-            checkpoint=path,
-            checkpoint_steps=checkpoint_steps,
+            TrainSettings(epochs=3, learning_rate=0.05),
+            checkpoint=Checkpointing(path, steps=checkpoint_steps),
             progress=interrupt,
         )
     torch.rand(7)  # the state of the global generator must not matter
     second = small_quantized(dropout=dropout)
-    resumed = train(second, few(), epochs=3, learning_rate=0.05, checkpoint=path, resume=True)
+    resumed = train(
+        second, few(), TrainSettings(epochs=3, learning_rate=0.05), checkpoint=Checkpointing(path, resume=True)
+    )
     assert resumed == expected
     state = second.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in whole.state_dict().items())
-    again = train(second, few(), epochs=3, learning_rate=0.05, checkpoint=path, resume=True)
+    again = train(
+        second, few(), TrainSettings(epochs=3, learning_rate=0.05), checkpoint=Checkpointing(path, resume=True)
+    )
     assert again == expected
 
 
@@ -147,7 +152,7 @@ def test_training_leaves_the_global_generator_alone() -> None:
     for seed in (0, 0, 1):
         model = small_quantized(dropout=0.5)
         before = torch.get_rng_state()
-        train(model, few(128), epochs=1, learning_rate=0.05, seed=seed)
+        train(model, few(128), TrainSettings(epochs=1, learning_rate=0.05, seed=seed))
         assert torch.equal(torch.get_rng_state(), before)
         ends.append(model.state_dict()["network.fc.weight"])
     assert torch.equal(ends[0], ends[1])
@@ -173,9 +178,15 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     model = Poisoned(calls=12)
     with pytest.raises(TrainingError, match=r"became nan in epoch 2, step 13: .* last good state is in .*state"):
-        train(model, few(), epochs=3, learning_rate=0.05, checkpoint=path)
-    healthy, steps = Poisoned(calls=1000), []
-    result = train(healthy, few(), epochs=3, learning_rate=0.05, checkpoint=path, resume=True, after_step=steps.append)
+        train(model, few(), TrainSettings(epochs=3, learning_rate=0.05), checkpoint=Checkpointing(path))
+    healthy, steps = Poisoned(calls=1000), list[int]()
+    result = train(
+        healthy,
+        few(),
+        TrainSettings(epochs=3, learning_rate=0.05),
+        checkpoint=Checkpointing(path, resume=True),
+        hooks=Hooks(after_step=lambda step: steps.append(step.number)),
+    )
     assert steps == list(range(9, 25))
     assert result.steps == 24
     assert all(bool(value.isfinite().all()) for value in healthy.state_dict().values())
@@ -185,7 +196,9 @@ def test_a_loss_that_is_not_finite_at_once(tmp_path: Path) -> None:
     """Without a complete epoch, the error says so, and no file is left."""
     path = tmp_path / "state.safetensors"
     with pytest.raises(TrainingError, match="nothing was complete yet"):
-        train(Logits(value=torch.inf), few(64), epochs=1, learning_rate=0.1, checkpoint=path)
+        train(
+            Logits(value=torch.inf), few(64), TrainSettings(epochs=1, learning_rate=0.1), checkpoint=Checkpointing(path)
+        )
     assert not path.exists()
 
 
@@ -197,7 +210,7 @@ def test_labels_must_be_classes() -> None:
     loader = batches(InMemoryImages(pixels, labels, mean=[0.0], std=[1.0]), 8)
     model = Logits()
     with pytest.raises(DataError, match=r"the model has 10 classes, but labels go from 0 to 10: .*num_classes=11"):
-        train(model, loader, epochs=1, learning_rate=0.1)
+        train(model, loader, TrainSettings(epochs=1, learning_rate=0.1))
     assert int(model.logits.count_nonzero()) == 0
     with pytest.raises(DataError, match="the model has 10 classes, but labels go from 0 to 10"):
         evaluate(model, loader)
@@ -210,7 +223,7 @@ def test_images_must_fit_and_be_finite() -> None:
         InMemoryImages(torch.zeros(8, 1, 32, 32, dtype=torch.uint8), torch.zeros(8), mean=[0.0], std=[1.0]), 8
     )
     with pytest.raises(DataError, match="small reads images of batch x 1 x 28 x 28, got 8 x 1 x 32 x 32"):
-        train(model, large, epochs=1, learning_rate=0.1)
+        train(model, large, TrainSettings(epochs=1, learning_rate=0.1))
     broken = [(torch.full((8, 1, 28, 28), torch.nan), torch.zeros(8, dtype=torch.int64))]
     with pytest.raises(DataError, match="NaN or infinity in image 0"):
         evaluate(model.eval(), broken)
@@ -219,9 +232,14 @@ def test_images_must_fit_and_be_finite() -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     """Resuming from the state of another network names what does not fit."""
     path = tmp_path / "state.safetensors"
-    train(Logits(), few(64), epochs=1, learning_rate=0.1, checkpoint=path)
+    train(Logits(), few(64), TrainSettings(epochs=1, learning_rate=0.1), checkpoint=Checkpointing(path))
     with pytest.raises(FileFormatError, match="is of another model: Missing key"):
-        train(SmallResidual(), few(64), epochs=2, learning_rate=0.1, checkpoint=path, resume=True)
+        train(
+            SmallResidual(),
+            few(64),
+            TrainSettings(epochs=2, learning_rate=0.1),
+            checkpoint=Checkpointing(path, resume=True),
+        )
 
 
 def test_a_teacher_takes_part() -> None:
@@ -233,9 +251,7 @@ def test_a_teacher_takes_part() -> None:
     train(
         student,
         few(512),
-        epochs=20,
-        learning_rate=1.0,
-        weight_decay=0.0,
+        TrainSettings(epochs=20, learning_rate=1.0, weight_decay=0.0),
         distillation=Distillation(teacher.eval(), alpha=1.0, temperature=2.0),
     )
     torch.testing.assert_close(

@@ -18,7 +18,7 @@ from bitwright.errors import FileFormatError
 from bitwright.graph import FloatModel, Graph
 from bitwright.graph.tensors_file import read_tensors
 from bitwright.scheme import Precision, Scheme
-from bitwright.training import Distillation, TrainSettings, fine_tune, train
+from bitwright.training import Checkpointing, Distillation, Hooks, Step, TrainSettings, fine_tune, train
 from bitwright.training.state import FORMAT
 from training.small import digits, few, small_graph
 
@@ -41,18 +41,18 @@ class Twins(nn.Module):
 def test_momenta_find_their_weights_by_name(tmp_path: Path) -> None:
     """A model that lists the same parameters in another order goes on with each one's own momentum."""
     path, first = tmp_path / "state", ("zeta", "alpha", "mid")
-    options: dict[str, Any] = {"learning_rate": 0.5, "epochs": 2}
+    settings = TrainSettings(learning_rate=0.5, epochs=2)
     expected = Twins(first)
-    train(expected, few(256), **options)
+    train(expected, few(256), settings)
 
-    def stop(steps: int) -> None:
-        if steps == 5:
+    def stop(step: Step) -> None:
+        if step.number == 5:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train(Twins(first), few(256), **options, checkpoint=path, checkpoint_steps=3, after_step=stop)
+        train(Twins(first), few(256), settings, checkpoint=Checkpointing(path, steps=3), hooks=Hooks(after_step=stop))
     resumed = Twins(first[::-1])
-    train(resumed, few(256), **options, checkpoint=path, checkpoint_steps=3, resume=True)
+    train(resumed, few(256), settings, checkpoint=Checkpointing(path, steps=3, resume=True))
     assert list(dict(resumed.named_parameters())) != list(dict(expected.named_parameters()))
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in expected.state_dict().items())
     names = [name for name in read_tensors(path, FORMAT)[0] if name.startswith("optimizer.")]
@@ -79,7 +79,8 @@ def tuned(path: Path, **changes: Any) -> None:
     data: ImageData = changes.pop("data", digits())
     settings = replace(SETTINGS, **changes.pop("settings", {}))
     chosen = changes.pop("scheme", None) or scheme()
-    fine_tune(graph, chosen, data, settings, checkpoint=path, resume=True, **{"calibration_images": 96, **changes})
+    checkpoint = changes.pop("checkpoint", Checkpointing(path, resume=True))
+    fine_tune(graph, chosen, data, settings, checkpoint=checkpoint, **{"calibration_images": 96, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_more_epochs_and_other_workers_go_on(state: bytes, tmp_path: Path) -> No
     """Epochs may grow, from one run to the next; how images are read, and how often the state is written, does not matter."""
     path = tmp_path / "state"
     path.write_bytes(state)
-    tuned(path, settings={"epochs": 2, "workers": 0}, checkpoint_minutes=5.0, checkpoint_steps=2)
+    tuned(path, settings={"epochs": 2, "workers": 0}, checkpoint=Checkpointing(path, minutes=5.0, steps=2, resume=True))
     assert path.read_bytes() != state
     with pytest.raises(FileFormatError, match="epochs was 2, is 1"):
         tuned(path)
@@ -149,11 +150,15 @@ def test_the_state_is_written_from_time_to_time(tmp_path: Path) -> None:
         path, seen = tmp_path / f"state.{minutes}", []
         model = Twins(("zeta", "alpha", "mid"))
 
-        def look(steps: int, path: Path = path, seen: list[bool] = seen) -> None:
+        def look(step: Step, path: Path = path, seen: list[bool] = seen) -> None:
             seen.append(path.exists())
 
         train(
-            model, few(1024), epochs=1, learning_rate=0.1, checkpoint=path, checkpoint_minutes=minutes, after_step=look
+            model,
+            few(1024),
+            TrainSettings(epochs=1, learning_rate=0.1),
+            checkpoint=Checkpointing(path, minutes=minutes),
+            hooks=Hooks(after_step=look),
         )
         assert any(seen) == early
         assert path.exists()

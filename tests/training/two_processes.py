@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bitwright.training import train
+from bitwright.training import Checkpointing, TrainSettings, train
 from training.small import few, small_quantized
 
 if __name__ == "__main__":
@@ -23,9 +23,8 @@ if __name__ == "__main__":
     result = train(
         model,
         few(),
-        epochs=2,
-        learning_rate=0.05,
-        checkpoint=folder / "state.safetensors",
+        TrainSettings(epochs=2, learning_rate=0.05),
+        checkpoint=Checkpointing(folder / "state.safetensors"),
         accelerator=accelerator,
         progress=lambda done, total, **figures: left.append(1 - done / total),
     )

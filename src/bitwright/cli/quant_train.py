@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bitwright.graph import Graph
     from bitwright.integer import IntegerModel
     from bitwright.scheme import Scheme
-    from bitwright.training import Distillation, QuantizedModel, TrainSettings
+    from bitwright.training import Distillation, QuantizedModel, Step, TrainSettings
 
 CHECKPOINT, INTEGER, STATE = "checkpoint.safetensors", "model.safetensors", "training.state"
 EVALUATION_BATCH = 50
@@ -177,7 +177,7 @@ def settings_of(flags: Namespace) -> TrainSettings:
 def train(start: Graph | QuantizedModel, flags: Namespace, data: ImageData) -> QuantizedModel:
     """Quantization-aware training, with the checkpoints and evaluations that the flags ask for."""
     from bitwright.data import subset
-    from bitwright.training import fit, save_quantized
+    from bitwright.training import Checkpointing, Hooks, fit, save_quantized
 
     if flags.data_percentage < 1:
         print(f"training on {subset(data.train, flags.data_percentage, flags.seed)}")
@@ -193,12 +193,13 @@ def train(start: Graph | QuantizedModel, flags: Namespace, data: ImageData) -> Q
             data,
             settings_of(flags),
             distillation=distillation(flags, data),
-            checkpoint=flags.save_path / STATE,
-            resume=interrupted(flags),
-            checkpoint_steps=flags.checkpoint_iter if flags.checkpoint_iter > 0 else None,
-            origin={"arch": flags.arch, "fix_BN_threshold": flags.fix_bn_threshold},
-            before_epoch=before_epoch,
-            after_step=between(model, data, flags),
+            checkpoint=Checkpointing(
+                flags.save_path / STATE,
+                steps=flags.checkpoint_iter if flags.checkpoint_iter > 0 else None,
+                resume=interrupted(flags),
+                origin={"arch": flags.arch, "fix_BN_threshold": flags.fix_bn_threshold},
+            ),
+            hooks=Hooks(before_epoch=before_epoch, after_step=between(model, data, flags)),
             progress=told(progress, flags.print_freq),
         )
     save_quantized(flags.save_path / CHECKPOINT, model.eval())
@@ -217,20 +218,20 @@ def told(progress: Callable[..., object], every: int) -> Callable[..., None]:
     return tell
 
 
-def between(model: QuantizedModel, data: ImageData, flags: Namespace) -> Callable[[int], None] | None:
+def between(model: QuantizedModel, data: ImageData, flags: Namespace) -> Callable[[Step], None]:
     """Evaluations within an epoch, `--evaluate-times` of them."""
     if flags.evaluate_times < 1:
-        return None
+        return lambda step: None
     from bitwright.training import evaluate
 
     images = round(len(data.train) * flags.data_percentage)
     every = max(1, images // min(flags.batch_size, images) // flags.evaluate_times)
 
-    def after_step(step: int) -> None:
-        if step % every == 0:
+    def after_step(step: Step) -> None:
+        if step.number % every == 0:
             accuracy = evaluate(model.eval(), data.batches("test", EVALUATION_BATCH))
             model.train()
-            print(f"step {step}: Acc@1 {accuracy.top1_percent:.3f} Acc@5 {accuracy.top5_percent:.3f} as trained")
+            print(f"step {step.number}: Acc@1 {accuracy.top1_percent:.3f} Acc@5 {accuracy.top5_percent:.3f} as trained")
 
     return after_step
 

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +22,7 @@ from bitwright.cli.processes import default_device, join_processes, leave_proces
 
 if TYPE_CHECKING:
     from bitwright.data import ImageData
-    from bitwright.training import TrainResult, TrainSettings
+    from bitwright.training import Checkpointing, TrainResult, TrainSettings
 
 EXAMPLES = """
 Examples: bitwright train pytorchcv:resnet20_cifar10 -d mnist-5k --epochs 8 --lr 0.1 -o digits.graph
@@ -111,7 +110,7 @@ def train(
     --max-restarts goes on where a killed process stopped.
     """
     from bitwright.errors import unknown_name
-    from bitwright.training import Ranges, TrainSettings
+    from bitwright.training import Checkpointing, Ranges, TrainSettings
 
     settings = TrainSettings(
         epochs=epochs,
@@ -133,10 +132,8 @@ def train(
     state = output.with_name(f"{output.name}.state")
     reserve(output, state, reads=[model, scheme, weights])
     refuse_unfinished(state, resume)
-    keeping = {"checkpoint": state, "checkpoint_minutes": checkpoint_minutes, "checkpoint_steps": checkpoint_steps}
-    run = _Run(
-        data, settings, output, state, {**keeping, "resume": resume}, join_processes(default_device())[0], as_json
-    )
+    checkpoint = Checkpointing(state, checkpoint_minutes, checkpoint_steps, resume)
+    run = _Run(data, settings, output, checkpoint, join_processes(default_device())[0], as_json)
     with resumable(state):
         if scheme is None:
             model_options = {"pretrained": pretrained, "weights": weights, "ema": ema, "image_size": image_size}
@@ -175,8 +172,7 @@ class _Run:
         data: Name of the images.
         settings: Of the training.
         output: File to write.
-        state: File of the unfinished training.
-        keeping: Arguments that say how it is kept, and whether it goes on.
+        checkpoint: Where the unfinished training is kept, and whether it goes on.
         main: Whether this process writes and prints, of several.
         as_json: Whether it prints JSON.
     """
@@ -184,8 +180,7 @@ class _Run:
     data: str
     settings: TrainSettings
     output: Path
-    state: Path
-    keeping: Mapping[str, Any]
+    checkpoint: Checkpointing
     main: bool
     as_json: bool
 
@@ -197,7 +192,7 @@ class _Run:
 
         with bar("evaluating") as progress:
             top1 = evaluate(predict, images.batches("test", 128), progress=progress).top1_percent
-        self.state.unlink(missing_ok=True)
+        Path(self.checkpoint.path).unlink(missing_ok=True)
         losses = ", ".join(f"{loss:.4f}" for loss in trained.losses) or "none (calibrated only)"
         line = f"{', '.join(facts.values())}: top-1 {top1:.2f} % as trained; losses by epoch: {losses}"
         result = {**facts, "losses": list(trained.losses), "norm_images": trained.norm_images}
@@ -220,8 +215,9 @@ def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
         "ema": options["ema"],
         "weights": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
+    checkpoint = replace(run.checkpoint, origin=origin)
     with bar(f"training {name} in float", shown=run.main) as progress:
-        trained = fit(made, images, run.settings, origin=origin, progress=progress, **run.keeping)
+        trained = fit(made, images, run.settings, checkpoint=checkpoint, progress=progress)
     if run.main:
         graph = capture(made, shape, name=name)
         graph.save(run.output)
@@ -257,7 +253,9 @@ def _train_quantized(
     if teacher_alpha > 0:
         options["distillation"] = Distillation(FloatModel(graph).eval().requires_grad_(False), teacher_alpha)
     with bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress:
-        model, trained = fine_tune(graph, chosen, images, run.settings, progress=progress, **run.keeping, **options)
+        model, trained = fine_tune(
+            graph, chosen, images, run.settings, checkpoint=run.checkpoint, progress=progress, **options
+        )
     if run.main:
         save_quantized(run.output, model)
         run.end(model, images, trained, model=graph.model, scheme=chosen.name)

@@ -28,7 +28,7 @@ from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
 from bitwright.scheme import MAX_BITS, MIN_BITS, Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable, measure_sensitivity
-from bitwright.training import evaluate, fine_tune, fit, load_quantized, save_quantized
+from bitwright.training import Checkpointing, evaluate, fine_tune, fit, load_quantized, save_quantized
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 Value = TypeVar("Value")
@@ -125,8 +125,8 @@ class _Job:
                 torch.manual_seed(settings.seed)
                 model = load_model(settings.model, in_channels=channels, num_classes=classes)
             with self.stage(f"training {settings.model} in float") as progress:
-                state = path.with_suffix(".state")
-                fit(model, self.data, settings.baseline, checkpoint=state, resume=True, progress=progress)
+                state = Checkpointing(path.with_suffix(".state"), resume=True)
+                fit(model, self.data, settings.baseline, checkpoint=state, progress=progress)
             capture(model, self.data.shape, name=settings.model).save(path)
 
         return self.kept("float.graph", Graph.load, make)
@@ -180,8 +180,7 @@ class _Job:
                     scheme,
                     self.data,
                     settings.quantized,
-                    checkpoint=path.with_suffix(".state"),
-                    resume=True,
+                    checkpoint=Checkpointing(path.with_suffix(".state"), resume=True),
                     progress=progress,
                 )
                 save_quantized(path, model)

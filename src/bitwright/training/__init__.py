@@ -5,20 +5,27 @@ from bitwright.training.calibrate import Calibration, calibrate
 from bitwright.training.checkpoint import load_quantized, save_quantized
 from bitwright.training.distillation import Distillation
 from bitwright.training.evaluate import Accuracy, evaluate
-from bitwright.training.fine_tune import TrainSettings, fine_tune, fit
+from bitwright.training.fine_tune import fine_tune, fit
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import Ranges
+from bitwright.training.settings import Checkpointing, Epoch, Hooks, Schedule, Start, Step, TrainSettings
 
 __all__ = [
     "Accuracy",
     "Calibration",
     "Certificate",
+    "Checkpointing",
     "Distillation",
+    "Epoch",
+    "Hooks",
     "Quantized",
     "QuantizedModel",
     "Ranges",
+    "Schedule",
+    "Start",
+    "Step",
     "TrainResult",
     "TrainSettings",
     "calibrate",

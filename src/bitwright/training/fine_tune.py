@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,37 +26,9 @@ from bitwright.training.loop import Loss, TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.norm import SETTLING_IMAGES
 from bitwright.training.quantizers import Ranges
+from bitwright.training.settings import Checkpointing, Hooks, Start, TrainSettings
 
 CALIBRATION_BATCH = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """How a model is trained; the defaults suit fine-tuning from trained float weights.
-
-    Attributes:
-        epochs: Passes over the data; 0 only calibrates.
-        learning_rate: At the start of the cosine.
-        batch_size: Images in a step.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
-        label_smoothing: Of the cross entropy.
-        data_fraction: Part of the training images used, the same part of every class.
-        augment: Whether to crop and flip at random.
-        seed: Of the order, the augmentation and the part.
-        workers: Processes that read images; None takes what suits the data.
-    """
-
-    epochs: int = 1
-    learning_rate: float = 0.01
-    batch_size: int = 128
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
-    data_fraction: float = 1.0
-    augment: bool = True
-    seed: int = 0
-    workers: int | None = None
 
 
 def fit(
@@ -66,15 +36,11 @@ def fit(
     data: ImageData | Iterable[Any],
     settings: TrainSettings,
     *,
+    start: Start | None = None,
     loss: Loss | None = None,
     distillation: Distillation | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_minutes: float = 1.0,
-    checkpoint_steps: int | None = None,
-    resume: bool = False,
-    origin: Mapping[str, Any] = MappingProxyType({}),
-    before_epoch: Callable[[int], object] | None = None,
-    after_step: Callable[[int], object] | None = None,
+    checkpoint: Checkpointing | None = None,
+    hooks: Hooks | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Train any module on the training images of a data set, or on batches of your own; see `train`.
@@ -88,31 +54,18 @@ def fit(
         FileFormatError: If `checkpoint` is damaged, or of a training with another model, other images or settings.
         TrainingError: If the loss is no finite number.
     """
-    source: dict[str, Any] = {}
-    loader = _read(data, settings) if isinstance(data, ImageData) else _own(data, settings)
     if checkpoint is not None and isinstance(data, ImageData):
-        source = {
-            "images": images_digest(data.train), "batch_size": settings.batch_size,
-            "data_fraction": settings.data_fraction, "augment": settings.augment,
-        }  # fmt: skip
+        source = {"images": images_digest(data.train), **settings.reading()}
+        checkpoint = replace(checkpoint, origin={**source, **checkpoint.origin})
     return train(
         model,
-        loader,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        label_smoothing=settings.label_smoothing,
+        _read(data, settings) if isinstance(data, ImageData) else _own(data, settings),
+        settings,
+        start=start,
         loss=loss,
-        seed=settings.seed,
         distillation=distillation,
         checkpoint=checkpoint,
-        checkpoint_minutes=checkpoint_minutes,
-        checkpoint_steps=checkpoint_steps,
-        resume=resume,
-        origin={**source, **origin},
-        before_epoch=before_epoch,
-        after_step=after_step,
+        hooks=hooks,
         progress=progress,
     )
 
@@ -125,7 +78,7 @@ def _read(data: ImageData, settings: TrainSettings) -> DataLoader[tuple[Tensor, 
         shuffle=True,
         augment=settings.augment,
         seed=settings.seed,
-        drop_last=True,
+        drop_last=settings.drop_last,
         workers=settings.workers,
     )
 
@@ -151,10 +104,7 @@ def fine_tune(
     settle_norm: bool = True,
     loss: Loss | None = None,
     distillation: Distillation | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_minutes: float = 1.0,
-    checkpoint_steps: int | None = None,
-    resume: bool = False,
+    checkpoint: Checkpointing | None = None,
     progress: Progress = silent,
 ) -> tuple[QuantizedModel, TrainResult]:
     """Quantize `graph` under `scheme`, calibrate it, settle its batch norm, train it, and settle that again.
@@ -181,10 +131,8 @@ def fine_tune(
             64 they never are, and a `BitwrightWarning` says so.
         loss: What is minimised in place of the cross entropy; see `train`.
         distillation: A teacher whose logits take part in the loss, for instance `FloatModel(graph)`.
-        checkpoint: Where to keep the state of the training, or None.
-        checkpoint_minutes: From one write to the next.
-        checkpoint_steps: Steps after which it is written besides.
-        resume: Whether to start from `checkpoint` if it exists: with the arguments that it was begun with, but for more epochs.
+        checkpoint: Where to keep the state of the training, or None. It goes on with the arguments that it was begun with, but
+            for more epochs.
         progress: Told about every step.
 
     Returns:
@@ -201,14 +149,15 @@ def fine_tune(
     settles = settle_norm and _enough(graph, len(images))
     calibrate(model, torch.split(images, CALIBRATION_BATCH), calibration, percentile)
     settled = model.settle_norm(torch.split(images, CALIBRATION_BATCH)) if settles else 0
-    origin: dict[str, Any] = {}
     if checkpoint is not None:
         origin = {
             "network": network_digest(graph), "calibration": str(calibration), "percentile": percentile,
             "calibration_images": len(images), "settle_norm": settle_norm,
         }  # fmt: skip
+        checkpoint = replace(checkpoint, origin={**origin, **checkpoint.origin})
     result = TrainResult((), 0)
-    if settings.epochs or resume:  # without epochs, a state in the way is still refused
+    # Without epochs, a state in the way is still refused.
+    if settings.epochs or (checkpoint is not None and checkpoint.resume):
         result = fit(
             model,
             data,
@@ -216,10 +165,6 @@ def fine_tune(
             loss=loss,
             distillation=distillation,
             checkpoint=checkpoint,
-            checkpoint_minutes=checkpoint_minutes,
-            checkpoint_steps=checkpoint_steps,
-            resume=resume,
-            origin=origin,
             progress=progress,
         )
     if settings.epochs and free_norm and settles:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,6 +27,8 @@ from bitwright.sensitivity.processes import meet_again
 from bitwright.training.distillation import Distillation
 from bitwright.training.labels import all_labels, check_labels
 from bitwright.training.model import QuantizedModel
+from bitwright.training.optimizer import restore_slots, sgd, slots
+from bitwright.training.settings import Checkpointing, Epoch, Hooks, Start, Step, TrainSettings
 from bitwright.training.state import Progressed, TrainingFile
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -52,32 +53,21 @@ class TrainResult:
 def train(
     model: nn.Module,
     batches: Iterable[Any],
+    settings: TrainSettings,
     *,
-    epochs: int,
-    learning_rate: float,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    label_smoothing: float = 0.0,
+    start: Start | None = None,
     loss: Loss | None = None,
-    seed: int = 0,
     distillation: Distillation | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_minutes: float = 1.0,
-    checkpoint_steps: int | None = None,
-    resume: bool = False,
-    origin: Mapping[str, Any] = MappingProxyType({}),
-    before_epoch: Callable[[int], object] | None = None,
-    after_step: Callable[[int], object] | None = None,
+    checkpoint: Checkpointing | None = None,
+    hooks: Hooks | None = None,
     progress: Progress = silent,
     accelerator: Accelerator | None = None,
 ) -> TrainResult:
-    """Train `model` in place with SGD (Nesterov) and one cosine from `learning_rate` to zero.
+    """Train `model` in place with SGD.
 
-    Weight decay applies to weights of two axes or more: neither biases nor scales nor batch norm are pulled to zero.
-
-    The state is written to `checkpoint`, atomically, every `checkpoint_minutes` and after each epoch; with `resume`, in any
-    process, training goes on from there, and ends with the very weights that it would have had without the interruption. What
-    the weights depend on is kept in the file: going on with something else is refused, except with more `epochs`.
+    The state is written to `checkpoint`, atomically, from time to time and after each epoch; where it resumes, in any process,
+    training goes on from there, and ends with the very weights that it would have had without the interruption. What the weights
+    depend on is kept in the file: going on with something else is refused, except with more epochs.
 
     Several processes each train on their share of every batch, and end with equal parameters and buffers: ranges and
     statistics are those of the first process.
@@ -86,86 +76,74 @@ def train(
         model: Takes images and returns logits. A QuantizedModel trains its weights and, if learned, its scales.
         batches: A DataLoader, or in one process anything with a length, of (images, labels) or of dictionaries with `images` and
             `labels`; its order may depend on the epoch through `set_epoch` of what Accelerate prepares.
-        epochs: Passes over `batches`, counted from the very beginning.
-        learning_rate: At the start of the cosine.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
-        label_smoothing: Of the cross entropy.
-        loss: What is minimised in its place: a scalar of logits and labels, which may then be anything.
-        seed: Of dropout, with the step and the process; torch's own generators are left as they were.
+        settings: How; what concerns the reading of images does not apply.
+        start: A finished epoch to go on from; None begins with the first.
+        loss: What is minimised in place of the cross entropy: a scalar of logits and labels, which may then be anything.
         distillation: A teacher whose logits take part in the loss.
         checkpoint: Where to keep the state, or None.
-        checkpoint_minutes: From one write to the next; longer where writing would take more than a tenth of the time.
-        checkpoint_steps: Steps after which it is written besides.
-        resume: Whether to start from `checkpoint` if it exists.
-        origin: What else the weights depend on, as JSON values: where the model and its images come from.
-        before_epoch: Called with the number of each epoch, from 0, before it starts.
-        after_step: Called with the number of steps so far, after each; may evaluate, if it leaves the model in training mode.
+        hooks: Functions to call on the way.
         progress: Told about every step.
         accelerator: Of the caller, for several processes or mixed precision.
 
     Raises:
         TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good state.
         DataError: If these are no batches, or a label is no class of the model; nothing has been trained then.
-        FileFormatError: If `checkpoint` is damaged, or of a training with another model or other settings.
+        FileFormatError: If the file of `checkpoint` is damaged, or of a training with another model or other settings; or if the
+            momenta of `start` are of another model.
     """
-    model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on processors and on GPUs
-    if accelerator is None:
-        on_cpu = not torch.cuda.is_available()
-        meet_again(on_cpu)
-        accelerator = Accelerator(cpu=on_cpu)
-    optimizer = torch.optim.SGD(
-        _parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0
-    )
-    length = _length(batches, accelerator)
-    if loss is not None and label_smoothing:
+    if loss is not None and settings.label_smoothing:
         raise TrainingError("label smoothing is of the cross entropy: leave it out, and smooth in your own loss.")
-    file, done = None, Progressed()
+    model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on processors and on GPUs
+    accelerator = accelerator or _accelerator()
+    start, hooks = start or Start(), hooks or Hooks()
+    optimizer = sgd(model, settings)
+    if start.momenta:
+        restore_slots(model, optimizer, start.momenta, "the start")
+    length = _length(batches, accelerator)
+    file, done = None, None
     if checkpoint is not None:
-        settings = {
-            "epochs": epochs, "learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay,
-            "label_smoothing": label_smoothing, "seed": seed, "batches": length, "loss": _name(loss),
+        kept = {
+            **settings.descent(), "start": start.settings(), "batches": length, "loss": _name(loss),
             "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision,
             "distillation": None if distillation is None else distillation.settings(),
-            **(model.settings() if isinstance(model, QuantizedModel) else {}), **origin,
+            **(model.settings() if isinstance(model, QuantizedModel) else {}), **checkpoint.origin,
         }  # fmt: skip
-        file = TrainingFile(
-            checkpoint, model, optimizer, settings,
-            minutes=checkpoint_minutes, steps=checkpoint_steps, writes=accelerator.is_main_process,
-        )  # fmt: skip
-        if resume:
-            done = file.resume() or done
+        file = TrainingFile(checkpoint, model, optimizer, kept, writes=accelerator.is_main_process)
+        done = file.resume() if checkpoint.resume else None
     if isinstance(model, QuantizedModel) and model.cancels_biases and accelerator.ddp_handler is None:
         # No gradient comes for such a bias: processes must not wait for it.
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    module, optimizer, loader = accelerator.prepare(model, optimizer, batches)
-    objective = loss or partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
+    module, prepared, loader = accelerator.prepare(model, optimizer, batches)
+    objective = loss or partial(nn.functional.cross_entropy, label_smoothing=settings.label_smoothing)
     descent = _Descent(
-        module, optimizer, batches, accelerator, objective, distillation, seed, any_labels=loss is not None
+        module, prepared, batches, accelerator, objective, distillation, settings.seed, any_labels=loss is not None
     )
     per_epoch = len(loader)  # of this process
-    total = epochs * per_epoch
-    for epoch in range(len(done.losses), epochs):
+    done = done or Progressed(steps=start.epoch * per_epoch)
+    for epoch in range(start.epoch + len(done.losses), settings.epochs):
         module.train()
-        if before_epoch is not None:
-            before_epoch(epoch)
+        hooks.before_epoch(epoch)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
         begun = done.steps - epoch * per_epoch
-        for batch in _after(begun, loader, accelerator):
-            found = descent.loss(*labelled(batch), done.steps)
+        for index, waited, batch in _timed(_after(begun, loader, accelerator), begun):
+            begin = time.monotonic() - waited
+            hooks.before_step(done.steps)
+            rate = settings.rate(done.steps, per_epoch)
+            value, logits, labels = descent.loss(*labelled(batch), done.steps)
             # The mean over processes: all of them see a loss that is not finite, and stop together.
-            value = float(accelerator.reduce(found.detach(), "mean"))
-            if not math.isfinite(value):
-                raise TrainingError(_not_finite(value, epoch, done.steps, learning_rate, file))
-            descent.step(found, learning_rate * (1 + math.cos(math.pi * done.steps / total)) / 2)
-            done.end_step(value)
-            progress(done.steps, total, loss=value, epoch=epoch + 1)
-            if after_step is not None:
-                after_step(done.steps)
+            mean = float(accelerator.reduce(value.detach(), "mean"))
+            if not math.isfinite(mean):
+                raise TrainingError(_not_finite(mean, epoch, done.steps, settings.learning_rate, file))
+            descent.step(value, rate)
+            done.end_step(mean)
+            progress(done.steps, settings.epochs * per_epoch, loss=mean, epoch=epoch + 1)
+            spent = time.monotonic() - begin
+            hooks.after_step(Step(done.steps, epoch, index, per_epoch, mean, logits, labels, waited, spent))
             if file is not None and done.steps % per_epoch and file.due(done.steps):
                 file.write(done)
         done.end_epoch(per_epoch)
+        hooks.after_epoch(Epoch(epoch, done.losses[-1], slots(model, optimizer)))
         if file is not None:
             file.write(done)
     _share_buffers(model, accelerator)
@@ -198,8 +176,8 @@ class _Descent:
         self._seed = seed
         self._labels_fit = any_labels
 
-    def loss(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
-        """The loss of a batch, with random numbers of this step and process."""
+    def loss(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a batch, with random numbers of this step and process; its logits and its labels."""
         images, labels = images.to(self._accelerator.device), labels.to(self._accelerator.device)
         with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
             logits = self._model(images)
@@ -210,7 +188,9 @@ class _Descent:
         if not isinstance(loss, Tensor) or loss.dim():
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TrainingError(f"expected a loss of shape (), one number for a batch, got {got}: take its mean.")
-        return loss if self._distillation is None else self._distillation.combine(loss, logits, images)
+        if self._distillation is not None:
+            loss = self._distillation.combine(loss, logits, images)
+        return loss, logits.detach(), labels
 
     def step(self, loss: Tensor, rate: float) -> None:
         """Move the weights down the gradient, averaged over processes."""
@@ -222,6 +202,21 @@ class _Descent:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self._accelerator.backward(loss)
         self._optimizer.step()
+
+
+def _accelerator() -> Accelerator:
+    """On GPUs where there are any, and with the processes that a former training left."""
+    on_cpu = not torch.cuda.is_available()
+    meet_again(on_cpu)
+    return Accelerator(cpu=on_cpu)
+
+
+def _timed(batches: Iterable[Any], first: int) -> Iterator[tuple[int, float, Any]]:
+    """Each batch with its number, from `first`, and the seconds until it came."""
+    begin = time.monotonic()
+    for index, batch in enumerate(batches, first):
+        yield index, time.monotonic() - begin, batch
+        begin = time.monotonic()
 
 
 def _length(batches: Iterable[Any], accelerator: Accelerator) -> int:
@@ -265,17 +260,6 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if parameter.dim() > 1]
-    plain = [parameter for parameter in trainable if parameter.dim() <= 1]
-    groups: Iterable[dict[str, object]] = (
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    )
-    return [group for group in groups if group["params"]]
 
 
 def _not_finite(value: float, epoch: int, step: int, rate: float, file: TrainingFile | None) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from bitwright.decode import decode
 from bitwright.errors import FileFormatError
 from bitwright.graph.state_file import StateFile
 from bitwright.sensitivity.processes import from_main
+from bitwright.training.optimizer import restore_slots, slots
+from bitwright.training.settings import Checkpointing
 
 FORMAT = "bitwright.training.2"
 _WEIGHT, _SLOT = "model.", "optimizer."
@@ -45,17 +47,13 @@ class Progressed:
 
 
 class TrainingFile:
-    """Where a training is kept: weights, buffers and the optimizer's slots by the names of their parameters, and settings.
-
-    Indices would not do for the slots: an optimizer counts parameters in the order in which it was given them.
+    """Where a training is kept: weights, buffers, what the optimizer remembers, and settings.
 
     Args:
-        path: Of the file.
+        where: The file, and how often it is written.
         model: What is trained.
         optimizer: Of its parameters.
         settings: All that the result depends on, as JSON values; `epochs` may grow from one run to the next.
-        minutes: From one write to the next, except at the ends of epochs.
-        steps: Between two writes, besides; None for none.
         writes: Whether this process writes, of several.
 
     Attributes:
@@ -64,23 +62,21 @@ class TrainingFile:
 
     def __init__(
         self,
-        path: str | Path,
+        where: Checkpointing,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         settings: Mapping[str, Any],
         *,
-        minutes: float,
-        steps: int | None = None,
         writes: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(where.path)
         self.kept = False
         self._model = model
         self._optimizer = optimizer
-        self._steps = steps
+        self._steps = where.steps
         self._writes = writes
         self._file = StateFile(
-            path, FORMAT, work="training", settings=settings, growing=("epochs",), seconds=60 * minutes
+            self.path, FORMAT, work="training", settings=settings, growing=("epochs",), seconds=60 * where.minutes
         )
 
     def due(self, steps: int) -> bool:
@@ -93,9 +89,7 @@ class TrainingFile:
         if not self._writes:
             return
         tensors = {_WEIGHT + name: value for name, value in self._model.state_dict().items()}
-        for name, parameter in self._optimized():
-            slots = self._optimizer.state.get(parameter, {})
-            tensors |= {f"{_SLOT}{name}.{slot}": value for slot, value in slots.items() if isinstance(value, Tensor)}
+        tensors |= {_SLOT + name: value for name, value in slots(self._model, self._optimizer).items()}
         self._file.write(tensors, vars(progress))
 
     def resume(self) -> Progressed | None:
@@ -108,31 +102,10 @@ class TrainingFile:
         if found is None:
             return None
         tensors, progress = found
-        self._restore(tensors)
+        load_weights(self._model, _under(_WEIGHT, tensors), self.path)
+        restore_slots(self._model, self._optimizer, _under(_SLOT, tensors), self.path)
         self.kept = True
         return decode(Progressed, progress, f"'{self.path}' does not say how far the training is")
-
-    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        load_weights(self._model, _under(_WEIGHT, tensors), self.path)
-        kept: dict[str, dict[str, Tensor]] = {}
-        for key, value in _under(_SLOT, tensors).items():
-            name, _, slot = key.rpartition(".")
-            kept.setdefault(name, {})[slot] = value
-        for name, parameter in self._optimized():
-            slots = kept.pop(name, {})
-            if any(value.shape != parameter.shape for value in slots.values()):
-                raise FileFormatError(f"'{self.path}' is of another model: '{name}' has another shape there.")
-            # In the memory layout of the parameter, as the optimizer makes them itself.
-            self._optimizer.state[parameter] = {
-                slot: torch.empty_like(parameter).copy_(value) for slot, value in slots.items()
-            }
-        if kept:
-            raise FileFormatError(f"'{self.path}' is of another model: nothing here is called '{next(iter(kept))}'.")
-
-    def _optimized(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters that the optimizer moves, with their names in the model."""
-        moved = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
-        return ((name, value) for name, value in self._model.named_parameters() if id(value) in moved)
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

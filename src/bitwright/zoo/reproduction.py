@@ -12,7 +12,7 @@ from bitwright.errors import DataError
 from bitwright.graph import FloatModel, Graph, float_cost, layer_costs, scheme_cost
 from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.progress import Progress, silent
-from bitwright.training import Accuracy, evaluate, fine_tune, save_quantized
+from bitwright.training import Accuracy, Checkpointing, evaluate, fine_tune, save_quantized
 from bitwright.zoo.recipes import Recipe
 from bitwright.zoo.registry import Row, published_scheme, row
 
@@ -110,8 +110,7 @@ def reproduce(
         ranges="ema",
         act_range_momentum=recipe.act_range_momentum,
         free_norm=not recipe.fix_batch_norm,
-        checkpoint=None if kept is None else kept / STATE,
-        resume=resume,
+        checkpoint=None if kept is None else Checkpointing(kept / STATE, resume=resume),
         progress=progress,
     )
     integer = lower(model)
