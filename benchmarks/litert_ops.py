@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from bitwright.benchmark import environment
-from bitwright.export.litert_builder import LitertBuilder
+from bitwright.export.litert.builder import LitertBuilder
 from bitwright.integer import IntegerModel, Multipliers, certify
 from bitwright.integer.multipliers import add_multipliers, requantize
 

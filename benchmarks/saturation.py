@@ -30,7 +30,7 @@ from bitwright.data import ImageData, load
 from bitwright.graph import Graph
 from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.integer import load as load_model
-from bitwright.integer.saturation_choice import Remedies, Remedy, remedies
+from bitwright.integer.lowering.saturation_choice import Remedies, Remedy, remedies
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
 
@@ -41,7 +41,7 @@ MODELS = (
     "runs/metrics/mobilenetv2-small.graph=fashion-mnist",
 )
 CALIBRATION, BATCH = 512, 250
-LOWER = importlib.import_module("bitwright.integer.lower")  # the name in its package is that of the function
+LOWER = importlib.import_module("bitwright.integer.lowering.lower")  # the name in its package is that of the function
 
 
 def quantized(path: str, data: ImageData, residual_bits: int) -> QuantizedModel:

@@ -15,7 +15,7 @@ from bitwright.benchmark import measure_layers
 from bitwright.benchmark.layers import WHOLE, _cut, _lowered
 from bitwright.errors import ExportError, UnknownNameError
 from bitwright.graph import layer_costs
-from bitwright.integer.reference import run
+from bitwright.integer.execution.reference import run
 from bitwright.scheme import Budget, Precision
 from export.models import RESNET20, graph_of
 

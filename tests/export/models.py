@@ -16,8 +16,8 @@ from bitwright.data import load as load_data
 from bitwright.graph import Graph, capture, load_model
 from bitwright.graph.nodes import Node
 from bitwright.integer import IntegerModel, QuantParams, lower
-from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.ops import Quantize
+from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 

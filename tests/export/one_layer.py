@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from bitwright.graph.nodes import Flatten, Pair
 from bitwright.integer import IntegerModel, QuantParams
-from bitwright.integer.bounds import accumulator_bounds
-from bitwright.integer.certificate import certify
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Quantize, Rescale
+from bitwright.integer.proof.bounds import accumulator_bounds
+from bitwright.integer.proof.certificate import certify
 from bitwright.scheme import Precision, Scheme
 
 

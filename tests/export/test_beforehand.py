@@ -18,7 +18,7 @@ from bitwright.graph import Graph, capture
 from bitwright.graph.nodes import AvgPool2d, Conv2d, Dropout
 from bitwright.integer import lower
 from bitwright.integer.placeholder import placeholder
-from bitwright.integer.recheck import recheck
+from bitwright.integer.proof.recheck import recheck
 from bitwright.quantizer import plan
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from bitwright.benchmark import compare
 from bitwright.errors import ExportError
 from bitwright.export import export_qonnx, layers_in_digits, to_qonnx
-from bitwright.export.digits import cut_at, digits, in_digits
+from bitwright.export.qonnx.digits import cut_at, digits, in_digits
 from bitwright.integer import IntegerModel, QuantParams, run
-from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds
-from bitwright.integer.certificate import certify
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLinear, Rescale
+from bitwright.integer.proof.bounds import FLOAT32_EXACT, accumulator_bounds
+from bitwright.integer.proof.certificate import certify
 from export.one_layer import extremes, network
 
 FEW = QuantParams(2, False, 1.0)

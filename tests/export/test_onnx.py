@@ -20,8 +20,8 @@ from bitwright.data import load as load_data
 from bitwright.data.fit import fit
 from bitwright.errors import ExportError
 from bitwright.export import Pixels, Target, export_onnx, to_onnx
-from bitwright.export.onnx import add_to_onnx
-from bitwright.export.onnx_builder import OnnxBuilder
+from bitwright.export.onnx.builder import OnnxBuilder
+from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.ops import IntegerAvgPool2d
 from export.models import FULL_SIZE, FURTHER, RESNET20, integer_model, of_scale

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from bitwright.benchmark import compare
 from bitwright.errors import ExportError
 from bitwright.export import Pixels, to_onnx
-from bitwright.export.onnx_float64 import is_direct
+from bitwright.export.onnx.float64 import is_direct
 from bitwright.integer import IntegerModel, Multipliers, run
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import IntegerAdd, Rescale

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bitwright.benchmark import load_engine
 from bitwright.export import Target, export_onnx, to_onnx
-from bitwright.export.onnx_sums import INT16_MAX, INT16_MIN, signed_pairs_fit
+from bitwright.export.onnx.sums import INT16_MAX, INT16_MIN, signed_pairs_fit
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, run
 from bitwright.integer.ops import IntegerConv2d, Rescale
 from export.formats import CHANNELS, SIDE, network

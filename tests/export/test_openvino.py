@@ -17,7 +17,7 @@ from bitwright.data import load as load_data
 from bitwright.data.fit import fit
 from bitwright.errors import ExportError, FileFormatError
 from bitwright.export import EXPORTERS, Pixels, Target, export_openvino, to_openvino
-from bitwright.export.openvino_kernels import DOUBLED, INT8, PARTS
+from bitwright.export.openvino.kernels import DOUBLED, INT8, PARTS
 from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, QuantParams, lower, run
 from bitwright.integer.multipliers import Multipliers

@@ -16,10 +16,10 @@ from torch import nn
 
 from bitwright.errors import ExportError
 from bitwright.export import Target, to_openvino
-from bitwright.export.openvino_kernels import DOUBLED, FLOAT32, INT8, PARTS
+from bitwright.export.openvino.kernels import DOUBLED, FLOAT32, INT8, PARTS
 from bitwright.integer import IntegerModel, QuantParams, lower, run
-from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.ops import IntegerAdd, Quantize, ReciprocalQuantize
+from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from export.one_layer import convolution, linear

@@ -13,7 +13,7 @@ import torch
 
 from bitwright.benchmark import compare
 from bitwright.export import Pixels, export_qonnx, layers_in_digits, to_qonnx
-from bitwright.integer.bounds import FLOAT32_EXACT, accumulator_bounds
+from bitwright.integer.proof.bounds import FLOAT32_EXACT, accumulator_bounds
 from export.models import FULL_SIZE, RESNET20, integer_model
 
 pytest.importorskip("qonnx", reason="the extra 'qonnx' is not installed")

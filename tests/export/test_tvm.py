@@ -173,9 +173,9 @@ def test_images_near_halves(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weights", ["random", "largest"])
 def test_byte_sums_stay_within_16_bits(weights: str) -> None:
     """For the worst images that there are, every sum between two widenings stays; words only where one step is too much."""
-    from bitwright.export.tvm_kernels.convolution import Convolution, Products, with_bytes
-    from bitwright.export.tvm_kernels.instructions import Instructions
-    from bitwright.export.tvm_kernels.window import Window
+    from bitwright.export.tvm.kernels.convolution import Convolution, Products, with_bytes
+    from bitwright.export.tvm.kernels.instructions import Instructions
+    from bitwright.export.tvm.kernels.window import Window
 
     generator = np.random.default_rng(0)
     params = QuantParams(8, False, 1.0)
@@ -244,7 +244,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.so").write_bytes(b"no library")
     with pytest.raises(FileFormatError, match="TVM cannot read"):
         load_engine("tvm", tmp_path / "model.so")
-    monkeypatch.setattr("bitwright.export.tvm.find_spec", lambda name: None)
+    monkeypatch.setattr("bitwright.export.tvm.exporter.find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"TVM is not installed: pip install 'bitwright\[tvm\]'"):
         export_tvm(model, tmp_path / "model.so")
 

@@ -23,9 +23,9 @@ from export.one_layer import convolution
 tvm = pytest.importorskip("tvm", reason="the extra 'tvm' is not installed")
 compilers = pytest.importorskip("tvm.support.cc")
 
-from bitwright.export.tvm import _target, export_tvm, instructions_of  # noqa: E402
-from bitwright.export.tvm_kernels.instructions import Dots, Instructions  # noqa: E402
-from bitwright.export.tvm_network import bias_of_bytes  # noqa: E402
+from bitwright.export.tvm.exporter import _target, export_tvm, instructions_of  # noqa: E402
+from bitwright.export.tvm.kernels.instructions import Dots, Instructions  # noqa: E402
+from bitwright.export.tvm.network import bias_of_bytes  # noqa: E402
 
 pytestmark = pytest.mark.skipif(compilers.get_cc() is None, reason="no C compiler to link what TVM makes")
 
@@ -79,7 +79,7 @@ def test_every_form_of_layer(params: QuantParams, tmp_path: Path, monkeypatch: p
     for kind in kinds:
         with monkeypatch.context() as patch:
             if kind is Dots.PLAIN:
-                patch.setattr("bitwright.export.tvm.instructions_of", plain)
+                patch.setattr("bitwright.export.tvm.exporter.instructions_of", plain)
             stated = export_tvm(model, tmp_path / "model.so")
         assert "dot products" in stated["instructions"]
         for threads, count in ((1, 1), (2, 4)):

@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from bitwright.benchmark import load_engine
 from bitwright.export import ONNX_FORMS
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, run
-from bitwright.integer.certificate import verify
 from bitwright.integer.ops import IntegerAvgPool2d, Quantize, Rescale
+from bitwright.integer.proof.certificate import verify
 from bitwright.scheme import Precision, Scheme
 
 SIDE, LARGEST = 5, 2**16 - 1

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bitwright.integer.bounds import accumulator_bounds, largest_pair_sum, largest_sum, partial_sum_bound
+from bitwright.integer.proof.bounds import accumulator_bounds, largest_pair_sum, largest_sum, partial_sum_bound
 from bitwright.integer.quant_params import QuantParams
 
 WEIGHTS = arrays.arrays(np.int8, st.tuples(st.integers(1, 3), st.integers(1, 5)), elements=st.integers(-128, 127))

@@ -15,15 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitwright.errors import LoweringError
-from bitwright.integer.certificate import (
-    MAX_RELATIVE_CHANGE,
-    Certified,
-    _neighbour,
-    certify,
-    certify_requantize,
-    provable_ratio,
-    verify,
-)
 from bitwright.integer.multipliers import (
     INT32_MAX,
     INT32_MIN,
@@ -33,6 +24,15 @@ from bitwright.integer.multipliers import (
     hawq_dyadic,
     requantize,
     requantize_float32,
+)
+from bitwright.integer.proof.certificate import (
+    MAX_RELATIVE_CHANGE,
+    Certified,
+    _neighbour,
+    certify,
+    certify_requantize,
+    provable_ratio,
+    verify,
 )
 
 RANGES = [(-128, 127), (0, 255), (-8, 7), (0, 15), (-2, 1), (0, 3), (0, 63)]

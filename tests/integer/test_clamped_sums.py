@@ -8,9 +8,9 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitwright.integer.certificate import certify
 from bitwright.integer.multipliers import FLOAT32_EXACT, INT32_MAX, INT32_MIN, Multipliers, requantize
-from bitwright.integer.theorems import clamped_beyond_float32
+from bitwright.integer.proof.certificate import certify
+from bitwright.integer.proof.theorems import clamped_beyond_float32
 
 Limits = tuple[int, int]
 LIMITS = st.sampled_from([(0, 255), (-128, 127), (0, 15), (-2, 1), (0, 6), (10, 200)])

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitwright.integer import QuantParams
-from bitwright.integer.blockwise import blocks, scale_round_, weighted_sum
-from bitwright.integer.bounds import exact_parts
-from bitwright.integer.exact_sums import ExactSums
+from bitwright.integer.execution.blockwise import blocks, scale_round_, weighted_sum
+from bitwright.integer.execution.exact_sums import ExactSums
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.proof.bounds import exact_parts
 
 CPU = torch.device("cpu")
 

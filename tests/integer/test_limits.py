@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from bitwright.errors import LoweringError
 from bitwright.graph import capture
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, lower, prepare, run
-from bitwright.integer.bounds import FLOAT32_EXACT, SATURATING_SUM, largest_pair_sum
-from bitwright.integer.certificate import EXHAUSTIVE, certify_requantize
-from bitwright.integer.exact_sums import int8_exact
+from bitwright.integer.execution.exact_sums import int8_exact
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerRequantize, Quantize, Rescale
-from bitwright.integer.recheck import recheck
-from bitwright.integer.theorems import max_short_shift
+from bitwright.integer.proof.bounds import FLOAT32_EXACT, SATURATING_SUM, largest_pair_sum
+from bitwright.integer.proof.certificate import EXHAUSTIVE, certify_requantize
+from bitwright.integer.proof.recheck import recheck
+from bitwright.integer.proof.theorems import max_short_shift
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import randomized

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bitwright.errors import FileFormatError
 from bitwright.graph import Graph, capture, load_model
 from bitwright.integer import IntegerModel, lower, run
+from bitwright.integer.execution.reference import execute_op
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
-from bitwright.integer.reference import execute_op
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
 

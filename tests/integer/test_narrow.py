@@ -8,10 +8,10 @@ import pytest
 
 from bitwright.errors import LoweringError
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, requantize
-from bitwright.integer.certificate import verify
 from bitwright.integer.multipliers import dyadic, float32_exact, hawq_dyadic, requantize_float32
-from bitwright.integer.narrow import float32_multipliers, narrow
 from bitwright.integer.ops import IntegerRequantize, ReciprocalQuantize, Rescale
+from bitwright.integer.proof.certificate import verify
+from bitwright.integer.proof.narrow import float32_multipliers, narrow
 from bitwright.scheme import Scheme
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from bitwright.errors import DataError
 from bitwright.integer import IntegerModel, logits, prepare, run
-from bitwright.integer.bounds import SATURATING_SUM, largest_pair_sum
-from bitwright.integer.exact_sums import int8_exact
+from bitwright.integer.execution.exact_sums import int8_exact
 from bitwright.integer.multipliers import hawq_dyadic
 from bitwright.integer.ops import Accumulate, IntegerConv2d, Rescale
+from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
 from export.models import RESNET20, integer_model
 
 

@@ -18,7 +18,7 @@ from bitwright.integer.ops import (
     Quantize,
     Rescale,
 )
-from bitwright.integer.ranges import tensor_ranges
+from bitwright.integer.proof.ranges import tensor_ranges
 from bitwright.scheme import Precision, Scheme
 
 ONE = Multipliers(np.array([1]), np.array([0]))

@@ -19,11 +19,11 @@ from bitwright.export import EXPORTERS
 from bitwright.graph import capture
 from bitwright.graph.nodes import AvgPool2d
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, load, lower, prepare
-from bitwright.integer.bounds import largest_pair_sum
-from bitwright.integer.certificate import verify
 from bitwright.integer.ops import IntegerAdd, IntegerAvgPool2d, IntegerConv2d, IntegerLinear, IntegerRequantize
-from bitwright.integer.ranges import accumulators
-from bitwright.integer.recheck import check_op, recheck
+from bitwright.integer.proof.bounds import largest_pair_sum
+from bitwright.integer.proof.certificate import verify
+from bitwright.integer.proof.ranges import accumulators
+from bitwright.integer.proof.recheck import check_op, recheck
 from bitwright.integer.shapes import shape_of
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize

@@ -21,9 +21,9 @@ from bitwright.errors import ExportError
 from bitwright.export import Target, export_onnx
 from bitwright.graph import capture
 from bitwright.integer import IntegerModel, QuantParams, logits, lower, run
-from bitwright.integer.bounds import SATURATING_SUM, largest_pair_sum
-from bitwright.integer.saturation import fit_pairs, narrowed, pair_limit
-from bitwright.integer.saturation_choice import Remedy, remedies
+from bitwright.integer.lowering.saturation import fit_pairs, narrowed, pair_limit
+from bitwright.integer.lowering.saturation_choice import Remedy, remedies
+from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
 from bitwright.report import lowering_summary
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, TrainSettings, calibrate, quantize, train

@@ -37,7 +37,7 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], capa
 @pytest.mark.parametrize(("products", "rescale"), [("int8", "none"), ("shifted", "float32"), ("shifted", "int64")])
 def test_convolutions_multiply_on_int8_tensor_cores(capability: int, products: str, rescale: str) -> None:
     """On Ampere and Hopper, bytes are multiplied into 32 bits; and no product is fused with the addition that rounds."""
-    from bitwright.integer import triton_kernels
+    from bitwright.integer.execution import triton_kernels
 
     types = {
         "values": "*u8" if products == "shifted" else "*i8", "weight": "*i8", "bias": "*i32",

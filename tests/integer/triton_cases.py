@@ -20,10 +20,10 @@ from torch import Tensor
 
 from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, prepare, run
-from bitwright.integer.bounds import accumulator_bounds
-from bitwright.integer.certificate import certify
 from bitwright.integer.multipliers import hawq_dyadic
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, IntegerLinear, Quantize, Rescale
+from bitwright.integer.proof.bounds import accumulator_bounds
+from bitwright.integer.proof.certificate import certify
 from bitwright.scheme import Scheme
 
 

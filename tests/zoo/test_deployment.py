@@ -13,8 +13,8 @@ from bitwright.benchmark import ENGINES, compare, verify
 from bitwright.errors import ExportError
 from bitwright.export import export_litert, export_onnx, export_openvino, export_qonnx
 from bitwright.integer import run
-from bitwright.integer.narrow import in_float32, narrow
 from bitwright.integer.ops import IntegerConv2d
+from bitwright.integer.proof.narrow import in_float32, narrow
 from zoo.networks import imported
 
 published = pytest.mark.parametrize(

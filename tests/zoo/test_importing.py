@@ -16,8 +16,8 @@ from bitwright.errors import FileFormatError, LoweringError, SchemeError
 from bitwright.graph import FloatModel, Graph
 from bitwright.graph.nodes import MaxPool2d
 from bitwright.integer import IntegerModel, logits, requantize, run
+from bitwright.integer.execution.reference import execute_op
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, Quantize, ReciprocalQuantize, Rescale
-from bitwright.integer.reference import execute_op
 from bitwright.zoo import import_checkpoint, import_notes
 from bitwright.zoo.checkpoint import float_parameters, load_checkpoint
 from bitwright.zoo.layout import layout

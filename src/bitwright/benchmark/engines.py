@@ -158,13 +158,13 @@ def _is_qonnx(path: Path) -> bool:
     """Whether a file imports QONNX's operators; one that cannot be read does not, and its engine will say so."""
     import onnx
 
-    from bitwright.export import qonnx
+    from bitwright.export.qonnx.exporter import DOMAIN
 
     try:
         made = onnx.load(str(path), load_external_data=False)
     except Exception:  # protobuf raises a type of its own for each fault
         return False
-    return any(entry.domain == qonnx.DOMAIN for entry in made.opset_import)
+    return any(entry.domain == DOMAIN for entry in made.opset_import)
 
 
 _ONNXRUNTIME_LEVELS = {

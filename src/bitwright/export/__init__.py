@@ -2,17 +2,17 @@
 """Files for engines: each exporter reads an IntegerModel and refuses what it cannot guarantee to give the same integers."""
 
 from bitwright.export.beforehand import refusals, require_deployable
-from bitwright.export.digits import layers_in_digits
 from bitwright.export.exporter import Exporter, companions, exported_bytes
-from bitwright.export.float_onnx import export_float_onnx, to_float_onnx
-from bitwright.export.litert import export_litert, to_litert
-from bitwright.export.onnx import export_onnx, to_onnx
-from bitwright.export.openvino import export_openvino, to_openvino
+from bitwright.export.litert.exporter import export_litert, to_litert
+from bitwright.export.onnx.exporter import export_onnx, to_onnx
+from bitwright.export.onnx.float_network import export_float_onnx, to_float_onnx
+from bitwright.export.onnx.qdq import export_qdq, not_for_tensorrt, to_qdq
+from bitwright.export.openvino.exporter import export_openvino, to_openvino
 from bitwright.export.pixels import Pixels
-from bitwright.export.qdq import export_qdq, not_for_tensorrt, to_qdq
-from bitwright.export.qonnx import export_qonnx, to_qonnx
+from bitwright.export.qonnx.digits import layers_in_digits
+from bitwright.export.qonnx.exporter import export_qonnx, to_qonnx
 from bitwright.export.target import Target
-from bitwright.export.tvm import export_tvm
+from bitwright.export.tvm.exporter import export_tvm
 
 EXPORTERS: dict[str, Exporter] = {
     "litert": export_litert,

@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any
 
 from bitwright.errors import ExportError, unknown_name
-from bitwright.export.litert import to_litert
-from bitwright.export.onnx import to_onnx
-from bitwright.export.openvino import to_openvino
-from bitwright.export.qdq import to_tensorrt
-from bitwright.export.qonnx import to_qonnx
-from bitwright.export.tvm import to_tvm
+from bitwright.export.litert.exporter import to_litert
+from bitwright.export.onnx.exporter import to_onnx
+from bitwright.export.onnx.qdq import to_tensorrt
+from bitwright.export.openvino.exporter import to_openvino
+from bitwright.export.qonnx.exporter import to_qonnx
+from bitwright.export.tvm.exporter import to_tvm
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Dropout, Layer, Node
 from bitwright.integer.model import IntegerModel

@@ -10,12 +10,12 @@ from bitwright.errors import ExportError, LoweringError
 from bitwright.export.pixels import Pixels, images_in_words
 from bitwright.export.seal import seal_of
 from bitwright.export.target import Target
-from bitwright.integer.bounds import FLOAT32_EXACT
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.narrow import narrow
 from bitwright.integer.ops import IntegerAvgPool2d
+from bitwright.integer.proof.bounds import FLOAT32_EXACT
+from bitwright.integer.proof.narrow import narrow
+from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.quant_params import QuantParams
-from bitwright.integer.recheck import recheck
 
 
 def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import ExportError, FileFormatError
+from bitwright.integer.execution.reference import execute_op
 from bitwright.integer.ops import Quantize, ReciprocalQuantize
-from bitwright.integer.reference import execute_op
 
 LEVELS = 256
 NORMALISED = "float32, normalised as in training"

@@ -6,8 +6,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 from bitwright.errors import ExportError
-from bitwright.integer.bounds import SATURATING_SUM, largest_pair_sum
 from bitwright.integer.model import IntegerModel
+from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
 
 
 class Target(StrEnum):

@@ -25,8 +25,8 @@ from bitwright.integer import ops as integer_ops
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
 from bitwright.integer.packing import pack, pack_bytes, unpack, unpack_bytes
+from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.quant_params import QuantParams
-from bitwright.integer.recheck import recheck
 from bitwright.integer.shapes import check_shapes
 from bitwright.scheme import Scheme
 

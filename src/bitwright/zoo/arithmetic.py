@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import LoweringError
-from bitwright.integer.bounds import accumulator_bounds
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, Multipliers, hawq_dyadic
 from bitwright.integer.ops import Rescale
+from bitwright.integer.proof.bounds import accumulator_bounds
 from bitwright.integer.quant_params import QuantParams
 
 REFERENCE_EXACT = 2**22

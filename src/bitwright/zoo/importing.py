@@ -17,7 +17,6 @@ from bitwright.graph.capture import capture
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Add, AvgPool2d, Bounds, Conv2d, Flatten, Input, Linear, MaxPool2d, Node
 from bitwright.graph.sources import load_model
-from bitwright.integer.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import (
@@ -29,6 +28,7 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
+from bitwright.integer.proof.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.formats import UNCLAMPED_BITS
 from bitwright.scheme import Scheme

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: MIT
+"""Flatbuffers for LiteRT."""
+
+__all__: list[str] = []

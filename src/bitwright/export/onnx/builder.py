@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""The ONNX graph of an integer model while it grows: formats, zero points, and how weights are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+
+from bitwright.errors import ExportError
+from bitwright.export.onnx.graph import OnnxGraph
+from bitwright.export.pixels import Pixels
+from bitwright.export.target import Target
+from bitwright.graph.nodes import Pair
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
+from bitwright.integer.proof.ranges import Range, tensor_ranges
+from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.formats import MAX_TENSOR_BITS, UNCLAMPED_BITS
+from bitwright.scheme import MAX_BITS
+
+
+class Weight(NamedTuple):
+    """A weight tensor in the graph: the name of its values, and of its zero points' (one for each channel, or one for all)."""
+
+    values: str
+    zeros: str
+    zero: str
+
+
+@dataclass
+class OnnxBuilder(OnnxGraph):
+    """The graph of an integer model so far."""
+
+    model: IntegerModel = field(kw_only=True)
+    target: Target = field(kw_only=True, default=Target.ANY)
+    pixels: Pixels | None = field(kw_only=True, default=None)
+    casts: set[str] = field(kw_only=True, default_factory=set)
+
+    @cached_property
+    def ranges(self) -> dict[str, Range]:
+        """How far the integers of every tensor reach."""
+        return tensor_ranges(self.model)
+
+    def zero(self, name: str) -> str:
+        """The zero point of an activation, for the operators on bytes.
+
+        Raises:
+            ExportError: If a byte does not hold the tensor's integers.
+        """
+        params = self.model.formats.get(name)
+        if params is None or params.bit_width > MAX_BITS:
+            got = "accumulators" if params is None else f"{params.bit_width} bits"
+            raise ExportError(
+                f"'{name}': expected at most {MAX_BITS} bits where ONNX's operators read or write bytes, got {got}. "
+                "Requantize the tensor first, as `bitwright lower` does."
+            )
+        point = zero_point(params)
+        return self.constant(f"zero.{point}", np.array(point, dtype=np.uint8))
+
+    def wide(self, name: str) -> bool:
+        """Whether a tensor has more than 8 bits: then float32 numbers carry its integers."""
+        params = self.model.formats.get(name)
+        return params is not None and params.bit_width > MAX_BITS
+
+    def carrier(self, name: str) -> int:
+        """The type of numbers that carry a tensor's integers."""
+        params = self.model.formats.get(name)
+        if params is None:
+            return int(TensorProto.INT32)
+        if params.bit_width == UNCLAMPED_BITS:
+            return int(TensorProto.DOUBLE)
+        return int(TensorProto.FLOAT if params.bit_width > MAX_BITS else TensorProto.UINT8)
+
+    def cast(self, source: str, kind: int) -> str:
+        """An integer tensor, or the accumulators of one, as another type; once for all that read it."""
+        if self.carrier(source) == kind:
+            return source
+        output = f"{source}.{TensorProto.DataType.Name(kind).lower()}"
+        if output not in self.casts:
+            self.casts.add(output)
+            if self.carrier(source) == TensorProto.UINT8:  # whose zero point the integers do without
+                source = self.real(source, 1.0, output if kind == TensorProto.FLOAT else f"{source}.integers")
+            if source != output:
+                self.node("Cast", [source], output, to=kind)
+        return output
+
+    def clamped(self, output: str, params: QuantParams, low: int, high: int, make: Callable[[str], object]) -> None:
+        """Call `make` with the name of a uint8 result, which is clamped where uint8's own limits are not [low, high]."""
+        limits = (low + zero_point(params), high + zero_point(params))
+        if limits == (0, 255):
+            make(output)
+            return
+        make(f"{output}.unclamped")
+        bounds = [self.constant(f"uint8.{limit}", np.array(limit, dtype=np.uint8)) for limit in limits]
+        self.node("Clip", [f"{output}.unclamped", *bounds], output)
+
+    def real(self, source: str, scale: float, output: str) -> str:
+        """`source * scale` as float32, for an integer tensor of any width."""
+        if self.wide(source):
+            return self.node("Mul", [self.cast(source, TensorProto.FLOAT), self.scalar(scale)], output)
+        return self.node("DequantizeLinear", [source, self.scalar(scale), self.zero(source)], output)
+
+    def rounded(self, real: str, output: str, low: int, high: int) -> None:
+        """`clamp(round_half_even(real), low, high)` as the integer tensor `output`, in its format."""
+        if not self.wide(output):
+            self.quantized(real, 1.0, output, low, high)
+            return
+        if self.carrier(output) != TensorProto.FLOAT:
+            raise ExportError(
+                f"'{output}': expected at most {MAX_TENSOR_BITS} bits, which float32 holds, got "
+                f"{self.model.formats[output].bit_width}. Requantize the tensor first, as `bitwright lower` does."
+            )
+        self.node("Round", [real], f"{output}.rounded")
+        self.node("Clip", [f"{output}.rounded", self.scalar(low), self.scalar(high)], output)
+
+    def quantized(self, real: str, scale: float, output: str, low: int, high: int) -> None:
+        """`clamp(round_half_even(real / scale), low, high)` as the bytes `output`."""
+        operands = [real, self.scalar(scale), self.zero(output)]
+        params = self.model.formats[output]
+        self.clamped(output, params, low, high, lambda made: self.node("QuantizeLinear", operands, made))
+
+    def weight(
+        self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8], *, unsigned: bool = False
+    ) -> Weight:
+        """An INT8 tensor, stored as INT4 where its width allows, or an unsigned one where INT8 is not exact on every CPU.
+
+        Args:
+            op: The layer.
+            values: Its weights, in the layout of the operator.
+            unsigned: Whether the operator has its fast kernels for unsigned weights.
+        """
+        channels, name = len(op.bias), f"{op.name}.weight"
+        if not (unsigned or (self.target is Target.ANY and saturates(op, self.model))):
+            if op.weight_bits > 4:
+                return self._int8(self.constant(name, values), channels)
+            return self._int8(self._four_bits(name, values, TensorProto.INT4, TensorProto.INT8), channels)
+        point = unsigned_zero(op)
+        shifted = (values.astype(np.int16) + point).astype(np.uint8)
+        if op.weight_bits > 4:
+            self.constant(name, shifted)
+        else:
+            self._four_bits(name, shifted, TensorProto.UINT4, TensorProto.UINT8)
+        zeros = self.constant(f"zeros.{channels}.uint8.{point}", np.full(channels, point, dtype=np.uint8))
+        return Weight(name, zeros, self.constant(f"zero.{point}", np.array(point, dtype=np.uint8)))
+
+    def _four_bits(self, name: str, values: npt.NDArray[np.int8 | np.uint8], stored: int, used: int) -> str:
+        """Two weights in a byte; engines cast them at load."""
+        packed = f"{name}_{TensorProto.DataType.Name(stored).lower()}"
+        raw = _pack_int4(values).tobytes()
+        self.constants[packed] = helper.make_tensor(packed, stored, values.shape, raw, raw=True)
+        return self.node("Cast", [packed], name, to=used)
+
+    def ones(self, channels: int, kernel: Pair) -> Weight:
+        """Weights of a depthwise convolution that sums."""
+        name = f"ones.{channels}.{kernel[0]}.{kernel[1]}"
+        return self._int8(self.constant(name, np.ones((channels, 1, *kernel), dtype=np.int8)), channels)
+
+    def _int8(self, values: str, channels: int) -> Weight:
+        zeros = self.constant(f"zeros.{channels}", np.zeros(channels, dtype=np.int8))
+        return Weight(values, zeros, self.constant("zero.int8", np.array(0, dtype=np.int8)))
+
+
+def zero_point(params: QuantParams) -> int:
+    """What uint8 value stands for zero: the format's smallest integer is stored as 0."""
+    return -params.quant_min
+
+
+def unsigned_zero(op: IntegerConv2d | IntegerLinear) -> int:
+    """The zero point of weights stored without signs: the smallest integer is stored as 0."""
+    return max(0, -int(op.weight.min()))
+
+
+def saturates(op: IntegerConv2d | IntegerLinear, model: IntegerModel) -> bool:
+    """Whether two products of `op` can exceed 16 bits."""
+    return largest_pair_sum(op.weight, model.formats[op.inputs[0]]) > SATURATING_SUM
+
+
+def _pack_int4(weight: npt.NDArray[np.int8 | np.uint8]) -> npt.NDArray[np.uint8]:
+    """Two values in a byte, the first in the low half, as ONNX stores INT4 and UINT4."""
+    flat = np.zeros(prod(weight.shape) + prod(weight.shape) % 2, dtype=np.uint8)
+    flat[: prod(weight.shape)] = weight.reshape(-1).view(np.uint8) & 0x0F
+    return (flat[0::2] | (flat[1::2] << 4)).astype(np.uint8)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""An integer model in float32 operators: tensors of integers, and a node of the form's own that rounds and stores each.
+
+What QONNX files and those with QuantizeLinear and DequantizeLinear have in common. All scales are 1: weights and activations are
+the model's integers themselves. Convolutions are float32; they give exact integers, in any order of summation, while all their
+sums stay within 2**24, which is checked for every layer. Where they may not, the layer becomes two, one for each digit of its
+weights (`digits`), whose float32 sum is the accumulator rounded once. Times the proved multiplier, rounded halves to even, that
+is the formula that the certificate is about.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property, singledispatch
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from bitwright.errors import ExportError
+from bitwright.export.conditions import for_float32
+from bitwright.export.onnx.graph import OnnxGraph, window
+from bitwright.export.onnx.streams import add_streams, rescale_stream
+from bitwright.export.pixels import Pixels, affine
+from bitwright.export.qonnx.digits import BYTE_BITS, Digit, Digits, layers_in_digits, means_in_bytes
+from bitwright.graph.nodes import Node
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.ops import (
+    Accumulate,
+    IntegerAdd,
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerLinear,
+    IntegerRequantize,
+    Quantize,
+    Rescale,
+)
+from bitwright.integer.proof.narrow import in_float32
+
+
+@dataclass
+class Float32Graph(OnnxGraph, ABC):
+    """The graph of an integer model so far.
+
+    Attributes:
+        model: What is exported.
+        pixels: How images were normalised, if the file takes pixels.
+        images: The float32 tensor of images or pixels.
+        logits_type: What carries the accumulators that leave the network.
+    """
+
+    bias_in_convolution: ClassVar[bool]
+    """Whether biases are operands of convolutions, or added behind them."""
+
+    model: IntegerModel = field(kw_only=True)
+    pixels: Pixels | None = field(kw_only=True, default=None)
+    images: str = field(kw_only=True, default="images")
+    logits_type: int = field(kw_only=True, default=int(TensorProto.FLOAT))
+
+    @cached_property
+    def cuts(self) -> dict[str, Digits]:
+        """The layers in two digits."""
+        return layers_in_digits(self.model)
+
+    @cached_property
+    def means(self) -> list[str]:
+        """The averages of tensors in two bytes."""
+        return means_in_bytes(self.model)
+
+    @abstractmethod
+    def rounded(self, real: str, output: str, low: int, high: int) -> None:
+        """`clamp(round_half_even(real), low, high)` as the tensor `output`, in its format."""
+
+    @abstractmethod
+    def quant(self, source: str, output: str, bits: int, signed: bool, mode: str = "ROUND") -> str:
+        """Round (halves to even, or down with `mode` FLOOR) and clamp to a format."""
+
+    @abstractmethod
+    def weight(self, name: str, values: npt.NDArray[np.int8], bits: int) -> str:
+        """A layer's weights in the layout of its operator, as float32 integers that state what they are."""
+
+    @abstractmethod
+    def ones(self, op: IntegerAvgPool2d) -> str:
+        """The weights, all of them one, of the depthwise convolution that stands for a pooling."""
+
+    @abstractmethod
+    def real(self, source: str, scale: float, output: str) -> str:
+        """A tensor times one number."""
+
+    @abstractmethod
+    def move(self, op: Node) -> None:
+        """Add what only moves values."""
+
+    def scaled(self, source: str, scale: npt.NDArray[np.float32], output: str) -> str:
+        """A tensor times the multipliers of its channels, or one for all."""
+        name = self.constant(f"{output}.multiplier", scale)
+        return self.node("Mul", [source, name], output)
+
+    def joined(self, high: str, low: str, shift: int, op: Accumulate) -> None:
+        """The accumulators `2**shift * high + low` of `op`, rounded once to float32; as logits, the very sums in int32."""
+        if op.rescale is None:
+            high, low = (self.node("Cast", [term], f"{term}.int32", to=TensorProto.INT32) for term in (high, low))
+            factor = self.constant(f"int32.{1 << shift}", np.array(1 << shift, dtype=np.int32))
+            self.logits_type = int(TensorProto.INT32)
+        else:
+            factor = self.scalar(1 << shift)
+        self.node("Add", [self.node("Mul", [high, factor], f"{high}.shifted"), low], _accumulator(op))
+
+    def in_bytes(self, source: str, high: str, low: str) -> tuple[str, str]:
+        """A tensor of 9 to 16 bits as `2**8 * high + low`, both exact."""
+        params = self.model.formats[source]
+        fraction = self.scaled(source, np.array(2.0**-BYTE_BITS, np.float32), f"{high}.real")
+        self.quant(fraction, high, max(params.bit_width - BYTE_BITS, 2), params.signed, mode="FLOOR")
+        upper = self.scaled(high, np.array(2.0**BYTE_BITS, np.float32), f"{high}.upper")
+        rest = self.node("Sub", [source, upper], f"{low}.rest")
+        return high, self.quant(rest, low, BYTE_BITS, signed=False)
+
+
+def in_float32_multipliers(model: IntegerModel, form: str) -> IntegerModel:
+    """`model` with multipliers that are float32 numbers.
+
+    Raises:
+        ExportError: If an operation has others, for which no float32 number gives the same integers.
+    """
+    narrowed = for_float32(model)
+    for op in narrowed:
+        rescale: Rescale | None = getattr(op, "rescale", None)
+        if rescale is not None and not in_float32(rescale):
+            raise ExportError(
+                f"{form} computes in float32, and no float32 number gives the integers of the 31-bit multipliers of '{op.name}'. "
+                "Export as onnx, or lower its float weights with certified multipliers: `bitwright zoo import --float`, then "
+                "`bitwright train` and `bitwright lower`."
+            )
+    return narrowed
+
+
+@singledispatch
+def add_in_float32(op: Node, builder: Float32Graph) -> None:
+    """Add one operation; what only moves values looks the same in all ONNX files."""
+    builder.move(op)
+
+
+@add_in_float32.register
+def _(op: Quantize, builder: Float32Graph) -> None:
+    if builder.pixels is None:
+        real = builder.node("Div", [builder.images, builder.scalar(op.scale)], f"{op.name}.real")
+        builder.rounded(real, op.name, op.low, op.high)
+        return
+    exact = affine(builder.pixels.table(op), op.low, op.high)
+    if exact is None:
+        raise ExportError(f"'{op.name}': no gain and offset give the integers of all pixels; export without pixels.")
+    scaled = builder.scaled(builder.images, exact.gain.reshape(-1, 1, 1), f"{op.name}.scaled")
+    offset = builder.constant(f"{op.name}.offset", exact.offset.reshape(-1, 1, 1))
+    builder.rounded(builder.node("Add", [scaled, offset], f"{op.name}.real"), op.name, op.low, op.high)
+
+
+@add_in_float32.register(IntegerConv2d)
+@add_in_float32.register(IntegerLinear)
+def _(op: IntegerConv2d | IntegerLinear, builder: Float32Graph) -> None:
+    cut = builder.cuts.get(op.name)
+    if cut is None:
+        _add_layer(op, Digit(op.weight, op.bias, op.weight_bits), op.name, _accumulator(op), builder)
+    else:
+        high, low = (
+            _add_layer(op, digit, name, f"{name}.accumulator", builder)
+            for digit, name in ((cut.high, f"{op.name}.high"), (cut.low, f"{op.name}.low"))
+        )
+        builder.joined(high, low, cut.shift, op)
+    _finish(op, builder)
+
+
+@add_in_float32.register
+def _(op: IntegerAvgPool2d, builder: Float32Graph) -> None:
+    (source,) = op.inputs
+    ones = builder.ones(op)
+    attributes = {**window(op.kernel, op.stride, op.padding), "group": op.shape[0]}
+    if op.name not in builder.means:
+        # Integers are rounded to themselves. A multiplication behind constant weights would be folded into them, which rounds
+        # every product.
+        sums = builder.node("Conv", [source, ones], f"{op.name}.sums", **attributes)
+        builder.node("Round", [sums], _accumulator(op))
+    else:
+        high, low = (
+            builder.node("Conv", [byte, ones], f"{byte}.sums", **attributes)
+            for byte in builder.in_bytes(source, f"{op.name}.high", f"{op.name}.low")
+        )
+        builder.joined(high, low, BYTE_BITS, op)
+    _finish(op, builder)
+
+
+def _accumulator(op: Accumulate) -> str:
+    """The tensor of accumulators: the result itself where they leave the network."""
+    return op.name if op.rescale is None else f"{op.name}.accumulator"
+
+
+def _add_layer(op: IntegerConv2d | IntegerLinear, digit: Digit, name: str, output: str, builder: Float32Graph) -> str:
+    """A layer with these weights and this bias."""
+    bias = digit.bias.astype(np.float32)
+    if isinstance(op, IntegerLinear):
+        operation, values, attributes = "MatMul", np.ascontiguousarray(digit.weight.T), {}
+    else:
+        operation, values = "Conv", digit.weight
+        attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
+    operands = [op.inputs[0], builder.weight(name, values, digit.bits)]
+    if operation == "Conv" and builder.bias_in_convolution:
+        return builder.node(operation, [*operands, builder.constant(f"{name}.bias", bias)], output, **attributes)
+    sums = builder.node(operation, operands, f"{name}.sums", **attributes)
+    columns = bias if operation == "MatMul" else bias.reshape(-1, 1, 1)
+    return builder.node("Add", [sums, builder.constant(f"{name}.bias", columns)], output)
+
+
+def _finish(op: Accumulate, builder: Float32Graph) -> None:
+    """Requantize, unless the accumulators leave the network."""
+    if op.rescale is None:
+        return
+    multiplier = op.rescale.multipliers.as_float32()
+    columns: tuple[Any, ...] = (-1, *[1] * (len(op.shape) - 1)) if multiplier.size > 1 else ()
+    real = builder.scaled(_accumulator(op), multiplier.reshape(columns), f"{op.name}.real")
+    builder.rounded(real, op.name, op.rescale.low, op.rescale.high)
+
+
+add_in_float32.register(IntegerAdd, add_streams)
+add_in_float32.register(IntegerRequantize, rescale_stream)

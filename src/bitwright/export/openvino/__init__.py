@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: MIT
+"""OpenVINO's own intermediate representation."""
+
+__all__: list[str] = []

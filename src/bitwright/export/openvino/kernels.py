@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""Which of OpenVINO's kernels computes the sums of a layer exactly, on every CPU of the target."""
+
+from __future__ import annotations
+
+from math import prod
+
+from bitwright.export.target import Target
+from bitwright.graph.nodes import Node
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.multipliers import INT32_MAX
+from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.proof.bounds import (
+    FLOAT32_EXACT,
+    SATURATING_SUM,
+    largest_pair_sum,
+    largest_sum,
+    partial_sum_bound,
+)
+from bitwright.integer.proof.theorems import clamped_beyond_float32
+from bitwright.integer.quant_params import QuantParams
+from bitwright.scheme import MAX_BITS
+
+INT8, DOUBLED, FLOAT32, PARTS = "int8", "int8, doubled", "float32", "float32, in parts"
+
+
+def kernel(op: IntegerConv2d | IntegerLinear, model: IntegerModel, target: Target) -> str:
+    """What a layer runs on.
+
+    `INT8` where no two products of the target's kernels saturate; `DOUBLED` where halves of the weights cannot, each with
+    an input of its own: both add in int32 and rescale in float32, which holds the sums, or those that are not clamped
+    behind it (theorem C). Else `FLOAT32`, where it holds every partial sum; else `PARTS` of the sum, added as int32.
+    """
+    params = model.formats[op.inputs[0]]
+    exact = largest_sum(op.weight, op.bias, params) <= FLOAT32_EXACT
+    if params.bit_width <= MAX_BITS and (exact or _clamped(op, params)):
+        if target is Target.VNNI or not _saturates(op, params):
+            return INT8
+        if _groups(op) == 1:
+            return DOUBLED
+    return FLOAT32 if exact else PARTS
+
+
+def _clamped(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
+    """Whether all sums that float32 cannot hold are clamped after it, in every channel."""
+    if op.rescale is None or partial_sum_bound(op.weight, params) > INT32_MAX:
+        return False
+    return bool(clamped_beyond_float32(op.rescale.multipliers, op.bias, op.rescale.low, op.rescale.high).all())
+
+
+def _saturates(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
+    """Whether two products can leave 16 bits; signed inputs are stored with 128 added, whatever their width."""
+    stored = QuantParams(MAX_BITS, True, params.scale) if params.signed else params
+    return largest_pair_sum(op.weight, stored) > SATURATING_SUM
+
+
+def _groups(op: IntegerConv2d | IntegerLinear) -> int:
+    return op.groups if isinstance(op, IntegerConv2d) else 1
+
+
+def may_be_matrix_products(op: Node) -> bool:
+    """Whether a layer of bytes can run as matrix products, whose kernel misreads multipliers by channel where it takes them in.
+
+    From the 9th channel on (the 17th with AVX-512) it multiplies by the first channel's, in each group of its own. OpenVINO
+    2026.4.1 (oneDNN 3.13) runs grouped convolutions so where the channels of a group are no multiple of 4, on every CPU, and
+    layers whose result is one pixel at batch 1 on CPUs with AVX-512. The others have kernels of their own.
+    """
+    grouped = isinstance(op, IntegerConv2d) and op.groups > 1 and op.weight.shape[1] > 1
+    return grouped or prod(op.shape[1:]) == 1

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""IntegerModel to QONNX: float32 tensors of integers, with a Quant node that states the bits of each.
+
+QONNX is what FPGA flows (FINN, hls4ml) read. Scales of all Quant nodes are 1: weights and activations are the model's integers
+themselves (`onnx_float32` says why that is exact); activations are rounded by the Quant node, halves to even.
+
+Accumulators that leave the network as its logits are float32 numbers too, or int32 where float32 cannot hold them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from bitwright.errors import ExportError
+from bitwright.export.conditions import conditions
+from bitwright.export.onnx.float32 import Float32Graph, add_in_float32, in_float32_multipliers
+from bitwright.export.onnx.graph import BATCH, IR_VERSION, identifier, may_end_behind, move_in_onnx
+from bitwright.export.pixels import Pixels
+from bitwright.export.qonnx.digits import digits_as_json, sums_of
+from bitwright.export.seal import write_sealed
+from bitwright.export.target import Target
+from bitwright.graph.nodes import MaxPool2d, Node
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.ops import IntegerAvgPool2d
+
+DOMAIN = "qonnx.custom_op.general"
+OPSET = 13
+"""What the qonnx package's transformations are written for; Clip, Mul and Conv have not changed since."""
+
+
+@dataclass
+class QonnxBuilder(Float32Graph):
+    """The graph of an integer model so far."""
+
+    bias_in_convolution = False
+
+    def quant(self, source: str, output: str, bits: int, signed: bool, mode: str = "ROUND") -> str:
+        """A Quant node at scale 1."""
+        operands = [source, self.scalar(1.0), self.scalar(0.0), self.scalar(bits)]
+        attributes = {"signed": int(signed), "narrow": 0, "rounding_mode": mode}
+        return self.node("Quant", operands, output, domain=DOMAIN, **attributes)
+
+    def rounded(self, real: str, output: str, low: int, high: int) -> None:
+        params = self.model.formats[output]
+        if (low, high) == (params.quant_min, params.quant_max):
+            self.quant(real, output, params.bit_width, params.signed)
+            return
+        self.quant(real, f"{output}.unclamped", params.bit_width, params.signed)
+        self.node("Clip", [f"{output}.unclamped", self.scalar(low), self.scalar(high)], output)
+
+    def weight(self, name: str, values: npt.NDArray[np.int8], bits: int) -> str:
+        stored = self.constant(f"{name}.weight_float", values.astype(np.float32))
+        return self.quant(stored, f"{name}.weight", bits, signed=True)
+
+    def ones(self, op: IntegerAvgPool2d) -> str:
+        return self.constant(f"{op.name}.ones", np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32))
+
+    def real(self, source: str, scale: float, output: str) -> str:
+        return self.scaled(source, np.array(scale, dtype=np.float32), output)
+
+    def move(self, op: Node) -> None:
+        if isinstance(op, MaxPool2d) and may_end_behind(op):
+            raise ExportError(
+                f"the qonnx package counts a last window of '{op.name}' that may begin behind the image, and ONNX Runtime, which "
+                "computes it there, does not. Use ceil_mode=False, or another engine."
+            )
+        move_in_onnx(op, self)
+
+
+def export_qonnx(
+    model: IntegerModel, path: str | Path, target: Target | str = Target.ANY, pixels: Pixels | None = None
+) -> onnx.ModelProto:
+    """Write `model` as QONNX, atomically.
+
+    The graph takes `images` and returns `logits_int32`: the integers of the model, carried by float32 as everything in QONNX, or
+    int32 where they can exceed 2**24. What one integer of each class is worth stands in the metadata, as `output_unit`; which
+    layers are in two digits, as `digits`.
+
+    Args:
+        model: What to export.
+        path: Of the file.
+        target: The same for all: QONNX states what is computed, not how.
+        pixels: How images were normalised in training: the file then takes pixels from 0 to 255; without, normalised images.
+
+    Raises:
+        ExportError: If sums of digits can exceed 2**24 as well, or a multiplier has more bits than float32 holds.
+    """
+    made = to_qonnx(model, pixels)
+    write_sealed(path, made.SerializeToString())
+    return made
+
+
+def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelProto:
+    """`model` as a QONNX model; see `export_qonnx`."""
+    model = in_float32_multipliers(model, "QONNX")
+    builder = QonnxBuilder(model=model, pixels=pixels)
+    for op in model:
+        add_in_float32(op, builder)
+    builder.node("Identity", [model.output], "logits_int32")
+    shape = next(op.shape for op in model if op.name == model.output)
+    graph = helper.make_graph(
+        builder.nodes,
+        identifier(model.model),
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, *model.input_shape])],
+        [helper.make_tensor_value_info("logits_int32", builder.logits_type, [BATCH, *shape])],
+        list(builder.constants.values()),
+    )
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    made = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
+    made.producer_name = "bitwright"
+    facts = conditions(model, Target.ANY, pixels)
+    facts["sums"] = sums_of(builder.cuts, builder.means)
+    facts["digits"] = digits_as_json(builder.cuts)
+    facts["output_unit"] = json.dumps(np.array(model.output_unit).tolist())
+    helper.set_model_props(made, facts)
+    return made

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""IntegerModel to TVM: the whole network compiled for a CPU, as one shared library.
+
+Everything between the images and the logits is integer arithmetic: products summed in int32, one 64-bit multiplication and
+shift for each requantization, halves to even. So both families of multipliers are exact, also those of 31 bits, and no CPU is
+excluded: what the instructions of the target could not hold is not computed with them. Where the target has 8-bit dot products,
+layers use those. Elsewhere, those whose weights are proved small enough use byte products that sum in int16, the others words
+that sum in int32; see `kernels`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitwright.errors import ExportError
+from bitwright.export.conditions import require_proof
+from bitwright.export.pixels import Pixels, images_in_words
+from bitwright.export.seal import seal_of, write_sealed
+from bitwright.export.target import Target
+from bitwright.integer.model import IntegerModel
+from bitwright.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from tvm.target import Target as TvmTarget
+
+    from bitwright.export.tvm.kernels.instructions import Instructions
+
+SUFFIX = ".so"
+ENTRY = "main"
+METADATA = "bitwright"
+"""The function that returns the conditions as JSON."""
+
+
+def export_tvm(
+    model: IntegerModel,
+    path: str | Path,
+    target: Target | str = Target.ANY,
+    pixels: Pixels | None = None,
+    *,
+    tvm_target: str | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Compile `model` to a shared library for TVM's virtual machine, atomically.
+
+    Its function `main` takes `images` (batch x channels x height x width) and returns the integers of the model (int32) and
+    the logits (float32, the integers times the unit of each class); `bitwright` returns its conditions, as JSON.
+
+    Args:
+        model: What to export.
+        path: Of the library; its name ends in `.so`.
+        target: The same for all: integers are exact on every CPU that has the instructions of `tvm_target`.
+        pixels: How images were normalised in training: the library then takes uint8 pixels; without, normalised float32 images.
+        tvm_target: What to compile for: an LLVM CPU name, or a TVM target as JSON; None is this machine's CPU.
+        progress: Called after each operation, and after compilation.
+
+    Returns:
+        The conditions that the library holds.
+
+    Raises:
+        ExportError: If TVM is not installed, the target is unknown, a sum can leave int32, or no C compiler is there to link.
+    """
+    if find_spec("tvm") is None:
+        raise ExportError("TVM is not installed: pip install 'bitwright[tvm]'.")
+    Target(target)
+    if Path(path).suffix != SUFFIX:
+        raise ExportError(
+            f"TVM loads libraries by the end of their name: expected '{SUFFIX}', got '{path}'. Rename it."
+        )
+    require_proof(model)
+    from tvm import relax
+
+    compiled_for = _target(tvm_target)
+    steps = len(model.ops) + 2
+    module, conditions = _module(model, pixels, compiled_for, lambda done: progress(done, steps))
+    executable = relax.build(module, compiled_for, relax_pipeline=_passes())
+    progress(steps - 1, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "model.so"
+        linker = _linker(compiled_for)
+        try:
+            executable.export_library(str(made), fcompile=linker)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ExportError(f"linking the library failed: {reason}") from error
+        write_sealed(path, made.read_bytes())
+    progress(steps, steps)
+    return conditions
+
+
+def to_tvm(model: IntegerModel, pixels: Pixels | None = None, *, tvm_target: str | None = None) -> Any:
+    """`model` as TVM's module, before it is compiled; see `export_tvm`."""
+    if find_spec("tvm") is None:
+        raise ExportError("TVM is not installed: pip install 'bitwright[tvm]'.")
+    require_proof(model)
+    return _module(model, pixels, _target(tvm_target), lambda done: None)[0]
+
+
+def _passes() -> Any:
+    """Relax's default passes but for those that look for operators and schedules: here every call is of a finished kernel."""
+    from tvm.ir.transform import Sequential
+    from tvm.relax import transform
+
+    return Sequential(
+        [
+            transform.ToNonDataflow(),
+            transform.RemovePurityChecking(),
+            transform.CallTIRRewrite(),
+            transform.StaticPlanBlockMemory(),
+            transform.LowerAllocTensor(),
+            transform.KillAfterLastUse(),
+            transform.LowerRuntimeBuiltin(),
+            transform.ComputePrimValue(),
+            transform.VMShapeLower(),
+            transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def _target(name: str | None) -> TvmTarget:
+    """TVM's target for a CPU name, its JSON, or this machine."""
+    import tvm
+    from tvm.target import codegen
+
+    try:
+        if name is not None and name.lstrip().startswith("{"):
+            return tvm.target.Target(json.loads(name))
+        cpu = codegen.llvm_get_system_cpu() if name is None else name
+        triple = codegen.llvm_get_system_triple()
+        if not codegen.llvm_is_valid_cpu(cpu, triple):
+            raise ExportError(f"LLVM knows no CPU '{cpu}' of {triple}: for another one, give a target as JSON.")
+        return tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"TVM does not understand the target '{name}': {reason}") from error
+
+
+def _linker(target: TvmTarget) -> Any:
+    """The C compiler that links for the target."""
+    from tvm.support import cc
+    from tvm.target import codegen
+
+    triple = str(target.attrs.get("mtriple", ""))
+    system = codegen.llvm_get_system_triple()
+    compiler = None
+    if not triple or triple.split("-")[0] == system.split("-")[0]:
+        compiler = cc.get_cc()
+    else:
+        short = "-".join(part for part in triple.split("-") if part not in ("unknown", "pc"))
+        compiler = shutil.which(f"{short}-gcc")
+        if compiler is None:
+            raise ExportError(f"linking for {triple} needs its compiler {short}-gcc, which is not installed.")
+    if compiler is None:
+        raise ExportError("linking the library needs a C compiler: install gcc or clang.")
+    return cc.cross_compiler(compiler)
+
+
+def instructions_of(target: TvmTarget) -> Instructions:
+    """What the kernels use of a CPU: 512-bit dot products of bytes, 256-bit integers, or what LLVM makes of either."""
+    from tvm.target import codegen
+
+    from bitwright.export.tvm.kernels.instructions import Dots, Instructions
+
+    with target:
+        x86 = "x86" in str(target.attrs.get("mtriple", ""))
+        avx2, *wide = (
+            x86 and bool(codegen.llvm_cpu_has_features(feature, target))
+            for feature in ("avx2", "avx512vnni", "avx512vl")
+        )
+    return Instructions(avx2, Dots.VNNI if avx2 and all(wide) else Dots.NONE)
+
+
+def _module(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, report: Any) -> tuple[Any, dict[str, Any]]:
+    """The Relax module, and what it says about itself."""
+    from tvm import relax, tirx
+    from tvm.ir import StringImm
+
+    from bitwright.export.tvm.network import Network, add_to_tvm, outputs
+
+    instructions = instructions_of(target)
+    builder = relax.BlockBuilder()
+    batch = tirx.Var("batch", "int64")
+    kind = "float32" if pixels is None else "uint8"
+    images = relax.Var("images", relax.TensorType((batch, *model.input_shape), kind))
+    with builder.function(ENTRY, [images]):
+        with builder.dataflow():
+            network = Network(model, pixels, instructions, builder, images, batch)
+            for done, op in enumerate(model, start=1):
+                network.shapes[op.name] = op.shape
+                add_to_tvm(op, network)
+                report(done)
+            made = builder.emit_output(relax.Tuple(outputs(network)))
+        builder.emit_func_output(made)
+    conditions = _conditions(model, pixels, target, instructions)
+    with builder.function(METADATA, []):
+        builder.emit_func_output(StringImm(json.dumps(conditions)))
+    return builder.finalize(), conditions
+
+
+def _conditions(
+    model: IntegerModel, pixels: Pixels | None, target: TvmTarget, instructions: Instructions
+) -> dict[str, Any]:
+    """What the library says about itself."""
+    import tvm
+
+    images = images_in_words(pixels)
+    shape = next(op.shape for op in model if op.name == model.output)
+    return {
+        **seal_of(model),
+        "model": model.model,
+        "images": images,
+        "scheme": model.scheme.to_dict(),
+        "layers": dict(model.facts),
+        "input": {
+            "shape": list(model.input_shape),
+            "dtype": "float32" if pixels is None else "uint8",
+            "images": images,
+            "scale": model.formats[model.ops[0].name].scale,
+        },
+        "output": {"shape": list(shape), "unit": [float(value) for value in model.output_unit]},
+        "exact": "on every CPU that has the target's instructions: integer arithmetic throughout",
+        "instructions": instructions.described(),
+        "target": str(target),
+        "tvm": tvm.__version__,
+    }

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""The fast executor: the integers of the reference executor, at the speed of a float network.
+
+Everything that depends on the model alone is done once: weights and multipliers become tensors, and each operation gets the
+fastest arithmetic that is exact for its actual weights. Tensors of up to 16 bits travel as integers held in float32, in
+channels-last order.
+
+Requantization is one multiplication, one clamp and one rounding, in the first of these that is exact:
+
+- float32, `round(clamp(float32(sum) * float32(b / 2**c)))`, where theorem A or B proves it (they are checked here anew);
+- float64, where `|sum| * b <= 2**53`, so that the product is exact;
+- int64, as the reference executor does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from math import prod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitwright.errors import unknown_name
+from bitwright.graph.autocast import full_precision
+from bitwright.graph.execute import rearrange
+from bitwright.graph.images import float_images
+from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.integer.execution.blockwise import scale_round_, weighted_sum
+from bitwright.integer.execution.exact_sums import ExactSums
+from bitwright.integer.execution.reference import execute_op, finish
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.ops import (
+    Accumulate,
+    IntegerAdd,
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerLinear,
+    IntegerRequantize,
+    Quantize,
+    Rescale,
+)
+from bitwright.integer.proof.bounds import FLOAT32_EXACT, Int64Array, accumulator_bounds
+from bitwright.integer.proof.certificate import verify
+from bitwright.integer.proof.recheck import recheck
+from bitwright.integer.proof.theorems import max_short_shift, reduced
+from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.formats import MAX_TENSOR_BITS
+
+Step = Callable[[list[Tensor]], Tensor]
+"""From the inputs of an operation to its result: float32 integers of up to 16 bits, int32 beyond."""
+
+_FLOAT64_EXACT = 2**53
+_TENSOR_BYTES = 2**24  # of the largest tensor at a time: larger ones leave the caches, and memory that malloc keeps
+_MOST_THRESHOLDS = 2**8  # of an output that is worth proving: 16-bit ones take longer than they save
+
+
+class PreparedModel:
+    """An IntegerModel made ready to run on one device; its integers are those of `reference.run`, in every tensor.
+
+    Args:
+        model: The integer model.
+        device: Where to run, for instance `cpu` or `cuda`.
+        kernels: `torch`, or on a CUDA device `triton` for int8 tensor cores; `triton-bf16` and `triton-fp16` multiply the same
+            integers in these types where their sums stay exact, for comparison.
+
+    Attributes:
+        arithmetic: How each layer adds: `int8`, `float32` or `float64`, or `triton` and its products, by name.
+
+    Raises:
+        UnknownNameError: If there are no such kernels.
+        LoweringError: If the model is not proved; or the kernels are Triton's, and the device is no CUDA device or Triton is
+            missing.
+    """
+
+    def __init__(self, model: IntegerModel, device: torch.device | str = "cpu", kernels: str = "torch") -> None:
+        recheck(model)
+        self.model = model
+        self.device = torch.device(device)
+        self.kernels = kernels
+        self.arithmetic: dict[str, str] = {}
+        self.shapes = {op.name: op.shape for op in model}
+        step_of = _preparer(self.device, kernels)
+        self._steps = [step_of(op, self) for op in model]
+        last = {name: index for index, op in enumerate(model.ops) for name in op.inputs}
+        last.pop(model.output, None)
+        self._freed: list[list[str]] = [[] for _ in model.ops]
+        for name, index in last.items():
+            self._freed[index].append(name)
+        largest = 4 * max(prod(op.shape) for op in model)
+        self._images_at_once = max(1, _TENSOR_BYTES // largest) if self.device.type == "cpu" else 2**31
+        self._unit = torch.from_numpy(np.array(model.output_unit)).to(self.device)
+
+    def narrow(self, name: str) -> bool:
+        """Whether a tensor travels in float32."""
+        params = self.model.formats.get(name)
+        return params is not None and params.bit_width <= MAX_TENSOR_BITS
+
+    def sole_reader(self, op: Node, name: str) -> bool:
+        """Whether the tensor `name` is a layer's own, which nothing but `op` reads, once: its memory may be reused."""
+        made = next(other for other in self.model if other.name == name)
+        readers = [other for other in self.model for source in other.inputs if source == name]
+        return isinstance(made, Accumulate) and readers == [op] and name != self.model.output
+
+    @torch.inference_mode()
+    @full_precision()
+    def run(self, images: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
+        """The logits: int32, shape (batch, classes), in units of `model.output_unit`.
+
+        Args:
+            images: float32, shape (batch, channels, height, width), normalised as in training.
+            observe: Called with the name and the integers of every tensor, of whatever type holds them.
+
+        Raises:
+            DataError: If the images have another shape than the model's input, or are not finite.
+        """
+        images = float_images(images.to(self.device), self.model.input_shape, self.model.model)
+        if observe is not None or len(images) <= self._images_at_once:
+            return self._run(images, observe)
+        parts = images.chunk(-(-len(images) // self._images_at_once))
+        return torch.cat([self._run(part, None) for part in parts])
+
+    @torch.inference_mode()
+    @full_precision()
+    def run_unchecked(self, images: Tensor) -> Tensor:
+        """What `run` returns, for good images that are on the device: without waiting for it, as CUDA graphs demand."""
+        return self._run(images, None)
+
+    def _run(self, images: Tensor, observe: Callable[[str, Tensor], None] | None) -> Tensor:
+        values: dict[str, Tensor] = {}
+        for op, step, freed in zip(self.model.ops, self._steps, self._freed, strict=True):
+            values[op.name] = step([values[name] for name in op.inputs] if op.inputs else [images])
+            if observe is not None:
+                observe(op.name, values[op.name].clone())
+            for name in freed:
+                del values[name]
+        return values[self.model.output].to(torch.int32)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Real logits, float64, shape (batch, classes): integers times the unit of each class."""
+        integers = self.run(images)
+        return integers.double() * self._unit.reshape(-1, *[1] * (integers.dim() - 2))
+
+
+def prepare(model: IntegerModel, device: torch.device | str = "cpu", kernels: str = "torch") -> PreparedModel:
+    """`model`, ready to run fast on `device`; see `PreparedModel`."""
+    return PreparedModel(model, device, kernels)
+
+
+def _preparer(device: torch.device, kernels: str) -> Callable[[Node, PreparedModel], Step]:
+    """What makes the step of each operation."""
+    if kernels == "torch":
+        return prepare_op
+    from bitwright.integer.execution.triton_steps import PRODUCTS, check_triton, triton_op  # it imports this module
+
+    if kernels not in PRODUCTS:
+        raise unknown_name("choice of kernels", kernels, ("torch", *PRODUCTS))
+    check_triton(device, kernels)
+    return triton_op
+
+
+@singledispatch
+def prepare_op(op: Node, model: PreparedModel) -> Step:
+    """How to compute one operation; what has no fast form takes the reference executor's."""
+    formats = [model.model.formats[name] for name in op.inputs if name in model.model.formats]
+    narrow = model.narrow(op.name)
+
+    def step(inputs: list[Tensor]) -> Tensor:
+        result = execute_op(op, [values.to(torch.int32) for values in inputs] if op.inputs else inputs, formats)
+        return result.float() if narrow else result
+
+    return step
+
+
+@prepare_op.register
+def _(op: Quantize, model: PreparedModel) -> Step:
+    scale = torch.tensor(op.scale, dtype=torch.float32, device=model.device)
+    return lambda inputs: (
+        inputs[0].contiguous(memory_format=torch.channels_last).div(scale).round_().clamp_(op.low, op.high)
+    )
+
+
+@prepare_op.register(IntegerConv2d)
+@prepare_op.register(IntegerLinear)
+def _(op: IntegerConv2d | IntegerLinear, model: PreparedModel) -> Step:
+    params = model.model.formats[op.inputs[0]]
+    sums = ExactSums(op, params, model.shapes[op.inputs[0]], model.device)
+    model.arithmetic[op.name] = sums.kind
+    low, high = accumulator_bounds(op.weight, op.bias, params)
+    return _rescaled(sums.rounded, sums.exact, op, op.rescale, low, high, model)
+
+
+@prepare_op.register
+def _(op: IntegerAvgPool2d, model: PreparedModel) -> Step:
+    params = model.model.formats[op.inputs[0]]
+    if not model.narrow(op.inputs[0]):
+        return prepare_op.dispatch(Node)(op, model)
+    area = op.kernel[0] * op.kernel[1]
+    low, high = np.array([area * params.quant_min]), np.array([area * params.quant_max])
+    exact = max(-int(low[0]), int(high[0])) <= FLOAT32_EXACT
+
+    def summed(values: Tensor) -> Tensor:
+        values = values if exact else values.double()
+        return F.avg_pool2d(values, op.kernel, op.stride, op.padding, divisor_override=1)
+
+    return _rescaled(lambda values: summed(values).float(), summed, op, op.rescale, low, high, model)
+
+
+@prepare_op.register
+def _(op: IntegerRequantize, model: PreparedModel) -> Step:
+    params = model.model.formats[op.inputs[0]]
+    if not model.narrow(op.inputs[0]):
+        return prepare_op.dispatch(Node)(op, model)
+    low, high = np.array([params.quant_min]), np.array([params.quant_max])
+    return _rescaled(torch.clone, torch.clone, op, op.rescale, low, high, model)
+
+
+def _rescaled(
+    rounded: Callable[[Tensor], Tensor],
+    exact: Callable[[Tensor], Tensor],
+    op: Node,
+    rescale: Rescale | None,
+    low: Int64Array,
+    high: Int64Array,
+    model: PreparedModel,
+) -> Step:
+    """Sums, requantized in the first arithmetic that is exact for bounds of shape [channels] or [1].
+
+    Args:
+        rounded: Makes the sums, each rounded to float32; a tensor that nothing else holds.
+        exact: Makes the sums themselves; likewise.
+        op: The operation.
+        rescale: Its multipliers, or None for accumulators.
+        low: Smallest sum.
+        high: Largest sum.
+        model: What it is a part of.
+    """
+    if rescale is None:
+        return lambda inputs: exact(inputs[0]).to(torch.int32)
+    multipliers, narrow = rescale.multipliers, model.narrow(op.name)
+    largest = np.maximum(np.maximum(-low, high), 1)
+    if narrow and proved(rescale, low, high):
+        ratio = torch.from_numpy(multipliers.as_float32()).to(model.device)
+        return lambda inputs: scale_round_(rounded(inputs[0]), ratio, rescale.low, rescale.high)
+    if narrow and bool((largest <= _FLOAT64_EXACT // multipliers.multiplier).all()):
+        wide = torch.from_numpy(multipliers.real()).to(model.device)
+        return lambda inputs: scale_round_(exact(inputs[0]), wide, rescale.low, rescale.high).float()
+
+    def literal(inputs: list[Tensor]) -> Tensor:
+        result = finish(exact(inputs[0]).to(torch.int64), rescale)
+        return result.float() if narrow else result
+
+    return literal
+
+
+def proved(rescale: Rescale, low: Int64Array, high: Int64Array) -> bool:
+    """Whether float32 gives the integers of the model for all sums within the bounds: by theorem A, or else by theorem B."""
+    multipliers = rescale.multipliers
+    short = reduced(multipliers.multiplier, multipliers.shift)[1] <= max_short_shift(rescale.low, rescale.high)
+    if bool(short.all()) or rescale.high - rescale.low < _MOST_THRESHOLDS:
+        if len(multipliers) == 1:
+            low, high = low.min(keepdims=True), high.max(keepdims=True)
+        return bool(verify(multipliers, low, high, rescale.low, rescale.high).all())
+    return False
+
+
+@prepare_op.register
+def _(op: IntegerAdd, model: PreparedModel) -> Step:
+    names = (*op.inputs, op.name)
+    reach = sum(
+        multiplier * _magnitude(model.model.formats[name])
+        for name, multiplier in zip(op.inputs, op.multipliers, strict=True)
+    )
+    if not all(map(model.narrow, names)) or reach > FLOAT32_EXACT:
+        return prepare_op.dispatch(Node)(op, model)
+    # Products and sum are integers of at most 24 bits over a power of two: float32 rounds none of them.
+    first, second = (multiplier / 2**op.shift for multiplier in op.multipliers)
+    reuse = model.sole_reader(op, op.inputs[0])
+    return lambda inputs: weighted_sum(inputs[0], inputs[1], (first, second), op.low, op.high, reuse)
+
+
+def _magnitude(params: QuantParams) -> int:
+    return max(params.quant_max, -params.quant_min)
+
+
+@prepare_op.register
+def _(op: Concat, model: PreparedModel) -> Step:
+    return lambda inputs: torch.cat(inputs, 1)
+
+
+@prepare_op.register(MaxPool2d)
+@prepare_op.register(Flatten)
+@prepare_op.register(Slice)
+@prepare_op.register(ChannelShuffle)
+def _(op: Node, model: PreparedModel) -> Step:
+    if not model.narrow(op.name):
+        return prepare_op.dispatch(Node)(op, model)
+    return lambda inputs: rearrange(op, inputs[0])

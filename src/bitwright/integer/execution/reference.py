@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""The reference executor: what an IntegerModel means, in integers only, on any device.
+
+Convolutions of integers run on floating-point kernels where that is exact: in float32 while no partial sum can exceed 2**24,
+in float64 (2**53) otherwise. Everything else is int64 arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import singledispatch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitwright.graph.autocast import full_precision
+from bitwright.graph.execute import rearrange
+from bitwright.graph.images import float_images
+from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.ops import (
+    IntegerAdd,
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerFloorAvgPool2d,
+    IntegerLinear,
+    IntegerRequantize,
+    Quantize,
+    ReciprocalQuantize,
+    Rescale,
+)
+from bitwright.integer.proof.bounds import FLOAT32_EXACT, TF32_EXACT, partial_sum_bound
+from bitwright.integer.quant_params import QuantParams
+
+
+@full_precision()
+def run(model: IntegerModel, images: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
+    """Execute `model`.
+
+    Args:
+        model: The integer model.
+        images: float32, shape (batch, channels, height, width), normalised as in training.
+        observe: Called with the name and the integers of every tensor.
+
+    Returns:
+        int32, shape (batch, classes): the logits, in units of `model.output_unit`.
+
+    Raises:
+        DataError: If the images have another shape than the model's input, or are not finite.
+    """
+    images = float_images(images, model.input_shape, model.model)
+    last_use = {name: op.name for op in model for name in op.inputs}
+    values: dict[str, Tensor] = {}
+    for op in model:
+        inputs = [values[name] for name in op.inputs] if op.inputs else [images]
+        formats = [model.formats[name] for name in op.inputs if name in model.formats]
+        values[op.name] = execute_op(op, inputs, formats)
+        if observe is not None:
+            observe(op.name, values[op.name])
+        for name in op.inputs:
+            if last_use[name] == op.name and name != model.output:
+                values.pop(name, None)
+    return values[model.output]
+
+
+def logits(model: IntegerModel, images: Tensor) -> Tensor:
+    """Real logits, float64, shape (batch, classes): integers times the unit of each class."""
+    integers = run(model, images)
+    unit = torch.from_numpy(np.array(model.output_unit)).to(integers.device)
+    return integers.double() * unit.reshape(-1, *[1] * (integers.dim() - 2))
+
+
+@singledispatch
+def execute_op(op: Node, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    """The int32 result of one operation on int32 inputs (float32 images for `Quantize`)."""
+    raise NotImplementedError(f"no reference form of {type(op).__name__}")
+
+
+@execute_op.register
+def _(op: Quantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    scale = torch.tensor(op.scale, dtype=torch.float32, device=inputs[0].device)
+    return (inputs[0] / scale).round().clamp(op.low, op.high).to(torch.int32)
+
+
+@execute_op.register
+def _(op: ReciprocalQuantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    reciprocal = 1.0 / torch.tensor(op.scale, dtype=torch.float32, device=inputs[0].device)
+    return (inputs[0].float() * reciprocal).round().clamp(op.low, op.high).to(torch.int32)
+
+
+@execute_op.register
+def _(op: IntegerConv2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    values, weight, bias = _operands(op, inputs[0], formats[0])
+    # On CUDA, cuDNN may choose Winograd's algorithm, whose transforms have fractions; PyTorch's own kernels add products.
+    with torch.backends.cudnn.flags(enabled=False) if values.is_cuda else nullcontext():
+        sums = F.conv2d(values, weight, None, op.stride, op.padding, op.dilation, op.groups)
+    return finish(sums.to(torch.int64) + bias.reshape(-1, 1, 1), op.rescale)
+
+
+@execute_op.register
+def _(op: IntegerLinear, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    values, weight, bias = _operands(op, inputs[0], formats[0])
+    return finish(F.linear(values, weight).to(torch.int64) + bias, op.rescale)
+
+
+def _operands(op: IntegerConv2d | IntegerLinear, values: Tensor, params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
+    # Where TF32 is allowed, CUDA rounds factors to 11 bits.
+    factors_fit = not values.is_cuda or max(params.quant_max, -params.quant_min) <= TF32_EXACT
+    exact = factors_fit and partial_sum_bound(op.weight, params) <= FLOAT32_EXACT
+    kind = torch.float32 if exact else torch.float64
+    weight = torch.from_numpy(np.array(op.weight)).to(values.device, kind)
+    bias = torch.from_numpy(np.array(op.bias)).to(values.device, torch.int64)
+    return values.to(kind), weight, bias
+
+
+@execute_op.register
+def _(op: IntegerAvgPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    sums = F.avg_pool2d(inputs[0].double(), op.kernel, op.stride, op.padding, divisor_override=1)
+    return finish(sums.to(torch.int64), op.rescale)
+
+
+@execute_op.register
+def _(op: IntegerFloorAvgPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    sums = F.avg_pool2d(inputs[0].double(), op.kernel, op.stride, op.padding, divisor_override=1)
+    area = op.kernel[0] * op.kernel[1]
+    return torch.div(sums.to(torch.int64), area, rounding_mode="floor").to(torch.int32)
+
+
+@execute_op.register
+def _(op: IntegerAdd, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    total = inputs[0].long() * op.multipliers[0] + inputs[1].long() * op.multipliers[1]
+    return round_shift(total, torch.tensor(op.shift, device=total.device)).clamp_(op.low, op.high).to(torch.int32)
+
+
+@execute_op.register
+def _(op: IntegerRequantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    return finish(inputs[0].long(), op.rescale)
+
+
+@execute_op.register
+def _(op: Concat, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    return torch.cat(inputs, 1)
+
+
+@execute_op.register(MaxPool2d)
+def _(op: MaxPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    # Quantized values are small integers, which float32 holds exactly; its pooling kernel exists on every device.
+    return rearrange(op, inputs[0].float()).to(torch.int32)
+
+
+@execute_op.register(Flatten)
+@execute_op.register(Slice)
+@execute_op.register(ChannelShuffle)
+def _(op: Node, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    return rearrange(op, inputs[0])
+
+
+def finish(accumulator: Tensor, rescale: Rescale | None) -> Tensor:
+    """int64 accumulators of shape (batch, channels, ...) as int32: as they are, or requantized."""
+    if rescale is None:
+        return accumulator.to(torch.int32)
+    columns = (-1, *[1] * (accumulator.dim() - 2))
+    multiplier = torch.from_numpy(rescale.multipliers.multiplier.astype(np.int64)).to(accumulator.device)
+    shift = torch.from_numpy(rescale.multipliers.shift.astype(np.int64)).to(accumulator.device)
+    scaled = round_shift(accumulator * multiplier.reshape(columns), shift.reshape(columns))
+    return scaled.clamp_(rescale.low, rescale.high).to(torch.int32)
+
+
+def round_shift(values: Tensor, shift: Tensor) -> Tensor:
+    """`values / 2**shift` in int64, rounded to the nearest, halves to even.
+
+    >>> round_shift(torch.tensor([-6, -2, 2, 6, 7]), torch.tensor(2))
+    tensor([-2,  0,  0,  2,  2])
+    """
+    floor = values >> shift
+    rest = values - (floor << shift)
+    half = (torch.ones_like(shift) << shift) >> 1
+    up = (rest > half) | ((rest == half) & (half > 0) & ((floor & 1) == 1))
+    return floor + up
