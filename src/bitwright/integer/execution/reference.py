@@ -147,8 +147,8 @@ def _(op: Concat, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
 
 @execute_op.register(MaxPool2d)
 def _(op: MaxPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    # Quantized values are small integers, which float32 holds exactly; its pooling kernel exists on every device.
-    return rearrange(op, inputs[0].float()).to(torch.int32)
+    # float64 holds every int32 integer, and has a pooling kernel on every device.
+    return rearrange(op, inputs[0].double()).to(torch.int32)
 
 
 @execute_op.register(Flatten)
