@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from bitwright.errors import OutputError
 from bitwright.files import write_atomically, write_bytes, write_json, write_text
 
 OLD = "the old file\n"
@@ -98,6 +101,81 @@ def test_a_failing_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
         write_atomically(target, fail)
     assert target.read_text() == OLD
     assert _files(tmp_path) == ["model.bin"]
+
+
+FULL = re.escape(os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """The kernel's own refusal, which is of a temporary file or of none, is told of the file that was asked for."""
+    target = tmp_path / "model.bin"
+    write_text(target, OLD)
+    with pytest.raises(OutputError, match=f"^cannot write '{target}': {FULL}\\.$"):
+        write_atomically(target, lambda temporary: Path("/dev/full").write_bytes(b"new"))
+    assert target.read_text() == OLD
+    assert _files(tmp_path) == ["model.bin"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "chmod", "replace"])
+def test_a_disk_that_is_full_at_the_end_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Some file systems find out only when the data is flushed, or when its name is written."""
+    target = tmp_path / "model.bin"
+    write_text(target, OLD)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        with pytest.raises(OutputError, match=f"^cannot write '{target}': {FULL}\\.$"):
+            write_text(target, "new")
+    assert target.read_text() == OLD
+    assert _files(tmp_path) == ["model.bin"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few users make links")
+def test_links_are_followed(tmp_path: Path) -> None:
+    """What a link points to is replaced, in its own folder; the links of a chain stay, also where there is no file yet."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    (there / "model.bin").write_text(OLD)
+    (there / "second").symlink_to("model.bin")
+    (here / "first").symlink_to(Path("..") / "there" / "second")
+    (here / "to nothing yet").symlink_to(there / "new" / "model.bin")
+    seen = []
+
+    def write(temporary: Path) -> None:
+        seen.append(temporary.parent)
+        temporary.write_text("new")
+
+    write_atomically(here / "first", write)
+    write_atomically(here / "to nothing yet", write)
+    assert seen == [there, there / "new"]
+    assert (there / "model.bin").read_text() == (there / "new" / "model.bin").read_text() == "new"
+    assert not (there / "model.bin").is_symlink()
+    assert all(link.is_symlink() for link in (here / "first", here / "to nothing yet", there / "second"))
+    assert _files(here) == ["first", "to nothing yet"]
+    assert _files(there) == ["model.bin", "new", "second"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few users make links")
+@pytest.mark.parametrize(
+    ("points_to", "fault"),
+    [(".", "it is a folder. Name a file"), ("/dev/null", "it is a device"), ("link", "Too many levels of symbolic")],
+)
+def test_links_to_what_is_no_file(tmp_path: Path, points_to: str, fault: str) -> None:
+    """A link to a folder, to a device or to itself is refused before anything is written, and stays."""
+    (tmp_path / "link").symlink_to(points_to)
+    written = []
+    with pytest.raises(OutputError, match=f"^cannot write '{tmp_path / 'link'}': {fault}"):
+        write_atomically(tmp_path / "link", written.append)
+    assert written == []
+    assert _files(tmp_path) == ["link"]
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_the_target_changes_only_at_the_end(tmp_path: Path) -> None:
