@@ -147,7 +147,7 @@ def measure(files: list[File], shape: tuple[int, ...], batch: int, rounds: int, 
     }
     timings = time_interleaved(calls, rounds=rounds, warmup=1)
     for file, key in zip(running, calls, strict=True):
-        load_ms, peak = in_fresh_process(file.engine, file.path, threads, images.shape, "float32")
+        load_ms, peak = in_fresh_process(file.engine, file.path, threads, len(images))
         file.rows[batch] = {
             "latency_ms": timings.latency(key).to_dict(),
             "speedup": timings.speedup(key, f"onnxruntime: {FLOAT}").to_dict(),

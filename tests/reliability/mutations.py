@@ -25,7 +25,7 @@ WRONG = (
 def damaged(path: Path, metadata: str | None, chooser: random.Random) -> tuple[str, bytes]:
     """What was done, and the bytes of the damaged file."""
     if chooser.random() < 0.25:
-        return _bytes(path.read_bytes(), chooser)
+        return changed_bytes(path.read_bytes(), chooser)
     if metadata is None and path.suffix == ".yaml":
         what, value = _value(yaml.safe_load(path.read_text(encoding="utf-8")), chooser)
         return what, yaml.safe_dump(value, sort_keys=False).encode()
@@ -112,7 +112,7 @@ def _tensors(tensors: dict[str, torch.Tensor], chooser: random.Random) -> str:
     return f"{kind} {name}"
 
 
-def _bytes(data: bytes, chooser: random.Random) -> tuple[str, bytes]:
+def changed_bytes(data: bytes, chooser: random.Random) -> tuple[str, bytes]:
     """One change of the bytes."""
     kind = chooser.choice(("flip", "cut", "insert", "remove", "zero", "noise", "empty"))
     at = chooser.randrange(len(data))

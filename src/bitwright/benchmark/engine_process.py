@@ -54,28 +54,49 @@ class EngineProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="bitwright-")
         self._stderr = Path(self._folder.name) / "stderr.txt"
 
-    def logits(self, path: str | Path, images: npt.NDArray[Any], setting: Setting) -> npt.NDArray[Any]:
+    def image(self, path: str | Path, setting: Setting) -> tuple[tuple[int, ...], str]:
+        """The image that a file takes: its shape, (channels, height, width), and the type of its values.
+
+        Raises:
+            EngineError: If the engine cannot load the file, or ends.
+        """
+        found = self._answer({"path": str(path), **setting._asdict()})
+        return tuple(found["shape"]), found["kind"]
+
+    def logits(
+        self, path: str | Path, images: npt.NDArray[Any], setting: Setting, *, real: bool = False
+    ) -> npt.NDArray[Any]:
         """What the engine computes.
 
         Args:
             path: Of a file that was exported for it.
             images: [count, channels, height, width], as the file takes them.
             setting: How to run it.
+            real: Whether real logits are wanted.
 
         Returns:
-            The int32 logits, [count, classes].
+            The int32 logits, or the real ones, [count, classes].
 
         Raises:
             EngineError: If it cannot load the file, fails, or ends.
         """
         given = Path(self._folder.name) / "images.npy"
         np.save(given, images)
-        return self.logits_of(path, given, setting)
+        return self.logits_of(path, given, setting, real=real)
 
-    def logits_of(self, path: str | Path, images: Path, setting: Setting) -> npt.NDArray[Any]:
+    def logits_of(self, path: str | Path, images: Path, setting: Setting, *, real: bool = False) -> npt.NDArray[Any]:
         """The same for images in an .npy file, which several processes may share."""
         made = Path(self._folder.name) / "logits.npy"
-        request = {"path": str(path), "images": str(images), "logits": str(made), **setting._asdict()}
+        what = "logits" if real else "integers"  # as a session calls them
+        self._answer({"path": str(path), "images": str(images), "what": what, "logits": str(made), **setting._asdict()})
+        return np.asarray(np.load(made))
+
+    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What the process says to a request.
+
+        Raises:
+            EngineError: If it says why not, or ends.
+        """
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -86,10 +107,10 @@ class EngineProcess:
             line = ""
         if not line:
             raise EngineError(f"{self.engine} {self._end()}")
-        answer = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if "failure" in answer:
             raise EngineError(answer["failure"])
-        return np.asarray(np.load(made))
+        return answer
 
     @property
     def pid(self) -> int | None:
@@ -125,7 +146,14 @@ class EngineProcess:
         if process is None:
             return "was not running"
         process.communicate()
-        last = self._stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        status = process.returncode
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return ": ".join([how, *last])
+        return how_it_ended(process.returncode, self._stderr.read_text(encoding="utf-8", errors="replace"))
+
+
+def how_it_ended(status: int, stderr: str) -> str:
+    r"""The end of a process in words, with the last line that it printed on stderr.
+
+    >>> how_it_ended(-11, "loading\nthe file\n"), how_it_ended(3, "")
+    ('was ended by SIGSEGV: the file', 'ended with status 3')
+    """
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return ": ".join([how, *stderr.strip().splitlines()[-1:]])

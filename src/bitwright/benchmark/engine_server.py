@@ -21,7 +21,8 @@ def serve(engines: str, name: str, answers: TextIO) -> None:
     Args:
         engines: Where the module with the registry of engines is.
         name: Of the engine.
-        answers: Gets `{}` where the logits are written as asked, else `{"failure": "…"}`.
+        answers: Gets `{}` where the logits are written as asked; the shape and the type of an image where no images are given;
+            `{"failure": "…"}` where that is impossible.
     """
     load_engine = runpy.run_path(engines)["load_engine"]
     sessions: dict[tuple[str, str, int], Any] = {}
@@ -29,15 +30,20 @@ def serve(engines: str, name: str, answers: TextIO) -> None:
         asked = json.loads(line)
         path, level, threads, batch = asked["path"], asked["level"], asked["threads"], asked["batch"]
         key = (path, level, threads)
+        answer: dict[str, Any]
         try:
             if key not in sessions:
                 if any(known != path for known, _, _ in sessions):
                     sessions.clear()
                 sessions[key] = load_engine(name, path, threads=threads, level=level)
-            images = np.load(asked["images"])
-            parts = [sessions[key](images[start : start + batch]) for start in range(0, len(images), batch)]
-            np.save(asked["logits"], np.concatenate(parts))
-            answer = {}
+            session = sessions[key]
+            if "images" in asked:
+                compute, images = getattr(session, asked["what"]), np.load(asked["images"])
+                parts = [compute(images[start : start + batch]) for start in range(0, len(images), batch)]
+                np.save(asked["logits"], np.concatenate(parts))
+                answer = {}
+            else:
+                answer = {"shape": session.shape, "kind": session.kind}
         except Exception as error:  # whatever an engine raises is an answer
             answer = {"failure": " ".join(str(error).split()) or type(error).__name__}
         print(json.dumps(answer), file=answers, flush=True)

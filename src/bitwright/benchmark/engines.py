@@ -122,11 +122,20 @@ def load_engine(name: str, path: str | Path, *, threads: int = 1, level: str | N
     chosen = found.levels[-1] if level is None else level
     if chosen not in found.levels:
         raise unknown_name(f"optimisation level of {name}", chosen, found.levels)
-    if not found.installed:
-        raise ExportError(f"{name} is not installed: pip install 'bitwright[{name}]'.")
+    require_installed(found)
     if not Path(path).is_file():
         raise ExportError(f"expected a file for {name}, found none at '{path}'. Export the model first.")
     return found.load(Path(path), threads, chosen)
+
+
+def require_installed(engine: Engine) -> None:
+    """Refuse an engine whose package is not there.
+
+    Raises:
+        ExportError: It says how to install it.
+    """
+    if not engine.installed:
+        raise ExportError(f"{engine.name} is not installed: pip install 'bitwright[{engine.name}]'.")
 
 
 def known_engine(name: str) -> Engine:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bitwright.benchmark.engines import ENGINES, engine_of, load_engine
-from bitwright.errors import FileFormatError
+from bitwright.benchmark.engine_process import EngineProcess, Setting
+from bitwright.benchmark.engines import ENGINES, engine_of, known_engine, require_installed
+from bitwright.data.processors import processors
+from bitwright.errors import EngineError, FileFormatError
+from bitwright.export.seal import look_for_changes
 from bitwright.graph import FloatModel, Graph
 from bitwright.integer import IntegerModel, load, prepare
 from bitwright.training import QuantizedModel
@@ -35,6 +38,8 @@ class Predictor:
 
 def predictor(path: str | Path) -> Predictor:
     """Load a graph, a checkpoint, an integer model, or an exported file, which the engine runs that the end of its name tells.
+
+    Engines run in processes of their own. A `BitwrightWarning` says where a file holds other constants than were exported.
 
     Raises:
         FileFormatError: If the file is missing, damaged, or of another kind.
@@ -59,15 +64,41 @@ def _integer(model: IntegerModel) -> Predictor:
 def _exported(path: Path) -> Predictor:
     if not path.is_file():
         raise FileFormatError(f"cannot read '{path}': there is no such file.")
-    engine = engine_of(path)
-    session = load_engine(engine, path, threads=os.cpu_count() or 1)
-    if session.kind != "float32":
+    look_for_changes(path)
+    found = known_engine(engine_of(path))
+    require_installed(found)
+    running = _Running(path, Setting(found.name, found.levels[-1], processors(), batch=0))
+    if running.kind != "float32":
         raise FileFormatError(
-            f"'{path}' takes {session.kind}, but float images are evaluated: export it without --data for that; "
+            f"'{path}' takes {running.kind}, but float images are evaluated: export it without --data for that; "
             "both forms compute the same integers."
         )
+    return Predictor(f"{path.name} in {found.name}", running.shape, running)
 
-    def predict(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.logits(images.numpy()))
 
-    return Predictor(f"{path.name} in {engine}", session.shape, predict)
+class _Running:
+    """A file in an engine, in a process that ends with this object: real logits of float32 images.
+
+    Raises:
+        FileFormatError: If the engine cannot load the file.
+    """
+
+    def __init__(self, path: Path, setting: Setting) -> None:
+        self._path, self._setting = path, setting
+        self._process = EngineProcess(setting.engine)
+        weakref.finalize(self, self._process.close)
+        try:
+            self.shape, self.kind = self._process.image(path, setting)
+        except EngineError as error:
+            raise FileFormatError(self._told(error)) from error
+
+    def __call__(self, images: Tensor) -> Tensor:
+        try:
+            setting = self._setting._replace(batch=len(images))
+            return torch.from_numpy(self._process.logits(self._path, images.numpy(), setting, real=True))
+        except EngineError as error:
+            raise EngineError(self._told(error)) from error
+
+    def _told(self, error: EngineError) -> str:
+        """What an engine said, with the file's name."""
+        return str(error) if f"'{self._path}'" in str(error) else f"cannot run '{self._path}': {error}"

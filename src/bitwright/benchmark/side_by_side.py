@@ -15,23 +15,27 @@ from typing import Any
 import numpy as np
 
 from bitwright.benchmark import engines
-from bitwright.benchmark.engines import engine_of, load_engine
+from bitwright.benchmark.engine_process import how_it_ended
+from bitwright.benchmark.engines import engine_of, known_engine, load_engine, require_installed
 from bitwright.benchmark.timing import Spread, time_interleaved
-from bitwright.errors import ExportError
+from bitwright.errors import EngineError, ExportError
 from bitwright.export.exporter import exported_bytes
+from bitwright.export.seal import look_for_changes
 from bitwright.progress import Progress, silent
 
 _ONCE = """
 import json, os, resource, runpy, sys, time
 import numpy as np
-module, engine, package, path, threads, shape, kind = json.loads(sys.argv[1])
+module, engine, package, path, threads, batch = json.loads(sys.argv[1])
 load_engine = runpy.run_path(module)["load_engine"]  # by itself: its package would import PyTorch
-images = np.zeros(shape, dtype=kind)
 __import__(package)
-start = time.perf_counter()
-predict = load_engine(engine, path, threads=threads)
-loaded = time.perf_counter() - start
-predict(images)
+try:
+    start = time.perf_counter()
+    predict = load_engine(engine, path, threads=threads)
+    loaded = time.perf_counter() - start
+    predict(np.zeros((batch, *predict.shape), dtype=predict.kind))
+except Exception as error:  # whatever an engine raises is an answer
+    sys.exit(" ".join(str(error).split()) or type(error).__name__)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if os.path.exists("/proc/self/status"):  # on Linux the above includes the parent, as it was before it became this process
     (peak,) = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
@@ -91,13 +95,21 @@ def side_by_side(
         One entry for each batch size and file, in this order.
 
     Raises:
-        ExportError: If there is no file, or the engine cannot run one.
-        FileFormatError: If the engine cannot read one.
+        ExportError: If there is no file, or an engine is not installed.
+        EngineError: If an engine cannot load one, fails at it, or ends.
     """
     if not files:
         raise ExportError("expected at least one file to time, got none.")
     baseline = next(iter(files))
     chosen = {name: engine or engine_of(path) for name, path in files.items()}
+    for path in files.values():
+        look_for_changes(path)
+    # First of all in processes of their own, where an engine that crashes at a damaged file ends no more than that.
+    fresh = {
+        (name, batch): in_fresh_process(chosen[name], Path(path), threads, batch)
+        for name, path in files.items()
+        for batch in batches
+    }
     predicts = {name: load_engine(chosen[name], path, threads=threads) for name, path in files.items()}
     inputs = {name: (session.shape, session.kind) for name, session in predicts.items()}
     generator = np.random.default_rng(0)
@@ -107,8 +119,7 @@ def side_by_side(
         calls = {name: partial(predicts[name], images[name]) for name in files}
         timings = time_interleaved(calls, rounds=rounds, progress=_part_of(progress, index, len(batches)))
         for name, path in files.items():
-            shape, kind = inputs[name]
-            load_ms, peak = in_fresh_process(chosen[name], Path(path), threads, (batch, *shape), kind)
+            load_ms, peak = fresh[name, batch]
             latency, speedup = timings.latency(name), timings.speedup(name, baseline)
             size = exported_bytes(path)
             found.append(Measured(name, chosen[name], batch, latency, speedup, load_ms, peak, size))
@@ -130,12 +141,22 @@ def _images(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -
     return generator.standard_normal(shape, dtype=np.float32)
 
 
-def in_fresh_process(engine: str, path: Path, threads: int, shape: tuple[int, ...], kind: str) -> tuple[float, float]:
-    """Milliseconds to load a file, and megabytes after one batch, in a process of its own."""
-    package = engines.known_engine(engine).package
-    given = json.dumps([engines.__file__, engine, package, str(path), threads, shape, kind])
+def in_fresh_process(engine: str, path: Path, threads: int, batch: int) -> tuple[float, float]:
+    """Milliseconds to load a file, and megabytes after one batch, in a process of its own.
+
+    Raises:
+        ExportError: If the engine is not installed, or there is no such file.
+        EngineError: If it cannot load the file, fails at it, or ends.
+    """
+    found = known_engine(engine)
+    require_installed(found)
+    if not path.is_file():
+        raise ExportError(f"expected a file for {engine}, found none at '{path}'. Export the model first.")
+    given = json.dumps([engines.__file__, engine, found.package, str(path), threads, batch])
     done = subprocess.run([sys.executable, "-c", _ONCE, given], capture_output=True, text=True, check=False)
+    if done.returncode == 1:  # it says why
+        raise EngineError(f"{engine} cannot run '{path}': {done.stderr.strip().splitlines()[-1]}")
     if done.returncode:
-        raise ExportError(f"{engine} cannot run '{path}': {done.stderr.strip().splitlines()[-1:]}.")
+        raise EngineError(f"{engine} {how_it_ended(done.returncode, done.stderr)} (at '{path}')")
     load_ms, peak = json.loads(done.stdout)
     return float(load_ms), float(peak)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
-from bitwright.errors import ExportError, FileFormatError
+from bitwright.errors import BitwrightWarning, ExportError, FileFormatError
 from bitwright.files import write_bytes
 from bitwright.integer.model import IntegerModel
 
@@ -88,6 +89,29 @@ def contents(path: str | Path) -> str:
     return _digest(constants(path))
 
 
+def look_for_changes(path: str | Path) -> None:
+    """Look whether a file still holds the constants that it was exported with, before its engine is given it.
+
+    Where it does not, a `BitwrightWarning` says so: tools may change them on purpose. Of a library, a program, every byte is
+    looked at, and none may be another.
+
+    Raises:
+        FileFormatError: If the file cannot be read, or it is a library that was changed.
+    """
+    if Path(path).suffix not in _FORMATS:  # another program's
+        return
+    said = stated(path).get("contents")
+    if Path(path).suffix == ".so":
+        if said is None or contents(path) != said:
+            raise FileFormatError(f"'{path}' is not the library that was exported: it is damaged. Export it anew.")
+    elif said is not None and contents(path) != said:
+        warnings.warn(
+            f"'{path}' holds other constants than it was exported with: it is damaged, or a tool changed it.",
+            BitwrightWarning,
+            stacklevel=3,
+        )
+
+
 def constants(path: str | Path) -> list[Constant]:
     """The constants that a file holds, in its order.
 
@@ -120,7 +144,7 @@ def _read(path: Path, reading: Callable[[], Found]) -> Found:
         raise ExportError(f"expected a file whose name ends in one of {', '.join(_FORMATS)}, got '{path}'.")
     try:
         return reading()
-    except (ExportError, FileFormatError):
+    except ExportError:
         raise
     except Exception as error:  # each format's parser raises types of its own
         reason = " ".join(str(error).split()) or type(error).__name__
