@@ -72,11 +72,32 @@ def reported(command: Sequence[str]) -> Iterator[None]:
         fail("interrupted.", STATUS)
     except BitwrightError as error:
         fail(f"{type(error).__name__}: {error}")
-    except MemoryError as error:
-        fail(f"not enough memory: {error or 'choose smaller images or batches'}.")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        fail(f"not enough memory{_asked_for(error)}: choose smaller images or batches.")
     except OSError as error:
         where = f" '{error.filename}'" if error.filename else ""
         fail(f"cannot read or write{where}: {error.strerror or error}.")
+
+
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether that is what it says: PyTorch has a type of its own for GPUs, and none for processors."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+def _asked_for(error: BaseException) -> str:
+    """How much was asked for, where the message tells.
+
+    >>> _asked_for(RuntimeError("can't allocate memory: you tried to allocate 4096 bytes. Error code 12"))
+    ' for 4096 bytes'
+    """
+    found = re.search(r"(?:tried|trying|unable) to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    return f" for {found[1]}" if found else ""
 
 
 def usage(error: typer.TyperException) -> str:
