@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from torch import nn
 
 from bitwright.cli import main
 from bitwright.errors import BitwrightError, ModelError, UnknownNameError
@@ -26,6 +25,8 @@ def wrong_classes(num_classes=10):
 def inside(num_classes=10): return nn.Conv2d(3, num_classes, kernel=3)
 def needs(width): return nn.Linear(1, width)
 def only_position(num_classes, /): return nn.Linear(1, num_classes)
+def fixed(in_size=224): return nn.Linear(in_size, 10)
+def open_ended(**others): return nn.Linear(1, others["num_classes"])
 def nothing(): pass
 def the_class(): return nn.Linear
 def quits(): sys.exit(3)
@@ -58,6 +59,7 @@ CASES = {
     "factories:inside": (ModelError, r"raised TypeError: .*'kernel' \('.*factories\.py', line 11, in inside\)"),
     "factories:needs": (ModelError, r"cannot be called with no arguments: missing a required argument: 'width'"),
     "factories:only_position": (ModelError, "cannot be called with num_classes=7"),
+    "factories:fixed": (ModelError, r"has no parameter 'num_classes', which would be ignored: leave num_classes=7 out"),
     "factories:nothing": (ModelError, r"returned NoneType, expected a torch\.nn\.Module"),
     "factories:the_class": (ModelError, r"returned the class itself, expected a torch\.nn\.Module"),
     "factories:quits": (ModelError, r"raised SystemExit: 3 .*in quits\)"),
@@ -65,7 +67,7 @@ CASES = {
     "factories:network": (ModelError, "is a network already: give a function that returns it, or its class"),
     "factories:text": (ModelError, "is of type str: expected a function, or a class"),
     "factories:models": (ModelError, "is a Python module: expected a function, or a class"),
-    "factories:god": (UnknownNameError, "module 'factories' has no factory 'god'. It has: exhausts, given, good"),
+    "factories:god": (UnknownNameError, "module 'factories' has no factory 'god'. It has: exhausts, fixed, given, good"),
     "broken:net": (ModelError, r"importing 'broken' raised ZeroDivisionError: division by zero .*broken\.py', line 2"),
     "unfinished:net": (ModelError, r"importing 'unfinished' raised SyntaxError: .*unfinished\.py', line 1"),
     "needy:net": (UnknownNameError, "unknown model source 'needy' .*no_such_package"),
@@ -74,23 +76,51 @@ CASES = {
 }  # fmt: skip
 
 
+GIVEN = {
+    "factories:needs": {},
+    "factories:nothing": {},
+    "factories:the_class": {},
+    "factories:quits": {},
+    "factories:exhausts": {},
+}
+"""Options of those that have no parameter for them."""
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_factory_that_makes_no_model(module: str, name: str) -> None:
     """One line: what was raised, where, and for which arguments."""
     kind, message = CASES[name]
     options = {"strides": 2} if name.startswith("torchvision") else {}
     with pytest.raises(kind, match=message) as error:
-        load_model(name, num_classes=7, **options)
+        load_model(name, **GIVEN.get(name, {"num_classes": 7}), **options)
     assert isinstance(error.value, BitwrightError)
     assert "\n" not in str(error.value)
 
 
 def test_a_factory_gets_what_it_accepts(module: str) -> None:
-    """Options that it does not name are left out, as before."""
-    made = load_model("factories:good", num_classes=3, in_size=32)
-    assert isinstance(made, nn.Linear)
-    assert made.out_features == 3
-    assert isinstance(load_model("factories:given", in_size=32), nn.Linear)
+    """Suggestions that it does not name are left out; options go to `**others`, and win against suggestions."""
+    suggested = {"num_classes": 4, "in_size": 32}
+    assert load_model("factories:good", suggested=suggested).out_features == 4
+    assert load_model("factories:good", suggested=suggested, num_classes=3).out_features == 3
+    given = load_model("factories:given", suggested=suggested)
+    assert (given.in_features, given.out_features) == (32, 1)
+    assert load_model("factories:open_ended", num_classes=3).out_features == 3
+
+
+@pytest.mark.parametrize("option", [["--classes", "7"], ["--pretrained"]])
+def test_an_option_that_a_factory_would_ignore(
+    module: str, option: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What the user asks for is refused where the factory has no parameter for it; sizes and channels are also the images'."""
+    more = ["--image-size", "8", "--channels", "1", "-o", str(tmp_path / "x.graph")]
+    with pytest.raises(SystemExit) as exit:
+        main(["capture", "factories:fixed", *option, *more])
+    assert exit.value.code == 1
+    assert (
+        f"'factories:fixed' has no parameter '{'pretrained' if len(option) == 1 else 'num_classes'}'"
+        in capsys.readouterr().err
+    )
+    assert list(tmp_path.glob("*.graph")) == []
 
 
 def test_the_command_line_prints_no_traceback(module: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -39,16 +39,17 @@ def make_model(
     from bitwright.graph import load_model
     from bitwright.graph.sources import image_size as preferred_size
 
+    asked = classes  # which a factory must not ignore, unlike what the images suggest
     if data is not None and (channels is None or classes is None):
         images = load(data)
         channels = channels or (3 if name.startswith("torchvision:") else images.shape[0])
         classes = classes or len(images.classes)
-    options: dict[str, Any] = {"in_size": image_size, "num_classes": classes}
+    suggested = {"in_size": image_size, "num_classes": classes}
     if not (name.startswith("torchvision:") and channels == 3):
-        options["in_channels"] = channels
+        suggested["in_channels"] = channels
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, **options)
+        made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, suggested=suggested, num_classes=asked)
     size = image_size or preferred_size(name, made)
     return made, (channels or 3, size, size)
 

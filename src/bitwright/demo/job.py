@@ -123,7 +123,7 @@ class _Job:
             channels, classes = self.data.shape[0], len(self.data.classes)
             with torch.random.fork_rng():
                 torch.manual_seed(settings.seed)
-                model = load_model(settings.model, in_channels=channels, num_classes=classes)
+                model = load_model(settings.model, suggested={"in_channels": channels, "num_classes": classes})
             with self.stage(f"training {settings.model} in float") as progress:
                 state = Checkpointing(path.with_suffix(".state"), resume=True)
                 fit(model, self.data, settings.baseline, checkpoint=state, progress=progress)

@@ -50,17 +50,32 @@ def find_factory(module: str, name: str, sources: Mapping[str, object]) -> Calla
     return found  # type: ignore[no-any-return]
 
 
-def call_factory(name: str, factory: Callable[..., object], options: Mapping[str, Any]) -> nn.Module:
-    """The model that a factory makes of those of `options` that it accepts.
+def call_factory(
+    name: str, factory: Callable[..., object], options: Mapping[str, Any], suggested: Mapping[str, Any]
+) -> nn.Module:
+    """The model that a factory makes.
+
+    Args:
+        name: Of the factory, for messages.
+        factory: What is called.
+        options: What it is called with; it must accept all of them.
+        suggested: What it is called with besides, where it names such a parameter.
 
     Raises:
-        ModelError: If it needs other arguments, raises, or makes no module.
+        ModelError: If it does not accept `options`, needs other arguments, raises, or makes no module.
     """
     try:
         signature = inspect.signature(factory)
     except ValueError:  # some built-in callables have none
         signature = inspect.Signature()
-    given = {key: value for key, value in options.items() if key in signature.parameters}
+    given = {key: value for key, value in suggested.items() if key in signature.parameters} | dict(options)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    unknown = [key for key in options if key not in signature.parameters and not open_ended]
+    if unknown:
+        raise ModelError(
+            f"{name} has no parameter {' or '.join(map(repr, unknown))}, which would be ignored: leave "
+            f"{_shown({key: options[key] for key in unknown})} out, or give it that parameter."
+        )
     try:
         signature.bind(**given)
     except TypeError as error:

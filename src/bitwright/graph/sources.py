@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -22,7 +23,13 @@ Source = Callable[[str, dict[str, Any], bool], nn.Module]
 
 
 def load_model(
-    name: str, *, pretrained: bool = False, weights: str | Path | None = None, ema: bool = False, **options: Any
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    ema: bool = False,
+    suggested: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> nn.Module:
     """Make a model by name, in evaluation mode.
 
@@ -32,6 +39,7 @@ def load_model(
         weights: A file to load them from instead: `.safetensors`, or a PyTorch file, which is read without executing code; see
             `load_weights` for what it may hold.
         ema: Take the moving average of the weights in that file.
+        suggested: Passed to the factory where it is not None, and the factory has such a parameter.
         options: Passed to the factory where not None, for instance `num_classes`, `in_channels`, `in_size`.
 
     Raises:
@@ -46,10 +54,14 @@ def load_model(
             f"expected a model as SOURCE:MODEL, got '{name}': for instance pytorchcv:resnet18, torchvision:resnet18, "
             "or package.module:factory."
         )
+    suggestions = {key: value for key, value in suggested.items() if value is not None}
     given = {key: value for key, value in options.items() if value is not None}
     # Only the built-in sources' weights lie at known places; a factory of the user's own reports its own faults.
     with fetching(source, model) if pretrained and source in SOURCES else nullcontext():
-        made = SOURCES.get(source, _from_module(source))(model, given, pretrained)
+        if source in SOURCES:
+            made = SOURCES[source](model, suggestions | given, pretrained)
+        else:
+            made = _from_module(source, model, suggestions, given | ({"pretrained": True} if pretrained else {}))
     if weights is not None:
         load_weights(made, weights, ema=ema)
     elif ema:
@@ -90,12 +102,8 @@ def _torchvision(model: str, options: dict[str, Any], pretrained: bool) -> nn.Mo
     return _call(f"torchvision:{model}", make, options, pretrained)
 
 
-def _from_module(module: str) -> Source:
-    def make(factory: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
-        options = {**options, "pretrained": True} if pretrained else options
-        return call_factory(f"'{module}:{factory}'", find_factory(module, factory, SOURCES), options)
-
-    return make
+def _from_module(module: str, factory: str, suggested: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    return call_factory(f"'{module}:{factory}'", find_factory(module, factory, SOURCES), options, suggested)
 
 
 def _call(name: str, factory: Callable[..., nn.Module], options: dict[str, Any], pretrained: bool) -> nn.Module:
