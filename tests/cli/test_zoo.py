@@ -16,6 +16,7 @@ from bitwright.scheme import Scheme
 from bitwright.sensitivity import LayerSensitivity, SensitivityTable
 from bitwright.zoo import published_losses, published_scheme
 from bitwright.zoo.downloads import archive_path
+from bitwright.zoo.reproduction import STATE
 from cli.conftest import Command
 from zoo.networks import imported
 
@@ -156,7 +157,21 @@ def test_reproduce(photographs: Path, bitwright: Command, tmp_path: Path) -> Non
         bitwright("evaluate", folder / "integer.safetensors", "--data", f"imagefolder:{photographs}", "--json").out
     )
     assert evaluated["top1_percent"] == result["measured"]["top1_percent"]
-    assert {path.name for path in folder.iterdir()} >= {"recipe.yaml", "quantized.safetensors", "integer.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "quantized.safetensors", "integer.safetensors"}
+
+
+def test_the_state_of_a_reproduction_is_not_overwritten(photographs: Path, bitwright: Command, tmp_path: Path) -> None:
+    """Without --resume it is refused in one line, before anything is loaded, and stays."""
+    state = tmp_path / "run" / STATE
+    state.parent.mkdir()
+    state.write_text("what was computed")
+    command = ("zoo", "reproduce", "resnet18-bops0.5", "--data", f"imagefolder:{photographs}", "-o", state.parent)
+    refused = bitwright(*command)
+    assert refused.status == 1
+    assert f"'{state}' holds the state of an interrupted run: add --resume to go on" in refused.err
+    assert refused.err.count("\n") == 1
+    assert state.read_text() == "what was computed"
+    assert list(state.parent.iterdir()) == [state]
 
 
 def test_latencies_of_a_t4(bitwright: Command, tmp_path: Path) -> None:

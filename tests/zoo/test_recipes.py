@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bitwright.data import ImageData, InMemoryImages
-from bitwright.errors import DataError, SchemeError
+from bitwright.errors import BitwrightWarning, DataError, SchemeError
 from bitwright.graph import FloatModel, Graph, capture, load_model
 from bitwright.integer import IntegerModel, logits
 from bitwright.training import evaluate
@@ -122,7 +122,8 @@ def test_reproduction(tmp_path: Path) -> None:
     """The recipe runs to the end; accuracy is that of the saved integer model, size and BOPs are recomputed."""
     data, graph = images(), network()
     short = recipe("resnet18-bops0.5").changed(["epochs=1", "batch_size=8", "data_fraction=0.5"])
-    result = reproduce(short, graph, data, folder=tmp_path)
+    with pytest.warns(BitwrightWarning, match="24 calibration images are too few"):
+        result = reproduce(short, graph, data, folder=tmp_path)
     assert result.row.top1 == 70.22
     assert result.training_images == (12, 24)
     assert len(result.losses) == 1
@@ -132,3 +133,4 @@ def test_reproduction(tmp_path: Path) -> None:
     assert integer.scheme.name == "bops0.5"
     assert parse_recipe((tmp_path / "recipe.yaml").read_text(), "x") == short
     assert result.to_dict()["measured"]["images"] == 24
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml", "quantized.safetensors", "integer.safetensors"}

@@ -77,8 +77,8 @@ def reproduce(
         recipe: Of the row.
         graph: The row's network, captured with trained float weights.
         data: Images of the network's size; `train` is trained on, `test` evaluated.
-        folder: Where to keep the recipe as run, the state of the training, the checkpoint and the integer model; None keeps
-            nothing.
+        folder: Where to keep the recipe as run, the checkpoint and the integer model, and the state of the training until all is
+            done; None keeps nothing.
         resume: Go on with the training whose state is in `folder`.
         batch_size: Of the evaluation.
         progress: Told about every step.
@@ -92,10 +92,10 @@ def reproduce(
     if data.shape != graph.input_shape:
         raise DataError(f"{graph.model} reads images of shape {graph.input_shape}, got {data.shape} from {data.name}.")
     kept = None if folder is None else Path(folder)
-    if kept is not None:
-        recipe.save(kept / "recipe.yaml")
     if published.is_float:
         accuracy = evaluate(FloatModel(graph).eval(), data.batches("test", batch_size), progress=progress)
+        if kept is not None:
+            recipe.save(kept / "recipe.yaml")
         cost = float_cost(graph)
         used = (0, len(data.train))
         return Reproduction(published, recipe, data.name, used, accuracy, cost.size_mb, cost.bops_g, ())
@@ -117,7 +117,10 @@ def reproduce(
     if kept is not None:
         save_quantized(kept / "quantized.safetensors", model)
         integer.save(kept / "integer.safetensors")
+        recipe.save(kept / "recipe.yaml")  # last: a refused or interrupted run leaves that of the models beside it
     accuracy = evaluate(predictor(integer), data.batches("test", batch_size), progress=progress)
+    if kept is not None:
+        (kept / STATE).unlink(missing_ok=True)
     cost = scheme_cost(layer_costs(graph), scheme)
     used = (round(len(data.train) * recipe.data_fraction), len(data.train))
     return Reproduction(published, recipe, data.name, used, accuracy, cost.size_mb, cost.bops_g, trained.losses)
