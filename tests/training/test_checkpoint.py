@@ -14,17 +14,22 @@ import torch
 
 from bitwright.errors import FileFormatError
 from bitwright.integer import IntegerModel, load, lower, run
-from bitwright.training import QuantizedModel, load_quantized, save_quantized
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import QuantizedModel, calibrate, load_quantized, quantize, save_quantized
 from training.small import digits, small_graph, small_quantized
 
 
 def test_a_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     """The loaded model has the same state, the same settings, and lowers to the same integers."""
-    model = small_quantized("W3A5", ranges="ema", free_norm=False, residual_bits=16)
+    graph = small_graph()
+    scheme = Scheme("W3A5", Scheme.uniform(graph.layers, Precision(3, 5)).layers, 16)
+    options = {"act_percentile": 99.0, "weight_percentile": 98.0, "per_channel": False, "bias_bits": 20}
+    model = quantize(graph, scheme, ranges="ema", momentum=-1, free_norm=False, **options)  # type: ignore[arg-type]
+    calibrate(model, [digits().calibration(32)[0]])
     save_quantized(tmp_path / "model", model)
     loaded = load_quantized(tmp_path / "model")
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
-    assert (loaded.plan.scheme, loaded.ranges, loaded.free_norm) == (model.plan.scheme, model.ranges, False)
+    assert (loaded.plan.scheme, loaded.quantizing, loaded.free_norm) == (model.plan.scheme, model.quantizing, False)
     images = digits().calibration(16)[0]
     assert torch.equal(run(lower(loaded), images), run(lower(model), images))
 

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,9 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitwright.errors import TrainingError
+from bitwright.integer import lower, run
 from bitwright.quantizer import TensorFormat
-from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
-from training.small import digits, small_quantized
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import QuantizedModel, calibrate, quantize
+from bitwright.training.quantizers import ActivationQuantizer, QuantizerSettings, Ranges, WeightQuantizer
+from training.small import digits, small_graph, small_quantized
 
 BITS = st.integers(2, 8)
 WEIGHTS = st.lists(st.floats(-4, 4, width=32), min_size=6, max_size=6)
@@ -22,7 +30,7 @@ WEIGHTS = st.lists(st.floats(-4, 4, width=32), min_size=6, max_size=6)
 def test_errors_are_half_a_step_inside_the_range(values: list[float], bits: int, ranges: Ranges) -> None:
     """Weights within the range are off by half a step at most, zero is exact, and integers stay within the format."""
     weight = torch.tensor(values).reshape(2, 3)
-    quantizer = WeightQuantizer(2, bits, ranges).eval()
+    quantizer = WeightQuantizer(2, bits, QuantizerSettings(ranges=ranges)).eval()
     quantizer.calibrate(weight)
     integers, scale = quantizer(weight)
     assert bool((integers == integers.round()).all())
@@ -70,7 +78,7 @@ def test_the_gradient_of_a_learned_scale_is_that_of_the_paper(bits: int) -> None
 def test_the_gradient_of_weights_passes_inside_and_stops_outside() -> None:
     """Straight through, but for weights that the clamp holds."""
     weight = torch.tensor([[-9.0, -0.3, 0.2, 9.0]], requires_grad=True)
-    quantizer = WeightQuantizer(1, 4, Ranges.FIXED)
+    quantizer = WeightQuantizer(1, 4, QuantizerSettings(ranges=Ranges.FIXED))
     integers, scale = quantizer(weight)
     (integers * scale[:, None]).sum().backward()
     assert weight.grad is not None
@@ -81,7 +89,7 @@ def test_the_gradient_of_weights_passes_inside_and_stops_outside() -> None:
 def test_a_moving_range_is_a_weighted_mean(bits: int, signed: bool, momentum: float) -> None:
     """`ema` moves the scale towards what the batch needs; a format without negatives ignores the low end."""
     spec = TensorFormat.of(bits, negative=signed)
-    quantizer = ActivationQuantizer(spec, Ranges.EMA, momentum)
+    quantizer = ActivationQuantizer(spec, QuantizerSettings(ranges=Ranges.EMA, momentum=momentum))
     quantizer.observe(torch.tensor(-5.0), torch.tensor(3.0))
     need = max(3 / spec.quant_max, -5 / spec.quant_min) if signed else 3 / spec.quant_max
     assert float(quantizer.scale) == pytest.approx(momentum + (1 - momentum) * need, rel=1e-5)
@@ -89,7 +97,7 @@ def test_a_moving_range_is_a_weighted_mean(bits: int, signed: bool, momentum: fl
 
 def test_a_running_maximum_never_shrinks() -> None:
     """Momentum -1 keeps the widest range seen."""
-    quantizer = ActivationQuantizer(TensorFormat.unsigned(8), Ranges.EMA, -1)
+    quantizer = ActivationQuantizer(TensorFormat.unsigned(8), QuantizerSettings(ranges=Ranges.EMA, momentum=-1))
     for high, expected in ((510.0, 2.0), (255.0, 2.0), (765.0, 3.0)):
         quantizer.observe(torch.tensor(0.0), torch.tensor(high))
         assert float(quantizer.scale) == expected
@@ -122,3 +130,106 @@ def test_no_scale_moves_faster_than_a_clipped_weight(bits: int, elements: int) -
     assert quantizer.scale.grad is not None
     relative_step = float(quantizer.scale.grad.abs() / quantizer.scale.detach())
     assert 0 < relative_step <= (1 + 0.5 / quantizer.format.quant_max) / 4.0 * (1 + 1e-6)
+
+
+captured = cache(small_graph)
+
+
+def ema(**options: Any) -> QuantizedModel:
+    """The small network at W4A4 with moving ranges, calibrated."""
+    graph = captured()
+    scheme = Scheme.uniform(graph.layers, Precision(4, 4))
+    return calibrate(quantize(graph, scheme, ranges="ema", **options), [digits().calibration(64)[0]], "minmax")
+
+
+@given(st.floats(0.5, 100.0), st.booleans(), st.integers(1, 40))
+def test_a_percentile_moves_the_range(percentile: float, signed: bool, count: int) -> None:
+    """A batch's range ends at its value of rank round(N p / 100), and below at that of this rank from above."""
+    spec = TensorFormat.of(8, negative=signed)
+    settings = QuantizerSettings(ranges=Ranges.EMA, momentum=0.0, act_percentile=percentile)
+    quantizer = ActivationQuantizer(spec, settings)
+    values = torch.randn(1, 1, count, generator=torch.Generator().manual_seed(count))
+    quantizer.follow(values, torch.tensor([0.5]))
+    ordered = (0.5 * values).flatten().sort().values.tolist()
+    rank = max(1, round(count * percentile / 100)) - 1
+    low, high = ordered[::-1][rank], ordered[rank]
+    need = max(high / spec.quant_max, low / spec.quant_min) if signed else high / spec.quant_max
+    assert float(quantizer.scale) == pytest.approx(max(need, torch.finfo(torch.float32).tiny))
+
+
+def test_a_percentile_follows_every_batch() -> None:
+    """In training the ranges of a network move with each batch's percentile; they are narrower than by extremes."""
+    wide, narrow = ema(momentum=0.5), ema(momentum=0.5, act_percentile=90.0)
+    images = digits().calibration(96)[0]
+    scales = []
+    for model in (wide, narrow):
+        for batch in images.split(32):
+            model.train()(batch)
+            scales.append(float(model.activation_quantizer("down.0").scale))
+    assert len(set(scales)) == 6
+    assert all(small < large for small, large in zip(scales[3:], scales[:3], strict=True))
+
+
+@given(st.floats(0.5, 100.0), st.sampled_from([2, 4, 8]), st.integers(1, 30))
+def test_a_percentile_of_weights(percentile: float, bits: int, count: int) -> None:
+    """Per channel, the limits have the ranks ceil(N p / 100) and ceil(N (100 - p) / 100); the farther is the last integer."""
+    weight = torch.randn(3, count, generator=torch.Generator().manual_seed(count))
+    quantizer = WeightQuantizer(3, bits, QuantizerSettings(ranges=Ranges.EMA, weight_percentile=percentile)).train()
+    quantizer(weight)
+    for row, scale in zip(weight, quantizer.scale, strict=True):
+        ordered = row.sort().values.tolist()
+        high, low = (ordered[max(1, math.ceil(count * part / 100)) - 1] for part in (percentile, 100 - percentile))
+        need = max(high / quantizer.format.quant_max, low / quantizer.format.quant_min)
+        extreme = max(ordered[-1] / quantizer.format.quant_max, ordered[0] / quantizer.format.quant_min)
+        assert float(scale) == pytest.approx(need if need > 0 else extreme)
+
+
+def test_weights_without_batch_norm_are_not_clipped() -> None:
+    """The percentile of weights is of layers with batch norm, as published: the classifier keeps its largest weight."""
+    whole, clipped = ema(), ema(weight_percentile=80.0)
+    same = {
+        name: torch.equal(whole.weight_quantizer(name).scale, clipped.weight_quantizer(name).scale)
+        for name in whole.plan.graph.layers
+    }
+    assert same == {name: name == "fc" for name in same}
+
+
+def test_one_scale_for_a_layer() -> None:
+    """Without a scale for each channel all have that of the widest, and the lowered model has the integers of the trained one."""
+    each, one = ema(), ema(per_channel=False)
+    for name in one.plan.graph.layers:
+        found = one.weight_quantizer(name).scale
+        assert found.tolist() == [float(each.weight_quantizer(name).scale.max())] * len(found)
+    images = digits().calibration(16)[0]
+    integer = lower(one)
+    assert torch.equal(run(integer, images).double() * torch.from_numpy(integer.output_unit), one(images))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_narrow_biases_are_clamped(bits: int) -> None:
+    """Biases of few bits saturate at the limit of these bits, in training and, the same integers, after lowering."""
+    free, narrow = ema(free_norm=False), ema(free_norm=False, bias_bits=bits)
+    limit = 2 ** (bits - 1) - 1
+    lowered = {model: lower(model) for model in (free, narrow)}
+    largest = {model: max(int(abs(op.bias).max()) for op in made.layers().values()) for model, made in lowered.items()}
+    assert largest[narrow] == limit < largest[free]
+    images = digits().calibration(16)[0]
+    integer = lowered[narrow]
+    assert torch.equal(run(integer, images).double() * torch.from_numpy(integer.output_unit), narrow(images))
+    assert not torch.equal(narrow.train()(images), free.train()(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum": 1.5}, "a momentum of ranges from 0 to 1, or -1, got 1.5"),
+        ({"act_percentile": 0.0}, "percentile of activation ranges above 0 and at most 100, got 0.0"),
+        ({"weight_percentile": 101.0}, "percentile of weight ranges above 0 and at most 100, got 101.0"),
+        ({"bias_bits": 1}, "biases of 2 to 32 bits, got 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    """Each is named with what it may be; all others are kept as given."""
+    with pytest.raises(TrainingError, match=message):
+        QuantizerSettings(**options)
+    assert asdict(QuantizerSettings(momentum=1)) == {**QuantizerSettings().to_dict(), "momentum": 1}

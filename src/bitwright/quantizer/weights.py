@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Scales of symmetric, per-channel weight quantization: by the maximum, or by the least squared error."""
+"""Scales of symmetric weight quantization: by the maximum, by a percentile, or by the least squared error."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -36,6 +37,32 @@ def quantize_weight(weight: Tensor, scale: Tensor, bit_width: int) -> Tensor:
     """
     window = weight_format(bit_width)
     return (weight / scale.reshape(-1, *[1] * (weight.dim() - 1))).round().clamp(window.quant_min, window.quant_max)
+
+
+def percentile_scale(weight: Tensor, bit_width: int, percentile: float) -> Tensor:
+    """The scale of each output channel at which so many percent of its weights are not clipped at either end.
+
+    Of N weights, the upper limit is that of rank ceil(N p / 100) from below, the lower one that of rank ceil(N (100 - p) / 100);
+    ranks below 1 are 1. The scale puts the limit that is farther out on the last integer, as HAWQ-V3 does.
+
+    Args:
+        weight: Shape (channels, ...).
+        bit_width: 2 to 8.
+        percentile: Above 0, at most 100, which is `max`.
+
+    Returns:
+        Shape (channels,), positive; that of `max` for a channel whose limits are both zero.
+
+    >>> percentile_scale(torch.tensor([[7.0, 3.5, 0.0, -1.0]]), 4, 75.0)
+    tensor([0.5000])
+    """
+    rows = weight.detach().reshape(weight.shape[0], -1)
+    window, count = weight_format(bit_width), rows.shape[1]
+    high, low = (
+        rows.kthvalue(max(1, math.ceil(count * part / 100)), 1).values for part in (percentile, 100 - percentile)
+    )
+    limit = torch.maximum(high / window.quant_max, low / window.quant_min)
+    return torch.where(limit > 0, limit, weight_scale(weight, bit_width, "max"))
 
 
 def weight_scale(weight: Tensor, bit_width: int, method: Method = "mse") -> Tensor:

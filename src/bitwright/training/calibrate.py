@@ -19,6 +19,7 @@ from bitwright.graph.nodes import Concat, Node, PassThrough
 from bitwright.quantizer.activations import full_scale, least_squares_scale
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.training.model import QuantizedModel
+from bitwright.training.ranges import percentiles
 
 SAMPLES_PER_BATCH = 2**15
 PERCENTILE = 99.99
@@ -59,9 +60,7 @@ class RangeObserver:
             return full
         values = torch.cat(self.samples)
         if method is Calibration.PERCENTILE:
-            rank = max(1, round(values.numel() * percentile / 100))
-            high = float(values.kthvalue(rank).values)
-            low = float((-values).kthvalue(rank).values) * -1
+            low, high = map(float, percentiles(values, torch.ones(()), percentile))
             limit = full_scale(min(low, 0.0), max(high, 0.0), window)
             return limit if limit > 0 else full
         if len(values) > 2 * SAMPLES_PER_BATCH:

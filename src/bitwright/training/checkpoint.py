@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitwright.decode import decode
-from bitwright.errors import FileFormatError, SchemeError
+from bitwright.errors import FileFormatError, SchemeError, TrainingError
 from bitwright.files import write_bytes
 from bitwright.graph.graph import Graph
 from bitwright.graph.tensors_file import read_structure, serialize
 from bitwright.quantizer.plan import plan
 from bitwright.scheme import Scheme
 from bitwright.training.model import QuantizedModel
-from bitwright.training.quantizers import Ranges
+from bitwright.training.quantizers import QuantizerSettings
 from bitwright.training.state import load_weights
 
-MODEL_FORMAT = "bitwright.quantized.1"
+MODEL_FORMAT = "bitwright.quantized.2"
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,8 @@ class _Structure:
 
     graph: Mapping[str, object]
     scheme: Mapping[str, object]
-    ranges: Ranges
-    momentum: float
+    quantizing: Mapping[str, object]
     free_norm: bool
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.momentum <= 1:
-            raise FileFormatError(f"'momentum' must be at most 1, got {self.momentum}")
 
 
 def save_quantized(path: str | Path, model: QuantizedModel) -> None:
@@ -42,8 +37,7 @@ def save_quantized(path: str | Path, model: QuantizedModel) -> None:
     structure = {
         "graph": model.plan.source.to_dict(),
         "scheme": model.plan.scheme.to_dict(),
-        "ranges": str(model.ranges),
-        "momentum": model.momentum,
+        "quantizing": model.quantizing.to_dict(),
         "free_norm": model.free_norm,
     }
     write_bytes(path, serialize(model.state_dict(), MODEL_FORMAT, {"structure": json.dumps(structure)}))
@@ -63,9 +57,9 @@ def load_quantized(path: str | Path) -> QuantizedModel:
     graph = Graph.from_dict(found.graph, parameters, where)
     scheme = Scheme.from_dict(found.scheme, where)
     try:
-        planned = plan(graph, scheme)
-    except SchemeError as error:
+        planned, quantizing = plan(graph, scheme), decode(QuantizerSettings, found.quantizing, where)
+    except (SchemeError, TrainingError) as error:
         raise FileFormatError(f"{where}: {error}") from error
-    model = QuantizedModel(planned, found.ranges, momentum=found.momentum, free_norm=found.free_norm)
+    model = QuantizedModel(planned, quantizing, free_norm=found.free_norm)
     load_weights(model, tensors, path)
     return model.eval()

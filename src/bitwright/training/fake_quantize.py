@@ -87,8 +87,11 @@ def _scale(node: Node, model: QuantizedModel) -> Tensor:
     return model.activation_quantizer(node.name).current_scale(math.prod(node.shape))
 
 
-def _observe(node: Node, real_low: Tensor, real_high: Tensor, model: QuantizedModel) -> None:
-    model.activation_quantizer(node.name).observe(real_low, real_high, getattr(node, "bounds", None))
+def _follow(node: Node, values: Tensor, unit: Tensor, model: QuantizedModel) -> None:
+    """Move the scale of a tensor towards this batch's values, worth `unit` each, where it follows the data."""
+    quantizer = model.activation_quantizer(node.name)
+    if quantizer.follows_data:
+        quantizer.follow(values, unit, getattr(node, "bounds", None))
 
 
 def _rescale(node: Node, values: Tensor, unit: Tensor, model: QuantizedModel) -> Quantized:
@@ -96,9 +99,7 @@ def _rescale(node: Node, values: Tensor, unit: Tensor, model: QuantizedModel) ->
     certificate = model.certificates.get(node.name)
     if certificate is not None and certificate.multipliers is not None:
         return _finish(node, values * certificate.multipliers, _scale(node, model), model)
-    if model.activation_quantizer(node.name).follows_data:
-        low, high = values.detach().aminmax()
-        _observe(node, low * unit, high * unit, model)
+    _follow(node, values, unit, model)
     scale = _scale(node, model)
     return _finish(node, scale_by(values, unit / scale), scale, model)
 
@@ -106,8 +107,7 @@ def _rescale(node: Node, values: Tensor, unit: Tensor, model: QuantizedModel) ->
 @fake_quantize.register(Input)
 def _(node: Input, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
     images = inputs[0].values
-    if model.activation_quantizer(node.name).follows_data:
-        _observe(node, *images.aminmax(), model)
+    _follow(node, images, images.new_ones(()), model)
     scale = _scale(node, model)
     return _finish(node, images / scale, scale, model)
 
@@ -128,13 +128,13 @@ def _(node: Conv2d | Linear, inputs: list[Quantized], model: QuantizedModel, par
         weight_scale = torch.where(still, weight_scale.detach(), weight_scale)
     gain, bias = folded_gain_and_bias(node, parameters)
     unit, integers = accumulator_unit(source.scale, weight_scale, gain, bias, integers)
-    offsets = bias_integers(bias, unit)
+    offsets = bias_integers(bias, unit, model.quantizing.bias_limit)
     if node.name == model.plan.raw:
         return Quantized(convolve(node, source.values, integers, offsets), unit)
     columns = (-1, *[1] * (len(node.shape) - 1))
     if model.activation_quantizer(node.name).follows_data:
         accumulator = convolve(node, source.values, integers, offsets)
-        _observe(node, *_extremes(accumulator.detach(), unit), model)
+        _follow(node, accumulator, unit, model)
         scale = _scale(node, model)
         return _finish(node, accumulator * (unit / scale).reshape(columns), scale, model)
     scale = _scale(node, model)
@@ -172,17 +172,11 @@ def _free_norm_layer(
         return Quantized(normalise_by_batch(node, accumulator, unit, one, parameters, momentum), one)
     if model.activation_quantizer(node.name).follows_data:
         real = normalise_by_batch(node, accumulator, unit, one, parameters, momentum)
-        _observe(node, *real.detach().aminmax(), model)
+        _follow(node, real, one, model)
         scale = _scale(node, model)
         return _finish(node, real / scale, scale, model)
     scale = _scale(node, model)
     return _finish(node, normalise_by_batch(node, accumulator, unit, scale, parameters, momentum), scale, model)
-
-
-def _extremes(accumulator: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the greatest real value, each of shape (); one accumulator is worth `unit`, of shape (channels,)."""
-    axes = [axis for axis in range(accumulator.dim()) if axis != 1]
-    return (accumulator.amin(axes) * unit).min(), (accumulator.amax(axes) * unit).max()
 
 
 @fake_quantize.register(AvgPool2d)
@@ -207,7 +201,7 @@ def _(node: Add, inputs: list[Quantized], model: QuantizedModel, parameters: Ten
         return _finish(node, total, _scale(node, model), model)
     if model.activation_quantizer(node.name).follows_data:
         real = first.values.detach() * first.scale + second.values.detach() * second.scale
-        _observe(node, *real.aminmax(), model)
+        _follow(node, real, torch.ones_like(first.scale), model)
     scale = _scale(node, model)
     total = weighted_sum(first.values, first.scale / scale, second.values, second.scale / scale)
     return _finish(node, total, scale, model)

@@ -10,6 +10,7 @@ from bitwright.graph.execute import Tensors, norm_affine
 from bitwright.graph.nodes import Layer
 from bitwright.training.straight_through import round_half_even
 
+MAX_BIAS_BITS = 32
 BIAS_MAX = 2**30  # a float32 number; leaves the other half of int32 to the products
 UNIT_MIN = 2.0**-80  # of a channel that counts: BIAS_MAX / UNIT_MIN, which its gradient needs, is a float32 number
 
@@ -80,9 +81,9 @@ def still_channels(node: Layer, parameters: Tensors) -> Tensor | None:
     return still if bool(still.any()) else None
 
 
-def bias_integers(bias: Tensor | None, unit: Tensor) -> Tensor | None:
-    """The bias in accumulators, rounded to the nearest, with a straight-through gradient."""
-    return None if bias is None else round_half_even((bias / unit).clamp(-BIAS_MAX, BIAS_MAX))
+def bias_integers(bias: Tensor | None, unit: Tensor, limit: int = BIAS_MAX) -> Tensor | None:
+    """The bias in accumulators, rounded to the nearest and clamped to +-limit, with a straight-through gradient."""
+    return None if bias is None else round_half_even((bias / unit).clamp(-limit, limit))
 
 
 def _sign(gain: Tensor) -> Tensor:

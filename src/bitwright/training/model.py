@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -21,10 +22,10 @@ from bitwright.quantizer.plan import QuantPlan, plan
 from bitwright.quantizer.refusals import lowering_refusals, require_none
 from bitwright.scheme import Scheme
 from bitwright.training.fake_quantize import fake_quantize
-from bitwright.training.folding import oriented_weight
+from bitwright.training.folding import MAX_BIAS_BITS, oriented_weight
 from bitwright.training.norm import MOMENTUM, SETTLING_IMAGES
 from bitwright.training.quantized import Certificate, Quantized
-from bitwright.training.quantizers import ActivationQuantizer, Ranges, WeightQuantizer
+from bitwright.training.quantizers import ActivationQuantizer, QuantizerSettings, Ranges, WeightQuantizer
 
 
 class ActivationRounding(Protocol):
@@ -41,8 +42,7 @@ class QuantizedModel(nn.Module):
 
     Args:
         plan: Where the quantizers stand.
-        ranges: How scales follow the data in training.
-        momentum: Of the moving average, for `Ranges.EMA`.
+        quantizing: How they find their scales.
         free_norm: Normalise by batch statistics in training (and update the running ones); otherwise batch norm stays
             folded with its running statistics.
 
@@ -54,13 +54,10 @@ class QuantizedModel(nn.Module):
 
     calibrated: Tensor
 
-    def __init__(
-        self, plan: QuantPlan, ranges: Ranges = Ranges.LEARNED, *, momentum: float = 0.99, free_norm: bool = True
-    ) -> None:
+    def __init__(self, plan: QuantPlan, quantizing: QuantizerSettings | None = None, *, free_norm: bool = True) -> None:
         super().__init__()
         self.plan = plan
-        self.ranges = ranges
-        self.momentum = momentum
+        self.quantizing = quantizing = quantizing or QuantizerSettings()
         self.free_norm = free_norm
         self.network = nn.Module()
         statistics = statistic_names(plan.graph)
@@ -70,7 +67,7 @@ class QuantizedModel(nn.Module):
         used = set(plan.quantizer_of.values()) - ({plan.raw} if plan.raw else set())
         self.activations = nn.ModuleDict(
             {
-                _key(name): ActivationQuantizer(window, ranges, momentum)
+                _key(name): ActivationQuantizer(window, quantizing)
                 for name, window in plan.formats.items()
                 if name in used
             }
@@ -78,7 +75,9 @@ class QuantizedModel(nn.Module):
         self.weights = nn.ModuleDict(
             {
                 _key(name): WeightQuantizer(
-                    plan.graph.parameters[node.weight].shape[0], plan.scheme.layers[name].weight_bits, ranges
+                    plan.graph.parameters[node.weight].shape[0],
+                    plan.scheme.layers[name].weight_bits,
+                    quantizing if node.norm is not None else replace(quantizing, weight_percentile=None),
                 )
                 for name, node in plan.graph.layers.items()
             }
@@ -97,8 +96,7 @@ class QuantizedModel(nn.Module):
         del scheme["name"]
         return {
             "scheme": scheme,
-            "ranges": str(self.ranges),
-            "range_momentum": self.momentum,
+            "quantizing": self.quantizing.to_dict(),
             "free_norm": self.free_norm,
         }
 
@@ -235,6 +233,10 @@ def quantize(
     *,
     ranges: Ranges | str = Ranges.LEARNED,
     momentum: float = 0.99,
+    act_percentile: float | None = None,
+    weight_percentile: float | None = None,
+    per_channel: bool = True,
+    bias_bits: int = MAX_BIAS_BITS,
     free_norm: bool = True,
 ) -> QuantizedModel:
     """A QuantizedModel of `graph` under `scheme`, its weights calibrated; `calibrate` sets the activations.
@@ -244,16 +246,25 @@ def quantize(
         scheme: Precision of every layer.
         ranges: How scales follow the data in training: `learned`, `ema` or `fixed`.
         momentum: Weight of the old range in a moving average, for `ema`; -1 keeps the widest range seen.
+        act_percentile: What moves the ranges of `ema`: a percentile of each batch's values; None takes their extremes.
+        weight_percentile: Of the weights of each channel of layers with batch norm, for `ema`; None takes the largest.
+        per_channel: Whether each output channel has a scale of its own; otherwise each layer has one.
+        bias_bits: Biases are clamped to signed integers of so many bits, in steps of the accumulator.
         free_norm: Normalise by batch statistics in training, as the float network did; otherwise batch norm stays folded with
             its running statistics, which wants a much smaller learning rate.
 
     Raises:
         SchemeError: If the scheme does not name exactly the layers of the graph.
         LoweringError: If some operation has no integer form, whatever its weights; names each of them.
+        TrainingError: If an option is out of its range.
     """
     planned = plan(graph, scheme)
     require_none(lowering_refusals(planned))
-    model = QuantizedModel(planned, Ranges(ranges), momentum=momentum, free_norm=free_norm)
+    quantizing = QuantizerSettings(
+        ranges=Ranges(ranges), momentum=momentum, act_percentile=act_percentile,
+        weight_percentile=weight_percentile, per_channel=per_channel, bias_bits=bias_bits,
+    )  # fmt: skip
+    model = QuantizedModel(planned, quantizing, free_norm=free_norm)
     model.calibrate_weights()
     return model
 

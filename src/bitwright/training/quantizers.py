@@ -7,14 +7,20 @@ in float32 while sums stay within 2**24, so the training forward is the integer 
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bitwright.errors import TrainingError
 from bitwright.graph.nodes import Bounds
 from bitwright.quantizer.formats import TensorFormat
-from bitwright.quantizer.weights import Method, weight_format, weight_scale
+from bitwright.quantizer.weights import Method, percentile_scale, weight_format, weight_scale
+from bitwright.training.folding import BIAS_MAX, MAX_BIAS_BITS
+from bitwright.training.ranges import extremes, percentiles
 from bitwright.training.straight_through import clamp_round, scale_gradient
 
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -36,22 +42,62 @@ class Ranges(StrEnum):
     FIXED = "fixed"
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuantizerSettings:
+    """How quantizers find their scales, besides the formats that a scheme gives them.
+
+    Attributes:
+        ranges: How scales follow the data in training.
+        momentum: Weight of the old range in a moving average, for `ema`: from 0 to 1; -1 keeps the widest range seen.
+        act_percentile: What moves the ranges of `ema`: a percentile of the values of each batch; None takes their extremes.
+        weight_percentile: Of the weights of each channel of layers with batch norm, for `ema`; None takes the largest.
+        per_channel: Whether each output channel has a scale of its own; otherwise a layer has one, that of its widest channel.
+        bias_bits: Biases are clamped to signed integers of so many bits, in steps of the accumulator: from 2 to 32.
+    """
+
+    ranges: Ranges = Ranges.LEARNED
+    momentum: float = 0.99
+    act_percentile: float | None = None
+    weight_percentile: float | None = None
+    per_channel: bool = True
+    bias_bits: int = MAX_BIAS_BITS
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.momentum <= 1 or self.momentum == RUNNING_MAXIMUM):
+            raise TrainingError(f"expected a momentum of ranges from 0 to 1, or -1, got {self.momentum}.")
+        for name, value in (("activation", self.act_percentile), ("weight", self.weight_percentile)):
+            if value is not None and not 0 < value <= 100:
+                raise TrainingError(f"expected a percentile of {name} ranges above 0 and at most 100, got {value}.")
+        if not 2 <= self.bias_bits <= MAX_BIAS_BITS:
+            raise TrainingError(f"expected biases of 2 to {MAX_BIAS_BITS} bits, got {self.bias_bits}.")
+
+    @property
+    def bias_limit(self) -> int:
+        """The largest integer that a bias may be."""
+        return min(BIAS_MAX, (1 << (self.bias_bits - 1)) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
 class ActivationQuantizer(nn.Module):
     """The scale of one tensor (or of several that share it).
 
     Args:
         window: The integers it may hold.
-        ranges: How the scale follows the data.
-        momentum: Weight of the old range in the moving average; -1 keeps the widest range instead.
+        settings: How the scale follows the data.
     """
 
     scale: Tensor
 
-    def __init__(self, window: TensorFormat, ranges: Ranges = Ranges.LEARNED, momentum: float = 0.99) -> None:
+    def __init__(self, window: TensorFormat, settings: QuantizerSettings | None = None) -> None:
         super().__init__()
+        settings = settings or QuantizerSettings()
         self.format = window
-        self.ranges = ranges
-        self.momentum = momentum
+        self.ranges = ranges = settings.ranges
+        self.momentum = settings.momentum
+        self.percentile = settings.act_percentile
         if ranges is Ranges.LEARNED:
             self.scale = nn.Parameter(torch.ones(()))
         else:
@@ -70,8 +116,20 @@ class ActivationQuantizer(nn.Module):
         return self.training and self.ranges is Ranges.EMA
 
     @torch.no_grad()
-    def observe(self, low: Tensor, high: Tensor, bounds: Bounds | None = None) -> None:
+    def follow(self, values: Tensor, unit: Tensor, bounds: Bounds | None = None) -> None:
         """Move the range towards that of a batch: the moving average of `ema`.
+
+        Args:
+            values: Before the clamp, shape (batch, channels, ...).
+            unit: What one of them is worth: shape (), or (channels,).
+            bounds: The clamp fused into the tensor's producer.
+        """
+        found = extremes if self.percentile is None else partial(percentiles, percentile=self.percentile)
+        self.observe(*found(values.detach(), unit.detach()), bounds)
+
+    @torch.no_grad()
+    def observe(self, low: Tensor, high: Tensor, bounds: Bounds | None = None) -> None:
+        """Move the range towards another.
 
         Args:
             low: Shape (), the least real value before the clamp.
@@ -96,7 +154,7 @@ class WeightQuantizer(nn.Module):
     Args:
         channels: Output channels.
         bit_width: 2 to 8.
-        ranges: How the scales follow the weights.
+        settings: How the scales follow the weights.
 
     Attributes:
         rounding: Learns, for a while, which weights to round up: it is given weights in steps of their scale. None rounds to
@@ -105,10 +163,13 @@ class WeightQuantizer(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, channels: int, bit_width: int, ranges: Ranges = Ranges.LEARNED) -> None:
+    def __init__(self, channels: int, bit_width: int, settings: QuantizerSettings | None = None) -> None:
         super().__init__()
+        settings = settings or QuantizerSettings()
         self.bit_width = bit_width
-        self.ranges = ranges
+        self.ranges = ranges = settings.ranges
+        self.percentile = settings.weight_percentile
+        self.per_channel = settings.per_channel
         self.format = weight_format(bit_width)
         self.rounding: nn.Module | None = None
         if ranges is Ranges.LEARNED:
@@ -118,9 +179,13 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
-        """Set the scales to those of `weight`, shaped (channels, ...): least squared error, or the maximum for `ema`."""
-        method: Method = "max" if self.ranges is Ranges.EMA else "mse"
-        self.scale.copy_(weight_scale(weight, self.bit_width, method=method))
+        """Set the scales to those of `weight`, shaped (channels, ...): least squared error; for `ema`, maximum or percentile."""
+        if self.ranges is Ranges.EMA and self.percentile is not None:
+            found = percentile_scale(weight, self.bit_width, self.percentile)
+        else:
+            method: Method = "max" if self.ranges is Ranges.EMA else "mse"
+            found = weight_scale(weight, self.bit_width, method=method)
+        self.scale.copy_(found if self.per_channel else found.max())
 
     def current_scale(self, elements_per_channel: int = 1) -> Tensor:
         """The positive scales, their gradient damped so that they move no faster, relatively, than the weights.

@@ -205,7 +205,7 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
             return fit_pairs(requantized, limit) if fits else requantized
 
         rescale, unit, integers = _certified_layer(node, lowering, input_params, bias, unit, integers, quantize_at)
-    biases = _bias_integers(bias, unit)
+    biases = _bias_integers(bias, unit, lowering)
     weights = integers.cpu().numpy().astype(np.int8)
     offsets = biases.cpu().numpy().astype(np.int32)
     low, high = accumulator_bounds(weights, offsets, input_params)
@@ -243,9 +243,9 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
     return IntegerConv2d(**common, stride=node.stride, padding=node.padding, dilation=node.dilation, groups=node.groups)
 
 
-def _bias_integers(bias: Tensor | None, unit: Tensor) -> Tensor:
+def _bias_integers(bias: Tensor | None, unit: Tensor, lowering: Lowering) -> Tensor:
     """The rounding of the training forward, in its own float32."""
-    rounded = bias_integers(bias, unit)
+    rounded = bias_integers(bias, unit, lowering.source.quantizing.bias_limit)
     return torch.zeros_like(unit) if rounded is None else rounded
 
 
@@ -268,7 +268,7 @@ def _certified_layer(
     def prove(channels: npt.NDArray[np.intp], strict: bool) -> Certified:
         """Certificates of some channels, whose bounds and ratios depend on no others."""
         weights = integers.cpu().numpy()[channels].astype(np.int8)
-        offsets = _bias_integers(bias, unit).cpu().numpy()[channels].astype(np.int32)
+        offsets = _bias_integers(bias, unit, lowering).cpu().numpy()[channels].astype(np.int32)
         bounds = accumulator_bounds(weights, offsets, input_params)
         ratio = unit.double().cpu().numpy()[channels] / output.scale
         try:
