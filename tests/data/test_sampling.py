@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitwright.data import ImageData, ImageSubset, InMemoryImages, subset
+from bitwright.data import ImageData, ImageSubset, InMemoryImages, part_of, subset
 from bitwright.data.sampling import derive_seed, stratified
 from bitwright.errors import DataError
 
@@ -79,8 +79,21 @@ def test_a_subset_reads_its_parent(digits: ImageData) -> None:
     assert isinstance(part, ImageSubset)
 
 
+@given(st.integers(1, 10**9), st.integers(1, 10**9))
+def test_parts_are_rounded_down(total: int, count: int) -> None:
+    """A part is what floats mean by it; the least that works, as it is printed, gives one image, and 1 % less gives none."""
+    count = min(count, total)
+    assert part_of(total, count / total) == count
+    assert part_of(total, 1) == total
+    with pytest.raises(DataError) as caught:
+        part_of(total, 0.99 / total)
+    least = str(caught.value).split("works is ")[1].split(",")[0]
+    assert part_of(total, float(least)) == 1
+    assert float(least) <= 1.01 / total
+
+
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.1, float("nan"), 1e-6])
 def test_impossible_fractions_are_refused(digits: ImageData, fraction: float) -> None:
     """A fraction outside (0, 1], or too small for one image, is refused."""
-    with pytest.raises(DataError, match=r"expected a fraction|cannot choose 0 of 4,000"):
+    with pytest.raises(DataError, match=r"expected a fraction|leave none: the least that works is 0\.00025, "):
         subset(digits.train, fraction)

@@ -18,7 +18,7 @@ from bitwright.data.image_set import ImageSet
 from bitwright.data.in_memory import InMemoryImages
 from bitwright.data.loader import batches
 from bitwright.data.registry import Request, load, names, source
-from bitwright.data.subset import ImageSubset, subset
+from bitwright.data.subset import ImageSubset, part_of, subset
 
 del _fashion_mnist, _mnist
 
@@ -32,6 +32,7 @@ __all__ = [
     "batches",
     "load",
     "names",
+    "part_of",
     "source",
     "subset",
 ]

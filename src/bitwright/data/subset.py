@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import ROUND_UP, Decimal
 from typing import final
 
 import torch
@@ -34,7 +35,8 @@ class ImageSubset(ImageSet):
         return self.parent.read(self.indices[torch.as_tensor(indices, dtype=torch.int64)], augment_seed)
 
     def __str__(self) -> str:
-        sizes = torch.bincount(self.labels)
+        there = torch.bincount(self.parent.labels)
+        sizes = torch.bincount(self.labels, minlength=len(there))[there > 0]
         fewest, most = int(sizes.min()), int(sizes.max())
         each = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
         return f"{len(self):,} of {len(self.parent):,} images, {each} of each class"
@@ -45,19 +47,39 @@ def subset(images: ImageSet, fraction: float, seed: int = 0) -> ImageSubset:
 
     Args:
         images: The set to choose from.
-        fraction: Above 0, at most 1; the number of images is rounded to the nearest.
+        fraction: Above 0, at most 1; see `part_of`.
         seed: Of the choice.
 
     Returns:
         The images; `len` counts them, and `str` reports how many there are of each class.
 
     Raises:
-        DataError: If the fraction is out of range, or too small for a single image.
+        DataError: If the fraction is out of range, or leaves no image.
 
     >>> from bitwright.data import load
     >>> print(subset(load("mnist-5k").train, 0.1))
     400 of 4,000 images, 40 of each class
     """
+    return ImageSubset(images, stratified(images.labels, part_of(len(images), fraction), seed))
+
+
+def part_of(total: int, fraction: float) -> int:
+    """How many of `total` images a fraction of them is, rounded down: of ImageNet's, 0.0001 are 128 and 0.01 are 12,811.
+
+    What floats lose is made up for: 0.29 of 100 are 29, and count / total of total are count.
+
+    Raises:
+        DataError: If it is not above 0 and at most 1, or leaves no image; names the least that leaves one.
+
+    >>> part_of(1_281_167, 0.01), part_of(100, 0.29)
+    (12811, 29)
+    """
     if not 0 < fraction <= 1:
         raise DataError(f"expected a fraction above 0 and at most 1, got {fraction}.")
-    return ImageSubset(images, stratified(images.labels, round(len(images) * fraction), seed))
+    count = int(fraction * total * (1 + 1e-12))
+    if count < 1:
+        least = (Decimal(1) / total).quantize(Decimal(1).scaleb(Decimal(1 / total).adjusted() - 2), ROUND_UP)
+        raise DataError(
+            f"{fraction:g} of {total:,} images leave none: the least that works is {least.normalize():f}, which is one image."
+        )
+    return count
