@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Iterator
@@ -26,10 +27,12 @@ class Published(NamedTuple):
     Attributes:
         url: Where they are fetched from.
         path: Where they are kept; a file that lies there is not fetched.
+        sha1: Of that file, where the source checks it: a file with another one is fetched again.
     """
 
     url: str
     path: Path
+    sha1: str | None = None
 
 
 def published_weights(source: str, model: str) -> Published:
@@ -55,7 +58,7 @@ def _pytorchcv(model: str) -> Published | None:
         return None
     file = f"{model}-{error}-{digest[:8]}.pth"
     url = f"{model_store.imgclsmob_repo_url}/releases/download/{release}/{file}.zip"
-    return Published(url, Path("~/.torch/models").expanduser() / file)
+    return Published(url, Path("~/.torch/models").expanduser() / file, digest)
 
 
 def _torchvision(model: str) -> Published | None:
@@ -94,10 +97,24 @@ def fetching(source: str, model: str) -> Iterator[None]:
             ) from error
         unpacked = " unpacked" if wanted.url.endswith(".zip") else ""
         raise DataError(
-            f"cannot get the weights of '{source}:{model}': tried {wanted.url} ({reason}). Fetch that file elsewhere and save it"
-            f"{unpacked} as '{wanted.path}', or leave out --pretrained and give a state dict of your own: --weights FILE "
-            "(quant_train.py: --resume FILE)."
+            f"cannot get the weights of '{source}:{model}': {_spoilt(wanted, source)}tried {wanted.url} ({reason}). Fetch that "
+            f"file elsewhere and save it{unpacked} as '{wanted.path}', or leave out --pretrained and give a state dict of your "
+            "own: --weights FILE (quant_train.py: --resume FILE)."
         ) from error
+
+
+def _spoilt(wanted: Published, source: str) -> str:
+    """Why the file that lies there, if one does, was not taken."""
+    if wanted.sha1 is None or not wanted.path.is_file():
+        return ""
+    with wanted.path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha1").hexdigest()
+    if found == wanted.sha1:
+        return ""
+    return (
+        f"'{wanted.path}' fails {source}'s checksum (its SHA-1 is {found[:8]}…, expected {wanted.sha1[:8]}…), so it is damaged, "
+        "incomplete or another file, and could not be replaced: "
+    )
 
 
 class _FirstLine(StringIO):
