@@ -73,3 +73,29 @@ def photographs(tmp_path: Path) -> Path:
                 width, height = picture.width - 10 * number, picture.height - 20 * number
                 picture.crop((0, 0, width, height)).save(folder / f"{number}.jpg", quality=90)
     return tmp_path
+
+
+SYNSETS = (
+    *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),
+    *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
+)
+"""Imagenette's classes: outputs 0, 217, 482, 491, 497, 566, 569, 571, 574 and 701 of ImageNet's."""
+
+
+@pytest.fixture
+def imagenette(tmp_path: Path) -> Path:
+    """A folder of ten classes named as Imagenette's: parts of two photographs, 3 + 3 in each class to train and test."""
+    root = tmp_path / "imagenette"
+    pictures = [
+        Image.open(SAMPLES / name).convert("RGB").resize((640, 640))
+        for name in ("Minduka_Present_Blue_Pack.png", "grace_hopper.jpg")
+    ]
+    for label, synset in enumerate(SYNSETS):
+        left, top = 100 * (label // 2), 80 * (label // 2)
+        for split, shift in (("train", 0), ("val", 5)):
+            folder = root / split / synset
+            folder.mkdir(parents=True)
+            for number in range(3):
+                x, y = left + 7 * number + shift, top + 3 * number + shift
+                pictures[label % 2].crop((x, y, x + 128, y + 128)).save(folder / f"{number}.jpg", quality=90)
+    return root

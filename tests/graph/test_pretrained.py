@@ -10,7 +10,7 @@ from typing import NoReturn
 import pytest
 import torch
 
-from bitwright.errors import BitwrightError, DataError, FileFormatError, UnknownNameError
+from bitwright.errors import BitwrightError, BitwrightWarning, DataError, FileFormatError, UnknownNameError
 from bitwright.graph import load_model
 from bitwright.graph.pretrained import published_weights
 
@@ -50,7 +50,7 @@ def test_offline(source: str, offline: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_file_placed_by_hand_is_taken(source: str, offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the message says works, and weights for other classes are refused as what they are."""
+    """What the message says works; a new head is made for other classes; and weights for other images are refused."""
     state = load_model(
         f"{source}:squeezenet1_1" if source == "torchvision" else f"{source}:squeezenet_v1_1"
     ).state_dict()
@@ -67,8 +67,25 @@ def test_a_file_placed_by_hand_is_taken(source: str, offline: Path, monkeypatch:
     content.rename(path)
     loaded = load_model(f"{source}:{model}", pretrained=True).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
-    with pytest.raises(FileFormatError, match=f"the published weights of '{source}:{model}' do not fit"):
-        load_model(f"{source}:{model}", pretrained=True, num_classes=7)
+    with pytest.warns(BitwrightWarning, match=f"the published weights of '{source}:{model}' are for another number"):
+        other = load_model(f"{source}:{model}", pretrained=True, num_classes=7).state_dict()
+    assert all(torch.equal(other[name], value) for name, value in state.items() if len(value) != 1000)
+    if source == "pytorchcv":
+        with pytest.raises(FileFormatError, match=f"the published weights of '{source}:{model}' do not fit"):
+            load_model(f"{source}:{model}", pretrained=True, in_channels=1)
+
+
+def test_a_file_that_fails_the_checksum(offline: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a network, a damaged file of pytorchcv's is named as what it is, with both checksums."""
+    wanted = published_weights("pytorchcv", "resnet18")
+    wanted.path.parent.mkdir(parents=True)
+    wanted.path.write_bytes(b"half a download")
+    found = hashlib.sha1(b"half a download").hexdigest()
+    with pytest.raises(DataError) as caught:
+        load_model("pytorchcv:resnet18", pretrained=True)
+    assert f"'{wanted.path}' fails pytorchcv's checksum (its SHA-1 is {found[:8]}…, expected" in str(caught.value)
+    assert f"save it unpacked as '{wanted.path}'" in str(caught.value)
+    assert wanted.path.read_bytes() == b"half a download"
 
 
 @pytest.mark.parametrize(

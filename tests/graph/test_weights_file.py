@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import FileFormatError
 from bitwright.graph import load_model
-from bitwright.graph.weights_file import load_weights
+from bitwright.graph.weights_file import find_weights
 
 State = dict[str, Tensor]
 
@@ -29,6 +29,11 @@ State = dict[str, Tensor]
 def network() -> nn.Module:
     """A small network with batch norm, and a part that is called like a wrapper."""
     return nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), "model": nn.Linear(2, 3)})
+
+
+def load_weights(model: nn.Module, path: Path, **options: bool) -> None:
+    """Give the weights in a file to a model."""
+    find_weights(model, path, **options).load_into(model)
 
 
 def trained(value: float) -> State:

@@ -28,11 +28,13 @@ class Predictor:
     Attributes:
         description: What computes them, in words.
         input_shape: (channels, height, width) of an image.
+        output_shape: Of what is predicted for an image: (classes,).
         predict: float32 images (batch, channels, height, width) to real logits (batch, classes).
     """
 
     description: str
     input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
     predict: Callable[[Tensor], Tensor]
 
 
@@ -49,16 +51,17 @@ def predictor(path: str | Path) -> Predictor:
         return _exported(Path(path))
     found = load(path)
     if isinstance(found, Graph):
-        return Predictor(f"{found.model} in float", found.input_shape, FloatModel(found).eval())
+        return Predictor(f"{found.model} in float", found.input_shape, found.output_shape, FloatModel(found).eval())
     if isinstance(found, QuantizedModel):
         source = found.plan.source
-        return Predictor(f"{source.model}, {found.plan.scheme.name}, as trained", source.input_shape, found.eval())
+        what = f"{source.model}, {found.plan.scheme.name}, as trained"
+        return Predictor(what, source.input_shape, source.output_shape, found.eval())
     return _integer(found)
 
 
 def _integer(model: IntegerModel) -> Predictor:
     description = f"{model.model}, {model.scheme.name}, in integers"
-    return Predictor(description, model.input_shape, prepare(model).logits)
+    return Predictor(description, model.input_shape, model.output_shape, prepare(model).logits)
 
 
 def _exported(path: Path) -> Predictor:
@@ -73,7 +76,8 @@ def _exported(path: Path) -> Predictor:
             f"'{path}' takes {running.kind}, but float images are evaluated: export it without --data for that; "
             "both forms compute the same integers."
         )
-    return Predictor(f"{path.name} in {found.name}", running.shape, running)
+    outputs = tuple(running(torch.zeros(1, *running.shape)).shape[1:])
+    return Predictor(f"{path.name} in {found.name}", running.shape, outputs, running)
 
 
 class _Running:

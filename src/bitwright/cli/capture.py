@@ -10,8 +10,19 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import note, show
 from bitwright.cli.ignored import refuse_ignored
-from bitwright.cli.models import make_model, refuse_ignored_weights
-from bitwright.cli.options import Channels, Classes, Ema, ImageSize, Json, ModelName, Output, Pretrained, Weights
+from bitwright.cli.models import make_model, refuse_ignored_weights, refuse_two_heads
+from bitwright.cli.options import (
+    Channels,
+    Classes,
+    Ema,
+    ImageSize,
+    Json,
+    ModelName,
+    Output,
+    Pretrained,
+    ReplaceHead,
+    Weights,
+)
 from bitwright.cli.outputs import reserve
 
 
@@ -29,12 +40,19 @@ def capture(
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
+    replace_head: ReplaceHead = False,
     as_json: Json = False,
 ) -> None:
     """Capture a model with torch.export, fold batch norm, count what it costs, write the graph."""
     refuse_ignored_weights(context)
-    if channels is not None and classes is not None:
-        refuse_ignored(context, "--channels and --classes say all that would be taken from it. Leave one out.", "data")
+    refuse_two_heads(context)
+    if replace_head and data is None:
+        refuse_ignored(
+            context, "its classes are those of images. Name them with --data, or give --classes.", "replace_head"
+        )
+    if channels is not None and (classes is not None or ((pretrained or weights) and not replace_head)):
+        reason = "the channels are given, and so are the classes, by --classes or by the weights. Leave it out."
+        refuse_ignored(context, reason, "data")
     reserve(output, reads=[weights])
     from bitwright.graph import capture as capture_model
     from bitwright.report import graph_summary, summary_table
@@ -48,6 +66,7 @@ def capture(
         image_size=image_size,
         channels=channels,
         classes=classes,
+        replace_head=replace_head,
     )
     graph = capture_model(made, shape, name=model)
     graph.save(output)

@@ -10,7 +10,7 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, show
-from bitwright.cli.options import BatchSize, Data, Json, Seed
+from bitwright.cli.options import BatchSize, Data, Json, Seed, Workers
 
 
 @app.command(epilog="Example: bitwright evaluate resnet18.w4a4.integer --data imagefolder:/data/imagenet")
@@ -21,6 +21,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
     batch_size: BatchSize = 100,
+    workers: Workers = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -32,9 +33,9 @@ def evaluate(
     from bitwright.training import evaluate as count
 
     found = predictor(model)
-    images = load_data(data, found.input_shape, seed)
+    images = load_data(data, found.input_shape, seed, outputs=found.output_shape[0])
     with bar(f"evaluating {found.description}") as progress:
-        accuracy = count(found.predict, images.batches(split, batch_size), progress=progress)
+        accuracy = count(found.predict, images.batches(split, batch_size, workers=workers), progress=progress)
     result = {
         "file": str(model),
         "what": found.description,

@@ -94,7 +94,7 @@ def _accuracy(model: IntegerModel, data: str, count: int | None) -> dict[str, fl
     from bitwright.integer import prepare
     from bitwright.training import evaluate
 
-    found = load_data(data, model.input_shape).test
+    found = load_data(data, model.input_shape, outputs=model.output_shape[0]).test
     total = min(count or len(found), len(found))
     starts = range(0, total, _BATCH)
     batches = (found.read(range(start, min(start + _BATCH, total))) for start in starts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bitwright.cli.console import note
 from bitwright.cli.ignored import refuse_ignored
 
 if TYPE_CHECKING:
@@ -26,12 +27,16 @@ def make_model(
     image_size: int | None = None,
     channels: int | None = None,
     classes: int | None = None,
+    replace_head: bool = False,
     seed: int = 0,
 ) -> tuple[nn.Module, tuple[int, int, int]]:
     """A model by name, and the shape of an image for it.
 
-    Channels and classes are those of `data` where not given, the image size is the model's own. torchvision's models read
-    three channels only, which grey images repeat. Weights that come from nowhere else are drawn from `seed`.
+    It has as many classes as its weights; with `classes`, that many, and with `replace_head` those of `data`, which gives weights
+    for other classes a new head. Without weights it has the classes of `data`, if there is one, else its source's own.
+
+    Channels are those of `data` where not given, the image size is the model's own. torchvision's models read three channels
+    only, which grey images repeat. Weights that come from nowhere else are drawn from `seed`.
     """
     import torch
 
@@ -39,12 +44,13 @@ def make_model(
     from bitwright.graph import load_model
     from bitwright.graph.sources import image_size as preferred_size
 
-    asked = classes  # which a factory must not ignore, unlike what the images suggest
-    if data is not None and (channels is None or classes is None):
-        images = load(data)
+    of_images = replace_head or (classes is None and not pretrained and weights is None)
+    images = load(data) if data is not None and (channels is None or of_images) else None
+    if images is not None:
         channels = channels or (3 if name.startswith("torchvision:") else images.shape[0])
-        classes = classes or len(images.classes)
-    suggested = {"in_size": image_size, "num_classes": classes}
+    seen = len(images.classes) if images is not None and of_images else None
+    asked = seen if replace_head else classes  # which a factory must not ignore, unlike what the images suggest
+    suggested = {"in_size": image_size, "num_classes": seen}
     if not (name.startswith("torchvision:") and channels == 3):
         suggested["in_channels"] = channels
     with torch.random.fork_rng():
@@ -52,6 +58,14 @@ def make_model(
         made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, suggested=suggested, num_classes=asked)
     size = image_size or preferred_size(name, made)
     return made, (channels or 3, size, size)
+
+
+def outputs_of(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """How many classes a module tells apart, found by a black image of this shape."""
+    import torch
+
+    with torch.no_grad():
+        return int(model.eval()(torch.zeros(1, *shape)).shape[1])
 
 
 def refuse_ignored_weights(context: typer.Context) -> None:
@@ -64,8 +78,30 @@ def refuse_ignored_weights(context: typer.Context) -> None:
         refuse_ignored(context, "it chooses among the weights of a file. Name one with --weights.", "ema")
 
 
-def load_data(name: str, shape: tuple[int, ...], seed: int = 0) -> ImageData:
-    """A data set by name, in the shape that a model reads."""
-    from bitwright.data import load
+def refuse_two_heads(context: typer.Context) -> None:
+    """`--classes` and `--replace-head` both say how many classes a head is for."""
+    if context.params["replace_head"]:
+        refuse_ignored(
+            context, "--replace-head takes the number of the images' classes. Leave out one of the two.", "classes"
+        )
 
-    return load(name, channels=shape[0], image_size=shape[1], seed=seed)
+
+def load_data(name: str, shape: tuple[int, ...], seed: int = 0, *, outputs: int | None = None) -> ImageData:
+    """A data set by name, in the shape that a model reads.
+
+    Args:
+        name: Of the data set.
+        shape: (channels, height, width) of an image.
+        seed: Of what the data set draws.
+        outputs: How many classes the model tells apart, where labels matter: they become its outputs, and a line says how where
+            they are not as many.
+    """
+    from bitwright.data import load, match_outputs
+
+    found = load(name, channels=shape[0], image_size=shape[1], seed=seed)
+    if outputs is None:
+        return found
+    matched = match_outputs(found, outputs)
+    if matched.how:
+        note(matched.how)
+    return matched.data

@@ -35,5 +35,22 @@ ImageSize = Annotated[
 ]
 Channels = Annotated[int | None, typer.Option("--channels", parser=one_of(1, 3), help="Of the images: 1 or 3.")]
 Classes = Annotated[
-    int | None, typer.Option("--classes", parser=whole(1, MAX_CLASSES), help="Outputs of the classifier.")
+    int | None,
+    typer.Option(
+        "--classes",
+        parser=whole(1, MAX_CLASSES),
+        help="Outputs of the classifier: a new head where the weights have others. By default, those of the weights.",
+    ),
+]
+ReplaceHead = Annotated[
+    bool,
+    typer.Option(
+        "--replace-head", help="A new head, for the classes of the images: the same as their number as --classes."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", "-j", parser=whole(0), help="Processes that read images; by default, as the images need."
+    ),
 ]

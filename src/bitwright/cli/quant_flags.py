@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 import typer
 
 from bitwright.cli.app import fail
-from bitwright.cli.numbers import MAX_SEED, real, whole
+from bitwright.cli.numbers import MAX_CLASSES, MAX_SEED, real, whole
 
 T = TypeVar("T")
 
@@ -76,6 +76,8 @@ def parser() -> ArgumentParser:
     add("--resume", type=Path, help="go on from our checkpoint, a published one, or SAVE_PATH/training.state")
     add("-e", "--evaluate", action="store_true", help="evaluate the integer model, train nothing")
     add("--pretrained", action="store_true", help="download pytorchcv's weights")
+    add("--classes", type=_read(whole(1, MAX_CLASSES)), help="outputs of a new head (default: those of the weights)")
+    add("--replace-head", action="store_true", help="a new head, for the classes of the images")
     add("--world-size", type=int, default=-1, help="moved: accelerate launch")
     add("--rank", type=int, default=-1, help="moved: accelerate launch")
     add("--dist-url", help="moved: accelerate launch")
@@ -173,6 +175,11 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
         )
     if flags.resume is not None and flags.resume.suffix == ".state" and flags.resume.parent != flags.save_path:
         made.error(f"an interrupted training goes on in its own folder: --save-path {flags.resume.parent}.")
+    if flags.classes is not None and flags.replace_head:
+        made.error("--replace-head takes the number of the images' classes: leave out --classes.")
+    new_head = flags.classes is not None or flags.replace_head
+    if new_head and (flags.evaluate or (flags.resume is not None and flags.resume.suffix == ".safetensors")):
+        made.error("a new head is for the start of a training from --pretrained or published float weights.")
     if flags.temperature == 0:
         made.error("--temperature must be above 0, got 0.")
     if flags.print_freq < 1:

@@ -39,14 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(flags: Namespace) -> None:
     """Train and evaluate, or only evaluate."""
-    from bitwright.data import load
+    from bitwright.cli.models import load_data
     from bitwright.integer import IntegerModel, lower
     from bitwright.training import QuantizedModel
 
     start = load_start(flags)
-    shape = start.plan.source.input_shape if isinstance(start, QuantizedModel) else start.input_shape
-    source = flags.data if ":" in flags.data or not Path(flags.data).is_dir() else f"imagefolder:{flags.data}"
-    data = load(source, image_size=shape[1], channels=shape[0], seed=flags.seed)
+    network = start.plan.source if isinstance(start, QuantizedModel) else start
+    data = load_data(source_of(flags), network.input_shape, flags.seed, outputs=network.output_shape[0])
     print(data)
     if flags.evaluate:
         integer = start if isinstance(start, IntegerModel) else lower(prepared(start, flags, data))
@@ -64,41 +63,49 @@ def run(flags: Namespace) -> None:
 
 def load_start(flags: Namespace) -> Graph | QuantizedModel | IntegerModel:
     """What to train or evaluate: a network by name, or what `--resume` names."""
-    import torch
-
-    from bitwright.graph import capture, load_model
-    from bitwright.graph.sources import image_size
+    from bitwright.cli.models import make_model
+    from bitwright.graph import capture
     from bitwright.integer import load
     from bitwright.zoo import import_checkpoint, import_floats, import_notes
 
     if flags.resume is not None and flags.resume.suffix == ".safetensors":
         return load(flags.resume)
-    name = f"pytorchcv:{flags.arch}"
-    with torch.random.fork_rng():
-        torch.manual_seed(flags.seed)
-        network = load_model(name, pretrained=flags.pretrained, num_classes=class_count(flags))
-    side = image_size(name, network)
-    graph = capture(network, (3, side, side), name=name)
-    if flags.resume is None or interrupted(flags):
-        return graph
-    if flags.resume_quantize and flags.evaluate:
-        imported = import_checkpoint(flags.resume, flags.arch, flags.quant_scheme, graph=graph)
+    published = flags.resume is not None and not interrupted(flags)
+    if published and flags.resume_quantize and flags.evaluate:
+        imported = import_checkpoint(flags.resume, flags.arch, flags.quant_scheme)
         for line in import_notes(imported):
             print(line)
         return imported
-    return import_floats(flags.resume, flags.arch, graph=graph)
+    if published:
+        return import_floats(flags.resume, flags.arch, classes=head_classes(flags))
+    name = f"pytorchcv:{flags.arch}"
+    made, shape = make_model(
+        name,
+        pretrained=flags.pretrained,
+        data=source_of(flags),
+        channels=3,
+        classes=flags.classes,
+        replace_head=flags.replace_head,
+        seed=flags.seed,
+    )
+    return capture(made, shape, name=name)
+
+
+def source_of(flags: Namespace) -> str:
+    """The images by name: a folder is one in ImageNet's layout."""
+    return flags.data if ":" in flags.data or not Path(flags.data).is_dir() else f"imagefolder:{flags.data}"
+
+
+def head_classes(flags: Namespace) -> int | None:
+    """How many classes a new head is for, if one was asked for."""
+    from bitwright.data import load
+
+    return len(load(source_of(flags)).classes) if flags.replace_head else flags.classes
 
 
 def interrupted(flags: Namespace) -> bool:
     """Whether `--resume` names the state of an interrupted training, which goes on in its own folder."""
     return flags.resume is not None and flags.resume == flags.save_path / STATE
-
-
-def class_count(flags: Namespace) -> int | None:
-    """The classes of an image folder; published weights have their own 1,000."""
-    if flags.pretrained or not Path(flags.data, "train").is_dir():
-        return None
-    return sum(entry.is_dir() for entry in Path(flags.data, "train").iterdir())
 
 
 def scheme_of(flags: Namespace, graph: Graph) -> Scheme:
@@ -222,9 +229,10 @@ def between(model: QuantizedModel, data: ImageData, flags: Namespace) -> Callabl
     """Evaluations within an epoch, `--evaluate-times` of them."""
     if flags.evaluate_times < 1:
         return lambda step: None
+    from bitwright.data import part_of
     from bitwright.training import evaluate
 
-    images = round(len(data.train) * flags.data_percentage)
+    images = part_of(len(data.train), flags.data_percentage)
     every = max(1, images // min(flags.batch_size, images) // flags.evaluate_times)
 
     def after_step(step: Step) -> None:

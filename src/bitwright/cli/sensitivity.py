@@ -78,7 +78,7 @@ def sensitivity(
     network = Graph.load(graph)
     if own_device is not None:
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
-    found = load_data(data, network.input_shape)
+    found = load_data(data, network.input_shape, outputs=network.output_shape[0])
     chosen = found.calibration(min(images, len(found.train)), seed)
     refuse_unfinished(state, resume)
     with resumable(state), bar("measuring sensitivities", shown=main) as progress:

@@ -14,9 +14,22 @@ from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import refuse_unfinished, resumable
-from bitwright.cli.models import refuse_ignored_weights
+from bitwright.cli.models import refuse_ignored_weights, refuse_two_heads
 from bitwright.cli.numbers import one_of, real, whole
-from bitwright.cli.options import Channels, Classes, Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
+from bitwright.cli.options import (
+    Channels,
+    Classes,
+    Data,
+    Ema,
+    ImageSize,
+    Json,
+    Output,
+    Pretrained,
+    ReplaceHead,
+    Seed,
+    Weights,
+    Workers,
+)
 from bitwright.cli.outputs import reserve
 from bitwright.cli.processes import default_device, join_processes, leave_processes
 
@@ -93,6 +106,8 @@ def train(
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
+    replace_head: ReplaceHead = False,
+    workers: Workers = None,
     checkpoint_minutes: Annotated[
         float,
         typer.Option("--checkpoint-minutes", parser=real(0.0), help="From one write of OUTPUT.state to the next."),
@@ -120,6 +135,7 @@ def train(
         label_smoothing=label_smoothing,
         data_fraction=data_fraction,
         seed=seed,
+        workers=workers,
     )
     in_float = ":" in model and not Path(model).exists()
     if in_float and scheme is not None:
@@ -137,7 +153,7 @@ def train(
     with resumable(state):
         if scheme is None:
             model_options = {"pretrained": pretrained, "weights": weights, "ema": ema, "image_size": image_size}
-            model_options |= {"channels": channels, "classes": classes}
+            model_options |= {"channels": channels, "classes": classes, "replace_head": replace_head}
             _train_float(run, model, model_options)
         else:
             options = {"ranges": ranges, "free_norm": free_norm, "settle_norm": settle_norm}
@@ -153,9 +169,12 @@ def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
             context, reason, "ranges", "free_norm", "settle_norm", "teacher_alpha", "residual_bits", "deploy"
         )
         refuse_ignored_weights(context)
+        refuse_two_heads(context)
     else:
         reason = "a captured network has its weights and its shape. Leave it out, or name a model as SOURCE:MODEL."
-        refuse_ignored(context, reason, "pretrained", "weights", "ema", "image_size", "channels", "classes")
+        refuse_ignored(
+            context, reason, "pretrained", "weights", "ema", "image_size", "channels", "classes", "replace_head"
+        )
     if not in_float and Path(context.params["scheme"]).exists():
         refuse_ignored(context, "the file of a scheme has its own.", "residual_bits")
     if context.params["epochs"] == 0:
@@ -191,7 +210,9 @@ class _Run:
         from bitwright.training import evaluate
 
         with bar("evaluating") as progress:
-            top1 = evaluate(predict, images.batches("test", 128), progress=progress).top1_percent
+            top1 = evaluate(
+                predict, images.batches("test", 128, workers=self.settings.workers), progress=progress
+            ).top1_percent
         Path(self.checkpoint.path).unlink(missing_ok=True)
         losses = ", ".join(f"{loss:.4f}" for loss in trained.losses) or "none (calibrated only)"
         line = f"{', '.join(facts.values())}: top-1 {top1:.2f} % as trained; losses by epoch: {losses}"
@@ -202,12 +223,12 @@ class _Run:
 
 
 def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
-    from bitwright.cli.models import load_data, make_model
+    from bitwright.cli.models import load_data, make_model, outputs_of
     from bitwright.graph import FloatModel, capture
     from bitwright.training import fit
 
     made, shape = make_model(name, data=run.data, seed=run.settings.seed, **options)
-    images = load_data(run.data, shape)
+    images = load_data(run.data, shape, outputs=outputs_of(made, shape))
     weights = options["weights"]
     origin = {
         "model": name,
@@ -249,7 +270,7 @@ def _train_quantized(
     graph = start if isinstance(start, Graph) else start.float_graph()
     chosen = scheme_for(scheme, graph, residual_bits, "tensorrt" if "tensorrt" in deploy else None)
     require_deployable(graph, chosen, deploy)
-    images = load_data(run.data, graph.input_shape)
+    images = load_data(run.data, graph.input_shape, outputs=graph.output_shape[0])
     if teacher_alpha > 0:
         options["distillation"] = Distillation(FloatModel(graph).eval().requires_grad_(False), teacher_alpha)
     with bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress:

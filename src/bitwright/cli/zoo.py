@@ -13,7 +13,7 @@ from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import refuse_unfinished, resumable
 from bitwright.cli.numbers import one_of
-from bitwright.cli.options import Data, Json, Output, Weights
+from bitwright.cli.options import Classes, Data, Json, Output, ReplaceHead, Weights, Workers
 from bitwright.cli.outputs import reserve, try_folder
 
 zoo = typer.Typer(
@@ -174,36 +174,51 @@ def import_file(
 
 @zoo.command("reproduce", epilog="Example: bitwright zoo reproduce resnet18-bops0.5 --data imagefolder:/data/imagenet")
 def reproduce(
+    context: typer.Context,
     name: RowName,
     data: Data,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the recipe.")
     ] = None,
     weights: Weights = None,
+    classes: Classes = None,
+    replace_head: ReplaceHead = False,
+    workers: Workers = None,
     folder: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for models and state.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the recipe of a row from float weights to the integer model; ends with the row, published beside measured."""
-    from bitwright.cli.models import load_data
-    from bitwright.graph import capture, load_model
+    from bitwright.cli.models import load_data, make_model, refuse_two_heads
+    from bitwright.graph import capture
     from bitwright.report.zoo import reproduction_table
     from bitwright.zoo import recipe, row
     from bitwright.zoo.reproduction import STATE
     from bitwright.zoo.reproduction import reproduce as run
     from bitwright.zoo.table import image_size_of
 
+    refuse_two_heads(context)
     kept = folder or Path("runs") / row(name).name
     try_folder(kept, kept)
     refuse_unfinished(kept / STATE, resume)
     published = row(name)
     chosen = recipe(name).changed(changes or [])
     shape = (3, image_size_of(published.model), image_size_of(published.model))
-    images = load_data(data, shape, chosen.seed)
     source = f"pytorchcv:{published.model}"
-    made = load_model(source, pretrained=weights is None, weights=weights, num_classes=len(images.classes))
+    made, _ = make_model(
+        source,
+        pretrained=weights is None,
+        weights=weights,
+        data=data,
+        image_size=shape[1],
+        channels=shape[0],
+        classes=classes,
+        replace_head=replace_head,
+        seed=chosen.seed,
+    )
     graph = capture(made, shape, name=source)
+    images = load_data(data, shape, chosen.seed, outputs=graph.output_shape[0])
     with resumable(kept / STATE), bar(f"reproducing {published.name}") as progress:
-        result = run(chosen, graph, images, folder=kept, resume=resume, progress=progress)
+        result = run(chosen, graph, images, folder=kept, resume=resume, workers=workers, progress=progress)
     note(f"wrote {kept}")
     show(result.to_dict(), as_json, lambda: reproduction_table(result))

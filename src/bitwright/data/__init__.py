@@ -17,6 +17,7 @@ from bitwright.data.image_data import ImageData
 from bitwright.data.image_set import ImageSet
 from bitwright.data.in_memory import InMemoryImages
 from bitwright.data.loader import batches
+from bitwright.data.outputs import Matched, imagenet_synsets, match_outputs
 from bitwright.data.registry import Request, load, names, source
 from bitwright.data.subset import ImageSubset, part_of, subset
 
@@ -28,9 +29,12 @@ __all__ = [
     "ImageSet",
     "ImageSubset",
     "InMemoryImages",
+    "Matched",
     "Request",
     "batches",
+    "imagenet_synsets",
     "load",
+    "match_outputs",
     "names",
     "part_of",
     "source",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -82,8 +83,9 @@ class ImageData:
         return self.train.read(stratified(self.train.labels, count, seed, cover=True))
 
     def __str__(self) -> str:
-        shape = "x".join(map(str, self.shape))
+        shape, seen = "x".join(map(str, self.shape)), int(torch.bincount(self.train.labels).count_nonzero())
+        classes = f"{seen:,} of " if seen < len(self.classes) else ""
         return (
             f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images of {shape} "
-            f"in {len(self.classes):,} classes"
+            f"in {classes}{len(self.classes):,} classes"
         )

@@ -72,6 +72,11 @@ class Graph:
         return next(node.shape for node in self.nodes if isinstance(node, Input))
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of what the network returns for an image: (classes,) for a classifier."""
+        return self[self.output].shape
+
+    @property
     def layers(self) -> dict[str, Layer]:
         """The nodes with weights, by name, in execution order: what a scheme gives bits to."""
         return {node.name: node for node in self.nodes if isinstance(node, Layer)}

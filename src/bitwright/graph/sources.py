@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +14,13 @@ from torch import nn
 
 from bitwright.errors import FileFormatError, ModelError, UnknownNameError, unknown_name
 from bitwright.graph.factory import call_factory, find_factory
+from bitwright.graph.head import with_weights
 from bitwright.graph.pretrained import fetching
 from bitwright.graph.raised import described
-from bitwright.graph.weights_file import load_weights
+from bitwright.graph.weights_file import FoundWeights, find_weights
 
 Source = Callable[[str, dict[str, Any], bool], nn.Module]
+Make = Callable[[int | None, bool], nn.Module]
 
 
 def load_model(
@@ -37,10 +38,12 @@ def load_model(
         name: `SOURCE:MODEL`; SOURCE is pytorchcv, torchvision, or a Python module whose factory MODEL is called.
         pretrained: Download the source's own weights.
         weights: A file to load them from instead: `.safetensors`, or a PyTorch file, which is read without executing code; see
-            `load_weights` for what it may hold.
+            `find_weights` for what it may hold.
         ema: Take the moving average of the weights in that file.
         suggested: Passed to the factory where it is not None, and the factory has such a parameter.
-        options: Passed to the factory where not None, for instance `num_classes`, `in_channels`, `in_size`.
+        options: Passed to the factory where not None, for instance `num_classes`, `in_channels`, `in_size`. Without `num_classes`
+            the model has as many classes as the weights; where it is another number, the head is new, and a `BitwrightWarning`
+            says so.
 
     Raises:
         UnknownNameError: If source or model do not exist.
@@ -54,19 +57,38 @@ def load_model(
             f"expected a model as SOURCE:MODEL, got '{name}': for instance pytorchcv:resnet18, torchvision:resnet18, "
             "or package.module:factory."
         )
-    suggestions = {key: value for key, value in suggested.items() if value is not None}
-    given = {key: value for key, value in options.items() if value is not None}
-    # Only the built-in sources' weights lie at known places; a factory of the user's own reports its own faults.
-    with fetching(source, model) if pretrained and source in SOURCES else nullcontext():
-        if source in SOURCES:
-            made = SOURCES[source](model, suggestions | given, pretrained)
-        else:
-            made = _from_module(source, model, suggestions, given | ({"pretrained": True} if pretrained else {}))
-    if weights is not None:
-        load_weights(made, weights, ema=ema)
-    elif ema:
+    if ema and weights is None:
         raise FileFormatError("a moving average is one of the weights in a file: name the file (weights=, --weights).")
+    make = _maker(source, model, _given(suggested), _given(options))
+    classes = options.get("num_classes")
+    if not pretrained or source not in SOURCES:  # a factory of the user's own reports its own faults
+        made = make(classes, pretrained)
+    else:
+        with fetching(source, model):
+            made = make(None, True)
+        if classes is not None:
+            published = FoundWeights(made.state_dict(), f"the published weights of '{name}'", "one state dict")
+            made = with_weights(make(classes, False), published, make, classes)
+    if weights is not None:
+        made = with_weights(made, find_weights(made, weights, ema=ema), make, classes)
     return made.eval()
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _maker(source: str, model: str, suggested: dict[str, Any], options: dict[str, Any]) -> Make:
+    """What makes the model for some number of classes (None: its source's own), with its source's own weights or without."""
+
+    def make(classes: int | None, pretrained: bool) -> nn.Module:
+        own = {key: value for key, value in options.items() if key != "num_classes"} | _given({"num_classes": classes})
+        if source in SOURCES:
+            proposed = {key: value for key, value in suggested.items() if not (pretrained and key == "num_classes")}
+            return SOURCES[source](model, proposed | own, pretrained)
+        return _from_module(source, model, suggested, own | ({"pretrained": True} if pretrained else {}))
+
+    return make
 
 
 def image_size(name: str, model: nn.Module) -> int:

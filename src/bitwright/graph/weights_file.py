@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,37 @@ _MOST_NESTED = 5
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler")
 
 
-def load_weights(model: nn.Module, path: str | Path, *, ema: bool = False) -> None:
-    """Load the weights in a file into `model`.
+@dataclass(frozen=True)
+class FoundWeights:
+    """The weights in a file that are nearest to a model's.
+
+    Attributes:
+        state: Tensors by name, the model's names where they fit.
+        where: In words, for a message.
+        keys: What else the file holds, likewise.
+    """
+
+    state: Mapping[str, Tensor]
+    where: str
+    keys: str
+
+    def load_into(self, model: nn.Module) -> None:
+        """Give them to the model.
+
+        Raises:
+            FileFormatError: If their names or shapes are not the model's.
+        """
+        try:
+            model.load_state_dict(dict(self.state))
+        except RuntimeError as error:
+            faults = [line.strip() for line in str(error).splitlines()[1:]]
+            raise FileFormatError(
+                f"{self.where} do not fit the model: {' '.join(faults)[:400]} The file has {self.keys}."
+            ) from error
+
+
+def find_weights(model: nn.Module, path: str | Path, *, ema: bool = False) -> FoundWeights:
+    """Find the weights for `model` in a file, by their names.
 
     They are looked for under any keys (`model`, `model_state_dict`, `state_dict`, …, one in another), with any of the prefixes
     `module.`, `_orig_mod.` and `model.` in any combination, and taken where their names are exactly the model's.
@@ -37,7 +67,7 @@ def load_weights(model: nn.Module, path: str | Path, *, ema: bool = False) -> No
         ema: Take the moving average of the weights, which some scripts keep under a key with `ema` in it, and nothing else.
 
     Raises:
-        FileFormatError: If the file cannot be read, or nothing in it has the model's names and shapes; says what it holds.
+        FileFormatError: If the file cannot be read, or holds no weights; says what it holds.
     """
     content = _read(path)
     kept = {name: state for name, state in _state_dicts(content) if _is_average(name) == ema}
@@ -46,14 +76,8 @@ def load_weights(model: nn.Module, path: str | Path, *, ema: bool = False) -> No
     names = set(model.state_dict())
     fitting = {name: found for name, state in kept.items() if (found := _renamed(state, names)) is not None}
     chosen = _choose(fitting, path) if fitting else _closest(kept, names)
-    try:
-        model.load_state_dict(fitting.get(chosen, kept[chosen]))
-    except RuntimeError as error:
-        faults = [line.strip() for line in str(error).splitlines()[1:]]
-        where = f" under '{chosen}'" if chosen else ""
-        raise FileFormatError(
-            f"the weights{where} in '{path}' do not fit the model: {' '.join(faults)[:400]} The file has {_keys(content)}."
-        ) from error
+    where = f" under '{chosen}'" if chosen else ""
+    return FoundWeights(fitting.get(chosen, kept[chosen]), f"the weights{where} in '{path}'", _keys(content))
 
 
 def _read(path: str | Path) -> Any:

@@ -63,6 +63,11 @@ class IntegerModel:
         """(channels, height, width) of an image."""
         return self.ops[0].shape
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of what the network returns for an image: (classes,) for a classifier."""
+        return next(op.shape for op in self.ops if op.name == self.output)
+
     def layers(self) -> dict[str, IntegerConv2d | IntegerLinear]:
         """The operations with weights, by name."""
         return {op.name: op for op in self.ops if isinstance(op, IntegerConv2d | IntegerLinear)}

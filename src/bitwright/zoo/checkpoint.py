@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from bitwright.errors import FileFormatError
+from bitwright.errors import BitwrightWarning, FileFormatError
 from bitwright.graph.graph import Graph
+from bitwright.graph.head import differing_heads, new_head_of
 from bitwright.graph.nodes import Conv2d, Linear
 from bitwright.graph.pickled import read_pickled
 from bitwright.zoo.archive import opened_checkpoint
@@ -57,6 +59,14 @@ class Checkpoint:
                 f"'{name}' has shape {tuple(found.shape)} in '{self.path}', but this network needs {shape}."
             )
         return found
+
+    def classes(self, model: nn.Module) -> int | None:
+        """How many classes it tells apart, if these are others than the model's."""
+        for head in ("quant_output.weight", "quant_output.weight_integer"):
+            if head in self.tensors:
+                return len(self.tensors[head]) if self.tensors[head].dim() else None
+        heads = differing_heads(self.tensors, model)
+        return None if heads is None else heads.weights
 
 
 def load_checkpoint(path: str | Path, *, floats: bool = False) -> Checkpoint:
@@ -99,7 +109,7 @@ def _outline(content: Any) -> str:
     return f"an object of type {type(content).__name__}"
 
 
-def float_parameters(checkpoint: Checkpoint, graph: Graph, model: str) -> dict[str, Tensor]:
+def float_parameters(checkpoint: Checkpoint, graph: Graph, model: str, *, new_head: bool = False) -> dict[str, Tensor]:
     """The float weights and batch norm of a checkpoint, by the captured model's parameter names, for `graph.with_parameters`.
 
     A file that is a plain state dict of the model itself, as a baseline's may be, gives its tensors as they are.
@@ -108,6 +118,7 @@ def float_parameters(checkpoint: Checkpoint, graph: Graph, model: str) -> dict[s
         checkpoint: As read with `floats=True`.
         graph: The captured network.
         model: Its name in the zoo.
+        new_head: Whether tensors of a head for other classes are left as they are in `graph`; a `BitwrightWarning` names them.
 
     Raises:
         FileFormatError: If a tensor is missing or shaped otherwise.
@@ -120,10 +131,18 @@ def float_parameters(checkpoint: Checkpoint, graph: Graph, model: str) -> dict[s
         names = {name: name for name in graph.parameters}
     else:
         names = _float_names(graph, model)
-    return {
-        parameter: checkpoint.tensor(name, tuple(graph.parameters[parameter].shape)).detach().clone()
-        for parameter, name in names.items()
-    }
+    found: dict[str, Tensor] = {}
+    kept = []
+    for parameter, name in names.items():
+        own = graph.parameters[parameter]
+        if new_head and len(own) == graph.output_shape[0] and len(checkpoint.tensor(name)) != len(own):
+            found[parameter] = own
+            kept.append(parameter)
+        else:
+            found[parameter] = checkpoint.tensor(name, tuple(own.shape)).detach().clone()
+    if kept:
+        warnings.warn(new_head_of(f"the weights in '{checkpoint.path}'", kept), BitwrightWarning, stacklevel=3)
+    return found
 
 
 def _float_names(graph: Graph, model: str) -> dict[str, str]:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bitwright.errors import FileFormatError, LoweringError
 from bitwright.graph.capture import capture
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Add, AvgPool2d, Bounds, Conv2d, Flatten, Input, Linear, MaxPool2d, Node
-from bitwright.graph.sources import load_model
+from bitwright.graph.sources import image_size, load_model
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import (
@@ -56,7 +57,7 @@ def import_checkpoint(path: str | Path, model: str, scheme: str, *, graph: Graph
         path: Either format, or the archive that holds it.
         model: The network, for instance `resnet18`.
         scheme: The published scheme that it was trained with, in any spelling: the file itself does not say.
-        graph: The captured network, if at hand; None captures pytorchcv's at 224 pixels.
+        graph: The captured network, if at hand; None captures pytorchcv's, for as many classes as the file has.
 
     Returns:
         The model; its `facts` hold the bounds, and `import_notes` reads them.
@@ -66,28 +67,43 @@ def import_checkpoint(path: str | Path, model: str, scheme: str, *, graph: Graph
         UnknownNameError: If the network or scheme was not published.
         LoweringError: If an accumulator can leave int32.
     """
-    name = model_name(model)
+    name, checkpoint = model_name(model), load_checkpoint(path)
     if graph is None:
-        graph = capture(load_model(f"pytorchcv:{name}"), (3, 224, 224), name=f"pytorchcv:{name}")
+        graph = captured_for(checkpoint, name)
     bits = published_scheme(name, scheme, layers=graph.layers, residual_bits=STREAM_BITS)
-    return to_integer_model(load_checkpoint(path), graph, layout(name, graph), bits)
+    return to_integer_model(checkpoint, graph, layout(name, graph), bits)
 
 
-def import_floats(path: str | Path, model: str, *, graph: Graph | None = None) -> Graph:
+def import_floats(path: str | Path, model: str, *, graph: Graph | None = None, classes: int | None = None) -> Graph:
     """Read the float weights of a published checkpoint into the network's graph, for fine-tuning.
 
     Args:
         path: A `checkpoint.pth.tar`, a plain state dict of the network, or an archive of one of them.
         model: The network, for instance `resnet18`.
-        graph: The captured network, if at hand.
+        graph: The captured network, if at hand; None captures pytorchcv's, for as many classes as the file has.
+        classes: How many the network shall tell apart, where they are others than the file's: its head is new then, drawn from a
+            fixed seed, and a `BitwrightWarning` says so.
 
     Raises:
         FileFormatError: If the file is damaged, hostile, of another network, or holds integers only.
     """
-    name = model_name(model)
+    name, checkpoint = model_name(model), load_checkpoint(path, floats=True)
     if graph is None:
-        graph = capture(load_model(f"pytorchcv:{name}"), (3, 224, 224), name=f"pytorchcv:{name}")
-    return graph.with_parameters(float_parameters(load_checkpoint(path, floats=True), graph, name))
+        graph = captured_for(checkpoint, name, classes)
+    return graph.with_parameters(float_parameters(checkpoint, graph, name, new_head=classes is not None))
+
+
+def captured_for(checkpoint: Checkpoint, model: str, classes: int | None = None) -> Graph:
+    """The network of pytorchcv at the size it was made for, with random weights, for `classes` or as many as a checkpoint has."""
+    source = f"pytorchcv:{model}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = load_model(source)
+        wanted = classes or checkpoint.classes(made)
+        if wanted is not None:
+            made = load_model(source, num_classes=wanted)
+    side = image_size(source, made)
+    return capture(made, (3, side, side), name=source)
 
 
 def to_integer_model(checkpoint: Checkpoint, graph: Graph, names: Layout, scheme: Scheme) -> IntegerModel:

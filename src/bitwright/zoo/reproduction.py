@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bitwright.data import ImageData
+from bitwright.data import ImageData, part_of
 from bitwright.errors import DataError
 from bitwright.graph import FloatModel, Graph, float_cost, layer_costs, scheme_cost
 from bitwright.integer import IntegerModel, lower, prepare
@@ -69,6 +69,7 @@ def reproduce(
     folder: str | Path | None = None,
     resume: bool = False,
     batch_size: int = 100,
+    workers: int | None = None,
     progress: Progress = silent,
 ) -> Reproduction:
     """Run a recipe: quantize, calibrate, train, lower, and evaluate the integer model.
@@ -81,6 +82,7 @@ def reproduce(
             done; None keeps nothing.
         resume: Go on with the training whose state is in `folder`.
         batch_size: Of the evaluation.
+        workers: Processes that read images; None takes what suits the data.
         progress: Told about every step.
 
     Raises:
@@ -93,7 +95,9 @@ def reproduce(
         raise DataError(f"{graph.model} reads images of shape {graph.input_shape}, got {data.shape} from {data.name}.")
     kept = None if folder is None else Path(folder)
     if published.is_float:
-        accuracy = evaluate(FloatModel(graph).eval(), data.batches("test", batch_size), progress=progress)
+        accuracy = evaluate(
+            FloatModel(graph).eval(), data.batches("test", batch_size, workers=workers), progress=progress
+        )
         if kept is not None:
             recipe.save(kept / "recipe.yaml")
         cost = float_cost(graph)
@@ -106,7 +110,7 @@ def reproduce(
         graph,
         scheme,
         data,
-        recipe.settings(),
+        replace(recipe.settings(), workers=workers),
         ranges="ema",
         act_range_momentum=recipe.act_range_momentum,
         free_norm=not recipe.fix_batch_norm,
@@ -118,11 +122,11 @@ def reproduce(
         save_quantized(kept / "quantized.safetensors", model)
         integer.save(kept / "integer.safetensors")
         recipe.save(kept / "recipe.yaml")  # last: a refused or interrupted run leaves that of the models beside it
-    accuracy = evaluate(predictor(integer), data.batches("test", batch_size), progress=progress)
+    accuracy = evaluate(predictor(integer), data.batches("test", batch_size, workers=workers), progress=progress)
     if kept is not None:
         (kept / STATE).unlink(missing_ok=True)
     cost = scheme_cost(layer_costs(graph), scheme)
-    used = (round(len(data.train) * recipe.data_fraction), len(data.train))
+    used = (part_of(len(data.train), recipe.data_fraction), len(data.train))
     return Reproduction(published, recipe, data.name, used, accuracy, cost.size_mb, cost.bops_g, trained.losses)
 
 
