@@ -34,7 +34,8 @@ from bitwright.benchmark import ENGINES, EngineProcess, Setting, environment, lo
 from bitwright.errors import BitwrightError, ExportError
 from bitwright.export import EXPORTERS, Exporter, Pixels, Target
 from bitwright.graph import Graph
-from bitwright.graph.execute import convolve, evaluate, execute
+from bitwright.graph.evaluate import convolve, evaluate
+from bitwright.graph.execute import execute
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitwright.graph import FloatModel, Graph, capture, execute, folded_weight
-from bitwright.graph.execute import convolve
+from bitwright.graph.evaluate import convolve
 from bitwright.graph.nodes import Layer
 from graph.networks import Called, randomized
 

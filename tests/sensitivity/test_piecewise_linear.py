@@ -11,7 +11,7 @@ import torch
 
 from bitwright.errors import TrainingError
 from bitwright.graph import capture, load_model, nodes
-from bitwright.graph.execute import evaluate
+from bitwright.graph.evaluate import evaluate
 from bitwright.graph.nodes import Node
 from bitwright.graph.signs import makes_negative
 from bitwright.sensitivity import measure_sensitivity, require_piecewise_linear

@@ -3,7 +3,9 @@
 
 from bitwright.graph.capture import capture
 from bitwright.graph.cost import LayerCost, ModelCost, float_cost, layer_costs, parameter_count, scheme_cost
-from bitwright.graph.execute import FloatModel, execute, folded_weight
+from bitwright.graph.evaluate import folded_weight
+from bitwright.graph.execute import execute
+from bitwright.graph.float_model import FloatModel
 from bitwright.graph.graph import Graph
 from bitwright.graph.sources import load_model
 from bitwright.graph.ties import ties

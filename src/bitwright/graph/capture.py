@@ -8,8 +8,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from bitwright.errors import CaptureError
 from bitwright.graph.aten import HANDLERS, IGNORED, supported
 from bitwright.graph.autocast import full_precision
+from bitwright.graph.builder import Builder, Parameter
 from bitwright.graph.diagnosis import check_returned, explain_export, explain_run
 from bitwright.graph.graph import Graph, operations
 from bitwright.graph.intake import as_type, evaluating, network_of, warn_of_cast
@@ -98,58 +97,12 @@ def _quiet() -> Iterator[None]:
         logger.disabled = disabled
 
 
-@dataclass
-class Builder:
-    """What a handler of `aten/` may use: the nodes so far, and the values of fx nodes."""
-
-    program: ExportedProgram
-    model: str
-    nodes: list[Node] = field(default_factory=list)
-    values: dict[fx.Node, Any] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
-
-    def place(self, fx_node: fx.Node) -> str:
-        """Where in the model an fx node comes from, for messages."""
-        return f"{self.module_path(fx_node) or 'the top module'} ({fx_node.target})"
-
-    def module_path(self, fx_node: fx.Node) -> str:
-        stack = list(fx_node.meta.get("nn_module_stack", {}).values())
-        return str(stack[-1][0]) if stack else ""
-
-    def unique(self, name: str) -> str:
-        """`name`, or `name#2`, `name#3`, … where it is taken, for instance by a module that is called twice."""
-        chosen, count = name, 1
-        while chosen in self.names:
-            count += 1
-            chosen = f"{name}#{count}"
-        self.names.add(chosen)
-        return chosen
-
-    def node_name(self, fx_node: fx.Node, operation: str) -> str:
-        path = self.module_path(fx_node)
-        return self.unique(f"{path}.{operation}" if path else operation)
-
-    def add(self, node: Node) -> str:
-        self.nodes.append(node)
-        return node.name
-
-    def shape(self, fx_node: fx.Node) -> tuple[int, ...]:
-        """Of the tensor an fx node makes, without its batch axis."""
-        return tuple(int(size) for size in fx_node.meta["val"].shape[1:])
-
-    def refuse(self, fx_node: fx.Node, why: str) -> CaptureError:
-        return CaptureError(
-            f"{self.model}: unsupported operation {fx_node.target} at {self.module_path(fx_node) or 'the top module'}: "
-            f"{why} Supported: {', '.join(supported())}."
-        )
-
-
 def _translate(program: ExportedProgram, name: str) -> Graph:
     """One node for each ATen operation, nothing fused."""
     signature = program.graph_signature
     owned = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = dict(signature.inputs_to_lifted_tensor_constants)
-    builder = Builder(program, name)
+    builder = Builder(program, name, supported())
     output: str | None = None
     for fx_node in program.graph.nodes:
         if fx_node.op == "placeholder":
@@ -179,13 +132,6 @@ def _translate(program: ExportedProgram, name: str) -> Graph:
         **{key: value for key, value in program.constants.items() if isinstance(value, Tensor)},
     }
     return Graph(name, used, output, {key: value.detach().clone() for key, value in tensors.items()})
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """The value of an fx node that is a parameter or buffer: its name in the state dict."""
-
-    name: str
 
 
 def _refuse_written_view(builder: Builder, fx_node: fx.Node, target: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from math import prod
 
-from bitwright.graph.execute import statistic_names
+from bitwright.graph.float_model import statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Conv2d, Linear, Node
 from bitwright.scheme import Precision, Scheme

@@ -125,7 +125,7 @@ class Graph:
             raise FileFormatError(f"{where}: expected a mapping with a list of 'nodes', got {shown(structure)}")
         nodes = tuple(node_from_dict(entry, f"{where}: node {number}") for number, entry in enumerate(entries))
         found = decode(cls, structure, where, {"nodes": nodes, "parameters": parameters})
-        check_shapes(found, where)
+        check_shapes(found.nodes, found.parameters, where)
         return found
 
     def save(self, path: str | Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bitwright.errors import CaptureError
-from bitwright.graph.execute import FloatModel
+from bitwright.graph.float_model import FloatModel
 from bitwright.graph.graph import Graph
 from bitwright.graph.intake import as_type
 from bitwright.graph.nodes import BatchNorm

@@ -3,60 +3,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from bitwright.errors import FileFormatError, reason, shown
+from bitwright.graph.evaluate import evaluate
 from bitwright.graph.nodes import Add, Concat, Input, Layer, Node, Norm
-
-if TYPE_CHECKING:
-    from bitwright.graph.graph import Graph
 
 _INPUTS = {Input: (0, 0), Add: (2, 2), Concat: (1, 2**31)}
 """How many tensors a node reads, at least and at most, where that is not one."""
 
 
-def check_shapes(graph: Graph, where: str) -> None:
-    """Run `graph` on shapes alone, without computing a number.
+def check_shapes(nodes: Sequence[Node], parameters: Mapping[str, Tensor], where: str) -> None:
+    """Run the nodes of a graph on shapes alone, without computing a number.
 
     Raises:
         FileFormatError: If the first node is not the only input, a parameter is missing or does not fit, or a node makes
             another shape than it says; names the node.
     """
-    from bitwright.graph.execute import execute  # which reads graphs itself
-
-    inputs = [node for node in graph if isinstance(node, Input)]
-    if len(inputs) != 1 or graph.nodes[0] is not inputs[0] or len(inputs[0].shape) != 3 or min(inputs[0].shape) < 1:
+    inputs = [node for node in nodes if isinstance(node, Input)]
+    if len(inputs) != 1 or nodes[0] is not inputs[0] or len(inputs[0].shape) != 3 or min(inputs[0].shape) < 1:
         raise FileFormatError(f"{where}: expected one input, of three axes, as the first node.")
-    for node in graph:
-        least, most = _INPUTS.get(type(node), (1, 1))
-        if not least <= len(node.inputs) <= most:
-            raise FileFormatError(f"{where}: node '{node.name}' cannot read {len(node.inputs)} tensors.")
-        for name, channels in parameter_names(node).items():
-            tensor = graph.parameters.get(name)
-            # Shapes alone do not tell PyTorch that a bias has too many values.
-            if tensor is None or tensor.dtype != torch.float32 or (channels and tuple(tensor.shape) != (channels,)):
-                got = "none" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-                expected = f"float32 of shape ({channels},)" if channels else "float32"
-                raise FileFormatError(f"{where}: node '{node.name}' needs {shown(name)}, {expected}, got {got}.")
-    done = 0
+    for node in nodes:
+        _check_reads(node, parameters, where)
+    on_meta = {name: tensor.detach().to("meta") for name, tensor in parameters.items()}
+    made = {"": torch.empty((1, *inputs[0].shape), device="meta")}
+    for node in nodes:
+        try:
+            result = evaluate(node, [made[name] for name in node.inputs or ("",)], on_meta)
+            if tuple(result.shape[1:]) != node.shape:
+                raise ValueError(f"it makes {tuple(result.shape[1:])}, but says {node.shape}")
+        except Exception as error:  # PyTorch has many types for values that make no sense
+            raise FileFormatError(
+                f"{where}: node '{node.name}' does not fit its inputs or parameters ({reason(error)})."
+            ) from error
+        made[node.name] = result
 
-    def compare(node: Node, made: Tensor) -> None:
-        nonlocal done
-        if tuple(made.shape[1:]) != node.shape:
-            raise ValueError(f"it makes {tuple(made.shape[1:])}, but says {node.shape}")
-        done += 1
 
-    try:
-        parameters = {name: tensor.detach().to("meta") for name, tensor in graph.parameters.items()}
-        execute(graph, parameters, torch.empty((1, *inputs[0].shape), device="meta"), observe=compare)
-    except Exception as error:  # PyTorch has many types for values that make no sense
-        name = graph.nodes[min(done, len(graph.nodes) - 1)].name
-        raise FileFormatError(
-            f"{where}: node '{name}' does not fit its inputs or parameters ({reason(error)})."
-        ) from error
+def _check_reads(node: Node, parameters: Mapping[str, Tensor], where: str) -> None:
+    """How many tensors a node reads, and its parameters."""
+    least, most = _INPUTS.get(type(node), (1, 1))
+    if not least <= len(node.inputs) <= most:
+        raise FileFormatError(f"{where}: node '{node.name}' cannot read {len(node.inputs)} tensors.")
+    for name, channels in parameter_names(node).items():
+        tensor = parameters.get(name)
+        # Shapes alone do not tell PyTorch that a bias has too many values.
+        if tensor is None or tensor.dtype != torch.float32 or (channels and tuple(tensor.shape) != (channels,)):
+            got = "none" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            expected = f"float32 of shape ({channels},)" if channels else "float32"
+            raise FileFormatError(f"{where}: node '{node.name}' needs {shown(name)}, {expected}, got {got}.")
 
 
 def parameter_names(node: Node) -> dict[str, int]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import FileFormatError, reason
-from bitwright.graph.execute import rearrange
+from bitwright.graph.evaluate import rearrange
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
 from bitwright.integer.ops import (
     Accumulate,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bitwright.graph.execute import Tensors, clamp, convolve, evaluate, folded_weight
+from bitwright.graph.evaluate import Tensors, clamp, convolve, evaluate, folded_weight
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer, Node
 from bitwright.training.fake_quantize import fake_quantize

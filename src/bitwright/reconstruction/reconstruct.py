@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import DataError, TrainingError
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.execute import Tensors
+from bitwright.graph.evaluate import Tensors
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Layer

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from bitwright.graph.execute import convolve
+from bitwright.graph.evaluate import convolve
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer
 from bitwright.graph.signs import negative_tensors

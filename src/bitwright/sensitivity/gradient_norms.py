@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import unfold
 from torch.nn.grad import conv2d_weight
 
-from bitwright.graph.execute import convolve
+from bitwright.graph.evaluate import convolve
 from bitwright.graph.nodes import Conv2d, Layer, Linear, Node
 from bitwright.sensitivity.loss import GraphLoss
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import DataError
-from bitwright.graph.execute import Linearity, convolve, execute, folded_weight
+from bitwright.graph.evaluate import convolve, folded_weight
+from bitwright.graph.execute import Linearity, execute
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import TrainingError
-from bitwright.graph.execute import Linearity, convolve
+from bitwright.graph.evaluate import convolve
+from bitwright.graph.execute import Linearity
 from bitwright.graph.nodes import Layer
 from bitwright.progress import Progress, silent
 from bitwright.quantizer.activations import quantize_activation

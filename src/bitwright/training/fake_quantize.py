@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import TrainingError
-from bitwright.graph.execute import Tensors, convolve, rearrange
+from bitwright.graph.evaluate import Tensors, convolve, rearrange
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitwright.graph.execute import Tensors, norm_affine
+from bitwright.graph.evaluate import Tensors, norm_affine
 from bitwright.graph.nodes import Layer
 from bitwright.training.straight_through import round_half_even
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bitwright.data.given import each_images
 from bitwright.errors import BitwrightWarning
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.execute import named_tensors, register, statistic_names
+from bitwright.graph.float_model import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Bounds

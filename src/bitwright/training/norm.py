@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from bitwright.graph.execute import Tensors
+from bitwright.graph.evaluate import Tensors
 from bitwright.graph.nodes import Conv2d, Linear
 
 MOMENTUM = 0.1

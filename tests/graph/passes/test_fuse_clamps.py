@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitwright.graph.execute import clamp
+from bitwright.graph.evaluate import clamp
 from bitwright.graph.nodes import Bounds, Layer
 from graph.networks import Then, captured, kinds
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from bitwright.errors import ExportError
 from bitwright.export.onnx.graph import BATCH, OnnxGraph, move_in_onnx, window
 from bitwright.files import write_bytes
-from bitwright.graph.execute import Tensors, folded_weight
+from bitwright.graph.evaluate import Tensors, folded_weight
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import (
     Add,

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
 from bitwright.graph.aten.registry import arguments, handles, tensor
+from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import Add, Bounds, Clamp, Concat, Dropout
-
-if TYPE_CHECKING:
-    from bitwright.graph.capture import Builder
 
 
 def _clamp_node(builder: Builder, fx_node: fx.Node, source: Any, bounds: Bounds) -> str:

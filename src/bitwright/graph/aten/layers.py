@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import fx
 
 from bitwright.graph.aten.registry import arguments, handles, optional_parameter, pair, parameter, tensor
+from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import BatchNorm, Conv2d, Linear, Norm, Pair
-
-if TYPE_CHECKING:
-    from bitwright.graph.capture import Builder
 
 
 @handles("conv2d")

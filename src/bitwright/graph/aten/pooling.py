@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
 from bitwright.graph.aten.registry import arguments, handles, pair, tensor
 from bitwright.graph.aten.shapes import flatten_node
+from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import AvgPool2d, MaxPool2d, Pair
-
-if TYPE_CHECKING:
-    from bitwright.graph.capture import Builder
 
 
 @handles("max_pool2d")

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
+from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import Pair
 
-if TYPE_CHECKING:
-    from bitwright.graph.capture import Builder
-
-Handler = Callable[["Builder", fx.Node], Any]
+Handler = Callable[[Builder, fx.Node], Any]
 HANDLERS: dict[str, Handler] = {}
 
 IGNORED = {"sym_size", "sym_constrain_range_for_size", "_assert_scalar", "_assert_tensor_metadata", "ge", "le", "eq"}

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
 from bitwright.graph.aten.registry import arguments, handles, tensor
+from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import ChannelShuffle, Flatten, Reshape, Slice, Transpose
-
-if TYPE_CHECKING:
-    from bitwright.graph.capture import Builder
 
 
 def flatten_node(builder: Builder, fx_node: fx.Node, source: str) -> str:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.execute import rearrange
+from bitwright.graph.evaluate import rearrange
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
 from bitwright.integer.model import IntegerModel

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import LoweringError
-from bitwright.graph.execute import rearrange
+from bitwright.graph.evaluate import rearrange
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
 from bitwright.integer.execution.prepared import PreparedModel, Step, prepare_op, proved
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitwright.graph.execute import Tensors
+from bitwright.graph.evaluate import Tensors
 from bitwright.graph.nodes import Layer
 from bitwright.integer.quant_params import QuantParams
 from bitwright.training.folding import accumulator_unit, folded_gain_and_bias, oriented_weight

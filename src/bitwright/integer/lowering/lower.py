@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bitwright.errors import LoweringError
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.execute import Tensors
+from bitwright.graph.evaluate import Tensors
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,

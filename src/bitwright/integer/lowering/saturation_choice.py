@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitwright.graph.execute import convolve
+from bitwright.graph.evaluate import convolve
 from bitwright.graph.nodes import Concat, Layer, Node, PassThrough
 from bitwright.integer.lowering.layer_weights import LayerWeights, layer_weights, tensor_params
 from bitwright.integer.lowering.saturation import Narrowed, narrowed, pair_limit

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""What each node computes in float: every quantized form is compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitwright.graph.nodes import (
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Bounds,
+    ChannelShuffle,
+    Clamp,
+    Concat,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Input,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Node,
+    Norm,
+    Requantize,
+    Slice,
+)
+
+Tensors = Mapping[str, Tensor]
+
+
+def folded_weight(node: Layer, parameters: Tensors) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer with its batch norm folded in.
+
+    With gain g, offset b, mean m and variance v, `g (Wx + c - m) / sqrt(v + eps) + b` is a convolution with weight
+    `W g / sqrt(v + eps)` and bias `(c - m) g / sqrt(v + eps) + b`.
+
+    Returns:
+        The weight, shaped as the layer's, and the bias of shape (out_channels,), or None where there is none.
+    """
+    weight = parameters[node.weight]
+    bias = None if node.bias is None else parameters[node.bias]
+    if node.norm is None:
+        return weight, bias
+    gain, offset = norm_affine(node.norm, parameters)
+    folded = weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
+    return folded, offset if bias is None else offset + bias * gain
+
+
+def norm_affine(norm: Norm, parameters: Tensors) -> tuple[Tensor, Tensor]:
+    """Gain and offset, each of shape (channels,), of batch norm with its running statistics."""
+    gain = torch.rsqrt(parameters[norm.variance] + norm.eps)
+    if norm.weight is not None:
+        gain = gain * parameters[norm.weight]
+    offset = -parameters[norm.mean] * gain
+    if norm.bias is not None:
+        offset = offset + parameters[norm.bias]
+    return gain, offset
+
+
+@singledispatch
+def convolve(node: Node, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear part of a layer."""
+    raise NotImplementedError(f"{type(node).__name__} is no layer")
+
+
+@convolve.register
+def _(node: Conv2d, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(values, weight, bias, node.stride, node.padding, node.dilation, node.groups)
+
+
+@convolve.register
+def _(node: Linear, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(values, weight, bias)
+
+
+def clamp(values: Tensor, bounds: Bounds | None) -> Tensor:
+    """Apply a fused clamp; ReLU keeps its own kernel, whose gradient at zero is zero."""
+    if bounds is None or (bounds.minimum is None and bounds.maximum is None):
+        return values
+    if bounds == Bounds(0.0):
+        return F.relu(values)
+    return values.clamp(bounds.minimum, bounds.maximum)
+
+
+@singledispatch
+def evaluate(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    """The result of a node.
+
+    Args:
+        node: The operation.
+        inputs: What it reads, in order; the images for an `Input`.
+        parameters: Tensors by name.
+    """
+    raise NotImplementedError(f"no float form of {type(node).__name__}")
+
+
+@evaluate.register(Conv2d)
+@evaluate.register(Linear)
+def _(node: Layer, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return clamp(convolve(node, inputs[0], *folded_weight(node, parameters)), node.bounds)
+
+
+@evaluate.register(Input)
+@evaluate.register(Dropout)
+@evaluate.register(Requantize)
+def _(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return inputs[0]
+
+
+@evaluate.register
+def _(node: BatchNorm, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    gain, offset = norm_affine(node.norm, parameters)
+    shape = (-1, *[1] * (inputs[0].dim() - 2))
+    return inputs[0] * gain.reshape(shape) + offset.reshape(shape)
+
+
+@evaluate.register
+def _(node: Clamp, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return clamp(inputs[0], node.bounds)
+
+
+@evaluate.register
+def _(node: Add, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return clamp(inputs[0] + inputs[1], node.bounds)
+
+
+@evaluate.register
+def _(node: Concat, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return torch.cat(inputs, 1)
+
+
+@evaluate.register
+def _(node: AvgPool2d, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return F.avg_pool2d(inputs[0], node.kernel, node.stride, node.padding)
+
+
+@evaluate.register(MaxPool2d)
+@evaluate.register(Flatten)
+@evaluate.register(Slice)
+@evaluate.register(ChannelShuffle)
+def _(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return rearrange(node, inputs[0])
+
+
+@singledispatch
+def rearrange(node: Node, values: Tensor) -> Tensor:
+    """The result of a node that only selects or moves values: the same in float and in integers."""
+    raise NotImplementedError(f"{type(node).__name__} computes new values")
+
+
+@rearrange.register
+def _(node: MaxPool2d, values: Tensor) -> Tensor:
+    return F.max_pool2d(values, node.kernel, node.stride, node.padding, node.dilation, node.ceil_mode)
+
+
+@rearrange.register
+def _(node: Flatten, values: Tensor) -> Tensor:
+    return values.flatten(1)
+
+
+@rearrange.register
+def _(node: Dropout, values: Tensor) -> Tensor:
+    return values
+
+
+@rearrange.register
+def _(node: Slice, values: Tensor) -> Tensor:
+    return values[:, node.start : node.stop]
+
+
+@rearrange.register
+def _(node: ChannelShuffle, values: Tensor) -> Tensor:
+    batch, channels, height, width = values.shape
+    grouped = values.reshape(batch, node.groups, channels // node.groups, height, width)
+    return grouped.transpose(1, 2).reshape(batch, channels, height, width)
