@@ -19,7 +19,7 @@ from bitwright.benchmark.environment import environment
 from bitwright.errors import DataError, EngineError, ExportError
 from bitwright.export import EXPORTERS, Target, export_tvm
 from bitwright.export.pixels import Pixels
-from bitwright.integer.execution.prepared import prepare
+from bitwright.integer.execution.prepare import prepare
 from bitwright.integer.model import IntegerModel
 from bitwright.progress import Progress, silent
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Integers only: certified multipliers, lowering, the integer model and its reference executor."""
 
-from bitwright.integer.execution.prepared import PreparedModel, prepare
+from bitwright.integer.execution.prepare import prepare
+from bitwright.integer.execution.prepared import PreparedModel
 from bitwright.integer.execution.reference import logits, run
 from bitwright.integer.load import load
 from bitwright.integer.lowering.certification_effect import CertificationEffect, certification_effect

@@ -23,9 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitwright.errors import unknown_name
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.execute import rearrange
+from bitwright.graph.evaluate import rearrange
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
 from bitwright.integer.execution.blockwise import scale_round_, weighted_sum
@@ -52,6 +51,9 @@ from bitwright.quantizer.formats import MAX_TENSOR_BITS
 Step = Callable[[list[Tensor]], Tensor]
 """From the inputs of an operation to its result: float32 integers of up to 16 bits, int32 beyond."""
 
+StepOf = Callable[[Node, "PreparedModel"], Step]
+"""What makes the step of an operation."""
+
 _FLOAT64_EXACT = 2**53
 _TENSOR_BYTES = 2**24  # of the largest tensor at a time: larger ones leave the caches, and memory that malloc keeps
 _MOST_THRESHOLDS = 2**8  # of an output that is worth proving: 16-bit ones take longer than they save
@@ -60,29 +62,28 @@ _MOST_THRESHOLDS = 2**8  # of an output that is worth proving: 16-bit ones take 
 class PreparedModel:
     """An IntegerModel made ready to run on one device; its integers are those of `reference.run`, in every tensor.
 
+    `prepare` makes it.
+
     Args:
         model: The integer model.
-        device: Where to run, for instance `cpu` or `cuda`.
-        kernels: `torch`, or on a CUDA device `triton` for int8 tensor cores; `triton-bf16` and `triton-fp16` multiply the same
-            integers in these types where their sums stay exact, for comparison.
+        device: Where to run.
+        kernels: What `prepare` calls the arithmetic.
+        step_of: Makes the step of each operation.
 
     Attributes:
         arithmetic: How each layer adds: `int8`, `float32` or `float64`, or `triton` and its products, by name.
 
     Raises:
-        UnknownNameError: If there are no such kernels.
-        LoweringError: If the model is not proved; or the kernels are Triton's, and the device is no CUDA device or Triton is
-            missing.
+        LoweringError: If the model is not proved.
     """
 
-    def __init__(self, model: IntegerModel, device: torch.device | str = "cpu", kernels: str = "torch") -> None:
+    def __init__(self, model: IntegerModel, device: torch.device, kernels: str, step_of: StepOf) -> None:
         recheck(model)
         self.model = model
-        self.device = torch.device(device)
+        self.device = device
         self.kernels = kernels
         self.arithmetic: dict[str, str] = {}
         self.shapes = {op.name: op.shape for op in model}
-        step_of = _preparer(self.device, kernels)
         self._steps = [step_of(op, self) for op in model]
         last = {name: index for index, op in enumerate(model.ops) for name in op.inputs}
         last.pop(model.output, None)
@@ -142,23 +143,6 @@ class PreparedModel:
         """Real logits, float64, shape (batch, classes): integers times the unit of each class."""
         integers = self.run(images)
         return integers.double() * self._unit.reshape(-1, *[1] * (integers.dim() - 2))
-
-
-def prepare(model: IntegerModel, device: torch.device | str = "cpu", kernels: str = "torch") -> PreparedModel:
-    """`model`, ready to run fast on `device`; see `PreparedModel`."""
-    return PreparedModel(model, device, kernels)
-
-
-def _preparer(device: torch.device, kernels: str) -> Callable[[Node, PreparedModel], Step]:
-    """What makes the step of each operation."""
-    if kernels == "torch":
-        return prepare_op
-    from bitwright.integer.execution.triton_steps import PRODUCTS, check_triton, triton_op  # it imports this module
-
-    if kernels not in PRODUCTS:
-        raise unknown_name("choice of kernels", kernels, ("torch", *PRODUCTS))
-    check_triton(device, kernels)
-    return triton_op
 
 
 @singledispatch
