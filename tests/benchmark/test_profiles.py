@@ -20,7 +20,7 @@ from export.one_layer import convolution
 def test_shares_by_operator(engine: str, tmp_path: Path) -> None:
     """They add up to one, the products among them; LiteRT does not tell."""
     weight = np.random.default_rng(0).integers(-7, 8, (32, 32, 3, 3)).astype(np.int8)
-    model = convolution(weight, np.zeros(32, np.int32), QuantParams(4, False, 1.0), (14, 14), padding=(1, 1))
+    model = convolution(weight, np.zeros(32, np.int32), QuantParams.unsigned(4, 1.0), (14, 14), padding=(1, 1))
     path = tmp_path / f"model{ENGINES[engine].suffix}"
     EXPORTERS[ENGINES[engine].exporter](model, path)
     shares = profile(engine, path, np.zeros((2, 32, 14, 14), np.float32))

@@ -29,7 +29,7 @@ SHAPE = (2, 5, 7)
 @pytest.fixture
 def integer(tmp_path: Path) -> Path:
     """A model that halves what it quantizes, halves to even."""
-    params, doubled = QuantParams(8, True, 0.5), QuantParams(8, True, 1.0)
+    params, doubled = QuantParams.symmetric(8, 0.5), QuantParams.symmetric(8, 1.0)
     rescale = Rescale(Multipliers(np.array([1]), np.array([1])), -128, 127)
     ops = (
         Quantize(name="x", inputs=(), shape=SHAPE, scale=0.5, low=-128, high=127),

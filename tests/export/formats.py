@@ -22,12 +22,12 @@ from bitwright.integer.ops import (
 from bitwright.scheme import Precision, Scheme
 
 FORMATS = {
-    "2 bits": QuantParams(2, True, 2.0),
-    "8 bits": QuantParams(8, False, 1 / 64),
-    "8 bits, signed": QuantParams(8, True, 1 / 32),
-    "16 bits": QuantParams(16, False, 1 / 16384),
-    "16 bits, signed": QuantParams(16, True, 1 / 8192),
-    "32 bits": QuantParams(32, True, 1 / 8192),
+    "2 bits": QuantParams.symmetric(2, 2.0),
+    "8 bits": QuantParams.unsigned(8, 1 / 64),
+    "8 bits, signed": QuantParams.symmetric(8, 1 / 32),
+    "16 bits": QuantParams.unsigned(16, 1 / 16384),
+    "16 bits, signed": QuantParams.symmetric(16, 1 / 8192),
+    "32 bits": QuantParams.symmetric(32, 1 / 8192),
 }
 MAKERS = ("input", "conv")
 READERS = (

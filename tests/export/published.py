@@ -13,7 +13,7 @@ from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, IntegerFloorAvgPool2d, ReciprocalQuantize, Rescale
 from bitwright.scheme import Precision, Scheme
 
-BYTE, WIDE = QuantParams(8, True, 0.01), QuantParams(32, True, 1.0)
+BYTE, WIDE = QuantParams.symmetric(8, 0.01), QuantParams.symmetric(32, 1.0)
 ONCE = {"stride": (1, 1), "padding": (0, 0)}
 
 

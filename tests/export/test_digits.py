@@ -28,8 +28,8 @@ from bitwright.integer.proof.bounds import FLOAT32_EXACT, accumulator_bounds
 from bitwright.integer.proof.certificate import certify
 from export.one_layer import extremes, network
 
-FEW = QuantParams(2, False, 1.0)
-BYTES = (QuantParams(8, False, 1.0), QuantParams(8, True, 1.0))
+FEW = QuantParams.unsigned(2, 1.0)
+BYTES = (QuantParams.unsigned(8, 1.0), QuantParams.symmetric(8, 1.0))
 
 
 def nearest_float32(value: int) -> int:
@@ -154,7 +154,7 @@ CASES = [(700, 1, 1, 8), (1300, 1, 2, 8), (80, 3, 1, 8), (9900, 1, 1, 4)]
 @pytest.mark.parametrize(("channels", "kernel", "groups", "bits"), CASES)
 def test_convolutions(channels: int, kernel: int, groups: int, bits: int, source: QuantParams, tmp_path: Path) -> None:
     """In the qonnx package, the digits' sums are exact, accumulators beyond 2**24 rounded once, and the results equal."""
-    if source.signed:  # half of the magnitude
+    if source.format.negative:  # half of the magnitude
         channels *= 2
     model = convolution(channels, kernel, groups, bits, source)
     assert list(layers_in_digits(model)) == ["layer"]
@@ -199,7 +199,7 @@ def test_logits(features: int, bias: int, source: QuantParams, tmp_path: Path) -
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "source", [QuantParams(16, False, 1.0), QuantParams(16, True, 1.0)], ids=["unsigned", "signed"]
+    "source", [QuantParams.unsigned(16, 1.0), QuantParams.symmetric(16, 1.0)], ids=["unsigned", "signed"]
 )
 @pytest.mark.parametrize("leaves", [False, True])
 def test_averages_over_streams(source: QuantParams, leaves: bool, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_averages_over_streams(source: QuantParams, leaves: bool, tmp_path: Path
         name="layer", inputs=("input",), shape=(3, 1, 1), place="", rescale=rescale,
         kernel=(side, side), stride=(1, 1), padding=(0, 0),
     )  # fmt: skip
-    model = network(op, source, QuantParams(4, True, 1.0), (3, side, side))
+    model = network(op, source, QuantParams.symmetric(4, 1.0), (3, side, side))
     images = np.random.default_rng(0).integers(source.quant_min, source.quant_max + 1, (12, 3, side, side))
     for index, end in enumerate((source.quant_max, source.quant_min, 255, 256, -1, -256, -257)):
         images[index] = np.clip(end, source.quant_min, source.quant_max)
@@ -281,6 +281,6 @@ def test_what_two_digits_cannot_hold_is_refused() -> None:
         name="layer", inputs=("input",), shape=(1, 1, 1), place="", rescale=None,
         kernel=(257, 257), stride=(1, 1), padding=(0, 0),
     )  # fmt: skip
-    for source in (BYTES[0], QuantParams(14, False, 1.0)):
+    for source in (BYTES[0], QuantParams.unsigned(14, 1.0)):
         with pytest.raises(ExportError, match=r"those of 'layer' can reach \d+ over a window of 257 x 257"):
             to_qonnx(network(op, source, source, (1, 257, 257)))

@@ -29,6 +29,7 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
+from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from export.litert_files import RUNS, run_in_child
 from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes, of_scale
@@ -109,7 +110,7 @@ def test_images_of_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [Quantize, ReciprocalQuantize])
 @pytest.mark.parametrize(
-    "params", [QuantParams(8, True, 0.0186), QuantParams(5, False, 0.3), QuantParams(16, True, 7e-5)]
+    "params", [QuantParams.symmetric(8, 0.0186), QuantParams.unsigned(5, 0.3), QuantParams.symmetric(16, 7e-5)]
 )
 def test_images_at_every_threshold(kind: type, params: QuantParams, tmp_path: Path) -> None:
     """Images at, and four numbers around, every quotient that rounds up, tiny ones and huge ones."""
@@ -155,7 +156,7 @@ def test_logits_beyond_float32_are_summed_in_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("last", [True, False])
 def test_groups(last: bool, tmp_path: Path) -> None:
     """Any number of groups, of inputs and of outputs of each, down to one channel: on bytes, and as float32 sums."""
-    generator, source, result = np.random.default_rng(0), QuantParams(8, True, 1.0), QuantParams(8, False, 1.0)
+    generator, source, result = np.random.default_rng(0), QuantParams.symmetric(8, 1.0), QuantParams.unsigned(8, 1.0)
     expected = {}
     for groups, inputs, outputs, kernel in product((1, 2, 4), (1, 3), (1, 2, 3), (1, 3)):
         weight = generator.integers(-127, 128, (groups * outputs, inputs, kernel, kernel)).astype(np.int8)
@@ -190,7 +191,7 @@ def test_every_clamp(what: str, tmp_path: Path) -> None:
     """Whatever clamp is fused into what makes a tensor of 8 bits, every integer and every end of it comes out."""
     generator = np.random.default_rng(0)
     for low, high in CLAMPS:
-        params = QuantParams(8, low < 0, 1.0)
+        params = QuantParams(TensorFormat.of(8, negative=low < 0), 1.0)
         model = clamped(what, params, low, high)
         images = torch.from_numpy(3 * generator.integers(-128, 128, (8, 2, 4, 8)).astype(np.float32))
         got = run(model, images)
@@ -200,7 +201,7 @@ def test_every_clamp(what: str, tmp_path: Path) -> None:
 
 def clamped(what: str, params: QuantParams, low: int, high: int) -> IntegerModel:
     """One operation of each kind that clamps."""
-    source = QuantParams(8, True, 1.0)
+    source = QuantParams.symmetric(8, 1.0)
     common = {"shape": (2, 4, 8), "place": ""}
     once = Rescale(Multipliers(np.array([3]), np.array([0])), low, high)
     made = {
@@ -231,7 +232,7 @@ def test_additions_on_bytes(tmp_path: Path) -> None:
     cases = [((3, 5, 3), False), ((1, 1, 0), True), (add_multipliers(0.6, 0.4, byte, byte), True)]
     cases += [(add_multipliers(1e-3, 2e-3, byte, byte), True), (add_multipliers(2e-4, 1e-4, byte, byte), False)]
     for (a, b, shift), on_bytes in cases:
-        params = QuantParams(8, False, 1.0)
+        params = QuantParams.unsigned(8, 1.0)
         common = {"shape": (1, 256, 256), "place": ""}
         first = Quantize(name="input", inputs=(), scale=1.0, low=0, high=255, shape=(2, 256, 256), place="")
         halves = [Slice(name=name, inputs=("input",), start=at, stop=at + 1, **common) for at, name in enumerate("ab")]
@@ -261,7 +262,7 @@ def kinds_of(path: Path, operator: str) -> set[str]:
 
 def test_concatenated_clamps(tmp_path: Path) -> None:
     """Tensors of one format and different clamps meet at one zero point."""
-    params = QuantParams(8, True, 1.0)
+    params = QuantParams.symmetric(8, 1.0)
     common = {"shape": (2, 4, 8), "place": ""}
     ops = [Quantize(name="input", inputs=(), scale=1.0, low=-128, high=127, **common)]
     for low, high in CLAMPS[1:]:
@@ -278,7 +279,7 @@ def test_concatenated_clamps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("signed", [True, False])
 def test_dilated_maxima(signed: bool, tmp_path: Path) -> None:
     """LiteRT's pooling knows no dilation; strided slices do."""
-    params = QuantParams(8, signed, 1.0)
+    params = QuantParams(TensorFormat.of(8, negative=signed), 1.0)
     first = Quantize(
         name="input", inputs=(), shape=(3, 9, 11), place="", scale=1.0, low=params.quant_min, high=params.quant_max
     )
@@ -298,7 +299,7 @@ def test_dilated_maxima(signed: bool, tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     """A window of one channel that float32 does not hold, noise: each is one clear error."""
     scheme = Scheme.uniform([], Precision(8, 8))
-    params = QuantParams(16, False, 1.0)
+    params = QuantParams.unsigned(16, 1.0)
     first = Quantize(name="input", inputs=(), shape=(1, 20, 20), place="", scale=1.0, low=0, high=2**16 - 1)
     mean = IntegerAvgPool2d(
         name="mean",

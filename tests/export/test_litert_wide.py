@@ -68,7 +68,7 @@ def test_streams_and_means(pixels: Pixels | None, tmp_path: Path) -> None:
     for multiplier, shift in ((2**31 - 1, 42), (3, 8)):
         ratio = Rescale(Multipliers(np.array([multiplier]), np.array([shift])), -128, 127)
         last = IntegerRequantize(name="last", inputs=(model.output,), shape=model.ops[-1].shape, rescale=ratio)
-        formats = {**model.formats, "last": QuantParams(8, True, 1.0)}
+        formats = {**model.formats, "last": QuantParams.symmetric(8, 1.0)}
         in_litert(replace(model, ops=(*model.ops, last), formats=formats, output="last"), images, tmp_path, pixels)
 
 

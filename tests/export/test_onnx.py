@@ -132,7 +132,7 @@ def test_sums_over_a_wide_stream_must_fit_float32() -> None:
     """An average over too large a window of 16-bit values is refused, with its place."""
     model, _ = integer_model(RESNET20, 32, "W8A8")
     pool = next(op for op in model if isinstance(op, IntegerAvgPool2d))
-    wide = replace(model, formats={**model.formats, pool.inputs[0]: QuantParams(16, False, 0.01)})
+    wide = replace(model, formats={**model.formats, pool.inputs[0]: QuantParams.unsigned(16, 0.01)})
     add_to_onnx(pool, OnnxBuilder(model=wide))
     with pytest.raises(ExportError, match=rf"2\*\*24 at '{pool.name}', got up to .* Use residual_bits: 8"):
         add_to_onnx(replace(pool, kernel=(32, 32)), OnnxBuilder(model=wide))

@@ -19,6 +19,7 @@ from bitwright.export import Target, export_onnx, to_onnx
 from bitwright.export.onnx.sums import INT16_MAX, INT16_MIN, signed_pairs_fit
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, run
 from bitwright.integer.ops import IntegerConv2d, Rescale
+from bitwright.quantizer.formats import TensorFormat
 from export.formats import CHANNELS, SIDE, network
 from export.models import RESNET20, integer_model
 
@@ -68,7 +69,7 @@ def test_every_width_at_its_ends(weight_bits: int, act_bits: int, tmp_path: Path
     weight = generator.choice([-most, most], (CHANNELS, CHANNELS, 3, 3)).astype(np.int8)
     weight[0], weight[1] = most, -most
     for signed in (False, True):
-        source = QuantParams(act_bits, signed, 0.01)
+        source = QuantParams(TensorFormat.of(act_bits, negative=signed), 0.01)
         model = one_layer(weight, weight_bits, source)
         made = export_onnx(model, tmp_path / "model.onnx")
         images = images_at_the_ends(source)
@@ -90,7 +91,7 @@ def test_the_largest_pair_that_fits(high: int, fits: bool, tmp_path: Path) -> No
     """Stored weights of 128 and images of -128 fill int16 to its end; one more leaves it, and takes unsigned images."""
     weight = np.full((CHANNELS, CHANNELS, 3, 3), high, np.int8)
     weight[0, 0] = -64
-    source = QuantParams(8, False, 0.01)
+    source = QuantParams.unsigned(8, 0.01)
     model = one_layer(weight, 8, source)
     conv = model.ops[1]
     assert isinstance(conv, IntegerConv2d)
@@ -109,7 +110,7 @@ def test_pairs_are_compared_with_all_pairs() -> None:
     generator = np.random.default_rng(0)
     for _ in range(50):
         weight = generator.integers(-70, 70, (3, 2, 2, 2)).astype(np.int8)
-        model = one_layer(weight, 8, QuantParams(8, False, 0.01))
+        model = one_layer(weight, 8, QuantParams.unsigned(8, 0.01))
         conv = model.ops[1]
         assert isinstance(conv, IntegerConv2d)
         stored = weight.reshape(3, -1).astype(int) - min(0, int(weight.min()))

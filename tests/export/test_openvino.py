@@ -141,12 +141,12 @@ def test_sums_beyond_float32_are_cut(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"'wide' in float32, which needs sums of at most 2\*\*24, but those can reach"
     ):
-        to_openvino(on_images(cut, QuantParams(8, False, 1.0), (96, 64, 64)))
+        to_openvino(on_images(cut, QuantParams.unsigned(8, 1.0), (96, 64, 64)))
 
 
 def test_bounds_are_tight(tmp_path: Path) -> None:
     """Positive and negative products partly cancel: a layer is cut where a sum leaves 2**24, not where magnitudes would."""
-    source = QuantParams(8, False, 1.0)
+    source = QuantParams.unsigned(8, 1.0)
     for channels, kernel in ((1024, DOUBLED), (1056, PARTS)):
         weight = np.resize(np.array([127, -127], dtype=np.int8), (3, channels, 1, 1))
         assert (np.abs(weight[0].astype(int)) * source.quant_max).sum() > 1.9 * 2**24
@@ -160,7 +160,7 @@ def test_a_stream_too_wide_to_average_is_refused() -> None:
         name="pool", inputs=("images",), shape=(3, 1, 1), rescale=None, kernel=(32, 32), stride=(1, 1), padding=(0, 0)
     )
     with pytest.raises(ExportError, match=r"2\*\*24 at 'pool', got up to .* Use residual_bits: 8"):
-        to_openvino(on_images(pool, QuantParams(16, False, 0.01), (3, 32, 32)))
+        to_openvino(on_images(pool, QuantParams.unsigned(16, 0.01), (3, 32, 32)))
 
 
 @pytest.mark.parametrize("table", [False, True])
@@ -260,7 +260,7 @@ def test_images_times_a_reciprocal(pixels: Pixels | None, tmp_path: Path) -> Non
     scale = 0.013
     op = ReciprocalQuantize(name="input", inputs=(), shape=(1, 32, 32), place="", scale=scale, low=-128, high=127)
     flat = Flatten(name="flat", inputs=("input",), shape=(1024,), place="")
-    params = QuantParams(8, True, scale)
+    params = QuantParams.symmetric(8, scale)
     formats = {"input": params, "flat": params}
     model = IntegerModel("images", Scheme("none", {}), (op, flat), formats, "flat", np.array([scale]))
     if pixels is None:

@@ -27,7 +27,7 @@ from graph.networks import Called, captured
 
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
 
-BYTES = QuantParams(8, False, 1.0), QuantParams(8, True, 1.0)
+BYTES = QuantParams.unsigned(8, 1.0), QuantParams.symmetric(8, 1.0)
 
 
 def kernels(model: IntegerModel, target: Target = Target.ANY) -> list[str]:
@@ -68,7 +68,7 @@ def test_sums_beyond_float32_are_clamped(form: str, source: QuantParams, bits: i
     weight[2:4, ::2] *= -1
     bias = generator.integers(-(2**21), 2**21, 12).astype(np.int32)
     largest = generator.uniform(2**20, 2**23.7, 12)
-    result = BYTES[0] if source.signed else BYTES[1]
+    result = BYTES[0] if source.format.negative else BYTES[1]
     if form == "linear":
         model, side = linear(weight[..., 0, 0], bias, source, result=result, largest=largest), 1
     else:
@@ -96,7 +96,7 @@ def test_sums_beyond_float32_that_are_not_clamped_are_cut() -> None:
 
 
 @pytest.mark.parametrize("target", [Target.ANY, Target.VNNI])
-@pytest.mark.parametrize("source", [*BYTES, QuantParams(4, True, 1.0), QuantParams(7, False, 1.0)])
+@pytest.mark.parametrize("source", [*BYTES, QuantParams.symmetric(4, 1.0), QuantParams.unsigned(7, 1.0)])
 def test_which_layers_can_saturate(source: QuantParams, target: Target) -> None:
     """Weights of 7 bits are multiplied as bytes; others with doubled inputs, in groups as float32 numbers; with VNNI, all are.
 
@@ -109,7 +109,7 @@ def test_which_layers_can_saturate(source: QuantParams, target: Target) -> None:
         assert kernels(model, target) == [INT8 if fits else DOUBLED if groups == 1 else FLOAT32]
 
 
-@pytest.mark.parametrize("source", [*BYTES, QuantParams(4, True, 1.0), QuantParams(3, False, 1.0)])
+@pytest.mark.parametrize("source", [*BYTES, QuantParams.symmetric(4, 1.0), QuantParams.unsigned(3, 1.0)])
 @pytest.mark.parametrize("most", [64, 128])
 def test_pairs_do_not_saturate(source: QuantParams, most: int) -> None:
     """The worst pairs of products, at all places of a window, padding included: kernels of bytes are exact on every CPU."""
@@ -141,11 +141,11 @@ def scales() -> list[float]:
 @pytest.mark.parametrize("kind", [Quantize, ReciprocalQuantize])
 def test_images_at_all_thresholds(kind: Any) -> None:
     """Every image value at which an integer rises, and its neighbours; zeros and the largest numbers."""
-    formats = [*BYTES, QuantParams(2, True, 1.0), QuantParams(5, False, 1.0)]
+    formats = [*BYTES, QuantParams.symmetric(2, 1.0), QuantParams.unsigned(5, 1.0)]
     for scale, source in zip(scales(), 3 * formats, strict=True):
         limits = {"low": source.quant_min, "high": source.quant_max}
         op = kind(name="input", inputs=(), shape=(1, 1, 1), place="", scale=scale, **limits)
-        params = QuantParams(source.bit_width, source.signed, scale)
+        params = QuantParams(source.format, scale)
         model = IntegerModel("images", Scheme("none", {}), (op,), {"input": params}, "input", np.full(1, scale))
         steps = np.arange(source.quant_min - 3, source.quant_max + 4)
         near = [np.float32((steps - 0.5) * scale)]
@@ -161,7 +161,7 @@ def test_images_at_all_thresholds(kind: Any) -> None:
 def test_scales_of_images_that_have_no_inverse_are_refused() -> None:
     """Products with the inverse of a scale beyond 2**100 are no normal numbers."""
     op = Quantize(name="input", inputs=(), shape=(1, 1, 1), place="", scale=2.0**101, low=0, high=255)
-    params = QuantParams(8, False, op.scale)
+    params = QuantParams.unsigned(8, op.scale)
     model = IntegerModel("images", Scheme("none", {}), (op,), {"input": params}, "input", np.full(1, op.scale))
     with pytest.raises(
         ExportError, match=r"'input': expected a scale of images from 2\*\*-100 to 2\*\*100, got 2.54e\+30"

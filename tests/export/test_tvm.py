@@ -126,7 +126,7 @@ RATIOS = {
 
 def test_requantization(tmp_path: Path) -> None:
     """Both families of multipliers, ties, ratios above one, the whole of int32: every integer of a 16-bit stream."""
-    shape, wide = (1, 256, 256), QuantParams(32, True, 1.0)
+    shape, wide = (1, 256, 256), QuantParams.symmetric(32, 1.0)
 
     def op(name: str, source: str, multiplier: int, shift: int) -> IntegerRequantize:
         rescale = Rescale(Multipliers(np.array([multiplier]), np.array([shift])), INT32_MIN, INT32_MAX)
@@ -134,7 +134,7 @@ def test_requantization(tmp_path: Path) -> None:
 
     ops = [op("raised", "x", 65_535, 0), *(op(name, ratio[2], *ratio[:2]) for name, ratio in RATIOS.items())]
     together = Concat(name="all", inputs=tuple(RATIOS), shape=(len(RATIOS), 256, 256))
-    formats = {"x": QuantParams(16, True, 1.0)} | {made.name: wide for made in (*ops, together)}
+    formats = {"x": QuantParams.symmetric(16, 1.0)} | {made.name: wide for made in (*ops, together)}
     model = direct([*ops, together], formats, shape)
     images = torch.arange(-(2**15), 2**15, dtype=torch.float32).reshape(1, *shape)
     assert_equal(model, images, tmp_path)
@@ -145,7 +145,9 @@ def test_requantization(tmp_path: Path) -> None:
 def test_additions_beyond_32_bits(tmp_path: Path) -> None:
     """Sums of unclamped streams as the published models add them, and scaled ones that only int64 holds."""
     shape = (3, 16, 16)
-    formats = {name: QuantParams(32, True, 1.0) for name in ("a", "sum", "total")} | {"x": QuantParams(16, True, 1.0)}
+    formats = {name: QuantParams.symmetric(32, 1.0) for name in ("a", "sum", "total")} | {
+        "x": QuantParams.symmetric(16, 1.0)
+    }
     rescale = Rescale(Multipliers(np.array([2_147_483_647]), np.array([15])), INT32_MIN, INT32_MAX)
     ops = [
         IntegerRequantize(name="a", inputs=("x",), shape=shape, rescale=rescale),
@@ -164,7 +166,9 @@ def test_images_near_halves(tmp_path: Path) -> None:
     logits = []
     for kind in (Quantize, ReciprocalQuantize):
         op = kind(name="x", inputs=(), shape=shape, scale=scale, low=-128, high=127)
-        model = IntegerModel("x", Scheme("none", {}), (op,), {"x": QuantParams(8, True, scale)}, "x", np.array([scale]))
+        model = IntegerModel(
+            "x", Scheme("none", {}), (op,), {"x": QuantParams.symmetric(8, scale)}, "x", np.array([scale])
+        )
         logits.append(run(model, images))
         assert_equal(model, images, tmp_path)
     assert not torch.equal(*logits)
@@ -178,7 +182,7 @@ def test_byte_sums_stay_within_16_bits(weights: str) -> None:
     from bitwright.export.tvm.kernels.window import Window
 
     generator = np.random.default_rng(0)
-    params = QuantParams(8, False, 1.0)
+    params = QuantParams.unsigned(8, 1.0)
     window = Window(9, 9, 48, 1, (3, 3), (1, 1), (1, 1), (1, 1), "uint8", "int16", 0, 2)
     spec = Convolution(window, 32, Products.WORDS, None, "int32", Instructions(avx2=True))
     forms = set()

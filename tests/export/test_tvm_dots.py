@@ -37,7 +37,7 @@ FILTERS = (1, 16, 17, 33, 64)
 def layers(params: QuantParams) -> IntegerModel:
     """Convolutions of every number of filters, grouped, dilated and strided ones, of the same bytes: all of their sums."""
     generator = np.random.default_rng(0)
-    wide, once = QuantParams(32, True, 1.0), Multipliers(np.ones(1, np.int64), np.zeros(1, np.int32))
+    wide, once = QuantParams.symmetric(32, 1.0), Multipliers(np.ones(1, np.int64), np.zeros(1, np.int32))
 
     def conv(name: str, filters: int, kernel: int, padding: int, dilation: int = 1, groups: int = 1) -> Node:
         weight = generator.integers(-128, 128, (filters, CHANNELS // groups, kernel, kernel)).astype(np.int8)
@@ -65,8 +65,8 @@ def plain(target: object) -> Instructions:
 @pytest.mark.parametrize(
     "params",
     [
-        pytest.param(QuantParams(8, False, 1.0), id="unsigned", marks=pytest.mark.slow),
-        pytest.param(QuantParams(8, True, 1.0), id="signed"),
+        pytest.param(QuantParams.unsigned(8, 1.0), id="unsigned", marks=pytest.mark.slow),
+        pytest.param(QuantParams.symmetric(8, 1.0), id="signed"),
     ],
 )
 def test_every_form_of_layer(params: QuantParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_processors(cpu: str, dots: Dots) -> None:
 def test_the_instruction_is_compiled(tmp_path: Path) -> None:
     """For a CPU with VNNI, on any machine: 512-bit dot products, 14 sums in registers, and no word or byte products of AVX2."""
     weight = np.random.default_rng(0).integers(-127, 128, (64, 64, 3, 3)).astype(np.int8)
-    model = convolution(weight, np.zeros(64, np.int32), QuantParams(8, False, 1.0), (14, 14), padding=(1, 1))
+    model = convolution(weight, np.zeros(64, np.int32), QuantParams.unsigned(8, 1.0), (14, 14), padding=(1, 1))
     stated = export_tvm(model, tmp_path / "model.so", tvm_target="cascadelake")
     assert stated["instructions"] == "AVX-512 VNNI dot products of bytes"
     listing = subprocess.run(
@@ -119,7 +119,7 @@ def test_the_instruction_is_compiled(tmp_path: Path) -> None:
 
 def test_sums_that_zero_points_would_take_beyond_int32(tmp_path: Path) -> None:
     """Signed bytes are stored from zero up, unless the bias that makes up for it could leave int32: then they stay words."""
-    params, inputs = QuantParams(8, True, 1.0), 64
+    params, inputs = QuantParams.symmetric(8, 1.0), 64
     weight = np.full((2, inputs, 1, 1), 127, np.int8)
     most = INT32_MAX - 127 * 128 * inputs
     for bias, stored in ((-most, False), (-most + 2 * 127 * 255 * inputs, True)):

@@ -30,7 +30,7 @@ def mean_of_a_stream() -> IntegerModel:
         if verify(multipliers, np.array([0]), np.array([SIDE**2 * LARGEST]), 0, 255).all():
             break
     shape = {"shape": (1, SIDE, SIDE), "place": ""}
-    wide, byte = QuantParams(16, False, 2.0**-10), QuantParams(8, False, 1.0)
+    wide, byte = QuantParams.unsigned(16, 2.0**-10), QuantParams.unsigned(8, 1.0)
     ops = (
         Quantize(name="input", inputs=(), scale=wide.scale, low=0, high=LARGEST, **shape),
         IntegerAvgPool2d(

@@ -13,9 +13,10 @@ from hypothesis.extra import numpy as arrays
 
 from bitwright.integer.proof.bounds import accumulator_bounds, largest_pair_sum, largest_sum, partial_sum_bound
 from bitwright.integer.quant_params import QuantParams
+from windows import windows
 
 WEIGHTS = arrays.arrays(np.int8, st.tuples(st.integers(1, 3), st.integers(1, 5)), elements=st.integers(-128, 127))
-FORMATS = st.builds(QuantParams, st.integers(2, 8), st.booleans(), st.just(0.1))
+FORMATS = st.builds(QuantParams, windows(), st.just(0.1))
 
 
 @given(WEIGHTS, FORMATS)

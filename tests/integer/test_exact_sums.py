@@ -17,6 +17,7 @@ from bitwright.integer.execution.blockwise import blocks, scale_round_, weighted
 from bitwright.integer.execution.exact_sums import ExactSums
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
 from bitwright.integer.proof.bounds import exact_parts
+from bitwright.quantizer.formats import TensorFormat
 
 CPU = torch.device("cpu")
 
@@ -64,7 +65,7 @@ def test_every_kernel_is_exact(
     weight = random.integers(-most, most + 1, (outputs, inputs, side, side)).astype(np.int8)
     weight[0] = np.where(random.random((inputs, side, side)) < 0.1, -most, most)
     bias = random.integers(-largest_bias, largest_bias + 1, outputs).astype(np.int32)
-    params = QuantParams(bits, signed, 0.1)
+    params = QuantParams(TensorFormat.of(bits, negative=signed), 0.1)
     op = convolution(weight, bias, stride=stride)
     images = extremes(params, inputs, weight)
     sums = ExactSums(op, params, (inputs, 9, 9), CPU)
@@ -80,7 +81,7 @@ def test_signed_inputs_of_bytes(inputs: int) -> None:
     weight = np.full((4, inputs, 1, 1), 63, dtype=np.int8)
     weight[:, 0] = [[[1]], [[-1]], [[2]], [[3]]]
     op = convolution(weight, np.array([0, 1, -5, 77], dtype=np.int32))
-    params = QuantParams(8, True, 0.1)
+    params = QuantParams.symmetric(8, 0.1)
     images = torch.from_numpy(random.integers(120, 128, (4, inputs, 9, 9)))
     sums = ExactSums(op, params, (inputs, 9, 9), CPU)
     expected = literal(op, images)
@@ -94,7 +95,7 @@ def test_grouped_convolutions(groups: int, inputs: int) -> None:
     random = np.random.default_rng(0)
     weight = random.integers(-127, 128, (32, inputs // groups, 3, 3)).astype(np.int8)
     op = convolution(weight, np.arange(32, dtype=np.int32), groups)
-    params = QuantParams(8, True, 0.1)
+    params = QuantParams.symmetric(8, 0.1)
     images = extremes(params, inputs, weight)
     assert torch.equal(ExactSums(op, params, (inputs, 9, 9), CPU).rounded(images.float()), literal(op, images).float())
 
@@ -106,7 +107,7 @@ def test_linear_layers_are_cut_along_their_features() -> None:
         name="layer", inputs=("input",), shape=(3,), place="here", rescale=None, weight=weight, weight_bits=8,
         bias=np.array([1, -5, 7], dtype=np.int32),
     )  # fmt: skip
-    sums = ExactSums(op, QuantParams(8, False, 0.1), (1400,), CPU)
+    sums = ExactSums(op, QuantParams.unsigned(8, 0.1), (1400,), CPU)
     assert (len(sums.kernels), sums.kind) == (3, "float32")
     for values in (torch.full((2, 1400), 255.0), torch.full((2, 5, 1400), 255.0)):
         expected = 1400 * 127 * 255 + torch.tensor([1, -5, 7])
@@ -117,7 +118,7 @@ def test_wide_inputs_are_added_in_float64() -> None:
     """Sixteen-bit inputs have products that TF32 and bfloat16 would round."""
     weight = np.full((1, 2, 1, 1), 127, dtype=np.int8)
     op = convolution(weight, np.zeros(1, dtype=np.int32))
-    sums = ExactSums(op, QuantParams(16, True, 0.1), (2, 9, 9), CPU)
+    sums = ExactSums(op, QuantParams.symmetric(16, 0.1), (2, 9, 9), CPU)
     assert sums.kind == "float64"
     assert torch.equal(
         sums.exact(torch.full((1, 2, 9, 9), -32768.0)), torch.full((1, 1, 9, 9), -2.0 * 127 * 32768).double()
@@ -131,7 +132,7 @@ def test_parts_stay_within_float32(inputs: int, outputs: int, seed: int, largest
     random = np.random.default_rng(seed)
     weight = random.integers(-128, 128, (outputs, inputs, 3, 3)).astype(np.int8)
     bias = random.integers(-largest_bias, largest_bias + 1, outputs).astype(np.int32)
-    params = QuantParams(8, bool(seed % 2), 0.1)
+    params = QuantParams(TensorFormat.of(8, negative=bool(seed % 2)), 0.1)
     parts = exact_parts(weight, bias, params)
     if parts is None:
         assert largest_bias

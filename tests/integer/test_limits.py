@@ -18,6 +18,7 @@ from bitwright.integer.proof.bounds import FLOAT32_EXACT, SATURATING_SUM, larges
 from bitwright.integer.proof.certificate import EXHAUSTIVE, certify_requantize
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.proof.theorems import max_short_shift
+from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import randomized
@@ -84,7 +85,7 @@ def test_averages_of_streams(area: int) -> None:
     model = assert_lowered_as_trained(PooledStream(area), area, 16)
     pool = next(op for op in model if isinstance(op, IntegerAvgPool2d))
     params = model.formats[pool.inputs[0]]
-    assert (params.bit_width, params.signed) == (16, False)
+    assert params.format == TensorFormat.unsigned(16)
     assert (area * params.quant_max > FLOAT32_EXACT) == (area == 257)
 
 
@@ -106,7 +107,7 @@ def test_tensors_are_tried_or_proved(span: int) -> None:
 def one_layer(weight: npt.NDArray[np.int8], bias: int, multiplier: int, shift: int) -> IntegerModel:
     """A 1 x 1 convolution of bytes, requantized to 16 bits."""
     channels = weight.size
-    params, wide = QuantParams(8, False, 1.0), QuantParams(16, True, 1.0)
+    params, wide = QuantParams.unsigned(8, 1.0), QuantParams.symmetric(16, 1.0)
     rescale = Rescale(Multipliers(np.array([multiplier]), np.array([shift])), wide.quant_min, wide.quant_max)
     ops = (
         Quantize(name="images", inputs=(), shape=(channels, 1, 1), scale=1.0, low=params.quant_min, high=params.quant_max),
@@ -150,7 +151,7 @@ def test_short_multipliers(beyond: int) -> None:
 def test_pairs_that_saturate(second: int, safe: bool) -> None:
     """Two weights whose products of bytes fill 16 bits, and one more."""
     weight = np.array([[64, second]], np.int8)
-    params = QuantParams(8, False, 1.0)
+    params = QuantParams.unsigned(8, 1.0)
     assert (largest_pair_sum(weight, params) <= SATURATING_SUM) == safe
     if safe:
         assert int8_exact(weight, params) == int8_exact(np.zeros((1, 1), np.int8), params)
@@ -160,7 +161,7 @@ def test_pairs_that_saturate(second: int, safe: bool) -> None:
 def test_magnitudes_beyond_bytes() -> None:
     """Inputs of 8 bits run on the kernels for bytes, of 9 on others."""
     for bits in (8, 9):
-        params, out = QuantParams(bits, False, 1.0), QuantParams(8, False, 1.0)
+        params, out = QuantParams.unsigned(bits, 1.0), QuantParams.unsigned(8, 1.0)
         half = Rescale(Multipliers(np.array([1]), np.array([bits - 7])), 0, 255)
         ops = (
             Quantize(name="images", inputs=(), shape=(4, 1, 1), scale=1.0, low=0, high=params.quant_max),

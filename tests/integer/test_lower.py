@@ -118,7 +118,7 @@ def test_negative_activations_keep_their_sign() -> None:
         ]
         assert len(linear) == 17
         for name in linear:
-            assert integer.formats[name].signed
+            assert integer.formats[name].format.negative
             assert int(values[name].min()) < 0, (bits, name)
 
 

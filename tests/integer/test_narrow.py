@@ -66,7 +66,7 @@ def test_a_float32_number_is_no_proof() -> None:
     reach, replaced, refused = 2**24, 0, 0
     for b in (generator.integers(2**23, 2**24, 40) << 7).tolist():
         rescale = Rescale(Multipliers(np.array([b]), np.array([40])), 0, 127)
-        shape, wide = (1, 1, 1), QuantParams(32, True, 1.0)
+        shape, wide = (1, 1, 1), QuantParams.symmetric(32, 1.0)
         ops = (
             ReciprocalQuantize(name="x", inputs=(), shape=shape, scale=1.0, low=-128, high=127),
             IntegerRequantize(
@@ -77,7 +77,7 @@ def test_a_float32_number_is_no_proof() -> None:
             ),
             IntegerRequantize(name="y", inputs=("wide",), shape=shape, rescale=rescale),
         )
-        formats = {"x": QuantParams(8, True, 1.0), "wide": wide, "y": QuantParams(7, False, 1.0)}
+        formats = {"x": QuantParams.symmetric(8, 1.0), "wide": wide, "y": QuantParams.unsigned(7, 1.0)}
         model = IntegerModel("published", Scheme("none", {}), ops, formats, "y", np.ones(1))
         try:
             found = narrow(model).ops[-1].rescale.multipliers  # type: ignore[attr-defined]

@@ -22,8 +22,8 @@ from bitwright.integer.proof.ranges import tensor_ranges
 from bitwright.scheme import Precision, Scheme
 
 ONE = Multipliers(np.array([1]), np.array([0]))
-WIDE = QuantParams(32, True, 1.0)
-BYTE = QuantParams(8, True, 1.0)
+WIDE = QuantParams.symmetric(32, 1.0)
+BYTE = QuantParams.symmetric(8, 1.0)
 
 
 def network() -> IntegerModel:

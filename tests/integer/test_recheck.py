@@ -25,6 +25,7 @@ from bitwright.integer.proof.certificate import verify
 from bitwright.integer.proof.ranges import accumulators
 from bitwright.integer.proof.recheck import check_op, recheck
 from bitwright.integer.shapes import shape_of
+from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from export.published import tail
@@ -69,8 +70,13 @@ def changed(name: str, **values: Any) -> Change:
     return lambda model: replace(model, ops=tuple(replace(op, **values) if op.name == name else op for op in model))
 
 
-def reformatted(name: str, **values: Any) -> Change:
+def reformatted(name: str, window: TensorFormat) -> Change:
     """With another format of one tensor."""
+    return rescaled_format(name, format=window)
+
+
+def rescaled_format(name: str, **values: Any) -> Change:
+    """With another format or scale of one tensor."""
     return lambda model: replace(model, formats={**model.formats, name: replace(model.formats[name], **values)})
 
 
@@ -132,15 +138,15 @@ TAMPERED: dict[str, tuple[Callable[[], Change], str]] = {
         "'inner' does not fit its inputs or arrays",
     ),
     "residual range": (lambda: rescaled(inner(), high=300), f"{LAYER}: expected a clamp within"),
-    "format": (lambda: reformatted("inner", bit_width=7), f"{LAYER}: expected a clamp within"),
-    "signed format": (lambda: reformatted("stem", signed=True), "layer 'stem': expected a clamp within"),
-    "wider format": (lambda: reformatted(CONV().inputs[0], bit_width=16), "layer 'stem': its facts say"),
-    "format of a move": (lambda: reformatted("max_pool", bit_width=9), "'max_pool': expected the format of what it moves"),
+    "format": (lambda: reformatted("inner", TensorFormat.unsigned(7)), f"{LAYER}: expected a clamp within"),
+    "signed format": (lambda: reformatted("stem", TensorFormat.symmetric(8)), "layer 'stem': expected a clamp within"),
+    "wider format": (lambda: reformatted(CONV().inputs[0], TensorFormat.symmetric(16)), "layer 'stem': its facts say"),
+    "format of a move": (lambda: reformatted("max_pool", TensorFormat.unsigned(9)), "'max_pool': expected the format of what"),
     "scale of images": (lambda: changed(proved().ops[0].name, scale=0.5), "expected a format of the scale 0.5"),
-    "scale of their format": (lambda: reformatted(proved().ops[0].name, scale=0.5), "expected a format of the scale"),
-    "scale of a term": (lambda: reformatted("inner", scale=0.5), f"addition '{ADD().name}': expected the multiplier"),
-    "scale of a mean": (lambda: reformatted(POOL().name, scale=0.5), f"'{POOL().name}': expected a multiplier near"),
-    "scale of a stream": (lambda: reformatted(NARROWER().name, scale=0.5), f"'{NARROWER().name}': expected a multiplier n"),
+    "scale of their format": (lambda: rescaled_format(proved().ops[0].name, scale=0.5), "expected a format of the scale"),
+    "scale of a term": (lambda: rescaled_format("inner", scale=0.5), f"addition '{ADD().name}': expected the multiplier"),
+    "scale of a mean": (lambda: rescaled_format(POOL().name, scale=0.5), f"'{POOL().name}': expected a multiplier near"),
+    "scale of a stream": (lambda: rescaled_format(NARROWER().name, scale=0.5), f"'{NARROWER().name}': expected a multiplier n"),
     "unit": (lambda: lambda model: replace(model, output_unit=-model.output_unit), "output 'classify': expected positive"),
     "number of units": (lambda: lambda model: replace(model, output_unit=np.ones(3)), "expected one output unit, or one a class"),
     "output": (lambda: lambda model: replace(model, output="stem"), "output|unit"),
@@ -213,9 +219,9 @@ def test_every_operation_is_checked() -> None:
     model = proved()
     with pytest.raises(LoweringError, match=r"'stray' does not fit .*AvgPool2d is no operation on integers"):
         recheck(
-            replace(model, ops=(model.ops[0], stray), formats={**model.formats, "stray": QuantParams(8, True, 1.0)})
+            replace(model, ops=(model.ops[0], stray), formats={**model.formats, "stray": QuantParams.symmetric(8, 1.0)})
         )
     assert set(check_op.registry) - {object} <= set(shape_of.registry)
-    wide = replace(model, formats={**model.formats, "classify": QuantParams(16, True, 1.0)})
+    wide = replace(model, formats={**model.formats, "classify": QuantParams.symmetric(16, 1.0)})
     with pytest.raises(LoweringError, match="layer 'classify': expected no format"):
         recheck(wide)

@@ -24,6 +24,7 @@ from bitwright.integer import IntegerModel, QuantParams, logits, lower, run
 from bitwright.integer.lowering.saturation import fit_pairs, narrowed, pair_limit
 from bitwright.integer.lowering.saturation_choice import Remedy, remedies
 from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
+from bitwright.quantizer.formats import TensorFormat
 from bitwright.report import lowering_summary
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, TrainSettings, calibrate, quantize, train
@@ -75,8 +76,8 @@ def test_narrowing_is_minimal(generator: torch.Generator) -> None:
     weight[:4] *= 0.25
     scale = torch.full((16,), float(weight.abs().max()) / 127)
     integers = (weight / scale[0]).round()
-    limit = pair_limit(QuantParams(8, False, 0.1))
-    good = largest_pair_sum(integers[:4].numpy().astype(np.int8), QuantParams(8, False, 0.1)) <= SATURATING_SUM
+    limit = pair_limit(QuantParams.unsigned(8, 0.1))
+    good = largest_pair_sum(integers[:4].numpy().astype(np.int8), QuantParams.unsigned(8, 0.1)) <= SATURATING_SUM
     assert good
     result = narrowed(weight, scale, integers, 8, limit)
     assert torch.equal(result.integers[:4], integers[:4])
@@ -156,7 +157,9 @@ def test_formats_lose_a_bit_wherever_they_are_read_and_written(monkeypatch: pyte
         for name, params in plain.formats.items():
             assert params.bit_width in (8, 16)
             same = quantizer_of[name] not in narrower
-            expected = params if same else QuantParams(7, params.signed, 2 * params.scale)
+            expected = (
+                params if same else QuantParams(TensorFormat.of(7, negative=params.format.negative), 2 * params.scale)
+            )
             assert safe.formats[name] == expected
         kept = 0
         for before, after in zip(plain, safe, strict=True):

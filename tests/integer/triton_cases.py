@@ -24,6 +24,7 @@ from bitwright.integer.multipliers import hawq_dyadic
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, IntegerLinear, Quantize, Rescale
 from bitwright.integer.proof.bounds import accumulator_bounds
 from bitwright.integer.proof.certificate import certify
+from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Scheme
 
 
@@ -52,8 +53,8 @@ class Layer:
 def single(layer: Layer) -> tuple[IntegerModel, Tensor]:
     """The layer behind a quantizer, with images whose integers reach both ends of the format."""
     generator = np.random.default_rng(5)
-    params = QuantParams(layer.bits, layer.signed, 1.0)
-    out = QuantParams(layer.out_bits, layer.out_signed, 1.0)
+    params = QuantParams(TensorFormat.of(layer.bits, negative=layer.signed), 1.0)
+    out = QuantParams(TensorFormat.of(layer.out_bits, negative=layer.out_signed), 1.0)
     limit = 2 ** (layer.weight_bits - 1)
     image = (1, 1) if layer.linear else layer.image
     shape = (layer.channels, *image)
@@ -117,7 +118,7 @@ def added(bits: tuple[int, int, int]) -> tuple[IntegerModel, Tensor]:
     second = other.ops[1]
     assert isinstance(first, IntegerConv2d)
     assert isinstance(second, IntegerConv2d)
-    out = QuantParams(bits[2], True, 1.0)
+    out = QuantParams.symmetric(bits[2], 1.0)
     total = IntegerAdd(
         name="sum", inputs=("layer", "second"), shape=first.shape, multipliers=(3, 5), shift=2, low=out.quant_min,
         high=out.quant_max,

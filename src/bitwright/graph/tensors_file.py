@@ -100,7 +100,14 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
         raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
     found = metadata.get("format")
     if found != format_name:
-        raise FileFormatError(f"expected a file of format '{format_name}', got '{found or 'unmarked'}', in '{path}'.")
+        kind, _, version = format_name.rpartition(".")
+        older = found is not None and found.rpartition(".")[0] == kind and found != format_name
+        why = (
+            f" Another version of Bitwright wrote it, this one reads version {version}: make it again." if older else ""
+        )
+        raise FileFormatError(
+            f"expected a file of format '{format_name}', got '{found or 'unmarked'}', in '{path}'.{why}"
+        )
     stored = metadata.pop("sha256", "")
     if stored != _digest(tensors, metadata):
         raise FileFormatError(f"'{path}' was altered after it was written (its SHA-256 differs): write it again.")

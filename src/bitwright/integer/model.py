@@ -30,7 +30,7 @@ from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.shapes import check_shapes
 from bitwright.scheme import Scheme
 
-FORMAT = "bitwright.integer.1"
+FORMAT = "bitwright.integer.2"
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,14 +40,13 @@ from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.plan import QuantPlan
 
 _IMAGES, _BEFORE = "placeholder.images", ".image"
-_BYTE = QuantParams(8, True, 1.0)
+_BYTE = QuantParams.symmetric(8, 1.0)
 _ONE = Multipliers(np.ones(1, np.int64), np.zeros(1, np.int32))
 
 
 def params_of(tensor: str, plan: QuantPlan) -> QuantParams:
     """The format of a tensor, at scale 1."""
-    window = plan.format(tensor)
-    return QuantParams(window.bit_width, window.negative, 1.0)
+    return QuantParams(plan.format(tensor), 1.0)
 
 
 def placeholder(node: Node, plan: QuantPlan, *, alone: bool = True) -> IntegerModel:

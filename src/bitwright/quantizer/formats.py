@@ -69,6 +69,14 @@ class TensorFormat:
         """The symmetric format where values can be negative, the unsigned one otherwise."""
         return cls.symmetric(bit_width) if negative else cls.unsigned(bit_width)
 
+    def halved(self) -> TensorFormat:
+        """The window of one bit less around every other integer: for a scale twice as large.
+
+        >>> TensorFormat(8, -31, 224).halved()
+        TensorFormat(bit_width=7, quant_min=-15, quant_max=112)
+        """
+        return TensorFormat(self.bit_width - 1, -(-self.quant_min // 2), self.quant_max // 2)
+
     @property
     def span(self) -> int:
         """The largest integer less the smallest: what the stored bytes, which count from the smallest, can reach."""

@@ -172,8 +172,8 @@ class _Importing:
         """Format and clamp of an activation: 4 bits unsigned, 8 bits symmetric, and of 7 where nothing is negative."""
         scale = float(self.scale(activation))
         if self.names.activation_bits(activation, self.scheme, STREAM_BITS) == 4:
-            return QuantParams(4, False, scale), 0, 15
-        return (QuantParams(8, True, scale), -128, 127) if signed else (QuantParams(7, False, scale), 0, 127)
+            return QuantParams.unsigned(4, scale), 0, 15
+        return (QuantParams.symmetric(8, scale), -128, 127) if signed else (QuantParams.unsigned(7, scale), 0, 127)
 
     def requantized(self, source: str, activation: str, shape: tuple[int, ...]) -> str:
         """A stream, read by layers through their own quantizer."""
@@ -272,10 +272,10 @@ def _output_format(node: Conv2d | Linear, importing: _Importing) -> tuple[QuantP
     """Format and clamp of what a layer makes: a quantized activation, the stem's stream, or a term of an addition."""
     activation = importing.names.successor_of[node.name]
     if node.name in importing.names.terms:
-        params = QuantParams(UNCLAMPED_BITS, True, float(importing.scale(activation)))
+        params = QuantParams.symmetric(UNCLAMPED_BITS, float(importing.scale(activation)))
         return params, INT32_MIN, INT32_MAX
     if node.name == importing.names.stem:
-        return QuantParams(STREAM_BITS - 1, False, float(importing.scale(activation))), 0, 2 ** (STREAM_BITS - 1) - 1
+        return QuantParams.unsigned(STREAM_BITS - 1, float(importing.scale(activation))), 0, 2 ** (STREAM_BITS - 1) - 1
     return importing.quantized(activation, signed=False)
 
 
@@ -297,7 +297,7 @@ def _(node: Add, importing: _Importing) -> str:
     if node.bounds != Bounds(0.0):
         raise FileFormatError(f"the published sums end in a ReLU, but '{node.name}' does not.")
     (unit,) = {unit_of(importing.names.module_of[source]) for source in node.inputs if source in importing.names.terms}
-    params = QuantParams(UNCLAMPED_BITS, True, float(importing.scale(f"{unit}.quant_act_int32")))
+    params = QuantParams.symmetric(UNCLAMPED_BITS, float(importing.scale(f"{unit}.quant_act_int32")))
     inputs = []
     for source in node.inputs:
         name = importing.renamed[source]

@@ -38,6 +38,7 @@ from bitwright.integer.ops import (
     Rescale,
 )
 from bitwright.integer.proof.narrow import in_float32
+from bitwright.quantizer.formats import MIN_TENSOR_BITS, TensorFormat
 
 
 @dataclass
@@ -74,8 +75,8 @@ class Float32Graph(OnnxGraph, ABC):
         """`clamp(round_half_even(real), low, high)` as the tensor `output`, in its format."""
 
     @abstractmethod
-    def quant(self, source: str, output: str, bits: int, signed: bool, mode: str = "ROUND") -> str:
-        """Round (halves to even, or down with `mode` FLOOR) and clamp to a format."""
+    def quant(self, source: str, output: str, window: TensorFormat, mode: str = "ROUND") -> str:
+        """Round (halves to even, or down with `mode` FLOOR) and clamp to all the integers that a format's bits tell apart."""
 
     @abstractmethod
     def weight(self, name: str, values: npt.NDArray[np.int8], bits: int) -> str:
@@ -110,12 +111,14 @@ class Float32Graph(OnnxGraph, ABC):
 
     def in_bytes(self, source: str, high: str, low: str) -> tuple[str, str]:
         """A tensor of 9 to 16 bits as `2**8 * high + low`, both exact."""
-        params = self.model.formats[source]
+        window = self.model.formats[source].format
+        low_end, high_end = window.quant_min >> BYTE_BITS, window.quant_max >> BYTE_BITS
+        bits = max((high_end - low_end).bit_length(), MIN_TENSOR_BITS)
         fraction = self.scaled(source, np.array(2.0**-BYTE_BITS, np.float32), f"{high}.real")
-        self.quant(fraction, high, max(params.bit_width - BYTE_BITS, 2), params.signed, mode="FLOOR")
+        self.quant(fraction, high, TensorFormat(bits, low_end, high_end), mode="FLOOR")
         upper = self.scaled(high, np.array(2.0**BYTE_BITS, np.float32), f"{high}.upper")
         rest = self.node("Sub", [source, upper], f"{low}.rest")
-        return high, self.quant(rest, low, BYTE_BITS, signed=False)
+        return high, self.quant(rest, low, TensorFormat.unsigned(BYTE_BITS))
 
 
 def in_float32_multipliers(model: IntegerModel, form: str) -> IntegerModel:

@@ -40,6 +40,7 @@ from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerAvgPool2d
 from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import MAX_BITS
 
 INT8, UINT8 = np.iinfo(np.int8), np.iinfo(np.uint8)
@@ -84,7 +85,7 @@ class QdqBuilder(Float32Graph):
         self.stored[output] = quantized, zero
         self.node("DequantizeLinear", [quantized, self.scalar(1.0), zero], output)
 
-    def quant(self, source: str, output: str, bits: int, signed: bool, mode: str = "ROUND") -> str:
+    def quant(self, source: str, output: str, window: TensorFormat, mode: str = "ROUND") -> str:
         if mode == "FLOOR":
             return self.node("Floor", [source], output)
         return self.node("Round", [source], output)

@@ -102,7 +102,7 @@ class OpenvinoBuilder:
         evaluates it.
         """
         if name not in self._bytes:
-            low = -128 if self.model.formats[name].signed else 0
+            low = -128 if self.model.formats[name].format.negative else 0
             limits = [self.floats(limit) for limit in (low, low + 255, low, low + 255)]
             self._bytes[name] = self.ops.fake_quantize(self.values[name], *limits, 256)
         return self._bytes[name]

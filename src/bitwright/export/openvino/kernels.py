@@ -50,7 +50,7 @@ def _clamped(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
 
 def _saturates(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
     """Whether two products can leave 16 bits; signed inputs are stored with 128 added, whatever their width."""
-    stored = QuantParams(MAX_BITS, True, params.scale) if params.signed else params
+    stored = QuantParams.symmetric(MAX_BITS, params.scale) if params.format.negative else params
     return largest_pair_sum(op.weight, stored) > SATURATING_SUM
 
 

@@ -29,6 +29,7 @@ from bitwright.export.target import Target
 from bitwright.graph.nodes import MaxPool2d, Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerAvgPool2d
+from bitwright.quantizer.formats import TensorFormat
 
 DOMAIN = "qonnx.custom_op.general"
 OPSET = 13
@@ -41,23 +42,28 @@ class QonnxBuilder(Float32Graph):
 
     bias_in_convolution = False
 
-    def quant(self, source: str, output: str, bits: int, signed: bool, mode: str = "ROUND") -> str:
+    def quant(self, source: str, output: str, window: TensorFormat, mode: str = "ROUND") -> str:
         """A Quant node at scale 1."""
-        operands = [source, self.scalar(1.0), self.scalar(0.0), self.scalar(bits)]
-        attributes = {"signed": int(signed), "narrow": 0, "rounding_mode": mode}
+        symmetric = window == TensorFormat.symmetric(window.bit_width)
+        zero_point = 0 if symmetric else -window.quant_min
+        if zero_point and mode == "ROUND":
+            # Quant adds its zero point before it rounds: an odd one moves halves, and any may round the sum in float32.
+            source = self.node("Round", [source], f"{output}.rounded")
+        operands = [source, self.scalar(1.0), self.scalar(zero_point), self.scalar(window.bit_width)]
+        attributes = {"signed": int(symmetric), "narrow": 0, "rounding_mode": mode}
         return self.node("Quant", operands, output, domain=DOMAIN, **attributes)
 
     def rounded(self, real: str, output: str, low: int, high: int) -> None:
-        params = self.model.formats[output]
-        if (low, high) == (params.quant_min, params.quant_max):
-            self.quant(real, output, params.bit_width, params.signed)
+        window = self.model.formats[output].format
+        if (low, high) == (window.quant_min, window.quant_min + (1 << window.bit_width) - 1):
+            self.quant(real, output, window)
             return
-        self.quant(real, f"{output}.unclamped", params.bit_width, params.signed)
+        self.quant(real, f"{output}.unclamped", window)
         self.node("Clip", [f"{output}.unclamped", self.scalar(low), self.scalar(high)], output)
 
     def weight(self, name: str, values: npt.NDArray[np.int8], bits: int) -> str:
         stored = self.constant(f"{name}.weight_float", values.astype(np.float32))
-        return self.quant(stored, f"{name}.weight", bits, signed=True)
+        return self.quant(stored, f"{name}.weight", TensorFormat.symmetric(bits))
 
     def ones(self, op: IntegerAvgPool2d) -> str:
         return self.constant(f"{op.name}.ones", np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32))

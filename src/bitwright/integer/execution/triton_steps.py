@@ -65,7 +65,7 @@ def check_triton(device: torch.device, kernels: str) -> None:
 def storage(params: QuantParams | None) -> torch.dtype:
     """What holds a tensor: one byte where that suffices, else what `prepared` takes: float32 to 16 bits, int32 beyond.
 
-    >>> storage(QuantParams(4, False, 0.1)), storage(QuantParams(8, False, 0.1)), storage(QuantParams(16, True, 0.1))
+    >>> storage(QuantParams.unsigned(4, 0.1)), storage(QuantParams.unsigned(8, 0.1)), storage(QuantParams.symmetric(16, 0.1))
     (torch.int8, torch.uint8, torch.float32)
     """
     if params is None or params.bit_width > 16:

@@ -50,4 +50,4 @@ def layer_weights(node: Layer, model: QuantizedModel, parameters: Tensors, param
 def tensor_params(model: QuantizedModel, tensor: str) -> QuantParams:
     """The format of a tensor as it was trained."""
     quantizer = model.activation_quantizer(tensor)
-    return QuantParams(quantizer.format.bit_width, quantizer.format.negative, float(quantizer.current_scale().detach()))
+    return QuantParams(quantizer.format, float(quantizer.current_scale().detach()))

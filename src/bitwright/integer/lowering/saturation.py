@@ -48,7 +48,7 @@ class Narrowed:
 def pair_limit(params: QuantParams) -> int:
     """What the two largest weights of one sign may sum to, for inputs of a format stored from 0 on.
 
-    >>> pair_limit(QuantParams(8, False, 0.1)), pair_limit(QuantParams(7, True, 0.1))
+    >>> pair_limit(QuantParams.unsigned(8, 0.1)), pair_limit(QuantParams.symmetric(7, 0.1))
     (128, 258)
     """
     return SATURATING_SUM // (params.quant_max - params.quant_min)

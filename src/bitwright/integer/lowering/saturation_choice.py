@@ -266,4 +266,4 @@ def _squared_change(moved: Mapping[str, Tensor], gradients: Sequence[Mapping[str
 def _with_a_bit_less(model: QuantizedModel, tensor: str) -> QuantParams:
     """The same range in half as many steps."""
     params = tensor_params(model, tensor)
-    return replace(params, bit_width=params.bit_width - 1, scale=2 * params.scale)
+    return QuantParams(params.format.halved(), 2 * params.scale)

@@ -58,7 +58,7 @@ def partial_sum_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
     A partial sum is largest where all of its terms have one sign, so it lies between the bounds of the accumulator without bias:
     with unsigned inputs, about half of `sum |w| * max |a|`.
 
-    >>> partial_sum_bound(np.array([[3, -4, 2]], dtype=np.int8), QuantParams(4, False, 0.1))
+    >>> partial_sum_bound(np.array([[3, -4, 2]], dtype=np.int8), QuantParams.unsigned(4, 0.1))
     75
     """
     low, high = accumulator_bounds(weight, np.zeros(len(weight), dtype=np.int32), params)
@@ -70,7 +70,7 @@ def largest_sum(weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], param
 
     A partial sum without the bias is largest as `partial_sum_bound` says, one with it where it is the whole accumulator.
 
-    >>> largest_sum(np.array([[3, -4, 2]], dtype=np.int8), np.array([-30], dtype=np.int32), QuantParams(4, False, 0.1))
+    >>> largest_sum(np.array([[3, -4, 2]], dtype=np.int8), np.array([-30], dtype=np.int32), QuantParams.unsigned(4, 0.1))
     90
     """
     low, high = accumulator_bounds(weight, bias, params)
@@ -97,7 +97,7 @@ def exact_parts(
     Returns:
         Start and end of each part, in order, or None where there is no such cut.
 
-    >>> exact_parts(np.full((1, 600), 127, dtype=np.int8), np.array([5], dtype=np.int32), QuantParams(8, False, 0.1))
+    >>> exact_parts(np.full((1, 600), 127, dtype=np.int8), np.array([5], dtype=np.int32), QuantParams.unsigned(8, 0.1))
     [(0, 512), (512, 600)]
     """
     taps = weight.reshape(*weight.shape[:2], -1)
@@ -134,7 +134,7 @@ def largest_pair_sum(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
     Engines store signed tensors as unsigned ones with a zero point, so each product is up to the whole span of the format times a
     weight; the sum is largest where the two largest weights of one sign meet. Up to `SATURATING_SUM`, no engine saturates.
 
-    >>> largest_pair_sum(np.array([[100, 20, -60, -70]], dtype=np.int8), QuantParams(8, True, 0.1))
+    >>> largest_pair_sum(np.array([[100, 20, -60, -70]], dtype=np.int8), QuantParams.symmetric(8, 0.1))
     33150
     """
     rows = weight.reshape(weight.shape[0], -1)
