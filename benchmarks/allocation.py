@@ -26,8 +26,8 @@ from bitwright.allocation.search import resolve
 from bitwright.benchmark import environment
 from bitwright.benchmark.timing import Spread
 from bitwright.cli.console import bar
+from bitwright.cost import LayerCost
 from bitwright.graph import Graph, capture, layer_costs, load_model
-from bitwright.graph.cost import LayerCost
 from bitwright.scheme import Budget, Precision
 from bitwright.sensitivity.perturbation import weight_perturbations
 

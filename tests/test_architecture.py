@@ -18,11 +18,13 @@ PACKAGES = [module for module in MODULES if module.name == "__init__.py"]
 # A module may import from its own part, and from those before it.
 ORDER = (
     "errors",
+    "lazy",
     "reading",
     "decode",
     "files",
     "progress",
     "scheme",
+    "cost",
     "data",
     "graph",
     "quantizer",

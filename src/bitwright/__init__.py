@@ -13,10 +13,10 @@ Every arrow of the way from a model to an engine is one function, and all of the
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bitwright.errors import BitwrightError
+from bitwright.lazy import lazily
 from bitwright.scheme import Budget, Precision, Scheme
 
 if TYPE_CHECKING:
@@ -133,11 +133,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _SOURCES:
-        raise AttributeError(f"module 'bitwright' has no attribute '{name}'")
-    package, _, attribute = _SOURCES[name].partition(":")
-    return getattr(import_module(f"bitwright.{package}"), attribute or name)
+__getattr__ = lazily(__name__, _SOURCES)
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,16 +68,30 @@ def test_table_and_verify(bitwright: Command) -> None:
     assert figures["resnet18-bops0.5"]["bops_g"]["reason"].startswith("unexplained")
     shown = bitwright("zoo", "table", "--model", "resnet18").out
     assert "[1] interior in 2**20 bytes, plus 0.672 (fitted)" in shown
-    assert bitwright("zoo", "verify", "--model", "resnet18").status == 0
+    assert "computed from the stored counts" in bitwright("zoo", "verify").out
+    recomputed = bitwright("zoo", "table", "--model", "resnet18", "--recompute", "--json")
+    assert json.loads(recomputed.out) == result
+    assert "counted anew" in bitwright("zoo", "verify", "--model", "resnet18", "--recompute").out
     assert bitwright("zoo", "table", "--model", "vgg16").status == 1
 
 
 def test_verify_fails_on_a_regression(bitwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure that changed is named, and the exit status is not zero."""
-    monkeypatch.setattr("bitwright.zoo.regression.data_text", lambda name: '{"resnet18": {"layers": 20}}')
+    monkeypatch.setattr("bitwright.zoo.regression.stored_figures", lambda: {"resnet18": {"macs": 20}})
     failed = bitwright("zoo", "verify", "--model", "resnet18")
     assert failed.status == 1
-    assert "resnet18: layers: expected 20, got 21." in failed.err
+    assert "resnet18: macs: expected 20, got 1814073344." in failed.err
+
+
+def test_what_needs_no_network_imports_none() -> None:
+    """The commands that show constants do so without PyTorch, which takes ten times as long to import."""
+    commands = [["list"], ["show", "resnet18-bops0.5"], ["table"], ["verify"]]
+    code = "import sys\nfrom bitwright.cli import main\n"
+    code += "".join(
+        f"try:\n    main({['zoo', *words]})\nexcept SystemExit as end:\n    assert not end.code\n" for words in commands
+    )
+    code += "sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'scipy', 'matplotlib', 'onnx')))"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
 def test_download_finds_what_was_placed_by_hand(

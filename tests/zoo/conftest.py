@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from bitwright.graph import Graph, capture, load_model
-from bitwright.zoo.table import image_size_of
+from bitwright.zoo.counts import image_size_of
 
 
 @cache

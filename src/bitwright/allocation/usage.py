@@ -9,7 +9,7 @@ from fractions import Fraction
 from math import floor
 from typing import Protocol
 
-from bitwright.graph.cost import BYTES_PER_MB, LayerCost
+from bitwright.cost import BYTES_PER_MB, LayerCost
 from bitwright.scheme import BUDGET_UNITS, Budget, Precision
 
 Choice = Mapping[str, Precision]

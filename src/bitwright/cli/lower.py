@@ -50,10 +50,10 @@ def lower(
 ) -> None:
     """Make the integer model, prove that float32 engines compute the same integers, write it packed."""
     from bitwright.cli.models import load_data
+    from bitwright.cost import BYTES_PER_MB
     from bitwright.errors import unknown_name
     from bitwright.export import Target
     from bitwright.graph import layer_costs, scheme_cost
-    from bitwright.graph.cost import BYTES_PER_MB
     from bitwright.integer import lower as lower_model
     from bitwright.report import lowering_summary, lowering_table
     from bitwright.training import load_quantized

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from bitwright.cli.interruption import refuse_unfinished, resumable
 from bitwright.cli.numbers import one_of
 from bitwright.cli.options import Classes, Data, Json, Output, ReplaceHead, Weights, Workers
 from bitwright.cli.outputs import reserve, try_folder
+from bitwright.progress import Progress
 
 zoo = typer.Typer(
     help="The published model zoo: rows, table, downloads, imports, reproductions.",
@@ -24,6 +27,9 @@ zoo = typer.Typer(
 app.add_typer(zoo, name="zoo")
 
 RowName = Annotated[str, typer.Argument(metavar="NAME", help="A row, for instance resnet18-bops0.5; see `zoo list`.")]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Capture the networks and count anew, instead of taking what is stored.")
+]
 Models = Annotated[list[str] | None, typer.Option("--model", help="Only this network; may be repeated.")]
 
 
@@ -78,14 +84,29 @@ def show_row(
 
 
 @zoo.command("table", epilog="Example: bitwright zoo table --model resnet18")
-def table(model: Models = None, as_json: Json = False) -> None:
+def table(model: Models = None, recompute: Recompute = False, as_json: Json = False) -> None:
     """Published and recomputed size and bit operations side by side, with the reason wherever they differ."""
     from bitwright.report.zoo import comparison_dict, comparison_table
     from bitwright.zoo import zoo_table
 
-    with bar("capturing networks") as progress:
-        entries = zoo_table(_rows(model), progress=progress)
+    with _counting(recompute) as (counts, progress):
+        entries = zoo_table(_rows(model), counts=counts, progress=progress)
     show({"rows": [comparison_dict(entry) for entry in entries]}, as_json, lambda: comparison_table(entries))
+
+
+@contextmanager
+def _counting(recompute: bool) -> Iterator[tuple[Any, Progress]]:
+    """Where counts come from, and who is told: reading what is stored takes no time worth a bar."""
+    from bitwright.progress import silent
+    from bitwright.zoo.counts import stored_counts
+
+    if not recompute:
+        yield stored_counts, silent
+        return
+    from bitwright.zoo.counting import count_network
+
+    with bar("capturing networks") as progress:
+        yield count_network, progress
 
 
 def _rows(models: list[str] | None) -> Any:
@@ -104,21 +125,28 @@ def _rows(models: list[str] | None) -> Any:
 def verify(
     context: typer.Context,
     model: Models = None,
-    write: Annotated[Path | None, typer.Option("--write", help="Write the figures instead of comparing them.")] = None,
+    recompute: Recompute = False,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Count anew, and write the figures instead of comparing them.")
+    ] = None,
 ) -> None:
-    """Recompute every row from the captured graphs; any difference to the committed figures is an error."""
-    from bitwright.zoo.regression import all_models, verify_zoo, write_recomputed
+    """Compute every row's figures from the layers' counts; any difference to the committed figures is an error."""
+    from bitwright.zoo.counts import all_models
+    from bitwright.zoo.regression import verify_zoo, write_figures
 
     if write is not None:
-        refuse_ignored(context, "the figures of all networks are written. Leave it out.", "model")
+        refuse_ignored(
+            context, "the figures of all networks are counted and written. Leave it out.", "model", "recompute"
+        )
     reserve(write)
-    with bar("recomputing") as progress:
+    with _counting(recompute or write is not None) as (counts, progress):
         if write is not None:
-            write_recomputed(write, progress=progress)
+            write_figures(write, counts, progress=progress)
             note(f"wrote {write}")
             return
-        verify_zoo(model, progress=progress)
-    typer.echo(f"all figures of {', '.join(model or all_models())} are as committed")
+        verify_zoo(model, counts=counts, progress=progress)
+    how = "counted anew from the captured networks" if recompute else "computed from the stored counts of their layers"
+    typer.echo(f"all figures of {', '.join(model or all_models())}, {how}, are as committed")
 
 
 @zoo.command("download", epilog="Example: bitwright zoo download resnet18-bops0.5")
@@ -193,9 +221,9 @@ def reproduce(
     from bitwright.graph import capture
     from bitwright.report.zoo import reproduction_table
     from bitwright.zoo import recipe, row
+    from bitwright.zoo.counts import image_size_of
     from bitwright.zoo.reproduction import STATE
     from bitwright.zoo.reproduction import reproduce as run
-    from bitwright.zoo.table import image_size_of
 
     refuse_two_heads(context)
     kept = folder or Path("runs") / row(name).name

@@ -15,6 +15,7 @@ import torch
 
 from bitwright.allocation import Allocation, ParetoFrontier, allocate, graph_problem, pareto_frontier
 from bitwright.benchmark import compare, environment, load_engine, time_interleaved
+from bitwright.cost import BYTES_PER_MB
 from bitwright.data import ImageData
 from bitwright.data import load as load_data
 from bitwright.demo.folder import open_folder
@@ -22,7 +23,6 @@ from bitwright.demo.settings import DemoSettings
 from bitwright.export import export_float_onnx, export_onnx
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, load_model, scheme_cost
-from bitwright.graph.cost import BYTES_PER_MB
 from bitwright.integer import IntegerModel, certification_effect, lower, prepare
 from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A network as data: captured from PyTorch, simplified, executed in float, counted."""
 
+from bitwright.cost import LayerCost, ModelCost, scheme_cost
 from bitwright.graph.capture import capture
-from bitwright.graph.cost import LayerCost, ModelCost, float_cost, layer_costs, parameter_count, scheme_cost
+from bitwright.graph.cost import float_cost, layer_costs, parameter_count
 from bitwright.graph.evaluate import folded_weight
 from bitwright.graph.execute import execute
 from bitwright.graph.float_model import FloatModel

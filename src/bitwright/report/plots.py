@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from bitwright.allocation import ParetoFrontier
 from bitwright.allocation.origin import require_same_origin
+from bitwright.cost import BYTES_PER_MB
 from bitwright.files import write_atomically
-from bitwright.graph.cost import BYTES_PER_MB
 from bitwright.scheme import Scheme
 from bitwright.sensitivity import SensitivityTable
 

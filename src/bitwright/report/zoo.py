@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bitwright.zoo import Comparison, Row, TableRow
-from bitwright.zoo.reproduction import Reproduction
+if TYPE_CHECKING:
+    from bitwright.zoo import Comparison, Reproduction, Row, TableRow
 
 
 def rows_table(rows: Iterable[Row], others: Sequence[str]) -> RenderableType:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
-from bitwright.graph.cost import LayerCost
+from bitwright.cost import LayerCost
 from bitwright.scheme import Precision, Scheme
 from bitwright.zoo.names import layer_name
 from bitwright.zoo.registry import Row, fitted_size_offset, networks, printed_bits, rows

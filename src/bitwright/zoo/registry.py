@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import SchemeError, UnknownNameError, unknown_name
-from bitwright.graph import Graph
 from bitwright.scheme import Precision, Scheme
 from bitwright.zoo.names import FLOAT, layer_name, model_name, row_name, scheme_name
+
+if TYPE_CHECKING:
+    from bitwright.graph import Graph
 
 
 @dataclass(frozen=True)

@@ -1,57 +1,58 @@
 # SPDX-License-Identifier: MIT
-"""Whether the recomputed figures are still those that were committed: exact integers, so any change is a regression."""
+"""Whether the figures of the zoo are still those that were committed: exact integers, so any change is a regression."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bitwright.errors import ZooError, unknown_name
 from bitwright.files import write_text
 from bitwright.progress import Progress, silent
+from bitwright.zoo.counts import Counts, all_models, stored_counts, stored_figures
 from bitwright.zoo.names import model_name
-from bitwright.zoo.registry import configurations, data_text, networks, published_scheme
-from bitwright.zoo.table import NetworkCosts, network_costs
+from bitwright.zoo.registry import configurations, published_scheme
 
 Figures = dict[str, Any]
+Counting = Callable[[str], Counts]
+"""Of a network, by its name: `stored_counts`, or `counting.count_network`, which captures it."""
 
 
-def all_models() -> tuple[str, ...]:
-    """The networks of the table, then those that only have published bits."""
-    return tuple(dict.fromkeys([*networks(), *(model for model, _ in configurations())]))
-
-
-def recompute(models: Iterable[str] | None = None, *, progress: Progress = silent) -> dict[str, Figures]:
-    """The figures of networks and of all their published configurations, from the captured graphs.
+def figures(
+    counts: Counting, models: Iterable[str] | None = None, *, progress: Progress = silent
+) -> dict[str, Figures]:
+    """The figures of networks and of all their published configurations.
 
     Args:
+        counts: Where the counts of a network come from.
         models: Names; None means all of the zoo.
         progress: Told about every network.
 
     Returns:
-        By network: `layers`, `weights`, `macs`, `parameters`, and for each scheme its weight bits in all and its bit operations.
+        By network: `weights`, `macs`, `parameters`, those of every layer, and for each scheme its weight bits in all and its bit
+        operations.
     """
     wanted = all_models() if models is None else tuple(models)
     found = {}
     for done, model in enumerate(wanted, 1):
-        found[model] = _figures(model, network_costs(model))
+        found[model] = _figures(model, counts(model))
         progress(done, len(wanted))
     return found
 
 
-def _figures(model: str, costs: NetworkCosts) -> Figures:
+def _figures(model: str, counts: Counts) -> Figures:
     schemes = {}
     for other, name in configurations():
         if other == model:
-            cost = costs.of(published_scheme(model, name, layers=costs.layers))
+            cost = counts.of(published_scheme(model, name, layers=counts.layers))
             schemes[name] = {"weight_bits": round(cost.size_bytes * 8), "bops": cost.bops}
     return {
-        "layers": len(costs.layers),
-        "weights": sum(cost.weights for cost in costs.layers.values()),
-        "macs": sum(cost.macs for cost in costs.layers.values()),
-        "parameters": round(costs.baseline.size_bytes / 4),
+        "weights": sum(cost.weights for cost in counts.layers.values()),
+        "macs": sum(cost.macs for cost in counts.layers.values()),
+        "parameters": counts.parameters,
+        "layers": {name: [cost.weights, cost.macs] for name, cost in counts.layers.items()},
         "schemes": schemes,
     }
 
@@ -59,33 +60,37 @@ def _figures(model: str, costs: NetworkCosts) -> Figures:
 def verify(
     models: Iterable[str] | None = None,
     *,
+    counts: Counting = stored_counts,
     expected: Mapping[str, Figures] | None = None,
     progress: Progress = silent,
 ) -> tuple[str, ...]:
-    """Recompute every row and name all figures that differ from the committed ones.
+    """Compute the figures of every row and name all that differ from the committed ones.
 
     Args:
         models: Names of networks; None means all of the zoo.
-        expected: Figures as of `recompute`; None means the committed ones.
+        counts: Where the counts of a network come from.
+        expected: Figures as of `figures`; None means the committed ones.
         progress: Told about every network.
 
     Returns:
         One line for each difference; none where all is as committed.
     """
-    committed = json.loads(data_text("recomputed.json")) if expected is None else expected
+    committed = stored_figures() if expected is None else expected
     faults: list[str] = []
-    for model, figures in recompute(models, progress=progress).items():
-        faults += _differences(model, committed.get(model), figures)
+    for model, found in figures(counts, models, progress=progress).items():
+        faults += _differences(model, committed.get(model), found)
     return tuple(faults)
 
 
-def verify_zoo(models: Iterable[str] | None = None, *, progress: Progress = silent) -> None:
+def verify_zoo(
+    models: Iterable[str] | None = None, *, counts: Counting = stored_counts, progress: Progress = silent
+) -> None:
     """Raise ZooError, which names all figures that are no longer those committed."""
     wanted = None if not models else [model_name(model) for model in models]
     for model in wanted or ():
         if model not in all_models():
             raise unknown_name("network of the zoo", model, all_models())
-    if faults := verify(wanted, progress=progress):
+    if faults := verify(wanted, counts=counts, progress=progress):
         raise ZooError(f"{len(faults)} figures of the zoo have changed: {' '.join(faults)}")
 
 
@@ -96,14 +101,18 @@ def _differences(where: str, expected: Any, got: Any) -> list[str]:
     return [] if expected == got else [f"{where}: expected {expected}, got {got}."]
 
 
-def write_recomputed(path: str | Path, *, progress: Progress = silent) -> None:
+def write_figures(path: str | Path, counts: Counting, *, progress: Progress = silent) -> None:
     """Write the figures of the whole zoo, as `verify` expects them, atomically."""
-    entries = [f"  {json.dumps(model)}: {_json(figures)}" for model, figures in recompute(progress=progress).items()]
-    write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
+    found = figures(counts, progress=progress)
+    write_text(
+        path, "{\n" + ",\n".join(f"  {json.dumps(model)}: {_json(own)}" for model, own in found.items()) + "\n}\n"
+    )
 
 
-def _json(figures: Figures) -> str:
-    """One line for the network, one for each scheme."""
-    head = json.dumps({key: value for key, value in figures.items() if key != "schemes"})[1:-1]
-    schemes = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in figures["schemes"].items())
-    return f'{{\n    {head},\n    "schemes": {{' + (f"\n{schemes}\n    " if schemes else "") + "}\n  }"
+def _json(own: Figures) -> str:
+    """One line for the network, one for each layer and scheme."""
+    parts = [json.dumps({key: value for key, value in own.items() if key not in ("layers", "schemes")})[1:-1]]
+    for key in ("layers", "schemes"):
+        lines = ",\n".join(f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in own[key].items())
+        parts.append(f'"{key}": {{' + (f"\n{lines}\n    " if lines else "") + "}")
+    return "{\n    " + ",\n    ".join(parts) + "\n  }"

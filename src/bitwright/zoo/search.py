@@ -17,9 +17,9 @@ from typing import Any
 from bitwright.allocation import Allocation, LatencyTable, Problem, allocate, allocation_problem
 from bitwright.errors import unknown_name
 from bitwright.scheme import Budget, Precision, Scheme
+from bitwright.zoo.counts import stored_counts
 from bitwright.zoo.names import layer_name, model_name
 from bitwright.zoo.registry import configurations, data_text, published_scheme
-from bitwright.zoo.table import network_costs
 
 T4 = "nvidia-t4"
 PRECISIONS = (Precision(4, 4), Precision(8, 8))
@@ -108,8 +108,8 @@ def _ends(model: str) -> tuple[str, str]:
 
 
 def published_problem(model: str) -> Problem:
-    """The search of a published network, from its published inputs and its captured graph's counts."""
-    costs = network_costs(model_name(model)).layers
+    """The search of a published network, from its published inputs and its stored counts."""
+    costs = stored_counts(model).layers
     losses = published_losses(model)
     table = published_latency_table(model)
     pinned = {layer: Precision(8, 8) for layer in costs if layer not in losses}

@@ -3,37 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 
-from bitwright.graph.capture import capture
-from bitwright.graph.cost import LayerCost, ModelCost, float_cost, layer_costs, scheme_cost
-from bitwright.graph.sources import load_model
 from bitwright.progress import Progress, silent
 from bitwright.scheme import Scheme
 from bitwright.zoo.conventions import bops_hypotheses, printed, reason, size_hypotheses
+from bitwright.zoo.counts import Counts, stored_counts
 from bitwright.zoo.names import FLOAT
-from bitwright.zoo.registry import Row, networks, published_scheme, rows
+from bitwright.zoo.registry import Row, published_scheme, rows
 
 SIZE_DECIMALS, BOPS_DECIMALS = 1, 0
-
-
-@dataclass(frozen=True)
-class NetworkCosts:
-    """What a captured network costs.
-
-    Attributes:
-        layers: By layer name, in execution order.
-        baseline: Of the float32 network.
-    """
-
-    layers: Mapping[str, LayerCost]
-    baseline: ModelCost
-
-    def of(self, scheme: Scheme | None) -> ModelCost:
-        """Of the network under a scheme; None is float32."""
-        return self.baseline if scheme is None else scheme_cost(self.layers, scheme)
 
 
 @dataclass(frozen=True)
@@ -72,47 +52,33 @@ class TableRow:
     bops: Comparison
 
 
-def image_size_of(model: str) -> int:
-    """The image side that a network is counted at: the table's, and 224 for networks without a row, 299 for Inception."""
-    known = networks()
-    if model in known:
-        return known[model].image_size
-    return 299 if model.startswith("inception") else 224
-
-
-@cache
-def network_costs(model: str) -> NetworkCosts:
-    """The counts of a network of the zoo, from its captured graph; some seconds the first time.
-
-    Args:
-        model: For instance `resnet18`.
-    """
-    side = image_size_of(model)
-    graph = capture(load_model(f"pytorchcv:{model}"), (3, side, side), name=f"pytorchcv:{model}")
-    return NetworkCosts(layer_costs(graph), float_cost(graph))
-
-
 def scheme_of(row: Row, layers: Iterable[str] | None = None) -> Scheme | None:
     """The published bits of a row, or None for float."""
     return None if row.scheme == FLOAT else published_scheme(row.model, row.scheme, layers=layers)
 
 
-def zoo_table(chosen: Iterable[Row] | None = None, *, progress: Progress = silent) -> tuple[TableRow, ...]:
-    """Recompute size and bit operations of rows and compare them with the published ones.
+def zoo_table(
+    chosen: Iterable[Row] | None = None,
+    *,
+    counts: Callable[[str], Counts] = stored_counts,
+    progress: Progress = silent,
+) -> tuple[TableRow, ...]:
+    """Compute size and bit operations of rows and compare them with the published ones.
 
     Args:
         chosen: Rows; None means all.
+        counts: Of a network, by its name: those that are stored, or `counting.count_network`, which captures it, in some seconds.
         progress: Told about every row.
     """
     wanted = rows() if chosen is None else tuple(chosen)
     made = []
     for done, row in enumerate(wanted, 1):
-        made.append(_table_row(row, network_costs(row.model)))
+        made.append(_table_row(row, counts(row.model)))
         progress(done, len(wanted))
     return tuple(made)
 
 
-def _table_row(row: Row, costs: NetworkCosts) -> TableRow:
+def _table_row(row: Row, costs: Counts) -> TableRow:
     scheme = scheme_of(row, costs.layers)
     cost = costs.of(scheme)
     size = Comparison(row.size_mb, cost.size_mb, SIZE_DECIMALS, "")
