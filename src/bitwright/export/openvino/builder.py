@@ -84,7 +84,7 @@ class OpenvinoBuilder:
         """The same sums, which OpenVINO can no longer move a multiplication across.
 
         Left to itself it turns `(sum + bias) * s` into `sum * s + bias * s`, or multiplies the weights by s: both round more than
-        once. No sum is clamped, since all are within 2**24.
+        once. It clamps only sums whose results are clamped all the same; see `theorems.clamped_beyond_float32`.
         """
         return self.ops.clamp(sums, -float(FLOAT32_EXACT), float(FLOAT32_EXACT))
 
