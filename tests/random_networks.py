@@ -184,7 +184,11 @@ class Survey:
 
 
 def survey(
-    engine: str, seeds: Iterable[int], variables: Mapping[str, str] | None = None, make: Make = random_model
+    engine: str,
+    seeds: Iterable[int],
+    variables: Mapping[str, str] | None = None,
+    make: Make = random_model,
+    export: Exporter | None = None,
 ) -> Survey:
     """Run networks in an engine, in a process of its own.
 
@@ -193,6 +197,7 @@ def survey(
         seeds: Of the networks.
         variables: Of the environment of its process.
         make: What makes a network of a seed.
+        export: What writes its files; by default, the engine's own exporter.
     """
     found = Survey()
     with EngineProcess(engine, variables) as process:
@@ -203,7 +208,7 @@ def survey(
                 found.refused[f"{UNMADE}: {reason(error)}"] += 1
                 continue
             try:
-                if wrong := differences(given, engine, process=process):
+                if wrong := differences(given, engine, export=export, process=process):
                     found.wrong[seed] = wrong
                 else:
                     found.equal += 1

@@ -287,7 +287,7 @@ def _(path: Path, threads: int, level: str) -> Session:
             model.set_tensor_shape("images", list(images.shape))
             classes = stored.get_tensor_shape(INTEGER_OUTPUT)[1:]
             model.set_tensor_shape(INTEGER_OUTPUT, [len(images), *classes])
-            sized[images.shape] = model.transform(InferShapes())
+            sized[images.shape] = model.transform(InferShapes(), make_deepcopy=False, cleanup=False)
         logits = execute_onnx(sized[images.shape], {"images": images.astype(np.float32)})[INTEGER_OUTPUT]
         if not np.array_equal(logits, np.rint(logits)):
             raise ExportError(f"expected integers from '{path}', got fractions.")
