@@ -315,12 +315,26 @@ def test_a_wrong_image_size_is_one_clear_line(
         (lambda x: x[: int(x.sum().abs()) + 1], "data-dependent control flow"),
     ],
 )
-def test_what_export_cannot_follow_is_one_clear_line(function: Callable[[Tensor], Tensor], cause: str) -> None:
+def test_what_export_cannot_follow_is_one_clear_line(
+    function: Callable[[Tensor], Tensor],
+    cause: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Control flow that depends on the data, or on the batch size, is refused in one line, which blames no image size."""
     with pytest.raises(CaptureError, match=rf"with any batch size: its forward\(\) .*{cause}") as error:
         capture(Then(function), IMAGE)
     assert "\n" not in str(error.value)
     assert "image size" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("shape", [28, None, (), (1, 0, 28), (1, 28.0, 28), "abc"])
+def test_what_is_no_shape(shape: object) -> None:
+    """It is refused in one line, whatever it is."""
+    with pytest.raises(CaptureError, match=r"expected the shape of an image, \(channels, height, width\), got"):
+        capture(nn.ReLU(), shape)
 
 
 def test_a_misread_operation_cannot_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 
 import torch
 from torch import Tensor, fx, nn
@@ -46,7 +47,8 @@ def capture(model: nn.Module | ExportedProgram, input_shape: tuple[int, ...], *,
         CaptureError: If it is no such module, fails on such images, cannot be exported, or has an operation that is not
             supported: names it, its place, and the supported ones.
     """
-    if not all(isinstance(size, int) and size > 0 for size in input_shape):
+    sizes = input_shape if isinstance(input_shape, Sequence) else ()
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise CaptureError(f"expected the shape of an image, (channels, height, width), got {input_shape}.")
     network = network_of(model, name)
     warn_of_cast(network, name)
@@ -78,23 +80,30 @@ def _export(network: nn.Module, example: Tensor, name: str) -> ExportedProgram:
     first = next(iter(inspect.signature(network.forward).parameters.values()))
     shapes = ((batch,),) if first.kind is inspect.Parameter.VAR_POSITIONAL else (batch,)
     try:
-        with _quiet():
+        with _quiet(), redirect_stderr(StringIO()):  # where it prints the program so far
             return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises many unrelated types, all of which mean the same here
         raise explain_export(error, network, tuple(example.shape[1:]), name) from error
 
 
+_TALKATIVE = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+"""The exporter's loggers of errors that it then raises."""
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of the exporter, and the traceback that it logs before it raises the same error."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled, logger.disabled = logger.disabled, True
+    """Without the warnings of the exporter, and what it logs before it raises the same error."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    disabled = [logger.disabled for logger in loggers]
     try:
+        for logger in loggers:
+            logger.disabled = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = disabled
+        for logger, before in zip(loggers, disabled, strict=True):
+            logger.disabled = before
 
 
 def _translate(program: ExportedProgram, name: str) -> Graph:
