@@ -14,6 +14,7 @@ from bitwright.graph import Graph, capture
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, TrainSettings, fine_tune, quantize
 from bitwright.training.fine_tune import CALIBRATION_BATCH
+from bitwright.training.quantizers import QuantizerSettings
 from training.small import SHAPE, SmallResidual, digits, small_graph
 
 SETTINGS = TrainSettings(epochs=1, learning_rate=0.05, data_fraction=0.1)
@@ -40,10 +41,10 @@ def test_the_norm_is_settled_after_training(free_norm: bool) -> None:
 def test_there_is_one_default_for_batch_norm() -> None:
     """A loop of one's own around `quantize` trains as `fine_tune` does, and every option has a name."""
     whole, own = inspect.signature(fine_tune).parameters, inspect.signature(quantize).parameters
-    module = inspect.signature(QuantizedModel).parameters
-    for name in ("ranges", "free_norm"):
-        assert whole[name].default == own[name].default == module[name].default
-    assert whole["act_range_momentum"].default == own["momentum"].default == module["momentum"].default
+    module, scales = inspect.signature(QuantizedModel).parameters, QuantizerSettings()
+    assert whole["free_norm"].default == own["free_norm"].default == module["free_norm"].default
+    assert whole["ranges"].default == own["ranges"].default == scales.ranges
+    assert whole["act_range_momentum"].default == own["momentum"].default == scales.momentum
     assert all(option.kind is not inspect.Parameter.VAR_KEYWORD for option in (*whole.values(), *own.values()))
 
 

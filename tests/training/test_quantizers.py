@@ -12,9 +12,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
+from bitwright.graph import capture
 from bitwright.integer import lower, run
 from bitwright.quantizer import TensorFormat
 from bitwright.scheme import Precision, Scheme
@@ -73,6 +74,52 @@ def test_the_gradient_of_a_learned_scale_is_that_of_the_paper(bits: int) -> None
     ]
     assert quantizer.scale.grad is not None
     torch.testing.assert_close(quantizer.scale.grad, torch.tensor(expected).double())
+
+
+class Branches(nn.Module):
+    """Three branches of different ranges, concatenated in one order and computed in another."""
+
+    def __init__(self, computed: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(1, 3, 1)
+        self.branches = nn.ModuleDict({name: nn.Conv2d(3, 2, 1) for name in "abc"})
+        self.last = nn.Conv2d(6, 3, 1)
+        self.computed = computed
+        with torch.no_grad():
+            self.branches["b"].weight.mul_(8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images).relu()
+        found = {name: self.branches[name](features).relu() for name in self.computed}
+        pooled = nn.functional.max_pool2d(torch.cat([found["a"], found["b"]], 1), 2)
+        return self.last(torch.cat([pooled, nn.functional.max_pool2d(found["c"], 2)], 1))
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.99, -1])
+@pytest.mark.parametrize("percentile", [None, 90.0])
+def test_a_shared_scale_moves_once_a_batch(momentum: float, percentile: float | None) -> None:
+    """Tensors that are concatenated are worth the same within a batch; the order in which they are computed has no part in it."""
+    images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    logits, scales = [], []
+    for computed in ("abc", "cba", "bac"):
+        graph = capture(Branches(computed).eval(), (1, 4, 4))
+        scheme = Scheme.uniform(graph.layers, Precision(4, 4))
+        model = quantize(graph, scheme, ranges="ema", momentum=momentum, act_percentile=percentile)
+        calibrate(model, [images], "minmax")  # the others draw samples, in the order of the nodes
+        (shared,) = model.plan.shared()
+        before = model.activation_quantizer(shared).scale.clone()
+        seen: list[tuple[str, Tensor]] = []
+        with torch.no_grad():
+            model.train()
+            logits.append(model(30 * images, observe=lambda name, found, seen=seen: seen.append((name, found.scale))))
+        together = [scale for name, scale in seen if model.plan.quantizer_of[name] == shared]
+        assert len(together) == 7  # of convolutions, concatenations and pools
+        assert all(scale.equal(before) for scale in together)
+        scales.append(model.activation_quantizer(shared).scale)
+        assert not scales[-1].equal(before)
+    assert all(found.equal(logits[0]) for found in logits)
+    assert all(scale.equal(scales[0]) for scale in scales)
 
 
 def test_the_gradient_of_weights_passes_inside_and_stops_outside() -> None:

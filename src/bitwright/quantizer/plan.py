@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,12 @@ class QuantPlan:
     def format(self, tensor: str) -> TensorFormat:
         """The format of a tensor, by the tensor's name."""
         return self.formats[self.quantizer_of[tensor]]
+
+    def shared(self) -> set[str]:
+        """The quantizers of several tensors that are computed; movers and concatenations only repeat values."""
+        computed = [node.name for node in self.graph if not isinstance(node, PassThrough | Concat)]
+        counts = Counter(self.quantizer_of[name] for name in computed)
+        return {name for name, count in counts.items() if count > 1}
 
 
 def plan(graph: Graph, scheme: Scheme) -> QuantPlan:

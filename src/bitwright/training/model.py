@@ -65,9 +65,10 @@ class QuantizedModel(nn.Module):
             trainable = tensor.is_floating_point() and name not in statistics and not name.endswith(".unit_weight")
             register(self.network, name, tensor.detach().clone(), trainable=trainable)
         used = set(plan.quantizer_of.values()) - ({plan.raw} if plan.raw else set())
+        shared = plan.shared()
         self.activations = nn.ModuleDict(
             {
-                _key(name): ActivationQuantizer(window, quantizing)
+                _key(name): ActivationQuantizer(window, quantizing, shared=name in shared)
                 for name, window in plan.formats.items()
                 if name in used
             }
@@ -217,6 +218,9 @@ class QuantizedModel(nn.Module):
                 readers[name] -= 1
                 if readers[name] == 0:
                     del values[name]
+        for quantizer in self.activations.values():
+            assert isinstance(quantizer, ActivationQuantizer)
+            quantizer.move()
         return values[self.plan.graph.output]
 
     @torch.no_grad()

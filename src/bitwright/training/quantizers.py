@@ -82,17 +82,23 @@ class QuantizerSettings:
 
 
 class ActivationQuantizer(nn.Module):
-    """The scale of one tensor (or of several that share it).
+    """The scale of one tensor, or of several that share it.
 
     Args:
         window: The integers it may hold.
         settings: How the scale follows the data.
+        shared: Whether several tensors have this scale, one of which is computed after another. It then moves after each batch
+            (`move`), towards the widest of them, and not between two: all of a batch are worth the same, in whatever order.
     """
 
     scale: Tensor
 
-    def __init__(self, window: TensorFormat, settings: QuantizerSettings | None = None) -> None:
+    def __init__(
+        self, window: TensorFormat, settings: QuantizerSettings | None = None, *, shared: bool = False
+    ) -> None:
         super().__init__()
+        self.shared = shared
+        self._widest: Tensor | None = None
         settings = settings or QuantizerSettings()
         self.format = window
         self.ranges = ranges = settings.ranges
@@ -142,6 +148,19 @@ class ActivationQuantizer(nn.Module):
         if self.format.negative:
             limit = torch.maximum(limit, low / self.format.quant_min)
         limit = limit.clamp_min(_SMALLEST)
+        if self.shared:
+            self._widest = limit if self._widest is None else torch.maximum(self._widest, limit)
+        else:
+            self._move(limit)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """Move a shared scale towards the widest range that was observed since the last time."""
+        if self._widest is not None:
+            self._move(self._widest)
+            self._widest = None
+
+    def _move(self, limit: Tensor) -> None:
         if self.momentum == RUNNING_MAXIMUM:
             self.scale.copy_(torch.maximum(self.scale, limit))
         else:
