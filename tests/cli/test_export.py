@@ -12,6 +12,7 @@ import pytest
 from bitwright.export import ONNX_FORMS, Pixels, Target, export_onnx
 from bitwright.export.seal import NOT_CHECKED, stated
 from bitwright.integer import IntegerModel
+from bitwright.integer.reader import load_integer
 from cli.conftest import Command
 from random_networks import random_model
 
@@ -44,7 +45,7 @@ def test_a_difference_leaves_no_file(model: Path, bitwright: Command, monkeypatc
 
     monkeypatch.setitem(ONNX_FORMS, "qoperator", wrong)
     file = model.with_suffix(".onnx")
-    first = next(iter(IntegerModel.load(model).layers()))
+    first = next(iter(load_integer(model).layers()))
     shown = bitwright("export", model, "-o", file)
     assert shown.status == 1
     assert f"the difference begins at '{first}'. The file is removed" in shown.err

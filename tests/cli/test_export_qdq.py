@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from bitwright.graph import capture
-from bitwright.integer import IntegerModel
+from bitwright.integer.reader import load_integer
 from cli.conftest import Command
 from cli.networks import small
 from export.models import RESNET20, integer_model
@@ -45,7 +45,7 @@ def test_for_tensorrt(tmp_path: Path, bitwright: Command) -> None:
     trained = bitwright("train", tmp_path / "small.graph", *data, "--deploy", "tensorrt", "-o", checkpoint)
     assert trained.status == 0, trained.err
     assert bitwright("lower", checkpoint, "-o", integer).status == 0
-    assert IntegerModel.load(integer).scheme.deploy == "tensorrt"
+    assert load_integer(integer).scheme.deploy == "tensorrt"
     made = bitwright("export", integer, "--form", "qdq", "-o", file)
     assert made.status == 0
     assert "TensorRT" not in made.err

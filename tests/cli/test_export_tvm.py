@@ -15,6 +15,7 @@ from bitwright.errors import FileFormatError
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerRequantize, Quantize, Rescale
+from bitwright.integer.reader import load_integer
 from bitwright.scheme import Scheme
 from cli.conftest import Command
 
@@ -47,7 +48,7 @@ def test_export(options: tuple[str, ...], integer: Path, bitwright: Command) -> 
     assert json.loads(made.out)["size_bytes"] == integer.with_suffix(".so").stat().st_size
     images = 40 * torch.randn(3, *SHAPE)
     got = load_engine("tvm", integer.with_suffix(".so"))(images.numpy())
-    assert np.array_equal(got, run(IntegerModel.load(integer), images).numpy())
+    assert np.array_equal(got, run(load_integer(integer), images).numpy())
     whole = integer.with_suffix(".so").read_bytes()
     for size in (30, 8192, len(whole) - 1):
         integer.with_suffix(".so").write_bytes(whole[:size])

@@ -19,7 +19,7 @@ from bitwright.cli.quant_train import main
 from bitwright.data import load
 from bitwright.graph import load_model
 from bitwright.graph.sources import image_size
-from bitwright.integer import IntegerModel
+from bitwright.integer.reader import load_integer
 from bitwright.training import load_quantized
 from cli.conftest import Command
 
@@ -108,7 +108,7 @@ def train_and_evaluate(
         assert accuracy(capsys.readouterr().out) == trained
         main([*common, "--quant-scheme", scheme, "--resume", str(folder / "model.safetensors"), "-e"])
         assert accuracy(capsys.readouterr().out) == trained
-        bits = {op.weight_bits for op in IntegerModel.load(folder / "model.safetensors").layers().values()}
+        bits = {op.weight_bits for op in load_integer(folder / "model.safetensors").layers().values()}
         assert bits == ({8} if scheme == "uniform8" else {4, 8})
 
 

@@ -13,6 +13,7 @@ import pytest
 from bitwright.benchmark import ENGINES, engines
 from bitwright.export import EXPORTERS, Pixels, Target, export_onnx
 from bitwright.integer import IntegerModel
+from bitwright.integer.reader import load_integer
 from cli.conftest import Command
 from export.models import RESNET20, integer_model
 from random_networks import random_model
@@ -118,6 +119,6 @@ def test_requests_without_images_or_model(model: Path, bitwright: Command, tmp_p
     """One line each, which says what to add."""
     assert "add --data NAME, --stress N, or both" in bitwright("verify", model).err
     assert "--model is for an exported file" in bitwright("verify", model, "--model", model).err
-    export_onnx(IntegerModel.load(model), tmp_path / "model.onnx")
+    export_onnx(load_integer(model), tmp_path / "model.onnx")
     shown = bitwright("verify", tmp_path / "model.onnx", "--stress", 3)
     assert (shown.status, "add --model MODEL" in shown.err) == (1, True)

@@ -15,7 +15,7 @@ from bitwright.allocation import Allocation
 from bitwright.demo import DemoSettings, preset, run_demo
 from bitwright.demo.job import file_names
 from bitwright.errors import DataError
-from bitwright.integer import IntegerModel
+from bitwright.integer.reader import load_integer
 from bitwright.progress import Progress, silent
 from bitwright.training import TrainSettings
 
@@ -58,7 +58,7 @@ def test_the_job(settings: DemoSettings, tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 400
     for name in SCHEMES:
-        assert IntegerModel.load(tmp_path / f"{name}.safetensors").scheme.name == name
+        assert load_integer(tmp_path / f"{name}.safetensors").scheme.name == name
     for use in Allocation.load(tmp_path / "size0.5.allocation.json").uses:
         assert use.used_whole <= use.limit_whole
 

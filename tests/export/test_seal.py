@@ -14,7 +14,7 @@ from bitwright.benchmark import ENGINES, load_engine
 from bitwright.errors import FileFormatError
 from bitwright.export import EXPORTERS
 from bitwright.export.seal import CHECKED_LENGTH, NOT_CHECKED, constants, contents, model_digest, state_checked, stated
-from bitwright.integer import IntegerModel
+from bitwright.integer.reader import load_integer
 from random_networks import RandomModel, random_model
 
 SEED = 2
@@ -89,7 +89,7 @@ def test_the_digest_is_of_integers(given: RandomModel, tmp_path: Path) -> None:
     digest = model_digest(given.model)
     assert model_digest(replace(given.model, facts={})) == digest
     given.model.save(tmp_path / "model.integer")
-    assert model_digest(IntegerModel.load(tmp_path / "model.integer")) == digest
+    assert model_digest(load_integer(tmp_path / "model.integer")) == digest
     name, layer = next(iter(given.model.layers().items()))
     weight = layer.weight.copy()
     weight.reshape(-1)[0] = 0 if weight.reshape(-1)[0] else 1

@@ -15,6 +15,7 @@ from bitwright.graph import Graph, capture, load_model
 from bitwright.integer import IntegerModel, lower, run
 from bitwright.integer.execution.reference import execute_op
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.reader import load_integer
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
 
@@ -127,7 +128,7 @@ def test_round_trip(tmp_path: Path) -> None:
     graph, images = settled("pytorchcv:resnet20_cifar10", 32)
     integer = lower(quantized(graph, images, Precision(4, 4)))
     integer.save(tmp_path / "model.safetensors")
-    loaded = IntegerModel.load(tmp_path / "model.safetensors")
+    loaded = load_integer(tmp_path / "model.safetensors")
     assert torch.equal(run(loaded, images), run(integer, images))
     assert loaded.scheme == integer.scheme
     assert loaded.facts == integer.facts
@@ -148,7 +149,7 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(bytes(data))
     with pytest.raises(FileFormatError, match=r"write it again|no integer model"):
-        IntegerModel.load(path)
+        load_integer(path)
 
 
 def test_every_operation_has_a_reference() -> None:

@@ -13,7 +13,8 @@ import torch
 from bitwright.allocation import Allocation, LatencyTable, ParetoFrontier, allocate, graph_problem, pareto_frontier
 from bitwright.allocation.shapes import layer_shapes
 from bitwright.graph import FloatModel, Graph
-from bitwright.integer import IntegerModel, run
+from bitwright.integer import run
+from bitwright.integer.reader import load_integer
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import LayerSensitivity, SensitivityTable
 from bitwright.training import load_quantized, save_quantized
@@ -55,7 +56,7 @@ FORMATS = (
     Format("tiny.checkpoint", load_quantized, _forward, "structure"),
     Format(
         "tiny.integer",
-        IntegerModel.load,
+        load_integer,
         lambda model: run(model, torch.zeros((2, *model.input_shape))),
         "structure",
     ),

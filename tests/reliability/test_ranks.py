@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.integer import IntegerModel
+from bitwright.integer.reader import load_integer
 from reliability.ranks import KINDS
 
 pytestmark = [
@@ -76,5 +76,5 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
 
     with pytest.raises(SystemExit, match="0"):
         main(["lower", str(tmp_path / "checkpoint"), "-o", str(tmp_path / "integer")])
-    assert IntegerModel.load(tmp_path / "integer").scheme.name == "W4A4"
+    assert load_integer(tmp_path / "integer").scheme.name == "W4A4"
     assert {path.name for path in tmp_path.iterdir()} == {"float.graph", "checkpoint", "integer"}

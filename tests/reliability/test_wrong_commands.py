@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from bitwright.cli import main
 from bitwright.export import export_onnx
 from bitwright.graph import Graph
-from bitwright.integer import IntegerModel
+from bitwright.integer.reader import load_integer
 from reliability.formats import write_all
 from reliability.wrong_commands import Cell, cells
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("commands")
     write_all(found)
     save_file({"weight": Graph.load(found / "tiny.graph").parameters["side.weight"]}, found / "tiny.safetensors")
-    export_onnx(IntegerModel.load(found / "tiny.integer"), found / "tiny.onnx")
+    export_onnx(load_integer(found / "tiny.integer"), found / "tiny.onnx")
     (found / "text").write_text("what a pity\n")
     (found / "empty").touch()
     (found / "folder").mkdir()

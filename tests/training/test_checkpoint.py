@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from bitwright.errors import FileFormatError
-from bitwright.integer import IntegerModel, load, lower, run
+from bitwright.integer import load, lower, run
+from bitwright.integer.reader import load_integer
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, load_quantized, quantize, save_quantized
 from training.small import digits, small_graph, small_quantized
@@ -85,7 +86,7 @@ def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     images = digits().calibration(8)[0]
-    assert torch.equal(run(IntegerModel.load(path), images), run(lower(small_quantized()), images))
+    assert torch.equal(run(load_integer(path), images), run(lower(small_quantized()), images))
 
 
 def test_another_scheme_starts_from_the_trained_floats() -> None:

@@ -18,6 +18,7 @@ from bitwright.graph.nodes import MaxPool2d
 from bitwright.integer import IntegerModel, logits, requantize, run
 from bitwright.integer.execution.reference import execute_op
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, Quantize, ReciprocalQuantize, Rescale
+from bitwright.integer.reader import load_integer
 from bitwright.zoo import import_checkpoint, import_notes
 from bitwright.zoo.checkpoint import float_parameters, load_checkpoint
 from bitwright.zoo.layout import layout
@@ -61,7 +62,7 @@ def check(model: str, scheme: str, side: int, folder: Path) -> None:
     other = import_checkpoint(folder / "quantized_checkpoint.pth.tar", model, scheme, graph=graph)
     assert_same(other, imported)
     other.save(folder / "model.safetensors")
-    loaded = IntegerModel.load(folder / "model.safetensors")
+    loaded = load_integer(folder / "model.safetensors")
     assert_same(loaded, imported)
     assert torch.equal(logits(loaded, images).float(), expected)
 

@@ -13,7 +13,8 @@ from torch import nn
 from bitwright.data import ImageData, InMemoryImages
 from bitwright.errors import BitwrightWarning, DataError, SchemeError
 from bitwright.graph import FloatModel, Graph, capture, load_model
-from bitwright.integer import IntegerModel, logits
+from bitwright.integer import logits
+from bitwright.integer.reader import load_integer
 from bitwright.training import evaluate
 from bitwright.zoo import recipe, rows
 from bitwright.zoo.recipes import parse_recipe
@@ -127,7 +128,7 @@ def test_reproduction(tmp_path: Path) -> None:
     assert result.row.top1 == 70.22
     assert result.training_images == (12, 24)
     assert len(result.losses) == 1
-    integer = IntegerModel.load(tmp_path / "integer.safetensors")
+    integer = load_integer(tmp_path / "integer.safetensors")
     again = evaluate(lambda batch: logits(integer, batch), data.batches("test", 24))
     assert again == result.accuracy
     assert integer.scheme.name == "bops0.5"

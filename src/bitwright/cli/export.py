@@ -70,6 +70,7 @@ def export(
     )
     from bitwright.export.seal import NOT_CHECKED
     from bitwright.integer import IntegerModel
+    from bitwright.integer.reader import load_integer
 
     if engine not in EXPORTERS:
         raise unknown_name("engine", engine, EXPORTERS)
@@ -82,7 +83,7 @@ def export(
     if tvm_target is not None and engine != "tvm":
         raise ExportError(f"--tvm-target is for the engine tvm, got {engine}. Leave it out, or add --engine tvm.")
     reserve(output, *companions(output), reads=[model])
-    loaded = IntegerModel.load(model)
+    loaded = load_integer(model)
     pixels = images = None
     if data is not None:
         found = load_data(data, loaded.input_shape)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bitwright.data import ImageData
     from bitwright.export import Pixels
     from bitwright.integer import IntegerModel
+    from bitwright.integer.reader import load_integer
 
 SMALLER_BATCHES = (1, 2)
 DIGESTS = ("contents_as_exported", "digest_of_model")
@@ -79,7 +80,6 @@ def verify(
     from bitwright.benchmark.engines import engine_of
     from bitwright.errors import DataError, ExportError, unknown_name
     from bitwright.export import Target
-    from bitwright.integer import IntegerModel
 
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
@@ -95,7 +95,7 @@ def verify(
     if not runs and not exported:
         raise DataError("comparing engines needs images: add --data NAME, --stress N, or both.")
 
-    loaded = None if source is None else IntegerModel.load(source)
+    loaded = None if source is None else load_integer(source)
     facts: dict[str, Any] = {"file": str(file), "data": data, "stress": stress}
     rows: list[Equality] = []
     pixels = None

@@ -24,6 +24,7 @@ from bitwright.export import export_float_onnx, export_onnx
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, load_model, scheme_cost
 from bitwright.integer import IntegerModel, certification_effect, lower, prepare
+from bitwright.integer.reader import load_integer
 from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
 from bitwright.scheme import MAX_BITS, MIN_BITS, Budget, Precision, Scheme
@@ -193,7 +194,7 @@ class _Job:
             write_json(self.folder / f"{name}.certification.json", effect.to_dict())
             integer.save(path)
 
-        model = self.kept(f"{name}.safetensors", IntegerModel.load, make)
+        model = self.kept(f"{name}.safetensors", load_integer, make)
         export_onnx(model, self.folder / f"{name}.onnx")
         return model
 

@@ -11,6 +11,7 @@ from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers, requantize
 from bitwright.integer.proof.certificate import Certified, certify
 from bitwright.integer.quant_params import QuantParams
+from bitwright.integer.reader import load_integer
 
 __all__ = [
     "CertificationEffect",
@@ -22,6 +23,7 @@ __all__ = [
     "certification_effect",
     "certify",
     "load",
+    "load_integer",
     "logits",
     "lower",
     "prepare",

@@ -11,6 +11,7 @@ from bitwright.graph.graph import Graph
 from bitwright.graph.tensors_file import read_format
 from bitwright.integer.model import FORMAT as INTEGER_FORMAT
 from bitwright.integer.model import IntegerModel
+from bitwright.integer.reader import load_integer
 from bitwright.training.checkpoint import MODEL_FORMAT, load_quantized
 from bitwright.training.model import QuantizedModel
 
@@ -27,7 +28,7 @@ def load(path: str | Path) -> Graph | QuantizedModel | IntegerModel:
     if found == MODEL_FORMAT:
         return load_quantized(path)
     if found == INTEGER_FORMAT:
-        return IntegerModel.load(path)
+        return load_integer(path)
     raise FileFormatError(
         f"expected a graph, a quantized model or an integer model, got '{found or 'an unmarked file'}', in '{path}'."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bitwright.decode import decode, value_of
-from bitwright.errors import FileFormatError, LoweringError, shown
 from bitwright.files import write_bytes
-from bitwright.graph import nodes as graph_nodes
 from bitwright.graph.nodes import Node
-from bitwright.graph.tensors_file import read_structure, serialize
-from bitwright.integer import ops as integer_ops
-from bitwright.integer.multipliers import Multipliers
+from bitwright.graph.tensors_file import serialize
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
-from bitwright.integer.packing import pack, pack_bytes, unpack, unpack_bytes
-from bitwright.integer.proof.recheck import recheck
+from bitwright.integer.packing import pack, pack_bytes
 from bitwright.integer.quant_params import QuantParams
-from bitwright.integer.shapes import check_shapes
 from bitwright.scheme import Scheme
 
 FORMAT = "bitwright.integer.2"
@@ -91,41 +84,6 @@ class IntegerModel:
         """Write one safetensors file, atomically."""
         write_bytes(path, self.to_bytes())
 
-    @classmethod
-    def load(cls, path: str | Path) -> IntegerModel:
-        """Read what `save` wrote, and prove it again.
-
-        Raises:
-            FileFormatError: If the file is missing, truncated, altered, no integer model, or one that is not proved.
-        """
-        tensors, structure = read_structure(path, FORMAT, "structure")
-        where = f"'{path}'"
-        found = decode(_Structure, structure, where)
-        ops = tuple(_op(entry, tensors, f"{where}: operation {number}") for number, entry in enumerate(found.ops))
-        unit = tensors.get("output_unit")
-        if unit is None or unit.dtype != torch.float64 or unit.dim() != 1 or not bool(unit.isfinite().all()):
-            raise FileFormatError(f"{where}: expected the array 'output_unit', finite float64 numbers in one axis.")
-        check_shapes(ops, found.formats, found.output, unit.numpy(), where)
-        scheme = Scheme.from_dict(found.scheme, where)
-        model = cls(found.model, scheme, ops, found.formats, found.output, unit.numpy(), found.facts)
-        try:
-            recheck(model)
-        except LoweringError as error:
-            raise FileFormatError(f"{where} holds a model that is not proved: {error}") from error
-        return model
-
-
-@dataclass(frozen=True)
-class _Structure:
-    """The JSON in the file."""
-
-    model: str
-    scheme: Mapping[str, object]
-    ops: tuple[Mapping[str, object], ...]
-    formats: Mapping[str, QuantParams]
-    output: str
-    facts: Mapping[str, Mapping[str, object]]
-
 
 def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The JSON of an operation; its arrays go to `tensors`."""
@@ -144,76 +102,3 @@ def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:
             value = {}
         entry[item.name] = list(value) if isinstance(value, tuple) else value
     return entry
-
-
-@dataclass(frozen=True)
-class _Range:
-    """What the JSON says of a rescaling."""
-
-    low: int
-    high: int
-
-
-@dataclass(frozen=True)
-class _Shaped:
-    """What the JSON says of weights."""
-
-    shape: tuple[int, ...]
-
-
-def _op(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Node:
-    """The inverse of `_entry`."""
-    op, name = entry.get("op"), entry.get("name")
-    kind = (getattr(integer_ops, op, None) or getattr(graph_nodes, op, None)) if isinstance(op, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, Node)) or not isinstance(name, str):
-        raise FileFormatError(f"{where}: unknown operation {shown(op)} with the name {shown(name)}.")
-    held = {item.name for item in dataclasses.fields(kind)} & set(_READERS) & set(entry)
-    try:
-        arrays = {item: _READERS[item](entry, lambda part: _array(tensors, f"{name}.{part}")) for item in held}
-    except (FileFormatError, LoweringError) as error:
-        raise FileFormatError(f"{where}, {shown(name)}: {error}") from error
-    return decode(kind, {key: value for key, value in entry.items() if key != "op"}, where, arrays)
-
-
-Find = Callable[[str], npt.NDArray[Any]]
-"""An array of an operation, by what it is."""
-
-
-def _read_rescale(entry: Mapping[str, Any], find: Find) -> Rescale | None:
-    if entry["rescale"] is None:
-        return None
-    limits = decode(_Range, entry["rescale"], "'rescale'")
-    multiplier, shift = (unpack_bytes(find(part), signed=False) for part in ("multiplier", "shift"))
-    _require_int32(shift)
-    return Rescale(Multipliers(multiplier, shift.astype(np.int32)), limits.low, limits.high)
-
-
-def _read_weight(entry: Mapping[str, Any], find: Find) -> npt.NDArray[np.integer[Any]]:
-    shape = decode(_Shaped, entry["weight"], "'weight'").shape
-    bits = value_of(int, entry.get("weight_bits"), "'weight_bits'")
-    return unpack(find("weight"), shape, bits, signed=True)
-
-
-def _read_bias(entry: Mapping[str, Any], find: Find) -> npt.NDArray[np.int32]:
-    bias = unpack_bytes(find("bias"), signed=True)
-    _require_int32(bias)
-    return bias.astype(np.int32)
-
-
-_READERS: Mapping[str, Callable[[Mapping[str, Any], Find], Any]] = {
-    "rescale": _read_rescale, "weight": _read_weight, "bias": _read_bias,
-}  # fmt: skip
-"""The fields of operations that have arrays in the file."""
-
-
-def _require_int32(values: npt.NDArray[np.int64]) -> None:
-    limits = np.iinfo(np.int32)
-    if values.size and not (limits.min <= values.min() and values.max() <= limits.max):
-        raise FileFormatError(f"expected 32-bit integers, got {values.min()} to {values.max()}.")
-
-
-def _array(tensors: Mapping[str, Tensor], name: str) -> npt.NDArray[Any]:
-    """An array of the file."""
-    if name not in tensors or tensors[name].dtype != torch.uint8:
-        raise FileFormatError(f"the array '{name}' is missing, or of another type than bytes.")
-    return np.asarray(tensors[name].numpy())
