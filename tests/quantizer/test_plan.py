@@ -11,7 +11,7 @@ from torch import nn
 
 from bitwright.allocation import peak_activation
 from bitwright.graph import Graph
-from bitwright.graph.nodes import Add, Concat, Layer, PassThrough, Requantize
+from bitwright.graph.nodes import Add, Concat, Layer, Requantize, Selection
 from bitwright.graph.signs import negative_tensors
 from bitwright.quantizer import TensorFormat, demands, plan
 from bitwright.scheme import Precision, Scheme
@@ -74,7 +74,7 @@ def test_every_tensor_has_the_format_of_its_demand_and_sign() -> None:
     found, wanted, negative = plan(graph, precisions), demands(graph, 16), negative_tensors(graph)
     shared = {name for node in graph if isinstance(node, Concat) for name in node.inputs}
     for node in graph:
-        if node.name not in shared and not isinstance(node, PassThrough):
+        if node.name not in shared and not isinstance(node, Selection):
             bits = wanted[node.name].bits(precisions.layers)
             assert found.format(node.name) == TensorFormat.of(bits, negative=negative[node.name])
 

@@ -9,12 +9,29 @@ from math import prod
 from bitwright.cost import LayerCost, ModelCost, float_cost_of
 from bitwright.graph.float_model import statistic_names
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Conv2d, Linear, Node
+from bitwright.graph.nodes import (
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Clamp,
+    Concat,
+    Conv2d,
+    Input,
+    Linear,
+    Node,
+    Requantize,
+    Selection,
+)
 
 
 @singledispatch
 def macs(node: Node, graph: Graph) -> int:
     """Multiply-accumulates of a node for one image; pooling and additions count as none."""
+    raise NotImplementedError(f"no count of {type(node).__name__}")
+
+
+@macs.register
+def _(node: Input | BatchNorm | Clamp | Add | AvgPool2d | Concat | Selection | Requantize, graph: Graph) -> int:
     return 0
 
 

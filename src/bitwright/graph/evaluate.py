@@ -28,6 +28,7 @@ from bitwright.graph.nodes import (
     Node,
     Norm,
     Requantize,
+    Selection,
     Slice,
 )
 
@@ -107,7 +108,6 @@ def _(node: Layer, inputs: list[Tensor], parameters: Tensors) -> Tensor:
 
 
 @evaluate.register(Input)
-@evaluate.register(Dropout)
 @evaluate.register(Requantize)
 def _(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return inputs[0]
@@ -140,41 +140,38 @@ def _(node: AvgPool2d, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return F.avg_pool2d(inputs[0], node.kernel, node.stride, node.padding)
 
 
-@evaluate.register(MaxPool2d)
-@evaluate.register(Flatten)
-@evaluate.register(Slice)
-@evaluate.register(ChannelShuffle)
-def _(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
-    return rearrange(node, inputs[0])
+@evaluate.register
+def _(node: Selection, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return select(node, inputs[0])
 
 
 @singledispatch
-def rearrange(node: Node, values: Tensor) -> Tensor:
-    """The result of a node that only selects or moves values: the same in float and in integers."""
-    raise NotImplementedError(f"{type(node).__name__} computes new values")
+def select(node: Selection, values: Tensor) -> Tensor:
+    """The result of a node that makes only values that it reads: the same in float and in integers."""
+    raise NotImplementedError(f"{type(node).__name__} selects in no known way")
 
 
-@rearrange.register
+@select.register
 def _(node: MaxPool2d, values: Tensor) -> Tensor:
     return F.max_pool2d(values, node.kernel, node.stride, node.padding, node.dilation, node.ceil_mode)
 
 
-@rearrange.register
+@select.register
 def _(node: Flatten, values: Tensor) -> Tensor:
     return values.flatten(1)
 
 
-@rearrange.register
+@select.register
 def _(node: Dropout, values: Tensor) -> Tensor:
     return values
 
 
-@rearrange.register
+@select.register
 def _(node: Slice, values: Tensor) -> Tensor:
     return values[:, node.start : node.stop]
 
 
-@rearrange.register
+@select.register
 def _(node: ChannelShuffle, values: Tensor) -> Tensor:
     batch, channels, height, width = values.shape
     grouped = values.reshape(batch, node.groups, channels // node.groups, height, width)

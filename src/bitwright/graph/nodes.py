@@ -147,7 +147,17 @@ class Concat(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxPool2d(Node):
+class Selection(Node):
+    """What makes only values that it reads: the integers of its result keep the scale, format and range of its input's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move(Selection):
+    """What selects or reorders values by their place alone: the same in float and in integers, on tensors of any type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool2d(Selection):
     """Maximum over windows; padding never wins."""
 
     kernel: Pair
@@ -167,19 +177,19 @@ class AvgPool2d(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flatten(Node):
+class Flatten(Move):
     """All axes but the batch become one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dropout(Node):
+class Dropout(Move):
     """Drops elements with `probability` in training; the identity otherwise."""
 
     probability: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slice(Node):
+class Slice(Move):
     """Channels `start` to `stop` (exclusive)."""
 
     start: int
@@ -187,7 +197,7 @@ class Slice(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChannelShuffle(Node):
+class ChannelShuffle(Move):
     """Channels read as (groups, channels / groups) and transposed, as in ShuffleNet."""
 
     groups: int
@@ -213,5 +223,3 @@ class Requantize(Node):
 
 
 Layer = Conv2d | Linear
-PassThrough = MaxPool2d | Flatten | Dropout | Slice | ChannelShuffle
-"""Nodes whose output integers are a selection of their input's: they keep its scale."""

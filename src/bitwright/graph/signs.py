@@ -16,9 +16,9 @@ from bitwright.graph.nodes import (
     Input,
     Layer,
     Node,
-    PassThrough,
     Requantize,
     Reshape,
+    Selection,
     Transpose,
 )
 
@@ -46,6 +46,6 @@ def _(node: Input | Layer | BatchNorm, inputs: list[bool]) -> bool:
 
 @makes_negative.register
 def _(
-    node: Add | AvgPool2d | Clamp | Concat | PassThrough | Requantize | Reshape | Transpose, inputs: list[bool]
+    node: Add | AvgPool2d | Clamp | Concat | Selection | Requantize | Reshape | Transpose, inputs: list[bool]
 ) -> bool:
     return any(inputs)

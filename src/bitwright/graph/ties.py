@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Input, Layer, PassThrough
+from bitwright.graph.nodes import Input, Layer, Selection
 
 
 def ties(graph: Graph) -> tuple[tuple[str, ...], ...]:
@@ -18,7 +18,7 @@ def ties(graph: Graph) -> tuple[tuple[str, ...], ...]:
         if not isinstance(node, Layer):
             continue
         source = by_name[node.inputs[0]]
-        while isinstance(source, PassThrough):
+        while isinstance(source, Selection):
             source = by_name[source.inputs[0]]
         if not isinstance(source, Input):
             groups.setdefault(source.name, []).append(node.name)

@@ -22,8 +22,8 @@ from bitwright.graph.nodes import (
     Input,
     Linear,
     Node,
-    PassThrough,
     Requantize,
+    Selection,
 )
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers
@@ -160,6 +160,6 @@ def _(node: Add, plan: QuantPlan) -> Node:
 
 
 @placeholder_op.register(Concat)
-@placeholder_op.register(PassThrough)
+@placeholder_op.register(Selection)
 def _(node: Node, plan: QuantPlan) -> Node:
     return node

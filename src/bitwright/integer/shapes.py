@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import FileFormatError, reason
-from bitwright.graph.evaluate import rearrange
-from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.graph.evaluate import select
+from bitwright.graph.nodes import Concat, Node, Selection
 from bitwright.integer.ops import (
     Accumulate,
     IntegerAdd,
@@ -54,7 +54,7 @@ def check_shapes(
         missing = [name for name in op.inputs if name not in made]
         if missing:
             raise FileFormatError(f"{here} reads '{missing[0]}' before it is made.")
-        moves = isinstance(op, MaxPool2d | Flatten | Slice | ChannelShuffle | Concat)
+        moves = isinstance(op, Selection | Concat)
         if any(name in raw for name in op.inputs) and not moves:
             raise FileFormatError(f"{here} reads accumulators, which have no format.")
         if (isinstance(op, Accumulate) and op.rescale is None) or any(name in raw for name in op.inputs):
@@ -135,13 +135,10 @@ def _(op: Concat, inputs: list[Tensor]) -> Tensor:
     return torch.cat(inputs, 1)
 
 
-@shape_of.register(MaxPool2d)
-@shape_of.register(Flatten)
-@shape_of.register(Slice)
-@shape_of.register(ChannelShuffle)
-def _(op: Node, inputs: list[Tensor]) -> Tensor:
+@shape_of.register
+def _(op: Selection, inputs: list[Tensor]) -> Tensor:
     (values,) = inputs
-    return rearrange(op, values)
+    return select(op, values)
 
 
 def rescaled(values: Tensor, rescale: Rescale | None) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Add, AvgPool2d, Clamp, Concat, Layer, Node, PassThrough, Requantize
+from bitwright.graph.nodes import Add, AvgPool2d, Clamp, Concat, Layer, Node, Requantize, Selection
 from bitwright.scheme import MAX_BITS, Precision
 
 
@@ -75,7 +75,7 @@ def _(reader: Add, made: Demand, residual_bits: int) -> Demand:
 
 
 @demand.register
-def _(reader: PassThrough | Concat | Clamp, made: Demand, residual_bits: int) -> Demand:
+def _(reader: Selection | Concat | Clamp, made: Demand, residual_bits: int) -> Demand:
     return made
 
 

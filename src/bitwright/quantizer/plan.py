@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import AvgPool2d, Concat, Input, Layer, Node, PassThrough, Requantize
+from bitwright.graph.nodes import AvgPool2d, Concat, Input, Layer, Node, Requantize, Selection
 from bitwright.graph.signs import negative_tensors
 from bitwright.quantizer.demand import Demand, demand, demands
 from bitwright.quantizer.formats import TensorFormat
@@ -41,7 +41,7 @@ class QuantPlan:
 
     def shared(self) -> set[str]:
         """The quantizers of several tensors that are computed; movers and concatenations only repeat values."""
-        computed = [node.name for node in self.graph if not isinstance(node, PassThrough | Concat)]
+        computed = [node.name for node in self.graph if not isinstance(node, Selection | Concat)]
         counts = Counter(self.quantizer_of[name] for name in computed)
         return {name for name, count in counts.items() if count > 1}
 
@@ -111,7 +111,7 @@ def _adoptable(source: str, by_name: Mapping[str, Node], single: set[str]) -> bo
     """Whether a concatenation may give its scale to the producer of `source`: nothing else may read it on the way."""
     while source in single:
         node = by_name[source]
-        if not isinstance(node, PassThrough):
+        if not isinstance(node, Selection):
             return not isinstance(node, Input)
         source = node.inputs[0]
     return False
@@ -124,12 +124,12 @@ def _share_quantizers(graph: Graph) -> dict[str, str]:
     for node in reversed(graph.nodes):
         if isinstance(node, Concat):
             for source in node.inputs:
-                while isinstance(by_name[source], PassThrough):
+                while isinstance(by_name[source], Selection):
                     source = by_name[source].inputs[0]
                 adopted[source] = adopted.get(node.name, node.name)
     quantizer_of: dict[str, str] = {}
     for node in graph:
-        if isinstance(node, PassThrough):
+        if isinstance(node, Selection):
             quantizer_of[node.name] = quantizer_of[node.inputs[0]]
         else:
             quantizer_of[node.name] = adopted.get(node.name, node.name)
@@ -149,7 +149,7 @@ def _raw_output(graph: Graph) -> str | None:
     """The last node that computes, if it accumulates and only movers that keep accumulators follow."""
     node = graph[graph.output]
     readers = graph.consumers()
-    while isinstance(node, PassThrough) and len(readers[node.inputs[0]]) == 1:
+    while isinstance(node, Selection) and len(readers[node.inputs[0]]) == 1:
         node = graph[node.inputs[0]]
     accumulates = isinstance(node, Layer | AvgPool2d) and getattr(node, "bounds", None) is None
     return node.name if accumulates and len(readers[node.name]) <= 1 else None

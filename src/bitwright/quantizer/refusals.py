@@ -9,7 +9,7 @@ from functools import singledispatch
 from math import prod
 
 from bitwright.errors import LoweringError
-from bitwright.graph.nodes import AvgPool2d, Node
+from bitwright.graph.nodes import Add, AvgPool2d, Clamp, Concat, Input, Layer, Node, Requantize, Selection
 from bitwright.quantizer.plan import QuantPlan
 
 FLOAT32_EXACT = 2**24
@@ -50,8 +50,18 @@ def require_none(refusals: Sequence[Refusal], error: type[Exception] = LoweringE
 
 @singledispatch
 def _refused(node: Node, plan: QuantPlan) -> str:
-    """The reason, or nothing: most operations depend on weights, whose sums lowering bounds."""
-    return ""
+    """The reason, or nothing."""
+    raise NotImplementedError(f"no rule for {type(node).__name__}")
+
+
+@_refused.register
+def _(node: Layer | Add, plan: QuantPlan) -> str:
+    return ""  # lowering bounds their sums, which depend on weights and scales
+
+
+@_refused.register
+def _(node: Input | Clamp | Concat | Selection | Requantize, plan: QuantPlan) -> str:
+    return ""  # nothing is added up
 
 
 @_refused.register

@@ -15,7 +15,7 @@ from bitwright.errors import DataError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import execute
 from bitwright.graph.images import float_images
-from bitwright.graph.nodes import Concat, Node, PassThrough
+from bitwright.graph.nodes import Concat, Node, Selection
 from bitwright.quantizer.activations import full_scale, least_squares_scale
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.training.model import QuantizedModel
@@ -98,7 +98,7 @@ def calibrate(
 
     def observe(node: Node, values: Tensor) -> None:
         # Movers and concatenations only repeat values that their producers showed already.
-        if not isinstance(node, PassThrough | Concat):
+        if not isinstance(node, Selection | Concat):
             observers[quantizer_of[node.name]].update(values)
 
     seen = 0

@@ -16,22 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import TrainingError
-from bitwright.graph.evaluate import Tensors, convolve, rearrange
+from bitwright.graph.evaluate import Tensors, convolve, select
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,
-    ChannelShuffle,
     Clamp,
     Concat,
     Conv2d,
     Dropout,
-    Flatten,
     Input,
     Linear,
-    MaxPool2d,
     Node,
     Requantize,
-    Slice,
+    Selection,
 )
 from bitwright.quantizer.formats import clamp_limits
 from bitwright.quantizer.refusals import FLOAT32_EXACT
@@ -223,9 +220,6 @@ def _(node: Dropout, inputs: list[Quantized], model: QuantizedModel, parameters:
     return Quantized(F.dropout(inputs[0].values, node.probability, model.training), inputs[0].scale)
 
 
-@fake_quantize.register(MaxPool2d)
-@fake_quantize.register(Flatten)
-@fake_quantize.register(Slice)
-@fake_quantize.register(ChannelShuffle)
-def _(node: Node, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
-    return Quantized(rearrange(node, inputs[0].values), inputs[0].scale)
+@fake_quantize.register(Selection)
+def _(node: Selection, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
+    return Quantized(select(node, inputs[0].values), inputs[0].scale)

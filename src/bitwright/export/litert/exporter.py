@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, for_float32
 from bitwright.export.litert.addition import add_sum
 from bitwright.export.litert.builder import Held, LitertBuilder
@@ -27,7 +28,7 @@ from bitwright.export.litert.wide import floor_average, in_int64, rescale_in_int
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
-from bitwright.graph.nodes import Node
+from bitwright.graph.nodes import Concat, Node, Selection
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     IntegerAdd,
@@ -102,7 +103,11 @@ def to_litert(model: IntegerModel, pixels: Pixels | None = None) -> bytes:
 @singledispatch
 def add_to_litert(op: Node, builder: LitertBuilder) -> None:
     """Add the LiteRT form of one operation."""
-    move_in_litert(op, builder)
+    raise ExportError(f"no LiteRT form of {type(op).__name__} ('{op.name}').")
+
+
+add_to_litert.register(Selection, move_in_litert)
+add_to_litert.register(Concat, move_in_litert)
 
 
 @add_to_litert.register(IntegerConv2d)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, for_float32
 from bitwright.export.onnx.builder import OnnxBuilder, Weight, saturates, zero_point
 from bitwright.export.onnx.float64 import add_in_float64, floor_average, rescale_in_float64
@@ -38,7 +39,7 @@ from bitwright.export.onnx.sums import add_sums, add_wide_average, needs_float64
 from bitwright.export.pixels import Pixels, affine
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target, check_target
-from bitwright.graph.nodes import Node
+from bitwright.graph.nodes import Concat, Node, Selection
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     Accumulate,
@@ -132,7 +133,12 @@ def _integer_output(builder: OnnxBuilder) -> str:
 
 @singledispatch
 def add_to_onnx(op: Node, builder: OnnxBuilder) -> None:
-    """Add the ONNX form of one operation; what only moves values looks the same in all ONNX files."""
+    """Add the ONNX form of one operation."""
+    raise ExportError(f"no ONNX form of {type(op).__name__} ('{op.name}').")
+
+
+@add_to_onnx.register
+def _(op: Selection | Concat, builder: OnnxBuilder) -> None:
     move_in_onnx(op, builder)
 
 

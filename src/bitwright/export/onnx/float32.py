@@ -25,7 +25,7 @@ from bitwright.export.onnx.graph import OnnxGraph, window
 from bitwright.export.onnx.streams import add_streams, rescale_stream
 from bitwright.export.pixels import Pixels, affine
 from bitwright.export.qonnx.digits import BYTE_BITS, Digit, Digits, layers_in_digits, means_in_bytes
-from bitwright.graph.nodes import Node
+from bitwright.graph.nodes import Concat, Node, Selection
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     Accumulate,
@@ -141,7 +141,12 @@ def in_float32_multipliers(model: IntegerModel, form: str) -> IntegerModel:
 
 @singledispatch
 def add_in_float32(op: Node, builder: Float32Graph) -> None:
-    """Add one operation; what only moves values looks the same in all ONNX files."""
+    """Add one operation."""
+    raise ExportError(f"no form in float32 of {type(op).__name__} ('{op.name}').")
+
+
+@add_in_float32.register
+def _(op: Selection | Concat, builder: Float32Graph) -> None:
     builder.move(op)
 
 

@@ -25,12 +25,14 @@ from bitwright.graph.nodes import (
     AvgPool2d,
     Bounds,
     Clamp,
+    Concat,
     Conv2d,
     Dropout,
     Input,
     Linear,
     Node,
     Requantize,
+    Selection,
 )
 
 
@@ -65,7 +67,12 @@ def to_float_onnx(graph: Graph) -> onnx.ModelProto:
 
 @singledispatch
 def add_float(node: Node, made: OnnxGraph, parameters: Tensors) -> None:
-    """Add the ONNX form of one node; what only moves values looks the same in all ONNX files."""
+    """Add the ONNX form of one node."""
+    raise ExportError(f"no ONNX form of {type(node).__name__} ('{node.name}').")
+
+
+@add_float.register
+def _(node: Selection | Concat, made: OnnxGraph, parameters: Tensors) -> None:
     move_in_onnx(node, made)
 
 

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.evaluate import rearrange
+from bitwright.graph.evaluate import select
 from bitwright.graph.images import float_images
-from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.graph.nodes import Concat, Node, Selection
 from bitwright.integer.execution.blockwise import scale_round_, weighted_sum
 from bitwright.integer.execution.exact_sums import ExactSums
 from bitwright.integer.execution.reference import execute_op, finish
@@ -36,9 +36,11 @@ from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConv2d,
+    IntegerFloorAvgPool2d,
     IntegerLinear,
     IntegerRequantize,
     Quantize,
+    ReciprocalQuantize,
     Rescale,
 )
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, Int64Array, accumulator_bounds
@@ -147,7 +149,14 @@ class PreparedModel:
 
 @singledispatch
 def prepare_op(op: Node, model: PreparedModel) -> Step:
-    """How to compute one operation; what has no fast form takes the reference executor's."""
+    """How to compute one operation."""
+    raise NotImplementedError(f"no prepared form of {type(op).__name__}")
+
+
+@prepare_op.register(ReciprocalQuantize)
+@prepare_op.register(IntegerFloorAvgPool2d)
+def as_reference(op: Node, model: PreparedModel) -> Step:
+    """The step of the reference executor, for what has no faster one."""
     formats = [model.model.formats[name] for name in op.inputs if name in model.model.formats]
     narrow = model.narrow(op.name)
 
@@ -180,7 +189,7 @@ def _(op: IntegerConv2d | IntegerLinear, model: PreparedModel) -> Step:
 def _(op: IntegerAvgPool2d, model: PreparedModel) -> Step:
     params = model.model.formats[op.inputs[0]]
     if not model.narrow(op.inputs[0]):
-        return prepare_op.dispatch(Node)(op, model)
+        return as_reference(op, model)
     area = op.kernel[0] * op.kernel[1]
     low, high = np.array([area * params.quant_min]), np.array([area * params.quant_max])
     exact = max(-int(low[0]), int(high[0])) <= FLOAT32_EXACT
@@ -196,7 +205,7 @@ def _(op: IntegerAvgPool2d, model: PreparedModel) -> Step:
 def _(op: IntegerRequantize, model: PreparedModel) -> Step:
     params = model.model.formats[op.inputs[0]]
     if not model.narrow(op.inputs[0]):
-        return prepare_op.dispatch(Node)(op, model)
+        return as_reference(op, model)
     low, high = np.array([params.quant_min]), np.array([params.quant_max])
     return _rescaled(torch.clone, torch.clone, op, op.rescale, low, high, model)
 
@@ -258,7 +267,7 @@ def _(op: IntegerAdd, model: PreparedModel) -> Step:
         for name, multiplier in zip(op.inputs, op.multipliers, strict=True)
     )
     if not all(map(model.narrow, names)) or reach > FLOAT32_EXACT:
-        return prepare_op.dispatch(Node)(op, model)
+        return as_reference(op, model)
     # Products and sum are integers of at most 24 bits over a power of two: float32 rounds none of them.
     first, second = (multiplier / 2**op.shift for multiplier in op.multipliers)
     reuse = model.sole_reader(op, op.inputs[0])
@@ -274,11 +283,8 @@ def _(op: Concat, model: PreparedModel) -> Step:
     return lambda inputs: torch.cat(inputs, 1)
 
 
-@prepare_op.register(MaxPool2d)
-@prepare_op.register(Flatten)
-@prepare_op.register(Slice)
-@prepare_op.register(ChannelShuffle)
-def _(op: Node, model: PreparedModel) -> Step:
+@prepare_op.register
+def _(op: Selection, model: PreparedModel) -> Step:
     if not model.narrow(op.name):
-        return prepare_op.dispatch(Node)(op, model)
-    return lambda inputs: rearrange(op, inputs[0])
+        return as_reference(op, model)
+    return lambda inputs: select(op, inputs[0])

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.evaluate import rearrange
+from bitwright.graph.evaluate import select
 from bitwright.graph.images import float_images
-from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.graph.nodes import Concat, MaxPool2d, Move, Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     IntegerAdd,
@@ -145,17 +145,15 @@ def _(op: Concat, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     return torch.cat(inputs, 1)
 
 
-@execute_op.register(MaxPool2d)
+@execute_op.register
 def _(op: MaxPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     # float64 holds every int32 integer, and has a pooling kernel on every device.
-    return rearrange(op, inputs[0].double()).to(torch.int32)
+    return select(op, inputs[0].double()).to(torch.int32)
 
 
-@execute_op.register(Flatten)
-@execute_op.register(Slice)
-@execute_op.register(ChannelShuffle)
-def _(op: Node, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    return rearrange(op, inputs[0])
+@execute_op.register
+def _(op: Move, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
+    return select(op, inputs[0])
 
 
 def finish(accumulator: Tensor, rescale: Rescale | None) -> Tensor:

@@ -20,11 +20,20 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import LoweringError
-from bitwright.graph.evaluate import rearrange
-from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.graph.evaluate import select
+from bitwright.graph.nodes import Concat, MaxPool2d, Move, Node
 from bitwright.integer.execution.prepared import PreparedModel, Step, prepare_op, proved
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
-from bitwright.integer.ops import IntegerAdd, IntegerConv2d, IntegerLinear
+from bitwright.integer.ops import (
+    IntegerAdd,
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerFloorAvgPool2d,
+    IntegerLinear,
+    IntegerRequantize,
+    Quantize,
+    ReciprocalQuantize,
+)
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, accumulator_bounds, partial_sum_bound
 from bitwright.integer.quant_params import QuantParams
 
@@ -77,7 +86,17 @@ def storage(params: QuantParams | None) -> torch.dtype:
 
 @singledispatch
 def triton_op(op: Node, model: PreparedModel) -> Step:
-    """How to compute one operation on tensors in `storage`; what has no kernel takes the exact step of `prepared`."""
+    """How to compute one operation on tensors in `storage`."""
+    raise NotImplementedError(f"no form for Triton of {type(op).__name__}")
+
+
+@triton_op.register(Quantize)
+@triton_op.register(ReciprocalQuantize)
+@triton_op.register(IntegerAvgPool2d)
+@triton_op.register(IntegerFloorAvgPool2d)
+@triton_op.register(IntegerRequantize)
+def as_prepared(op: Node, model: PreparedModel) -> Step:
+    """The exact step of `prepared`, for what has no kernel."""
     step = prepare_op(op, model)
     kind = _stored(model, op.name)
 
@@ -100,7 +119,7 @@ def _byte(kind: torch.dtype) -> bool:
 def _(op: IntegerConv2d | IntegerLinear, model: PreparedModel) -> Step:
     layer = TritonLayer.of(op, model)
     if layer is None:
-        return triton_op.dispatch(Node)(op, model)
+        return as_prepared(op, model)
     model.arithmetic[op.name] = f"triton {layer.products}"
     if isinstance(op, IntegerConv2d):
         return lambda inputs: layer(inputs[0])
@@ -244,7 +263,7 @@ def _launch(
 @triton_op.register
 def _(op: IntegerAdd, model: PreparedModel) -> Step:
     if any(model.shapes[name] != op.shape for name in op.inputs):
-        return triton_op.dispatch(Node)(op, model)
+        return as_prepared(op, model)
     from bitwright.integer.execution import triton_kernels  # Triton is not everywhere
 
     kind = _stored(model, op.name)
@@ -281,12 +300,10 @@ def _(op: MaxPool2d, model: PreparedModel) -> Step:
     # float16 holds the integers of a byte, and PyTorch pools no bytes on CUDA.
     pooled = torch.float16 if _byte(kind) else torch.float32
     if kind is torch.int32:
-        return triton_op.dispatch(Node)(op, model)
-    return lambda inputs: rearrange(op, inputs[0].to(pooled)).to(kind)
+        return as_prepared(op, model)
+    return lambda inputs: select(op, inputs[0].to(pooled)).to(kind)
 
 
-@triton_op.register(Flatten)
-@triton_op.register(Slice)
-@triton_op.register(ChannelShuffle)
-def _(op: Node, model: PreparedModel) -> Step:
-    return lambda inputs: rearrange(op, inputs[0])
+@triton_op.register
+def _(op: Move, model: PreparedModel) -> Step:
+    return lambda inputs: select(op, inputs[0])

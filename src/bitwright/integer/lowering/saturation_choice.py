@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from bitwright.graph.evaluate import convolve
-from bitwright.graph.nodes import Concat, Layer, Node, PassThrough
+from bitwright.graph.nodes import Concat, Layer, Node, Selection
 from bitwright.integer.lowering.layer_weights import LayerWeights, layer_weights, tensor_params
 from bitwright.integer.lowering.saturation import Narrowed, narrowed, pair_limit
 from bitwright.integer.quant_params import QuantParams
@@ -185,7 +185,7 @@ class _Meter:
         self.makers: dict[str, list[Node]] = {tensor: [] for tensor in self.layers}
         for maker in plan.graph:
             tensor = plan.quantizer_of[maker.name]
-            if tensor in self.layers and not isinstance(maker, PassThrough | Concat):
+            if tensor in self.layers and not isinstance(maker, Selection | Concat):
                 self.makers[tensor].append(maker)
         self.narrower = {tensor: _with_a_bit_less(model, tensor) for tensor in self.layers}
         self.weights = dict.fromkeys(self.layers, 0.0)

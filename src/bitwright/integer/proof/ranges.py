@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import singledispatch
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.graph.nodes import Concat, Node
+from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import requantize
 from bitwright.integer.ops import (
     IntegerAdd,
@@ -24,9 +24,6 @@ from bitwright.integer.ops import (
     Rescale,
 )
 from bitwright.integer.proof.bounds import accumulator_bounds
-
-if TYPE_CHECKING:
-    from bitwright.integer.model import IntegerModel
 
 Range = tuple[int, int]
 Int64Array = npt.NDArray[np.int64]
@@ -57,7 +54,12 @@ def accumulators(op: Node, sources: list[Range], model: IntegerModel) -> tuple[I
 
 @singledispatch
 def result_range(op: Node, sources: list[Range], model: IntegerModel) -> Range:
-    """Smallest and largest integer that `op` makes, from the ranges of what it reads; what only moves values keeps theirs."""
+    """Smallest and largest integer that `op` makes, from the ranges of what it reads."""
+    raise NotImplementedError(f"no range of {type(op).__name__}")
+
+
+@result_range.register
+def _(op: Selection, sources: list[Range], model: IntegerModel) -> Range:
     return sources[0]
 
 

@@ -21,12 +21,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import singledispatch
 from math import isfinite, prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bitwright.errors import FileFormatError, LoweringError, shown
-from bitwright.graph.nodes import Concat, Node
+from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, MAX_ADDITION_CHANGE, MAX_SHIFT
 from bitwright.integer.ops import (
     Accumulate,
@@ -46,9 +47,6 @@ from bitwright.integer.proof.ranges import Range, accumulators, result_range
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.shapes import check_shapes
 from bitwright.quantizer.formats import UNCLAMPED_BITS
-
-if TYPE_CHECKING:
-    from bitwright.integer.model import IntegerModel
 
 _INT64_SUM = 2**62
 PROOFS = ("theorem_a", "theorem_b", "exhaustive")
@@ -104,7 +102,7 @@ def _check_output(model: IntegerModel) -> None:
 
 @singledispatch
 def check_op(op: Node, sources: list[Range], model: IntegerModel) -> None:
-    """Refuse an operation that is not what its facts and formats say; what only moves values keeps their format.
+    """Refuse an operation that is not what its facts and formats say.
 
     Args:
         op: The operation.
@@ -114,6 +112,11 @@ def check_op(op: Node, sources: list[Range], model: IntegerModel) -> None:
     Raises:
         LoweringError: Says which, and what was expected.
     """
+    raise NotImplementedError(f"no proof of {type(op).__name__}")
+
+
+@check_op.register
+def _(op: Selection | Concat, sources: list[Range], model: IntegerModel) -> None:
     formats = {model.formats.get(name) for name in (op.name, *op.inputs)}
     if len(formats) != 1 or (isinstance(op, Concat) and None in formats):
         raise LoweringError(f"'{op.name}': expected the format of what it moves, got another one.")
