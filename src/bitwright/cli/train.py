@@ -35,12 +35,16 @@ from bitwright.cli.processes import default_device, join_processes, leave_proces
 
 if TYPE_CHECKING:
     from bitwright.data import ImageData
+    from bitwright.graph import Graph
+    from bitwright.scheme import Scheme
     from bitwright.training import Checkpointing, TrainResult, TrainSettings
 
 EXAMPLES = """
 Examples: bitwright train pytorchcv:resnet20_cifar10 -d mnist-5k --epochs 8 --lr 0.1 -o digits.graph
 
 bitwright train digits.graph -d mnist-5k --scheme W4A4 --epochs 2 -o digits.w4a4.checkpoint
+
+bitwright train digits.graph -d mnist-5k --scheme W2A4 --layerwise digits.sensitivities.json -o digits.w2a4.checkpoint
 """
 
 
@@ -85,6 +89,29 @@ def train(
             "--settle-norm/--keep-norm", help="Replace the statistics of batch norm by those of the calibration images."
         ),
     ] = True,
+    layerwise: Annotated[
+        Path | None,
+        typer.Option(
+            "--layerwise",
+            metavar="SENSITIVITIES",
+            help="Lower the bits of one layer after another, the most sensitive first, and train after each.",
+            dir_okay=False,
+        ),
+    ] = None,
+    rungs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rung",
+            metavar="PRECISION",
+            help="Of --layerwise: where layers start, by default W8A8, and where they stop on the way; repeatable.",
+        ),
+    ] = None,
+    layers_per_stage: Annotated[
+        int,
+        typer.Option(
+            "--layers-per-stage", parser=whole(1), help="Of --layerwise: layers lowered before each training."
+        ),
+    ] = 1,
     teacher_alpha: Annotated[
         float,
         typer.Option("--distill", parser=real(0.0, 1.0), help="Weight of the float network's logits in the loss."),
@@ -146,7 +173,7 @@ def train(
     if ranges not in list(Ranges):
         raise unknown_name("ranges", ranges, list(Ranges))
     state = output.with_name(f"{output.name}.state")
-    reserve(output, state, reads=[model, scheme, weights])
+    reserve(output, state, reads=[model, scheme, weights, layerwise])
     refuse_unfinished(state, resume)
     checkpoint = Checkpointing(state, checkpoint_minutes, checkpoint_steps, resume)
     run = _Run(data, settings, output, checkpoint, join_processes(default_device())[0], as_json)
@@ -157,7 +184,8 @@ def train(
             _train_float(run, model, model_options)
         else:
             options = {"ranges": ranges, "free_norm": free_norm, "settle_norm": settle_norm}
-            _train_quantized(run, Path(model), scheme, residual_bits, deploy or [], teacher_alpha, options)
+            falling = None if layerwise is None else _Falling(layerwise, rungs or ["W8A8"], layers_per_stage)
+            _train_quantized(run, Path(model), scheme, residual_bits, deploy or [], teacher_alpha, falling, options)
     leave_processes()
 
 
@@ -166,7 +194,15 @@ def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
     if in_float:
         reason = "a float network has no scales. Leave it out, or train a captured network with --scheme."
         refuse_ignored(
-            context, reason, "ranges", "free_norm", "settle_norm", "teacher_alpha", "residual_bits", "deploy"
+            context,
+            reason,
+            "ranges",
+            "free_norm",
+            "settle_norm",
+            "teacher_alpha",
+            "residual_bits",
+            "deploy",
+            "layerwise",
         )
         refuse_ignored_weights(context)
         refuse_two_heads(context)
@@ -177,10 +213,13 @@ def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
         )
     if not in_float and Path(context.params["scheme"]).exists():
         refuse_ignored(context, "the file of a scheme has its own.", "residual_bits")
+    if context.params["layerwise"] is None:
+        reason = "it is about layers that fall one after another. Add --layerwise SENSITIVITIES."
+        refuse_ignored(context, reason, "rungs", "layers_per_stage")
     if context.params["epochs"] == 0:
         training = ("learning_rate", "batch_size", "weight_decay", "label_smoothing", "data_fraction", "teacher_alpha")
         reason = "nothing is trained in 0 epochs."
-        refuse_ignored(context, reason, *training, "checkpoint_minutes", "checkpoint_steps")
+        refuse_ignored(context, reason, *training, "layerwise", "checkpoint_minutes", "checkpoint_steps")
 
 
 @dataclass(frozen=True)
@@ -222,6 +261,37 @@ class _Run:
         note(f"wrote {self.output}")
 
 
+@dataclass(frozen=True)
+class _Falling:
+    """How bits fall from layer to layer.
+
+    Attributes:
+        sensitivities: The file that says in which order.
+        rungs: Precisions on the way, the first one where layers start.
+        per_stage: Layers that fall before each training.
+    """
+
+    sensitivities: Path
+    rungs: list[str]
+    per_stage: int
+
+    def schemes(self, graph: Graph, target: Scheme) -> tuple[Scheme, ...]:
+        """Of all stages.
+
+        Raises:
+            DataError: If the sensitivities are those of another network.
+        """
+        from bitwright.allocation.origin import check_origin
+        from bitwright.scheme import Precision
+        from bitwright.sensitivity import SensitivityTable
+        from bitwright.training import layerwise_schemes
+
+        table = SensitivityTable.load(self.sensitivities)
+        check_origin(graph, table, None, force=False)
+        rungs = [Precision.parse(rung) for rung in self.rungs]
+        return layerwise_schemes(target, table, rungs=rungs, per_stage=self.per_stage)
+
+
 def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
     from bitwright.cli.models import load_data, make_model, outputs_of
     from bitwright.graph import FloatModel, capture
@@ -252,6 +322,7 @@ def _train_quantized(
     residual_bits: int,
     deploy: list[str],
     teacher_alpha: float,
+    falling: _Falling | None,
     options: dict[str, Any],
 ) -> None:
     from bitwright.cli.models import load_data
@@ -260,7 +331,8 @@ def _train_quantized(
     from bitwright.export import require_deployable
     from bitwright.graph import FloatModel, Graph
     from bitwright.integer import IntegerModel, load
-    from bitwright.training import Distillation, fine_tune, save_quantized
+    from bitwright.training import Distillation, fine_tune, fine_tune_layerwise, save_quantized
+    from bitwright.training.layerwise import forget_layerwise
 
     start = load(path)
     if isinstance(start, IntegerModel):
@@ -273,10 +345,16 @@ def _train_quantized(
     images = load_data(run.data, graph.input_shape, outputs=graph.output_shape[0])
     if teacher_alpha > 0:
         options["distillation"] = Distillation(FloatModel(graph).eval().requires_grad_(False), teacher_alpha)
+    options["checkpoint"] = run.checkpoint
+    schemes = () if falling is None else falling.schemes(graph, chosen)
     with bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress:
-        model, trained = fine_tune(
-            graph, chosen, images, run.settings, checkpoint=run.checkpoint, progress=progress, **options
-        )
+        if falling is None:
+            model, trained = fine_tune(graph, chosen, images, run.settings, progress=progress, **options)
+        else:
+            model, trained = fine_tune_layerwise(
+                graph, schemes, images, run.settings, stage=progress.stage, progress=progress, **options
+            )
     if run.main:
         save_quantized(run.output, model)
         run.end(model, images, trained, model=graph.model, scheme=chosen.name)
+        forget_layerwise(run.checkpoint.path, len(schemes))

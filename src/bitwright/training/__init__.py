@@ -6,6 +6,7 @@ from bitwright.training.checkpoint import load_quantized, save_quantized
 from bitwright.training.distillation import Distillation
 from bitwright.training.evaluate import Accuracy, evaluate
 from bitwright.training.fine_tune import fine_tune, fit
+from bitwright.training.layerwise import fine_tune_layerwise, layerwise_schemes
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.quantized import Certificate, Quantized
@@ -31,7 +32,9 @@ __all__ = [
     "calibrate",
     "evaluate",
     "fine_tune",
+    "fine_tune_layerwise",
     "fit",
+    "layerwise_schemes",
     "load_quantized",
     "quantize",
     "save_quantized",

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""Layerwise quantization-aware training: bits fall over a scheme, from layer to layer, and after each fall the network trains.
+
+A network of few bits trains better from one that is nearly as coarse than from float weights. Those layers go first whose
+quantization costs most, so that all later stages still make up for them (Dong et al. 2019, HAWQ, arXiv:1905.03696, section 3.2;
+HAWQ-V2, arXiv:1911.03852, trains so at 2 to 8 bits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bitwright.data import ImageData
+from bitwright.decode import decode
+from bitwright.errors import FileFormatError, SchemeError
+from bitwright.graph.digest import images_digest, network_digest
+from bitwright.graph.graph import Graph
+from bitwright.graph.state_file import StateFile
+from bitwright.progress import Progress, silent
+from bitwright.scheme import MAX_BITS, Precision, Scheme
+from bitwright.sensitivity import SensitivityTable
+from bitwright.sensitivity.processes import from_main, rank_and_size
+from bitwright.training.distillation import Distillation
+from bitwright.training.fine_tune import fine_tune
+from bitwright.training.loop import TrainResult
+from bitwright.training.model import QuantizedModel
+from bitwright.training.settings import Checkpointing, TrainSettings
+
+FORMAT = "bitwright.layerwise.1"
+
+
+def layerwise_schemes(
+    target: Scheme,
+    table: SensitivityTable,
+    *,
+    rungs: Sequence[Precision] = (Precision(MAX_BITS, MAX_BITS),),
+    per_stage: int = 1,
+) -> tuple[Scheme, ...]:
+    """The schemes of the stages: layers fall to the next rung, the most sensitive one first, until all have what `target` says.
+
+    Args:
+        target: Of the last stage. Its layers that have as many bits as a rung or more keep them throughout.
+        table: Says how much the loss suffers from each layer at each precision that it falls to.
+        rungs: Precisions on the way, in falling order; the first one is where layers start.
+        per_stage: How many layers fall in one stage.
+
+    Returns:
+        At least one scheme; the last is `target`.
+
+    Raises:
+        SchemeError: If the rungs do not fall, or no layer falls in a stage.
+        UnknownNameError: If the table lacks a layer or a width that a layer falls to.
+    """
+    if per_stage < 1:
+        raise SchemeError(f"expected at least 1 layer to fall in a stage, got {per_stage}.")
+    for upper, lower in pairwise(rungs):
+        if upper == lower or min(upper.weight_bits - lower.weight_bits, upper.act_bits - lower.act_bits) < 0:
+            raise SchemeError(f"expected rungs of fewer and fewer bits, got {lower} after {upper}.")
+    levels = [{layer: _higher(rung, own) for layer, own in target.layers.items()} for rung in rungs]
+    found: list[Mapping[str, Precision]] = []
+    for present, wanted in pairwise([*levels, dict(target.layers)]):
+        cost = {
+            layer: table.find(layer).loss_increase(precision)
+            for layer, precision in wanted.items()
+            if precision != present[layer]
+        }
+        falling = sorted(cost, key=cost.__getitem__, reverse=True)  # stable: ties in the order of execution
+        for end in range(per_stage, len(falling) + per_stage, per_stage):
+            fallen = set(falling[:end])
+            found.append({layer: wanted[layer] if layer in fallen else own for layer, own in present.items()})
+    stages = len(found)
+    middle = [
+        replace(target, name=f"{target.name}, stage {number} of {stages}", layers=layers)
+        for number, layers in enumerate(found[:-1], 1)
+    ]
+    return (*middle, target)
+
+
+def _higher(rung: Precision, own: Precision) -> Precision:
+    return Precision(max(rung.weight_bits, own.weight_bits), max(rung.act_bits, own.act_bits))
+
+
+def _nothing(_: str) -> None:
+    """Nobody is told."""
+
+
+def fine_tune_layerwise(
+    graph: Graph,
+    schemes: Sequence[Scheme],
+    data: ImageData,
+    settings: TrainSettings,
+    *,
+    checkpoint: Checkpointing | None = None,
+    stage: Callable[[str], object] = _nothing,
+    progress: Progress = silent,
+    **options: Any,
+) -> tuple[QuantizedModel, TrainResult]:
+    """Fine-tune under one scheme after another, each from the float weights that the former one left.
+
+    The finished stages are kept in the file of `checkpoint`, and the present one beside it; `forget_layerwise` removes both.
+    Where it resumes, in any process, the result is that of an unbroken run.
+
+    Args:
+        graph: The network with trained float weights.
+        schemes: Of the stages, as of `layerwise_schemes`.
+        data: Its training images calibrate and train.
+        settings: Of each stage, whose seed counts on from stage to stage.
+        checkpoint: Where to keep the state of the training, or None.
+        stage: Told which stage begins, in words.
+        progress: Told about every step.
+        options: Of `fine_tune`.
+
+    Returns:
+        The trained model under the last scheme, in evaluation mode, and what all stages did, with their losses one after another.
+
+    Raises:
+        FileFormatError: If the state is damaged, or belongs to another network, other schemes, images or settings.
+        SchemeError: If there is no scheme, or one does not fit the network.
+        TrainingError: If the loss is no finite number.
+    """
+    if not schemes:
+        raise SchemeError("layerwise training needs at least one scheme, got none.")
+    file = None if checkpoint is None else _file(checkpoint, graph, schemes, data, settings, options)
+    done = _Done()
+    if file is not None and checkpoint is not None:
+        kept = from_main(file.read) if checkpoint.resume else None
+        if kept is not None:
+            done = decode(_Done, kept[1], f"'{checkpoint.path}' does not say how far the training is")
+            if not 0 <= done.stages < len(schemes):
+                raise FileFormatError(f"'{checkpoint.path}' claims {done.stages} finished stages of {len(schemes)}.")
+            if done.stages:
+                graph = graph.with_parameters(kept[0])
+                _forget_stages(checkpoint.path, done.stages)
+        else:
+            _forget_stages(checkpoint.path, len(schemes))
+            _write(
+                file, {}, done
+            )  # before the first stage, so that whoever starts anew sees that there is something to go on with
+    for number, scheme in enumerate(schemes[done.stages :], done.stages):
+        stage(f"stage {number + 1} of {len(schemes)}")
+        model, result = fine_tune(
+            graph,
+            scheme,
+            data,
+            replace(settings, seed=settings.seed + number),
+            checkpoint=None if checkpoint is None else replace(checkpoint, path=_stage_path(checkpoint.path, number)),
+            progress=progress,
+            **options,
+        )
+        if number + 1 == len(schemes):
+            break
+        graph = model.float_graph()
+        done = _Done(number + 1, (*done.losses, *result.losses), done.steps + result.steps)
+        if file is not None and checkpoint is not None:
+            _write(file, graph.parameters, done)
+            _forget_stages(checkpoint.path, done.stages)
+    losses, steps = (*done.losses, *result.losses), done.steps + result.steps
+    return model, replace(result, losses=losses, steps=steps)
+
+
+def forget_layerwise(path: str | Path, stages: int) -> None:
+    """Remove the state of a layerwise training of so many stages."""
+    if rank_and_size()[0] == 0:
+        Path(path).unlink(missing_ok=True)
+    _forget_stages(path, stages)
+
+
+def _forget_stages(path: str | Path, count: int) -> None:
+    """Remove the states of the first stages."""
+    if rank_and_size()[0] == 0:
+        for number in range(count):
+            _stage_path(path, number).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """The stages that are finished.
+
+    Attributes:
+        stages: How many.
+        losses: Mean loss of each of their epochs.
+        steps: Their optimizer steps.
+    """
+
+    stages: int = 0
+    losses: tuple[float, ...] = ()
+    steps: int = 0
+
+
+def _stage_path(path: str | Path, number: int) -> Path:
+    """Where a stage is kept while it trains: a name for each, lest the next one find the state of the former."""
+    return Path(path).with_name(f"{Path(path).name}.stage{number + 1}")
+
+
+def _file(
+    checkpoint: Checkpointing,
+    graph: Graph,
+    schemes: Sequence[Scheme],
+    data: ImageData,
+    settings: TrainSettings,
+    options: Mapping[str, Any],
+) -> StateFile:
+    distillation = options.get("distillation")
+    known = {
+        "network": network_digest(graph),
+        "images": images_digest(data.train),
+        "schemes": {scheme.name: scheme.to_dict()["layers"] for scheme in schemes},
+        "residual_bits": schemes[-1].residual_bits,
+        "deploy": schemes[-1].deploy,
+        **settings.descent(),
+        **settings.reading(),
+        **{name: str(value) for name, value in options.items() if name != "distillation"},
+        "distillation": distillation.settings() if isinstance(distillation, Distillation) else None,
+        **checkpoint.origin,
+    }
+    return StateFile(
+        checkpoint.path, FORMAT, work="layerwise training", settings=known, seconds=60 * checkpoint.minutes
+    )
+
+
+def _write(file: StateFile, tensors: Mapping[str, Tensor], done: _Done) -> None:
+    if rank_and_size()[0] == 0:
+        file.write(tensors, asdict(done))
