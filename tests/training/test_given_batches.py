@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitwright.errors import BitwrightWarning, DataError, FileFormatError, TrainingError
+from bitwright.errors import BitwrightWarning, DataError, FileFormatError, TrainingError, UnknownNameError
 from bitwright.graph import FloatModel, Graph
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity import measure_sensitivity
@@ -96,6 +97,58 @@ def test_other_refusals() -> None:
         evaluate(FloatModel(graph()).eval(), [(torch.zeros(2, 1, 28, 28), torch.zeros(2, 10))])
     with pytest.raises(DataError, match="give fewer"):
         fine_tune(graph(), scheme(), batches(), TrainSettings(data_fraction=0.5))
+
+
+IMAGES = torch.zeros(4, 1, 28, 28)
+CLASSES = torch.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES, CLASSES.float(), "integer"),
+        (IMAGES, CLASSES.bool(), "integer|labels"),
+        (IMAGES, F.one_hot(CLASSES, 10), "integer"),
+        (IMAGES, CLASSES + 7, "labels"),
+        (IMAGES.byte(), CLASSES, "small reads normalised images in floating point, got torch.uint8"),
+        (IMAGES.expand(-1, 3, -1, -1), CLASSES, "small reads images of batch x 1 x 28 x 28, got . x 3 x 28 x 28"),
+    ],
+    ids=["floats", "booleans", "one-hot integers", "too large", "pixels", "colours"],
+)
+def test_batches_that_do_not_fit(images: Tensor, labels: Tensor, message: str) -> None:
+    """Every function that reads them refuses them by what was expected, before PyTorch does in its own words."""
+    given = [(images, labels)] * 2
+    for use in (
+        lambda: evaluate(FloatModel(graph()).eval(), given),
+        lambda: fine_tune(graph(), scheme(), given, TrainSettings()),
+        lambda: train(FloatModel(graph()), given, TrainSettings()),
+        lambda: measure_sensitivity(graph(), given, max_probes=4),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BitwrightWarning)  # of few images
+            with pytest.raises(DataError, match=message):
+                use()
+
+
+def test_labels_of_other_types() -> None:
+    """Classes in any integer type train as in PyTorch's own; so do probabilities, which a cross entropy takes as well."""
+    settings = TrainSettings(learning_rate=0.1, augment=False)
+    made = []
+    for convert in (Tensor.long, Tensor.int, lambda labels: F.one_hot(labels, 10).float()):
+        model = FloatModel(graph())
+        train(model, [(x, convert(y.long())) for x, y in pairs(batches())], settings)
+        made.append(model)
+    assert same(made[0], made[1])
+    for one, other in zip(made[0].parameters(), made[2].parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_words_that_are_none() -> None:
+    """Ranges and calibrations are refused with those that are known."""
+    with pytest.raises(UnknownNameError, match="unknown ranges 'wide': Known: ema, fixed, learned"):
+        quantize(graph(), scheme(), ranges="wide")
+    with pytest.raises(UnknownNameError, match="unknown calibration 'percent': did you mean 'percentile'"):
+        calibrate(quantize(graph(), scheme()), pairs(batches()), "percent")
 
 
 class Halved(nn.Module):

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NoReturn
 
-from bitwright.errors import ExportError
+from bitwright.errors import ExportError, unknown_name
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
 
@@ -23,6 +24,10 @@ class Target(StrEnum):
     ANY = "any"
     AVX2 = "avx2"
     VNNI = "vnni"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise unknown_name("target", str(value), cls)
 
 
 def saturating_layers(model: IntegerModel) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bitwright.graph.execute import execute
 from bitwright.graph.graph import Graph
+from bitwright.graph.images import check_images
 from bitwright.graph.nodes import BatchNorm, Conv2d, Linear
 
 
@@ -23,6 +24,7 @@ class FloatModel(nn.Module):
             register(self, name, tensor.clone(), trainable=name not in statistics and tensor.is_floating_point())
 
     def forward(self, images: Tensor) -> Tensor:
+        check_images(images, self._graph.input_shape, self._graph.model)
         return execute(self._graph, named_tensors(self, self._graph.parameters), images)
 
 

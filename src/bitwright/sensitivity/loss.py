@@ -14,6 +14,7 @@ from bitwright.errors import DataError
 from bitwright.graph.evaluate import convolve, folded_weight
 from bitwright.graph.execute import Linearity, execute
 from bitwright.graph.graph import Graph
+from bitwright.graph.images import check_images
 from bitwright.graph.nodes import Layer
 
 
@@ -95,12 +96,10 @@ def _check(graph: Graph, images: Tensor, labels: Tensor) -> None:
     shape = graph[graph.output].shape
     if len(shape) != 1:
         raise DataError(f"{graph.model} returns {shape} for each image, but the loss needs logits of shape (classes,).")
-    if images.dim() != 4 or tuple(images.shape[1:]) != graph.input_shape or not len(images):
-        raise DataError(
-            f"expected images of shape (batch, {', '.join(map(str, graph.input_shape))}) for {graph.model}, "
-            f"got {tuple(images.shape)}."
-        )
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    check_images(images, graph.input_shape, graph.model)
+    if not len(images):
+        raise DataError(f"sensitivities of {graph.model} need at least one image, got none.")
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(
             f"expected {len(images)} integer labels, one for each image, "
             f"got {labels.dtype} of shape {tuple(labels.shape)}."

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from bitwright.data.given import each_images
-from bitwright.errors import DataError
+from bitwright.errors import DataError, unknown_name
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import execute
 from bitwright.graph.images import float_images
@@ -31,6 +31,10 @@ class Calibration(StrEnum):
     MINMAX = "minmax"
     PERCENTILE = "percentile"
     MSE = "mse"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise unknown_name("calibration", str(value), cls)
 
 
 class RangeObserver:

@@ -59,11 +59,6 @@ def evaluate(predict: Callable[[Tensor], Tensor], batches: Iterable[Any], *, pro
     total = len(batches) if isinstance(batches, Sized) else 0
     for done, (images, labels) in enumerate(each_labelled(batches), 1):
         logits = predict(images)
-        if labels.dim() != 1 or labels.is_floating_point():
-            shape = tuple(labels.shape)
-            raise DataError(
-                f"expected a class for each image, integers of shape (batch,), got {labels.dtype} of shape {shape}."
-            )
         labels = labels.to(logits.device)
         check_labels(labels, logits.shape[1])
         guesses = logits.topk(min(5, logits.shape[1]), 1).indices == labels.unsqueeze(1)

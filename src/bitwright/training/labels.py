@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
@@ -17,12 +18,22 @@ def all_labels(batches: Any, first: Tensor) -> Tensor:
     return labels if isinstance(labels, Tensor) else first
 
 
+def are_probabilities(labels: Tensor, classes: int) -> bool:
+    """Whether labels are a probability of each class, which a cross entropy takes as well: shape (batch, classes)."""
+    return labels.is_floating_point() and labels.dim() == 2 and labels.shape[1] == classes
+
+
 def check_labels(labels: Tensor, classes: int) -> None:
-    """Refuse labels outside 0 to `classes - 1`.
+    """Refuse labels that are no integers from 0 to `classes - 1`, one for each image.
 
     Raises:
         DataError: If there are any.
     """
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        shape = tuple(labels.shape)
+        raise DataError(
+            f"expected a class for each image, integers of shape (batch,), got {labels.dtype} of shape {shape}."
+        )
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise DataError(
             f"the model has {classes} classes, but labels go from {int(labels.min())} to {int(labels.max())}: "

@@ -25,7 +25,7 @@ from bitwright.errors import DataError, TrainingError
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.processes import meet_again
 from bitwright.training.distillation import Distillation
-from bitwright.training.labels import all_labels, check_labels
+from bitwright.training.labels import all_labels, are_probabilities, check_labels
 from bitwright.training.model import QuantizedModel
 from bitwright.training.optimizer import restore_slots, sgd, slots
 from bitwright.training.settings import Checkpointing, Epoch, Hooks, Start, Step, TrainSettings
@@ -174,16 +174,19 @@ class _Descent:
         self._objective = objective
         self._distillation = distillation
         self._seed = seed
-        self._labels_fit = any_labels
+        self._any_labels = any_labels
+        self._labels_fit = False
 
     def loss(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch, with random numbers of this step and process; its logits and its labels."""
         images, labels = images.to(self._accelerator.device), labels.to(self._accelerator.device)
         with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
             logits = self._model(images)
-        if not self._labels_fit:
-            check_labels(all_labels(self._batches, labels), logits.shape[1])
-            self._labels_fit = True
+        if not self._any_labels and not are_probabilities(labels, logits.shape[1]):
+            if not self._labels_fit:
+                check_labels(all_labels(self._batches, labels), logits.shape[1])
+                self._labels_fit = True
+            labels = labels.long()
         loss = self._objective(logits, labels)
         if not isinstance(loss, Tensor) or loss.dim():
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from bitwright.errors import TrainingError
+from bitwright.errors import TrainingError, unknown_name
 from bitwright.graph.nodes import Bounds
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.quantizer.weights import Method, percentile_scale, weight_format, weight_scale
@@ -40,6 +40,10 @@ class Ranges(StrEnum):
     LEARNED = "learned"
     EMA = "ema"
     FIXED = "fixed"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise unknown_name("ranges", str(value), cls)
 
 
 @dataclass(frozen=True, kw_only=True)
