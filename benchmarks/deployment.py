@@ -32,7 +32,7 @@ from bitwright.benchmark import ENGINES, Timings, environment, load_engine, prof
 from bitwright.benchmark.profiles import described
 from bitwright.benchmark.side_by_side import in_fresh_process
 from bitwright.errors import ExportError
-from bitwright.export import EXPORTERS, Target, export_float_onnx, exported_bytes
+from bitwright.export import Target, export_float_onnx, exported_bytes
 from bitwright.graph import capture
 from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.scheme import Precision, Scheme
@@ -100,10 +100,10 @@ def exported(models: dict[str, IntegerModel], images: torch.Tensor, folder: Path
         if not found.installed or engine in SLOW_ENGINES:
             continue
         for index, (title, model) in enumerate(models.items()):
-            made = File(title, engine, folder / f"{engine}.{index}{found.suffix}")
+            made = File(title, engine, folder / f"{engine}.{index}{found.form.suffix}")
             target = Target.AVX2 if "AVX2" in title else environment().target
             try:
-                EXPORTERS[found.exporter](model, made.path, target)
+                found.form.export(model, made.path, target)
                 got = load_engine(engine, made.path)(images.numpy())
                 made.exact = bool(np.array_equal(got, expected[title]))
             except ExportError as error:

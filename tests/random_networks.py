@@ -32,7 +32,7 @@ from torch import Tensor
 
 from bitwright.benchmark import ENGINES, EngineProcess, Setting, environment, load_engine
 from bitwright.errors import BitwrightError, ExportError
-from bitwright.export import EXPORTERS, Exporter, Pixels, Target
+from bitwright.export import Exporter, Pixels, Target
 from bitwright.graph import Graph
 from bitwright.graph.evaluate import convolve, evaluate
 from bitwright.graph.execute import execute
@@ -143,8 +143,8 @@ def differences(
     counts = tuple(threads) if known.threaded else (1,)
     found: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"model{known.suffix}"
-        (export or EXPORTERS[known.exporter])(given.model, path, given.target, given.pixels)
+        path = Path(folder) / f"model{known.form.suffix}"
+        (export or known.form.export)(given.model, path, given.target, given.pixels)
         for level in known.levels:
             for count in counts if level == known.levels[-1] else counts[:1]:
                 if process is None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from bitwright.benchmark import ENGINES, compare, engine, environment, load_engine, side_by_side, verify
+from bitwright.benchmark import ENGINES, compare, environment, load_engine, runtime, side_by_side, verify
 from bitwright.benchmark.equality import count
 from bitwright.errors import DataError, ExportError, FileFormatError, UnknownNameError
-from bitwright.export import EXPORTERS, Target, export_float_onnx, export_onnx
+from bitwright.export import Target, export_float_onnx, export_onnx, form_of
 from export.models import RESNET20, graph_of, integer_model
 
 
@@ -108,8 +108,8 @@ def test_bad_requests(exported: Path, tmp_path: Path) -> None:
         load_engine("onnxruntim", exported)
     with pytest.raises(UnknownNameError, match="optimisation level of onnxruntime 'most'"):
         load_engine("onnxruntime", exported, level="most")
-    with pytest.raises(ValueError, match="an engine 'onnxruntime' already"):
-        engine("onnxruntime", "onnxruntime", "onnx")(ENGINES["onnxruntime"].load)
+    with pytest.raises(ValueError, match="a runtime 'onnxruntime' already"):
+        runtime("onnxruntime", "onnxruntime", "onnx")(ENGINES["onnxruntime"].load)
     with pytest.raises(UnknownNameError, match="did you mean 'openvino'"):
         compare(model, {"openvin": exported}, [images])
 
@@ -161,10 +161,10 @@ def test_verify_runs_every_installed_engine() -> None:
 def test_engines_side_by_side(exported: Path, tmp_path: Path) -> None:
     """Files of several engines are timed in the same rounds, each by its own engine; .xml files count with their weights."""
     model, _ = integer_model(RESNET20, 32, "W4A4")
-    EXPORTERS["openvino"](model, tmp_path / "model.xml")
+    form_of("openvino").export(model, tmp_path / "model.xml")
     files = {"onnx": exported, "openvino": tmp_path / "model.xml"}
     if ENGINES["litert"].installed:
-        EXPORTERS["litert"](model, tmp_path / "model.tflite")
+        form_of("litert").export(model, tmp_path / "model.tflite")
         files["litert"] = tmp_path / "model.tflite"
     rows = side_by_side(files, batches=[1], rounds=2)
     assert [row.engine for row in rows] == ["onnxruntime", "openvino", "litert"][: len(files)]

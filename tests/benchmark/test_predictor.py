@@ -12,7 +12,7 @@ import torch
 from bitwright.benchmark import ENGINES, predictor, side_by_side
 from bitwright.benchmark.engines import Engine, engine_of
 from bitwright.errors import ExportError, FileFormatError
-from bitwright.export import EXPORTERS, Pixels, Target, export_float_onnx
+from bitwright.export import Pixels, Target, export_float_onnx
 from bitwright.integer import lower, run
 from training.small import SHAPE, digits, small_graph, small_quantized
 
@@ -22,8 +22,8 @@ INSTALLED = [pytest.param(found, id=name) for name, found in ENGINES.items() if 
 @pytest.mark.parametrize("engine", INSTALLED)
 def test_files_of_every_engine(engine: Engine, tmp_path: Path) -> None:
     """Real logits are the integers of the model times their units, as float32, in batches of any size."""
-    model, path = lower(small_quantized("W4A4")), tmp_path / f"model{engine.suffix}"
-    EXPORTERS[engine.exporter](model, path, Target.ANY)
+    model, path = lower(small_quantized("W4A4")), tmp_path / f"model{engine.form.suffix}"
+    engine.form.export(model, path, Target.ANY)
     found = predictor(path)
     assert found.input_shape == SHAPE
     assert found.description == f"{path.name} in {engine.name}"
@@ -31,7 +31,7 @@ def test_files_of_every_engine(engine: Engine, tmp_path: Path) -> None:
     for part in (images[:13], images[13:]):
         expected = run(model, part).numpy().astype(np.float32) * model.output_unit.astype(np.float32)
         assert np.array_equal(found.predict(part).numpy(), expected)
-    if engine.suffix == ".onnx":  # of which there are two
+    if engine.form.suffix == ".onnx":  # of which there are two
         (measured,) = side_by_side({"model": path}, batches=(1,), rounds=1)
         assert measured.engine == engine.name
 
@@ -39,14 +39,14 @@ def test_files_of_every_engine(engine: Engine, tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", INSTALLED)
 def test_files_that_cannot_be_evaluated(engine: Engine, tmp_path: Path) -> None:
     """Files of pixels, damaged and missing files are refused in one line."""
-    path = tmp_path / f"model{engine.suffix}"
+    path = tmp_path / f"model{engine.form.suffix}"
     with pytest.raises(FileFormatError, match=r"cannot read '.*': there is no such file"):
         predictor(path)
     path.write_bytes(b"noise")
     with pytest.raises(FileFormatError, match=r"cannot read '.*/model\.\w+'|'.*/model\.so' is not the library"):
         predictor(path)
     data = digits()
-    EXPORTERS[engine.exporter](lower(small_quantized("W4A4")), path, Target.ANY, Pixels(data.mean, data.std))
+    engine.form.export(lower(small_quantized("W4A4")), path, Target.ANY, Pixels(data.mean, data.std))
     with pytest.raises(FileFormatError, match="takes uint8, but float images are evaluated: export it without --data"):
         predictor(path)
 

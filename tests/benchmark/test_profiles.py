@@ -11,7 +11,6 @@ import pytest
 from bitwright.benchmark import ENGINES, profile
 from bitwright.benchmark.profiles import PRODUCTS, PROFILERS, conspicuous, described
 from bitwright.errors import UnknownNameError
-from bitwright.export import EXPORTERS
 from bitwright.integer import QuantParams
 from export.one_layer import convolution
 
@@ -21,8 +20,8 @@ def test_shares_by_operator(engine: str, tmp_path: Path) -> None:
     """They add up to one, the products among them; LiteRT does not tell."""
     weight = np.random.default_rng(0).integers(-7, 8, (32, 32, 3, 3)).astype(np.int8)
     model = convolution(weight, np.zeros(32, np.int32), QuantParams.unsigned(4, 1.0), (14, 14), padding=(1, 1))
-    path = tmp_path / f"model{ENGINES[engine].suffix}"
-    EXPORTERS[ENGINES[engine].exporter](model, path)
+    path = tmp_path / f"model{ENGINES[engine].form.suffix}"
+    ENGINES[engine].form.export(model, path)
     shares = profile(engine, path, np.zeros((2, 32, 14, 14), np.float32))
     if engine not in PROFILERS:
         assert shares is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.export import ONNX_FORMS, Pixels, Target, export_onnx
+from bitwright.export import FORMS, Pixels, Target, export_onnx, form_of
 from bitwright.export.seal import NOT_CHECKED, stated
 from bitwright.integer import IntegerModel
 from bitwright.integer.reader import load_integer
@@ -43,7 +43,9 @@ def test_a_difference_leaves_no_file(model: Path, bitwright: Command, monkeypatc
         ops = tuple(replace(op, bias=op.bias + 1000) if op is first else op for op in model)
         export_onnx(replace(model, ops=ops, facts={}), path, target, pixels)
 
-    monkeypatch.setitem(ONNX_FORMS, "qoperator", wrong)
+    onnx = form_of("onnx")
+    changed = tuple(replace(form, exporter=wrong) if form is onnx else form for form in FORMS)
+    monkeypatch.setattr("bitwright.export.form.FORMS", changed)
     file = model.with_suffix(".onnx")
     first = next(iter(load_integer(model).layers()))
     shown = bitwright("export", model, "-o", file)

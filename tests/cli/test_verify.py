@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from bitwright.benchmark import ENGINES, engines
-from bitwright.export import EXPORTERS, Pixels, Target, export_onnx
+from bitwright.benchmark import ENGINES, runtimes
+from bitwright.export import Pixels, Target, export_onnx
 from bitwright.integer import IntegerModel
 from bitwright.integer.reader import load_integer
 from cli.conftest import Command
@@ -62,7 +62,8 @@ def test_one_logit_that_differs_fails(model: Path, bitwright: Command, monkeypat
         ops = tuple(replace(op, bias=bias) if op is layer else op for op in model)
         export_onnx(replace(model, ops=ops), path, target, pixels)
 
-    monkeypatch.setitem(EXPORTERS, "onnx", wrong)
+    engine = ENGINES["onnxruntime"]
+    monkeypatch.setitem(ENGINES, "onnxruntime", replace(engine, form=replace(engine.form, exporter=wrong)))
     shown = bitwright("verify", model, "--data", "mnist-5k", "--images", 8, "--engine", "onnxruntime", "--threads", 1)
     assert shown.status == 1
     assert "0 of 8" in shown.out
@@ -71,12 +72,12 @@ def test_one_logit_that_differs_fails(model: Path, bitwright: Command, monkeypat
 
 def test_an_engine_that_ends_is_a_row(model: Path, bitwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that kills its engine: the others are compared, and the status is 1."""
-    text = Path(engines.__file__).read_text(encoding="utf-8")
-    deadlier = model.with_name("engines.py")
+    text = Path(runtimes.__file__).read_text(encoding="utf-8")
+    deadlier = model.with_name("runtimes.py")
     before = "    import openvino\n"
     assert before in text
     deadlier.write_text(text.replace(before, f"{before}    os.kill(os.getpid(), 11)\n"), encoding="utf-8")
-    monkeypatch.setattr(engines, "__file__", str(deadlier))
+    monkeypatch.setattr(runtimes, "__file__", str(deadlier))
     shown = bitwright("verify", model, "--stress", 1, "-e", "openvino", "-e", "onnxruntime", "--threads", 1, "--json")
     assert shown.status == 1
     rows = json.loads(shown.out)["rows"]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from bitwright.benchmark import known_engine
-from bitwright.export import EXPORTERS, Pixels
+from bitwright.export import Pixels
 from bitwright.integer import IntegerModel, logits
 from export.models import RESNET20, integer_model, model_of_wide_sums
 
@@ -62,7 +62,7 @@ def classify(model: IntegerModel, engine: str, file: str, tmp_path: Path) -> Non
     found = known_engine(engine)
     pytest.importorskip(found.package, reason=f"the extra '{engine}' is not installed")
     pixels = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    EXPORTERS[found.exporter](model, tmp_path / file, pixels=pixels)
+    found.form.export(model, tmp_path / file, pixels=pixels)
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     Image.fromarray(image[0].permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
     command = [sys.executable, str(FOLDER / f"{engine}_classify.py"), file, "image.png"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bitwright.benchmark import ENGINES
 from bitwright.errors import ExportError, LoweringError, UnknownNameError
-from bitwright.export import EXPORTERS, refusals, require_deployable
-from bitwright.export.beforehand import FORMS
+from bitwright.export import FORMS, refusals, require_deployable
+from bitwright.export.beforehand import DEPLOYMENTS
 from bitwright.graph import Graph, capture
 from bitwright.graph.nodes import AvgPool2d, Conv2d, Dropout
 from bitwright.integer import lower
@@ -24,7 +24,7 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import Called, Then, randomized
 
-INSTALLED = [name for name in EXPORTERS if ENGINES["onnxruntime" if name == "onnx" else name].installed]
+INSTALLED = [engine.form.engine for engine in ENGINES.values() if engine.installed]
 
 
 def averaged(area: int) -> Graph:
@@ -49,7 +49,7 @@ def scheme(graph: Graph, residual_bits: int = 8, precision: str = "W8A8") -> Sch
 
 def test_every_exporter_is_asked() -> None:
     """By the same names; TensorRT is asked by the rules of its files."""
-    assert set(FORMS) == {*EXPORTERS, "tensorrt"}
+    assert set(DEPLOYMENTS) == {*(form.engine for form in FORMS), "tensorrt"}
     graph = averaged(4)
     with pytest.raises(UnknownNameError, match="unknown engine 'onx': did you mean 'onnx'"):
         refusals(graph, scheme(graph), ["onx"])
@@ -117,10 +117,10 @@ def test_averages_beyond_float32_are_refused_beforehand() -> None:
         model = lower(calibrate(quantize(graph, scheme(graph, 16)), [torch.randn(4, 1, 1, area)], "minmax"))
         if refused:
             with pytest.raises(ExportError) as raised:
-                FORMS["onnx"](model)
+                DEPLOYMENTS["onnx"](model)
             assert str(found[0]) == f"onnx: {raised.value}"
         else:
-            FORMS["onnx"](model)
+            DEPLOYMENTS["onnx"](model)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_each_layer_is_named(engine: str) -> None:
     model = lower(calibrate(quantize(graph, scheme(graph)), [torch.randn(4, 3, 20, 20)], "minmax"))
     if names:
         with pytest.raises(ExportError) as raised:
-            FORMS[engine](model)
+            DEPLOYMENTS[engine](model)
         assert str(raised.value) in {refusal.reason for refusal in found}
     else:
-        FORMS[engine](model)
+        DEPLOYMENTS[engine](model)

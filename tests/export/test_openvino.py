@@ -16,7 +16,7 @@ from bitwright.benchmark import ENGINES, compare, load_engine
 from bitwright.data import load as load_data
 from bitwright.data.fit import fit
 from bitwright.errors import ExportError, FileFormatError
-from bitwright.export import EXPORTERS, Pixels, Target, export_openvino, to_openvino
+from bitwright.export import Pixels, Target, export_openvino, to_openvino
 from bitwright.export.openvino.kernels import DOUBLED, INT8, PARTS
 from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, QuantParams, lower, run
@@ -272,8 +272,8 @@ def test_images_times_a_reciprocal(pixels: Pixels | None, tmp_path: Path) -> Non
     else:
         images = torch.arange(1024).remainder(256).to(torch.uint8).reshape(1, 1, 32, 32)
     for engine in (name for name in ("openvino", "litert") if ENGINES[name].installed):
-        path = tmp_path / f"model{ENGINES[engine].suffix}"
-        EXPORTERS[engine](model, path, Target.ANY, pixels)
+        path = tmp_path / f"model{ENGINES[engine].form.suffix}"
+        ENGINES[engine].form.export(model, path, Target.ANY, pixels)
         (result,) = compare(model, {engine: path}, [images], pixels=pixels)
         assert result.exact
 

@@ -12,7 +12,7 @@ import pytest
 
 from bitwright.benchmark import ENGINES, load_engine
 from bitwright.errors import FileFormatError
-from bitwright.export import EXPORTERS
+from bitwright.export import form_of
 from bitwright.export.seal import CHECKED_LENGTH, NOT_CHECKED, constants, contents, model_digest, state_checked, stated
 from bitwright.integer.reader import load_integer
 from random_networks import RandomModel, random_model
@@ -35,8 +35,8 @@ def exported(
     engine = ENGINES[request.param]
     if not engine.installed:
         pytest.skip(f"the extra '{engine.name}' is not installed")
-    path = tmp_path_factory.mktemp("sealed") / f"model{engine.suffix}"
-    EXPORTERS[engine.exporter](given.model, path, given.target, given.pixels)
+    path = tmp_path_factory.mktemp("sealed") / f"model{engine.form.suffix}"
+    engine.form.export(given.model, path, given.target, given.pixels)
     return engine.name, path
 
 
@@ -74,7 +74,7 @@ def test_a_file_states_its_integers(given: RandomModel, exported: tuple[str, Pat
 
 def test_what_another_program_wrote_states_nothing(given: RandomModel, tmp_path: Path) -> None:
     """No metadata of ours, no statement; another order and other names of the same constants are the same contents."""
-    EXPORTERS["onnx"](given.model, tmp_path / "model.onnx", given.target, given.pixels)
+    form_of("onnx").export(given.model, tmp_path / "model.onnx", given.target, given.pixels)
     made = onnx.load(tmp_path / "model.onnx")
     kept = list(made.graph.initializer)
     del made.metadata_props[:], made.graph.initializer[:]

@@ -16,7 +16,6 @@ import torch
 
 from bitwright.benchmark import ENGINES, load_engine
 from bitwright.errors import ExportError
-from bitwright.export import EXPORTERS
 from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
 from bitwright.integer import IntegerModel, Multipliers, prepare, run
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
@@ -94,12 +93,12 @@ def test_no_bit_is_lost(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(prepare(model).run(images).numpy(), expected)
     for name in ("onnxruntime", "litert"):  # TVM has them in int32, the others refuse their multipliers
         engine = ENGINES[name]
-        path = tmp_path / f"{name}{engine.suffix}"
+        path = tmp_path / f"{name}{engine.form.suffix}"
         if name == "litert" and isinstance(op, MaxPool2d):
             with pytest.raises(
                 ExportError, match=r"maxima in float32, which holds 2\*\*24, but 'stream' can reach \d+"
             ):
-                EXPORTERS[engine.exporter](model, path)
+                engine.form.export(model, path)
         elif engine.installed:
-            EXPORTERS[engine.exporter](model, path)
+            engine.form.export(model, path)
             assert np.array_equal(load_engine(name, path)(images.numpy()), expected)

@@ -11,7 +11,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 from bitwright.benchmark.engines import Engine
-from bitwright.export import EXPORTERS
 from bitwright.export.seal import _litert_model
 from reliability.mutations import changed_bytes
 from reliability.networks import tiny_graph, tiny_integer
@@ -22,8 +21,8 @@ WORDS = ("", "Add", "Conv", "Relu", "input", "0", "-1", "1e30", "nan", "float32"
 
 def export(engine: Engine, folder: Path) -> Path:
     """A file of the small network for an engine."""
-    path = folder / f"{engine.name}{engine.suffix}"
-    EXPORTERS[engine.exporter](tiny_integer(tiny_graph()), path)
+    path = folder / f"{engine.name}{engine.form.suffix}"
+    engine.form.export(tiny_integer(tiny_graph()), path)
     return path
 
 

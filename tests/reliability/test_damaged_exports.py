@@ -48,7 +48,7 @@ def check(engine: Engine, folder: Path, count: int) -> None:
     with EngineProcess(engine.name) as process:
         expected = process.logits(path, given, setting)
         for number in range(count):
-            copy = folder / f"damaged{number % 2}{engine.suffix}"
+            copy = folder / f"damaged{number % 2}{engine.form.suffix}"
             what = damage(path, copy, random.Random(f"{engine.name} {number}"))
             try:
                 with warnings.catch_warnings(record=True) as told:
@@ -91,7 +91,7 @@ def test_commands_end_by_name(engine: Engine, tmp_path: Path, capfd: pytest.Capt
     """`evaluate`, `bench` and `verify` end with a status of 0 or 1, no traceback, and the name of the file where it is 1."""
     path, model = export(engine, tmp_path), tmp_path / "tiny.integer"
     tiny_integer(tiny_graph()).save(model)
-    copy = tmp_path / f"damaged{engine.suffix}"
+    copy = tmp_path / f"damaged{engine.form.suffix}"
     for number in range(5):
         what = damage(path, copy, random.Random(f"commands {engine.name} {number}"))
         before = sorted(tmp_path.iterdir())

@@ -15,10 +15,10 @@ from torch import Tensor
 from bitwright.benchmark.engines import ENGINES, Engine
 from bitwright.benchmark.environment import environment
 from bitwright.benchmark.equality import Equality, compare
-from bitwright.errors import ExportError, unknown_name
-from bitwright.export.exporter import companions
+from bitwright.errors import ExportError
+from bitwright.export.form import Form
 from bitwright.export.pixels import Pixels
-from bitwright.export.seal import state_checked
+from bitwright.export.seal import companions, state_checked
 from bitwright.export.target import Target
 from bitwright.integer.model import IntegerModel
 
@@ -33,7 +33,7 @@ def checked_export(
     write: Write,
     model: IntegerModel,
     path: str | Path,
-    exporter: str,
+    form: Form,
     *,
     target: Target | str = Target.ANY,
     pixels: Pixels | None = None,
@@ -48,7 +48,7 @@ def checked_export(
         write: How to export; called again with the first part of the model, to find where a difference begins.
         model: What to export.
         path: Of the file.
-        exporter: The name of its exporter.
+        form: Of the file.
         target: The CPUs that the file is for.
         pixels: How images were normalised in training, for files that take uint8 pixels.
         images: Three images, as the file takes them; by default, noise.
@@ -62,7 +62,7 @@ def checked_export(
     """
     place = Path(path)
     write(model, place)
-    engine = _engine_of(exporter)
+    engine = _engine_of(form)
     if not engine.installed:
         return f"not checked on this machine: {engine.name} is not installed"
     if Target(target) is Target.VNNI and environment().target is not Target.VNNI:
@@ -89,12 +89,9 @@ def checked_export(
     return words
 
 
-def _engine_of(exporter: str) -> Engine:
-    """The engine that runs an exporter's files."""
-    for engine in ENGINES.values():
-        if engine.exporter == exporter:
-            return engine
-    raise unknown_name("exporter", exporter, [engine.exporter for engine in ENGINES.values()])
+def _engine_of(form: Form) -> Engine:
+    """The engine that runs files of a form."""
+    return next(engine for engine in ENGINES.values() if engine.form.engine == form.engine)
 
 
 def _noise(model: IntegerModel, pixels: Pixels | None) -> Tensor:

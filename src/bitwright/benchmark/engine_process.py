@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.benchmark import engine_server, engines
+from bitwright.benchmark import engine_server, runtimes
+from bitwright.benchmark.engines import known_engine
 from bitwright.errors import EngineError
 
 
@@ -48,7 +49,7 @@ class EngineProcess:
     """
 
     def __init__(self, engine: str, variables: Mapping[str, str] | None = None) -> None:
-        self.engine = engines.known_engine(engine).name
+        self.engine = known_engine(engine).name
         self._variables = {**os.environ, **(variables or {})}
         self._process: subprocess.Popen[str] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="bitwright-")
@@ -135,7 +136,7 @@ class EngineProcess:
             with open(self._stderr, "wb") as stderr:
                 self._process = subprocess.Popen(
                     # -P: the modules beside the script are not to be found by their bare names.
-                    [sys.executable, "-P", engine_server.__file__, engines.__file__, self.engine],
+                    [sys.executable, "-P", engine_server.__file__, runtimes.__file__, self.engine],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=self._variables,
                 )  # fmt: skip
         return self._process

@@ -15,16 +15,16 @@ from typing import Any, TextIO
 import numpy as np
 
 
-def serve(engines: str, name: str, answers: TextIO) -> None:
+def serve(runtimes: str, name: str, answers: TextIO) -> None:
     """Answer the requests on stdin until it ends.
 
     Args:
-        engines: Where the module with the registry of engines is.
+        runtimes: Where the module with the registry of runtimes is.
         name: Of the engine.
         answers: Gets `{}` where the logits are written as asked; the shape and the type of an image where no images are given;
             `{"failure": "…"}` where that is impossible.
     """
-    load_engine = runpy.run_path(engines)["load_engine"]
+    load_engine = runpy.run_path(runtimes)["load_engine"]
     sessions: dict[tuple[str, str, int], Any] = {}
     for line in sys.stdin:
         asked = json.loads(line)

@@ -17,7 +17,7 @@ from bitwright.benchmark.engine_process import EngineProcess, Setting
 from bitwright.benchmark.engines import ENGINES, known_engine
 from bitwright.benchmark.environment import environment
 from bitwright.errors import DataError, EngineError, ExportError
-from bitwright.export import EXPORTERS, Target, export_tvm
+from bitwright.export import Target
 from bitwright.export.pixels import Pixels
 from bitwright.integer.execution.prepare import prepare
 from bitwright.integer.model import IntegerModel
@@ -202,13 +202,10 @@ def verify(
         files = {}
         for name in chosen:
             engine = known_engine(name)
-            path = Path(folder) / f"{name}{engine.suffix}"
+            path = Path(folder) / f"{name}{engine.form.suffix}"
             begin(f"exporting for {name}")
             try:
-                if engine.exporter == "tvm":
-                    export_tvm(model, path, target, pixels, progress=silent if stage is None else progress)
-                else:
-                    EXPORTERS[engine.exporter](model, path, target, pixels)
+                engine.form.export(model, path, target, pixels, progress=silent if stage is None else progress)
             except ExportError as error:
                 refusals.append(error)
                 if engines or len(refusals) == len(chosen):

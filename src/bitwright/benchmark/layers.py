@@ -20,11 +20,12 @@ from onnx.utils import Extractor
 
 from bitwright.allocation import LatencyTable, LayerShape, layer_shapes
 from bitwright.allocation.shapes import layers_digest
-from bitwright.benchmark.engines import ENGINES, Predict, known_engine, load_engine
+from bitwright.benchmark.engines import ENGINES, known_engine
 from bitwright.benchmark.environment import environment
+from bitwright.benchmark.runtimes import Predict, load_engine
 from bitwright.benchmark.timing import Spread, time_interleaved
 from bitwright.errors import ExportError
-from bitwright.export import to_onnx
+from bitwright.export import form_of, to_onnx
 from bitwright.graph import Graph
 from bitwright.integer import IntegerModel, lower
 from bitwright.progress import Progress, silent
@@ -104,8 +105,8 @@ def measure_layers(
     wanted = list(dict.fromkeys(precisions))
     if not wanted:
         raise ExportError("expected at least one precision to measure, for instance W8A8, got none.")
-    if known_engine(engine).exporter != "onnx":
-        cut = ", ".join(name for name, known in ENGINES.items() if known.exporter == "onnx")
+    if known_engine(engine).form is not form_of("onnx"):
+        cut = ", ".join(name for name, known in ENGINES.items() if known.form is form_of("onnx"))
         raise ExportError(f"layers are cut out of ONNX files, which {engine} does not read; choose one of: {cut}.")
     first: dict[LayerShape, str] = {}
     for layer, shape in layer_shapes(graph).items():

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from bitwright.benchmark.engine_process import EngineProcess, Setting
-from bitwright.benchmark.engines import ENGINES, engine_of, known_engine, require_installed
+from bitwright.benchmark.engines import engine_of, known_engine
+from bitwright.benchmark.runtimes import require_installed
 from bitwright.data.processors import processors
 from bitwright.errors import EngineError, FileFormatError
+from bitwright.export.form import is_exported
 from bitwright.export.seal import look_for_changes
 from bitwright.graph import FloatModel, Graph
 from bitwright.integer import IntegerModel, load, prepare
@@ -47,7 +49,7 @@ def predictor(path: str | Path) -> Predictor:
         FileFormatError: If the file is missing, damaged, or of another kind.
         ExportError: If the engine of an exported file is not installed.
     """
-    if Path(path).suffix in {engine.suffix for engine in ENGINES.values()}:
+    if is_exported(path):
         return _exported(Path(path))
     found = load(path)
     if isinstance(found, Graph):

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.benchmark.engines import known_engine, load_engine
+from bitwright.benchmark.engines import known_engine
+from bitwright.benchmark.runtimes import load_engine
 
 Images = npt.NDArray[Any]
 Profiler = Callable[[Path, Images, int], dict[str, float]]

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bitwright.benchmark import engines
+from bitwright.benchmark import runtimes
 from bitwright.benchmark.engine_process import how_it_ended
-from bitwright.benchmark.engines import engine_of, known_engine, load_engine, require_installed
+from bitwright.benchmark.engines import engine_of, known_engine
+from bitwright.benchmark.runtimes import load_engine, require_installed
 from bitwright.benchmark.timing import Spread, time_interleaved
 from bitwright.errors import EngineError, ExportError
-from bitwright.export.exporter import exported_bytes
-from bitwright.export.seal import look_for_changes
+from bitwright.export.seal import exported_bytes, look_for_changes
 from bitwright.progress import Progress, silent
 
 _ONCE = """
@@ -152,7 +152,7 @@ def in_fresh_process(engine: str, path: Path, threads: int, batch: int) -> tuple
     require_installed(found)
     if not path.is_file():
         raise ExportError(f"expected a file for {engine}, found none at '{path}'. Export the model first.")
-    given = json.dumps([engines.__file__, engine, found.package, str(path), threads, batch])
+    given = json.dumps([runtimes.__file__, engine, found.package, str(path), threads, batch])
     done = subprocess.run([sys.executable, "-c", _ONCE, given], capture_output=True, text=True, check=False)
     if done.returncode == 1:  # it says why
         raise EngineError(f"{engine} cannot run '{path}': {done.stderr.strip().splitlines()[-1]}")

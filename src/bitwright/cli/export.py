@@ -27,12 +27,13 @@ def export(
         ),
     ] = "any",
     form: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--form",
             help="Of ONNX files: qoperator, fastest in ONNX Runtime on CPUs; qdq, which TensorRT and other engines read.",
+            show_default="qoperator",
         ),
-    ] = "qoperator",
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option("--data", "-d", metavar="NAME", help="Take uint8 pixels, normalised inside as this data set is."),
@@ -56,32 +57,16 @@ def export(
 
     from bitwright.benchmark import checked_export
     from bitwright.cli.models import load_data
-    from bitwright.errors import ExportError, unknown_name
-    from bitwright.export import (
-        EXPORTERS,
-        ONNX_FORMS,
-        Pixels,
-        Target,
-        companions,
-        export_tvm,
-        exported_bytes,
-        layers_in_digits,
-        not_for_tensorrt,
-    )
+    from bitwright.errors import unknown_name
+    from bitwright.export import Pixels, Target, companions, exported_bytes, form_of
     from bitwright.export.seal import NOT_CHECKED
-    from bitwright.integer import IntegerModel
-    from bitwright.integer.reader import load_integer
+    from bitwright.integer import IntegerModel, load_integer
 
-    if engine not in EXPORTERS:
-        raise unknown_name("engine", engine, EXPORTERS)
+    chosen = form_of(engine, form)
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
-    if form not in ONNX_FORMS:
-        raise unknown_name("form", form, ONNX_FORMS)
-    if form != "qoperator" and engine != "onnx":
-        raise ExportError(f"--form {form} is for the engine onnx, got {engine}. Leave one of them out.")
-    if tvm_target is not None and engine != "tvm":
-        raise ExportError(f"--tvm-target is for the engine tvm, got {engine}. Leave it out, or add --engine tvm.")
+    options = {} if tvm_target is None else {"tvm_target": tvm_target}
+    chosen.require_options(options)
     reserve(output, *companions(output), reads=[model])
     loaded = load_integer(model)
     pixels = images = None
@@ -93,14 +78,10 @@ def export(
     with bar(f"exporting {loaded.model}, {loaded.scheme.name}") as progress:
 
         def write(part: IntegerModel, path: Path) -> None:
-            if engine == "tvm":
-                export_tvm(part, path, Target(target), pixels, tvm_target=tvm_target, progress=progress)
-            else:
-                write_form = ONNX_FORMS[form] if engine == "onnx" else EXPORTERS[engine]
-                write_form(part, path, Target(target), pixels)
+            chosen.export(part, path, Target(target), pixels, progress=progress, **options)
 
-        if check and tvm_target is None:
-            checked = checked_export(write, loaded, output, engine, target=target, pixels=pixels, images=images)
+        if check and not options:  # a file for another machine cannot be run on this one
+            checked = checked_export(write, loaded, output, chosen, target=target, pixels=pixels, images=images)
         else:
             write(loaded, output)
             checked = NOT_CHECKED
@@ -113,17 +94,10 @@ def export(
         "size_bytes": size,
         "checked": checked,
         "file": str(output),
+        **({"form": chosen.name} if chosen.name else {}),
+        **chosen.facts(loaded),
     }
-    if engine == "onnx":
-        result["form"] = form
-    if form == "qdq" and (unfit := not_for_tensorrt(loaded)):
-        note(
-            f"not for TensorRT: {len(unfit)} tensors need uint8, first {unfit[0]}. "
-            "Train with --deploy tensorrt, which makes all of them int8"
-        )
-    if (engine == "qonnx" or form == "qdq") and (cut := list(layers_in_digits(loaded))):
-        result["layers_in_digits"] = cut
-        count, names = f"{len(cut)} of {len(loaded.layers())}", ", ".join(cut)
-        note(f"{count} layers in two digits, since their sums can exceed the 2**24 that float32 holds: {names}")
+    for words in chosen.notes(loaded):
+        note(words)
     show(result, as_json, lambda: Text(f"{loaded.model}, {loaded.scheme.name}, for {engine}: {size:,} bytes"))
     note(f"wrote {output}: {checked}")

@@ -75,15 +75,15 @@ def verify(
     With one thread and several, at every optimisation level, at batch 1 and 2 (the images of the first batch) and the full batch.
     An exported file is checked against the digests that it states, and run where its model is given.
     """
-    from bitwright.benchmark import ENGINES, compare, environment
+    from bitwright.benchmark import compare, environment
     from bitwright.benchmark import verify as compare_all
     from bitwright.benchmark.engines import engine_of
     from bitwright.errors import DataError, ExportError, unknown_name
-    from bitwright.export import Target
+    from bitwright.export import Target, is_exported
 
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
-    exported = file.suffix in {known.suffix for known in ENGINES.values()}
+    exported = is_exported(file)
     if model is not None and not exported:
         raise ExportError(f"--model is for an exported file, got '{file}'. Leave it out.")
     source = model if exported else file

@@ -14,12 +14,8 @@ from functools import partial
 from typing import Any
 
 from bitwright.errors import ExportError, unknown_name
-from bitwright.export.litert.exporter import to_litert
-from bitwright.export.onnx.exporter import to_onnx
+from bitwright.export.form import FORMS, form_of
 from bitwright.export.onnx.qdq import to_tensorrt
-from bitwright.export.openvino.exporter import to_openvino
-from bitwright.export.qonnx.exporter import to_qonnx
-from bitwright.export.tvm.exporter import to_tvm
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Dropout, Layer, Node
 from bitwright.integer.model import IntegerModel
@@ -28,13 +24,9 @@ from bitwright.quantizer.plan import QuantPlan, plan
 from bitwright.quantizer.refusals import Refusal, lowering_refusals, require_none
 from bitwright.scheme import Scheme
 
-FORMS: dict[str, Callable[[IntegerModel], Any]] = {
-    "litert": to_litert,
-    "onnx": to_onnx,
-    "openvino": to_openvino,
-    "qonnx": to_qonnx,
+DEPLOYMENTS: dict[str, Callable[[IntegerModel], Any]] = {
+    **{form.engine: form_of(form.engine).build for form in FORMS},
     "tensorrt": to_tensorrt,
-    "tvm": to_tvm,
 }
 """What makes the form of a model in memory, or raises `ExportError`, by the name of the engine."""
 
@@ -65,8 +57,8 @@ def refusals(graph: Graph, scheme: Scheme, deploy: Sequence[str] = ()) -> list[R
     found = lowering_refusals(planned)
     beyond = {refusal.layer for refusal in found}
     for engine in deploy:
-        if engine not in FORMS:
-            raise unknown_name("engine", engine, FORMS)
+        if engine not in DEPLOYMENTS:
+            raise unknown_name("engine", engine, DEPLOYMENTS)
         found += _refused_by(engine, [node for node in planned.graph if node.name not in beyond], planned)
     return found
 
@@ -82,7 +74,7 @@ def require_deployable(graph: Graph, scheme: Scheme, deploy: Sequence[str]) -> N
 
 def _refused_by(engine: str, nodes: Sequence[Node], planned: QuantPlan) -> list[Refusal]:
     """What one engine refuses; operations that are alike are shown to it once."""
-    show = partial(_reason, FORMS[engine])
+    show = partial(_reason, DEPLOYMENTS[engine])
     known: dict[str, tuple[str, str | None]] = {}
     found = []
     for node in nodes:

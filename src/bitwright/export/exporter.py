@@ -28,14 +28,3 @@ class Exporter(Protocol):
         Raises:
             ExportError: If the engine cannot be guaranteed to compute the integers of the model.
         """
-
-
-def companions(path: str | Path) -> tuple[Path, ...]:
-    """The files that an exporter writes beside the one it is given: OpenVINO keeps the weights of an .xml file in .bin."""
-    place = Path(path)
-    return (place.with_suffix(".bin"),) if place.suffix == ".xml" else ()
-
-
-def exported_bytes(path: str | Path) -> int:
-    """Length of an exported file, with those beside it."""
-    return sum(place.stat().st_size for place in (Path(path), *companions(path)) if place.is_file())

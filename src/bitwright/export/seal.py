@@ -54,6 +54,17 @@ def seal_of(model: IntegerModel) -> dict[str, str]:
     return {"digest": model_digest(model), "contents": _OPEN, "checked": _UNRUN}
 
 
+def companions(path: str | Path) -> tuple[Path, ...]:
+    """The files that an exporter writes beside the one it is given."""
+    found = _FORMATS.get(Path(path).suffix)
+    return (Path(path).with_suffix(found.weights),) if found is not None and found.weights else ()
+
+
+def exported_bytes(path: str | Path) -> int:
+    """Length of an exported file, with those beside it."""
+    return sum(place.stat().st_size for place in (Path(path), *companions(path)) if place.is_file())
+
+
 def write_sealed(path: str | Path, data: bytes, weights: bytes = b"") -> None:
     """Write an exported file with the digest of its constants, atomically.
 
@@ -68,8 +79,8 @@ def write_sealed(path: str | Path, data: bytes, weights: bytes = b"") -> None:
             f"expected one place for the digest of its constants in '{path}', got {data.count(open_place)}."
         )
     found = _digest(_FORMATS[Path(path).suffix].constants(data, weights)).encode()
-    if weights:
-        write_bytes(Path(path).with_suffix(".bin"), weights)
+    for beside in companions(path):
+        write_bytes(beside, weights)
     write_bytes(path, data.replace(open_place, found))
 
 
@@ -101,7 +112,7 @@ def look_for_changes(path: str | Path) -> None:
     if Path(path).suffix not in _FORMATS:  # another program's
         return
     said = stated(path).get("contents")
-    if Path(path).suffix == ".so":
+    if _FORMATS[Path(path).suffix].is_program:
         if said is None or contents(path) != said:
             raise FileFormatError(f"'{path}' is not the library that was exported: it is damaged. Export it anew.")
     elif said is not None and contents(path) != said:
@@ -121,7 +132,7 @@ def constants(path: str | Path) -> list[Constant]:
     place = Path(path)
 
     def reading() -> list[Constant]:
-        weights = place.with_suffix(".bin").read_bytes() if place.suffix == ".xml" else b""
+        weights = b"".join(beside.read_bytes() for beside in companions(place))
         return list(_FORMATS[place.suffix].constants(place.read_bytes(), weights))
 
     return _read(place, reading)
@@ -237,15 +248,24 @@ def _library_metadata(data: bytes) -> dict[str, str]:
 
 
 class Format(NamedTuple):
-    """How to read one kind of file: its constants, from its bytes and those of the weights beside it, and its metadata."""
+    """One kind of file.
+
+    Attributes:
+        constants: Its constants, from its bytes and those of the weights beside it.
+        metadata: From its bytes.
+        weights: The end of the name of a file beside it that holds its weights, or nothing.
+        is_program: Whether it is run as it is, so that no byte of it may be another.
+    """
 
     constants: Callable[[bytes, bytes], Iterable[Constant]]
     metadata: Callable[[bytes], dict[str, str]]
+    weights: str = ""
+    is_program: bool = False
 
 
 _FORMATS = {
     ".onnx": Format(_onnx_constants, _onnx_metadata),
-    ".so": Format(_library_constants, _library_metadata),
+    ".so": Format(_library_constants, _library_metadata, is_program=True),
     ".tflite": Format(_litert_constants, _litert_metadata),
-    ".xml": Format(_openvino_constants, _openvino_metadata),
+    ".xml": Format(_openvino_constants, _openvino_metadata, ".bin"),
 }

@@ -127,3 +127,12 @@ def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelPro
     facts["output_unit"] = json.dumps(np.array(model.output_unit).tolist())
     helper.set_model_props(made, facts)
     return made
+
+
+def imports_qonnx(path: Path) -> bool:
+    """Whether an ONNX file imports QONNX's operators; one that cannot be read does not, and its engine will say so."""
+    try:
+        made = onnx.load(str(path), load_external_data=False)
+    except Exception:  # protobuf raises a type of its own for each fault
+        return False
+    return any(entry.domain == DOMAIN for entry in made.opset_import)
