@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorchcv.models.common import model_store
 
 from bitwright.cli.zoo import zoo
 from bitwright.graph import Graph, load_model
+from bitwright.graph.pretrained import published_weights
+from bitwright.integer import load
 from bitwright.scheme import Scheme
 from bitwright.sensitivity import LayerSensitivity, SensitivityTable
 from bitwright.zoo import published_losses, published_scheme
@@ -188,6 +192,35 @@ def test_the_state_of_a_reproduction_is_not_overwritten(photographs: Path, bitwr
     assert refused.err.count("\n") == 1
     assert state.read_text() == "what was computed"
     assert list(state.parent.iterdir()) == [state]
+
+
+@pytest.mark.slow
+def test_reproduce_from_published_weights(
+    imagenette: Path, bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The documented line, on ten classes of photographs, with weights of 1,000: each class is the output of its synset."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "weights"
+    torch.manual_seed(0)
+    torch.save(load_model("pytorchcv:resnet18").state_dict(), path)
+    digest = hashlib.sha1(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(model_store, "get_model_name_suffix_data", lambda name: ("0822", digest, "v0.0.1"))
+    place = published_weights("pytorchcv", "resnet18").path
+    place.parent.mkdir(parents=True)
+    path.rename(place)
+    command = ("zoo", "reproduce", "resnet18-bops0.5", "--data", f"imagefolder:{imagenette}")
+    ended = bitwright(*command, "epochs=1", "data_fraction=0.1", "--workers", 2, "--json")
+    assert ended.status == 0, ended.err
+    assert "are 10 of the model's 1,000, by their synsets" in ended.err
+    result = json.loads(ended.out)
+    assert (result["training_images"], result["measured"]["images"]) == ([3, 30], 30)
+    folder = tmp_path / "runs" / "resnet18-bops0.5"
+    assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "quantized.safetensors", "integer.safetensors"}
+    assert load(folder / "integer.safetensors").output_shape == (1000,)
+    refused = bitwright(*command, "data_fraction=0.01")
+    assert refused.status == 1
+    assert "0.01 of 30 images leave none: the least that works is 0.0167" in refused.err
 
 
 def test_latencies_of_a_t4(bitwright: Command, tmp_path: Path) -> None:

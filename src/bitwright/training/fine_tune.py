@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bitwright.data import ImageData, batches, subset
+from bitwright.data import ImageData, batches, part_of, subset
 from bitwright.data.given import each_images
 from bitwright.errors import BitwrightWarning, DataError
 from bitwright.graph.digest import images_digest, network_digest
@@ -144,6 +144,8 @@ def fine_tune(
         FileFormatError: If `checkpoint` is damaged, or belongs to another network, scheme, other images or settings.
         TrainingError: If the loss is no finite number.
     """
+    if isinstance(data, ImageData):
+        part_of(len(data.train), settings.data_fraction)  # refused before anything is computed
     images = _calibrating(graph, data, calibration_images, settings.seed)
     model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
     settles = settle_norm and _enough(graph, len(images))

@@ -103,6 +103,7 @@ def reproduce(
         cost = float_cost(graph)
         used = (0, len(data.train))
         return Reproduction(published, recipe, data.name, used, accuracy, cost.size_mb, cost.bops_g, ())
+    used = (part_of(len(data.train), recipe.data_fraction), len(data.train))
     scheme = published_scheme(
         published.model, published.scheme, layers=graph.layers, residual_bits=recipe.residual_bits
     )
@@ -126,7 +127,6 @@ def reproduce(
     if kept is not None:
         (kept / STATE).unlink(missing_ok=True)
     cost = scheme_cost(layer_costs(graph), scheme)
-    used = (part_of(len(data.train), recipe.data_fraction), len(data.train))
     return Reproduction(published, recipe, data.name, used, accuracy, cost.size_mb, cost.bops_g, trained.losses)
 
 
