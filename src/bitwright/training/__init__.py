@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Quantization-aware training: where quantizers stand, how scales are found, the loop, checkpoints, accuracy."""
 
-from bitwright.training.calibrate import Calibration, calibrate
-from bitwright.training.checkpoint import load_quantized, save_quantized
-from bitwright.training.distillation import Distillation
+from bitwright.training.calibrate import Calibration, calibrate, carry_scales, set_ranges
+from bitwright.training.checkpoint import Trained, load_quantized, load_trained, save_quantized
+from bitwright.training.distillation import Distillation, DivergenceScale
 from bitwright.training.evaluate import Accuracy, evaluate
 from bitwright.training.fine_tune import fine_tune, fit
 from bitwright.training.layerwise import fine_tune_layerwise, layerwise_schemes
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.quantized import Certificate, Quantized
-from bitwright.training.quantizers import Ranges
+from bitwright.training.quantizers import QuantizerSettings, Ranges
 from bitwright.training.settings import Checkpointing, Epoch, Hooks, Schedule, Start, Step, TrainSettings
 
 __all__ = [
@@ -19,24 +19,30 @@ __all__ = [
     "Certificate",
     "Checkpointing",
     "Distillation",
+    "DivergenceScale",
     "Epoch",
     "Hooks",
     "Quantized",
     "QuantizedModel",
+    "QuantizerSettings",
     "Ranges",
     "Schedule",
     "Start",
     "Step",
     "TrainResult",
     "TrainSettings",
+    "Trained",
     "calibrate",
+    "carry_scales",
     "evaluate",
     "fine_tune",
     "fine_tune_layerwise",
     "fit",
     "layerwise_schemes",
     "load_quantized",
+    "load_trained",
     "quantize",
     "save_quantized",
+    "set_ranges",
     "train",
 ]

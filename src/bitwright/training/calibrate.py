@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -118,3 +118,46 @@ def calibrate(
             quantizer.scale.fill_(observer.scale(quantizer.format, chosen, percentile))
     model.calibrated.fill_(True)
     return model.eval()
+
+
+@torch.no_grad()
+def set_ranges(model: QuantizedModel, ranges: Mapping[str, tuple[float, float]]) -> int:
+    """Give quantizers of activations the scales of known ranges, as those of another scheme; others stay as they are.
+
+    Args:
+        model: Calibrated, where `ranges` does not name all.
+        ranges: The least and the greatest real value of each quantizer, by its name in the plan; before a clamp or after it.
+
+    Returns:
+        How many quantizers were set.
+    """
+    bounds = {node.name: getattr(node, "bounds", None) for node in model.plan.graph}
+    known = [key for key in ranges if key in model.plan.formats and key != model.plan.raw]
+    for key in known:
+        low, high = ranges[key]
+        found = bounds[key]
+        if found is not None:
+            low, high = (float(torch.tensor(end).clamp(found.minimum, found.maximum)) for end in (low, high))
+        quantizer = model.activation_quantizer(key)
+        scale = full_scale(low, high, quantizer.format)
+        quantizer.scale.fill_(scale if scale > 0 else 1.0)
+    return len(known)
+
+
+@torch.no_grad()
+def carry_scales(model: QuantizedModel, former: QuantizedModel) -> int:
+    """Give `model` the scales of the same network under another scheme: as they are where formats are the same, else the ranges.
+
+    Scales of weights of another width stay as they are.
+
+    Returns:
+        How many quantizers of activations were set.
+    """
+    carried = set_ranges(model, former.ranges())
+    for key, window in former.plan.formats.items():
+        if model.plan.formats.get(key) == window and key not in (model.plan.raw, former.plan.raw):
+            model.activation_quantizer(key).scale.copy_(former.activation_quantizer(key).scale)
+    for layer, precision in former.plan.scheme.layers.items():
+        if model.plan.scheme.layers[layer].weight_bits == precision.weight_bits:
+            model.weight_quantizer(layer).scale.copy_(former.weight_quantizer(layer).scale)
+    return carried

@@ -44,12 +44,19 @@ class Accuracy:
 
 
 @torch.no_grad()
-def evaluate(predict: Callable[[Tensor], Tensor], batches: Iterable[Any], *, progress: Progress = silent) -> Accuracy:
+def evaluate(
+    predict: Callable[[Tensor], Tensor],
+    batches: Iterable[Any],
+    *,
+    observe: Callable[[Tensor, Tensor], object] | None = None,
+    progress: Progress = silent,
+) -> Accuracy:
     """Count right guesses.
 
     Args:
         predict: Images to real logits, of shape (batch, classes).
         batches: (images, labels), as pairs or as dictionaries.
+        observe: Called with the logits and the labels of every batch.
         progress: Told about every batch.
 
     Raises:
@@ -65,6 +72,8 @@ def evaluate(predict: Callable[[Tensor], Tensor], batches: Iterable[Any], *, pro
         images_seen += len(labels)
         top1 += int(guesses[:, 0].sum())
         top5 += int(guesses.sum())
+        if observe is not None:
+            observe(logits, labels)
         progress(done, max(total, done), top1=100 * top1 / images_seen)
     if not images_seen:
         raise DataError("the data set has no images to evaluate on.")

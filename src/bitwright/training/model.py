@@ -121,6 +121,15 @@ class QuantizedModel(nn.Module):
         assert isinstance(found, WeightQuantizer)
         return found
 
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The least and the greatest real value that each quantizer of activations can hold, by its name in the plan."""
+        found = {}
+        for key, window in self.plan.formats.items():
+            if key != self.plan.raw:
+                scale = float(self.activation_quantizer(key).current_scale().detach())
+                found[key] = scale * window.quant_min, scale * window.quant_max
+        return found
+
     def certify(self, certificates: Mapping[str, Certificate]) -> None:
         """Compute with proved constants in evaluation mode, until the next training step."""
         self.certificates = dict(certificates)
@@ -222,6 +231,11 @@ class QuantizedModel(nn.Module):
             assert isinstance(quantizer, ActivationQuantizer)
             quantizer.move()
         return values[self.plan.graph.output]
+
+    def calibrate_following_weights(self) -> None:
+        """Set the weight scales that follow the weights, by `ema`, from those after the last step."""
+        if self.quantizing.ranges is Ranges.EMA:
+            self.calibrate_weights()
 
     @torch.no_grad()
     def calibrate_weights(self) -> None:

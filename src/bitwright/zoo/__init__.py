@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bitwright.lazy import lazily
 
 if TYPE_CHECKING:
+    from bitwright.zoo.checkpoint import Checkpoint, load_checkpoint
     from bitwright.zoo.downloads import archive_path, download
     from bitwright.zoo.importing import import_checkpoint, import_floats
     from bitwright.zoo.names import layer_name, model_name, row_name, scheme_name
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     )
     from bitwright.zoo.regression import verify
     from bitwright.zoo.reproduction import Reproduction, reproduce
+    from bitwright.zoo.resuming import PublishedTraining, published_ranges, published_training
     from bitwright.zoo.search import (
         SearchResult,
         published_latency_table,
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
     from bitwright.zoo.table import Comparison, TableRow, zoo_table
 
 _SOURCES = {
+    "Checkpoint": "checkpoint",
     "Comparison": "table",
     "Network": "registry",
+    "PublishedTraining": "resuming",
     "Recipe": "recipes",
     "Reproduction": "reproduction",
     "Row": "registry",
@@ -50,14 +54,17 @@ _SOURCES = {
     "import_floats": "importing",
     "import_notes": "notes",
     "layer_name": "names",
+    "load_checkpoint": "checkpoint",
     "model_name": "names",
     "networks": "registry",
     "published_latency_table": "search",
     "published_losses": "search",
     "published_modules": "registry",
     "published_problem": "search",
+    "published_ranges": "resuming",
     "published_scheme": "registry",
     "published_schemes": "registry",
+    "published_training": "resuming",
     "recipe": "recipes",
     "repeat_search": "search",
     "reproduce": "reproduction",
@@ -70,8 +77,10 @@ _SOURCES = {
 }
 
 __all__ = [
+    "Checkpoint",
     "Comparison",
     "Network",
+    "PublishedTraining",
     "Recipe",
     "Reproduction",
     "Row",
@@ -84,14 +93,17 @@ __all__ = [
     "import_floats",
     "import_notes",
     "layer_name",
+    "load_checkpoint",
     "model_name",
     "networks",
     "published_latency_table",
     "published_losses",
     "published_modules",
     "published_problem",
+    "published_ranges",
     "published_scheme",
     "published_schemes",
+    "published_training",
     "recipe",
     "repeat_search",
     "reproduce",

@@ -37,11 +37,13 @@ class Checkpoint:
         path: Where it was read from.
         tensors: By published name, without `module.`.
         has_floats: Whether it has float weights besides integers.
+        kept: What the training kept beside them: its epoch, best accuracy and optimizer.
     """
 
     path: Path
     tensors: Mapping[str, Tensor] = field(repr=False)
     has_floats: bool
+    kept: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """One tensor; shape () stands for one number, in any number of axes.
@@ -88,7 +90,8 @@ def load_checkpoint(path: str | Path, *, floats: bool = False) -> Checkpoint:
             f"expected a checkpoint with 'state_dict', or with {', '.join(_PARTS)}, in '{path}', got {_outline(content)}."
         )
     named = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return Checkpoint(Path(path), named, any(name.endswith((".conv.weight", "output.weight")) for name in named))
+    kept = {str(key): value for key, value in content.items() if key != "state_dict"} if "state_dict" in content else {}
+    return Checkpoint(Path(path), named, any(name.endswith((".conv.weight", "output.weight")) for name in named), kept)
 
 
 def _flatten(content: Any) -> dict[str, Tensor]:
@@ -127,10 +130,7 @@ def float_parameters(checkpoint: Checkpoint, graph: Graph, model: str, *, new_he
         raise FileFormatError(
             f"'{checkpoint.path}' holds integers only: fine-tuning needs the float weights of a {FULL}."
         )
-    if all(name in checkpoint.tensors for name in graph.parameters):
-        names = {name: name for name in graph.parameters}
-    else:
-        names = _float_names(graph, model)
+    names = float_names(checkpoint, graph, model)
     found: dict[str, Tensor] = {}
     kept = []
     for parameter, name in names.items():
@@ -145,8 +145,10 @@ def float_parameters(checkpoint: Checkpoint, graph: Graph, model: str, *, new_he
     return found
 
 
-def _float_names(graph: Graph, model: str) -> dict[str, str]:
-    """The checkpoint's name of each parameter of the graph."""
+def float_names(checkpoint: Checkpoint, graph: Graph, model: str) -> dict[str, str]:
+    """The checkpoint's name of each parameter of the graph: its own in a plain state dict."""
+    if all(name in checkpoint.tensors for name in graph.parameters):
+        return {name: name for name in graph.parameters}
     module_of = {layer_name(module): module for module in published_modules(model)}
     names: dict[str, str] = {}
     for layer, node in graph.layers.items():
