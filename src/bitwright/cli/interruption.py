@@ -48,13 +48,18 @@ def resumable(state: Path, how: Sequence[str] = ("--resume",)) -> Iterator[None]
         raise Interrupted(state, how) from error
 
 
-def refuse_unfinished(state: Path, resume: bool) -> None:
+def refuse_unfinished(state: Path, resume: bool, how: Sequence[str] = ("--resume",)) -> None:
     """Keep a new start from overwriting the state of an interrupted one.
+
+    Args:
+        state: Where it would be.
+        resume: Whether it shall go on.
+        how: What to add to the command to go on.
 
     Raises:
         FileFormatError: If there is one, and it should not go on.
     """
     if state.exists() and not resume:
         raise FileFormatError(
-            f"'{state}' holds the state of an interrupted run: add --resume to go on, or delete it to start anew."
+            f"'{state}' holds the state of an interrupted run: add {shlex.join(how)} to go on, or delete it to start anew."
         )

@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bitwright.errors import SchemeError
 from bitwright.scheme import Precision, Scheme
 
-if TYPE_CHECKING:
-    from bitwright.graph import Graph
 
-
-def scheme_for(name: str, graph: Graph, residual_bits: int = 8, deploy: str | None = None) -> Scheme:
+def scheme_for(name: str, layers: Collection[str], residual_bits: int = 8, deploy: str | None = None) -> Scheme:
     """The scheme of a network.
 
     Args:
         name: A YAML file, or a precision such as W4A4, which leaves first and last layers at 8 bits.
-        graph: The network.
+        layers: Names of the network's layers with weights, in order.
         residual_bits: Of the streams that additions read and write; a file has its own.
         deploy: What the formats are to suit; by default, what a file says, or any engine.
 
@@ -28,7 +25,7 @@ def scheme_for(name: str, graph: Graph, residual_bits: int = 8, deploy: str | No
     """
     if Path(name).exists():
         found = Scheme.load(name)
-        found.check(graph.layers)
+        found.check(layers)
         return found if deploy is None else replace(found, deploy=deploy)
     try:
         precision = Precision.parse(name)
@@ -36,4 +33,4 @@ def scheme_for(name: str, graph: Graph, residual_bits: int = 8, deploy: str | No
         raise SchemeError(
             f"expected a scheme's file or a precision such as W4A4, got '{name}': no such file."
         ) from error
-    return replace(Scheme.uniform(graph.layers, precision), residual_bits=residual_bits, deploy=deploy or "any")
+    return replace(Scheme.uniform(layers, precision), residual_bits=residual_bits, deploy=deploy or "any")

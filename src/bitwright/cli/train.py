@@ -340,7 +340,7 @@ def _train_quantized(
             f"'{path}' holds integers, which cannot be trained: give the checkpoint it was lowered from."
         )
     graph = start if isinstance(start, Graph) else start.float_graph()
-    chosen = scheme_for(scheme, graph, residual_bits, "tensorrt" if "tensorrt" in deploy else None)
+    chosen = scheme_for(scheme, graph.layers, residual_bits, "tensorrt" if "tensorrt" in deploy else None)
     require_deployable(graph, chosen, deploy)
     images = load_data(run.data, graph.input_shape, outputs=graph.output_shape[0])
     if teacher_alpha > 0:
