@@ -57,8 +57,9 @@ from bitwright.graph.nodes import (
 )
 from bitwright.graph.passes import simplify
 from bitwright.integer import IntegerModel, lower, run
+from bitwright.quantizer import TensorFormat
 from bitwright.scheme import Precision, Scheme
-from bitwright.training import calibrate, quantize
+from bitwright.training import QuantizedModel, calibrate, quantize
 
 LARGEST_BATCH = 3
 DISTINCT_LOGITS = 20
@@ -237,9 +238,24 @@ def _in_integers(seed: int, draw: random.Random, graph: Graph) -> RandomModel:
         limits = (0.3, 0.6), (0.15, 0.4)
         pixels = Pixels(*([draw.uniform(low, high) for _ in range(shape[0])] for low, high in limits))
     calibrate(quantized, [_images(8, shape, pixels)[1]], draw.choice(["minmax", "minmax", "percentile", "mse"]))
+    _move_windows(draw, quantized)
     model = lower(quantized, avoid_saturation=target is Target.AVX2)
     given, normalised = _images(LARGEST_BATCH, shape, pixels)
     return RandomModel(seed, graph, model, given.numpy(), pixels, target, run(model, normalised).numpy())
+
+
+def _move_windows(draw: random.Random, quantized: QuantizedModel) -> None:
+    """Some windows anywhere: around the calibrated range, or with one end of it, or none, inside."""
+    plan = quantized.plan
+    clamped = {plan.quantizer_of[node.name] for node in plan.graph if getattr(node, "bounds", None) is not None}
+    for name in sorted(plan.movable - {plan.raw}):
+        quantizer = quantized.activation_quantizer(name)
+        if draw.random() < 0.4:
+            codes = 1 << quantizer.format.bit_width
+            # A clamp may leave but one value of a window that ends at zero.
+            ends = [] if name in clamped else [0, 1 - codes]
+            least = draw.choice([*ends, draw.randint(2 - codes, -1), draw.randint(2 - codes, -1)])
+            quantizer.place(TensorFormat.starting(quantizer.format.bit_width, least), float(quantizer.scale.detach()))
 
 
 def _images(count: int, shape: tuple[int, ...], pixels: Pixels | None) -> tuple[Tensor, Tensor]:

@@ -254,3 +254,16 @@ def test_other_texts_are_no_budgets(text: str, error: type[Exception], message: 
     """Each is refused with what is expected."""
     with pytest.raises(error, match=message):
         Budget.parse(text)
+
+
+def test_a_form_of_activations_is_kept_and_checked(tmp_path: Path) -> None:
+    """`activations` likewise: schemes are asymmetric unless they say otherwise."""
+    scheme = Scheme("mine", {"fc": Precision(8, 8)}, activations="symmetric")
+    scheme.save(tmp_path / "scheme.yaml")
+    assert Scheme.load(tmp_path / "scheme.yaml") == scheme
+    assert "activations" not in replace(scheme, activations="asymmetric").to_dict()
+    assert Scheme.from_dict({"name": "mine", "layers": {}}).activations == "asymmetric"
+    with pytest.raises(UnknownNameError, match="unknown form of activations of scheme 'mine' 'affine'"):
+        replace(scheme, activations="affine")
+    with pytest.raises(FileFormatError, match="activations must be asymmetric or symmetric, got 'affine'"):
+        Scheme.from_dict({"name": "mine", "layers": {}, "activations": "affine"})

@@ -21,6 +21,7 @@ from bitwright.reading import parse_yaml, read_text
 MIN_BITS, MAX_BITS = 2, 8
 RESIDUAL_BITS = (8, 16)
 DEPLOYMENTS = ("any", "tensorrt")
+ACTIVATIONS = ("asymmetric", "symmetric")
 BUDGET_UNITS = {"size": "MB", "bops": "G", "latency": "ms", "activation": "MB"}
 
 
@@ -70,14 +71,19 @@ class Scheme:
         layers: Precision by layer name, in the order of execution.
         residual_bits: Width of the streams that element-wise additions read and write: 8 or 16.
         deploy: Whose formats the tensors have: those of `any` engine on a CPU, or TensorRT's, which knows no unsigned bytes.
+        activations: Which integers tensors have that can be negative: `asymmetric` lets calibration place their windows,
+            `symmetric` gives all the same.
     """
 
     name: str
     layers: Mapping[str, Precision] = field(default_factory=dict)
     residual_bits: int = 8
     deploy: str = "any"
+    activations: str = "asymmetric"
 
     def __post_init__(self) -> None:
+        if self.activations not in ACTIVATIONS:
+            raise unknown_name(f"form of activations of scheme '{self.name}'", self.activations, ACTIVATIONS)
         if self.deploy not in DEPLOYMENTS:
             raise unknown_name(f"deployment of scheme '{self.name}'", self.deploy, DEPLOYMENTS)
         if self.residual_bits not in RESIDUAL_BITS:
@@ -121,19 +127,21 @@ class Scheme:
 
     def to_dict(self) -> dict[str, Any]:
         layers = {layer: str(precision) for layer, precision in self.layers.items()}
-        deploy = {} if self.deploy == "any" else {"deploy": self.deploy}
-        return {"name": self.name, "residual_bits": self.residual_bits, **deploy, "layers": layers}
+        rare = {} if self.deploy == "any" else {"deploy": self.deploy}
+        if self.activations != "asymmetric":
+            rare["activations"] = self.activations
+        return {"name": self.name, "residual_bits": self.residual_bits, **rare, "layers": layers}
 
     @classmethod
     def from_dict(cls, fields: Any, where: str = "scheme") -> Scheme:
-        """The inverse of `to_dict`; `residual_bits` and `deploy` may be left out.
+        """The inverse of `to_dict`; `residual_bits`, `deploy` and `activations` may be left out.
 
         Raises:
             FileFormatError: If keys are missing or unknown, or a value is no precision; all faults together.
         """
         if not isinstance(fields, Mapping):
             raise FileFormatError(f"{where}: expected a mapping with 'name' and 'layers', got {shown(fields)}")
-        known = {"name", "residual_bits", "deploy", "layers"}
+        known = {"name", "residual_bits", "deploy", "activations", "layers"}
         faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in fields if key not in known]
         faults += [f"missing key '{key}'" for key in ("name", "layers") if key not in fields]
         name, entries = fields.get("name", ""), fields.get("layers", {})
@@ -156,9 +164,12 @@ class Scheme:
         deploy = fields.get("deploy", "any")
         if deploy not in DEPLOYMENTS:
             faults.append(f"deploy must be {' or '.join(DEPLOYMENTS)}, got {shown(deploy)}")
+        activations = fields.get("activations", "asymmetric")
+        if activations not in ACTIVATIONS:
+            faults.append(f"activations must be {' or '.join(ACTIVATIONS)}, got {shown(activations)}")
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
-        return cls(str(name), layers, residual_bits, deploy)
+        return cls(str(name), layers, residual_bits, deploy, activations)
 
     def save(self, path: str | Path) -> None:
         """Write YAML, atomically."""

@@ -358,7 +358,7 @@ def test_refuses_bounds_and_ranges() -> None:
         certify([1e-3, 1e-3], np.zeros(3, np.int64), 7, 0, 255)
     with pytest.raises(LoweringError, match="bounds of 1 channels, got float64"):
         certify(1e-3, -1.5, 7, 0, 255)
-    for low, high in ((0, 0), (5, 4), (0, 2**16), (-(2**15) - 1, 0)):
+    for low, high in ((0, 0), (5, 4), (0, 2**16), (-(2**16), -1), (-(2**15) - 1, 2**15)):
         with pytest.raises(LoweringError, match="output range of 2 to 16 bits"):
             certify(1e-3, 0, 7, low, high)
     with pytest.raises(LoweringError, match="channel 1: expected a positive, finite ratio"):

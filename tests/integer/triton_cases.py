@@ -42,19 +42,25 @@ class Layer:
     groups: int = 1
     bits: int = 8
     signed: bool = False
+    least: int | None = None  # of the window, where it is neither the signed nor the unsigned one
     weight_bits: int = 8
     out_bits: int = 8
     out_signed: bool = True
+    out_least: int | None = None
     arithmetic: str = "certified"
     linear: bool = False
     batch: int = 2
 
 
+def _window(bits: int, signed: bool, least: int | None) -> TensorFormat:
+    return TensorFormat.of(bits, negative=signed) if least is None else TensorFormat.starting(bits, least)
+
+
 def single(layer: Layer) -> tuple[IntegerModel, Tensor]:
     """The layer behind a quantizer, with images whose integers reach both ends of the format."""
     generator = np.random.default_rng(5)
-    params = QuantParams(TensorFormat.of(layer.bits, negative=layer.signed), 1.0)
-    out = QuantParams(TensorFormat.of(layer.out_bits, negative=layer.out_signed), 1.0)
+    params = QuantParams(_window(layer.bits, layer.signed, layer.least), 1.0)
+    out = QuantParams(_window(layer.out_bits, layer.out_signed, layer.out_least), 1.0)
     limit = 2 ** (layer.weight_bits - 1)
     image = (1, 1) if layer.linear else layer.image
     shape = (layer.channels, *image)
@@ -63,7 +69,7 @@ def single(layer: Layer) -> tuple[IntegerModel, Tensor]:
     reach = 20 if layer.bits == 2 else 3000
     bias = generator.integers(-reach, reach, layer.outputs).astype(np.int32)
     low, high = accumulator_bounds(weight, bias, params)
-    ratio = 1.5 * out.quant_max / np.maximum(np.maximum(-low, high), 1)
+    ratio = 1.5 * out.format.magnitude / np.maximum(np.maximum(-low, high), 1)
     if layer.arithmetic == "none":
         rescale = None
     elif layer.arithmetic == "certified":
@@ -167,6 +173,10 @@ _LAYERS: dict[str, tuple[Layer, str]] = {
     "int32": (Layer(arithmetic="none"), _SHIFTED),
     "linear": (Layer(linear=True, channels=70, outputs=10, batch=3), _SHIFTED),
     "linear int32": (Layer(linear=True, channels=64, outputs=35, arithmetic="none", signed=True), _INT8),
+    "window": (Layer(least=-30, out_least=-200, padding=(2, 1)), _SHIFTED),
+    "negative window": (Layer(least=-255, out_least=-3, stride=(2, 1)), _SHIFTED),
+    "window of 4 bits": (Layer(least=-2, bits=4, out_least=-13, out_bits=4), _INT8),
+    "depthwise window": (Layer(groups=6, channels=6, outputs=6, least=-100), _DEPTHWISE),
     "depthwise": (Layer(groups=6, channels=6, outputs=6), _DEPTHWISE),
     "depthwise stride": (Layer(groups=6, channels=6, outputs=12, stride=(2, 2), signed=True), _DEPTHWISE),
     "grouped": (Layer(groups=2, channels=6, outputs=8), "float32"),

@@ -90,6 +90,21 @@ def test_tensorrt_has_no_unsigned_bytes(residual_bits: int) -> None:
     assert all(made.quant_max < 128 for made in found.formats.values() if made.bit_width <= 8)
 
 
+def test_windows_move_where_values_can_be_negative() -> None:
+    """Of 8 bits and fewer; of 7 and fewer for TensorRT, whose bytes have no zero point; nowhere if the scheme is symmetric."""
+    precisions = scheme(16, head=4)
+    found = plan(residual(), precisions)
+    assert (
+        found.movable
+        == {name for name, made in found.formats.items() if made.negative and made.bit_width <= 8}
+        != set()
+    )
+    assert any(made.bit_width == 16 and made.negative for made in found.formats.values())
+    for_tensorrt = plan(residual(), replace(precisions, deploy="tensorrt"))
+    assert for_tensorrt.movable == {name for name in found.movable if found.formats[name].bit_width < 8}
+    assert plan(residual(), replace(precisions, activations="symmetric")).movable == set()
+
+
 def test_budgets_count_the_formats_of_the_plan() -> None:
     """Activation memory is counted at the bits that the plan gives each tensor, 16-bit streams included."""
     graph = residual()

@@ -21,8 +21,11 @@ def quantize_activation(values: Tensor, scale: Tensor | float, window: TensorFor
 
 
 def full_scale(low: float, high: float, window: TensorFormat) -> float:
-    """The smallest scale at which the window holds all of [low, high]; 0 or less where it needs none."""
-    return max(high / window.quant_max, low / window.quant_min if window.negative else 0.0)
+    """The smallest scale at which the window holds all of [low, high]; 0 or less where it needs none.
+
+    What lies on a side of zero that has no integers is not held.
+    """
+    return max(high / window.quant_max if window.quant_max else 0.0, low / window.quant_min if window.negative else 0.0)
 
 
 def least_squares_scale(values: Tensor, window: TensorFormat, full: float | None = None) -> float:

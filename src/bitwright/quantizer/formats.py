@@ -65,6 +65,15 @@ class TensorFormat:
         return cls(bit_width, -half, half - 1)
 
     @classmethod
+    def starting(cls, bit_width: int, quant_min: int) -> TensorFormat:
+        """All 2**bit_width integers from `quant_min` on.
+
+        >>> TensorFormat.starting(4, -2)
+        TensorFormat(bit_width=4, quant_min=-2, quant_max=13)
+        """
+        return cls(bit_width, quant_min, quant_min + (1 << bit_width) - 1)
+
+    @classmethod
     def of(cls, bit_width: int, *, negative: bool) -> TensorFormat:
         """The symmetric format where values can be negative, the unsigned one otherwise."""
         return cls.symmetric(bit_width) if negative else cls.unsigned(bit_width)

@@ -23,7 +23,8 @@ class QuantPlan:
         source: The network as captured.
         graph: The network with `Requantize` nodes where a reader wants fewer bits, or another scale, than its tensor has.
         scheme: What it was made from.
-        formats: The format of each quantizer, by its name.
+        formats: The format of each quantizer before calibration, by its name.
+        movable: The quantizers whose windows calibration may place anew, with as many integers.
         quantizer_of: The quantizer of each tensor, by the tensor's name. Tensors of one name share one scale.
         raw: The tensor that leaves the network as int32 accumulators, if the last operation makes accumulators.
     """
@@ -32,11 +33,12 @@ class QuantPlan:
     graph: Graph
     scheme: Scheme
     formats: Mapping[str, TensorFormat]
+    movable: frozenset[str]
     quantizer_of: Mapping[str, str]
     raw: str | None
 
     def format(self, tensor: str) -> TensorFormat:
-        """The format of a tensor, by the tensor's name."""
+        """The format of a tensor before calibration, by the tensor's name."""
         return self.formats[self.quantizer_of[tensor]]
 
     def shared(self) -> set[str]:
@@ -70,7 +72,16 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
         if key == node.name:
             bits = node.bit_width if isinstance(node, Requantize) else carried[node.name]
             formats[key] = _format(bits, negative[key], scheme)
-    return QuantPlan(graph, expanded, scheme, formats, quantizer_of, raw)
+    movable = frozenset(key for key in formats if negative[key] and _movable(formats[key].bit_width, scheme))
+    return QuantPlan(graph, expanded, scheme, formats, movable, quantizer_of, raw)
+
+
+def _movable(bits: int, scheme: Scheme) -> bool:
+    """Whether the window of tensors that can be negative may be placed; residual streams of 16 bits would gain nothing.
+
+    TensorRT's bytes have no zero point: it reads windows of 7 bits or fewer, which lie within them.
+    """
+    return scheme.activations == "asymmetric" and bits <= MAX_BITS - (scheme.deploy == "tensorrt")
 
 
 def _format(bits: int, negative: bool, scheme: Scheme) -> TensorFormat:

@@ -67,7 +67,8 @@ def _(node: Input | Clamp | Concat | Selection | Requantize, plan: QuantPlan) ->
 @_refused.register
 def _(node: AvgPool2d, plan: QuantPlan) -> str:
     window = plan.format(node.inputs[0])
-    largest = prod(node.kernel) * window.magnitude
+    movable = plan.quantizer_of[node.inputs[0]] in plan.movable
+    largest = prod(node.kernel) * (window.span if movable else window.magnitude)
     if largest <= INT32_MAX:
         return ""
     return (

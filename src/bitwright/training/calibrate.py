@@ -18,6 +18,7 @@ from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Concat, Node, Selection
 from bitwright.quantizer.activations import full_scale, least_squares_scale
 from bitwright.quantizer.formats import TensorFormat
+from bitwright.quantizer.windows import least_squares_format, smallest_format
 from bitwright.training.model import QuantizedModel
 from bitwright.training.ranges import percentiles
 
@@ -26,7 +27,7 @@ PERCENTILE = 99.99
 
 
 class Calibration(StrEnum):
-    """How a range becomes a scale: its extremes, a percentile of it, or the least squared error."""
+    """How a range becomes a scale and a window: its extremes, a percentile of it, or the least squared error."""
 
     MINMAX = "minmax"
     PERCENTILE = "percentile"
@@ -60,16 +61,34 @@ class RangeObserver:
         full = full_scale(self.low, self.high, window)
         if full <= 0:
             return 1.0
+        if method is Calibration.MSE:
+            return least_squares_scale(self._sample(), window, full)
+        limit = full_scale(*self._range(method, percentile), window)
+        return limit if limit > 0 else full
+
+    def format(self, bit_width: int, method: Calibration, percentile: float = PERCENTILE) -> tuple[TensorFormat, float]:
+        """The format of a tensor that may be negative, and its scale; symmetric at 1 where only zeros were seen."""
+        symmetric = TensorFormat.symmetric(bit_width)
+        full = full_scale(self.low, self.high, symmetric)
+        if full <= 0:
+            return symmetric, 1.0
+        if method is Calibration.MSE:
+            return least_squares_format(self._sample(), bit_width, full)
+        window, scale = smallest_format(*self._range(method, percentile), bit_width)
+        return (window, scale) if scale > 0 else smallest_format(self.low, self.high, bit_width)
+
+    def _range(self, method: Calibration, percentile: float) -> tuple[float, float]:
+        """The least and the greatest value to hold: of all, or of the part that a percentile keeps."""
         if method is Calibration.MINMAX:
-            return full
+            return self.low, self.high
+        low, high = map(float, percentiles(torch.cat(self.samples), torch.ones(()), percentile))
+        return min(low, 0.0), max(high, 0.0)
+
+    def _sample(self) -> Tensor:
         values = torch.cat(self.samples)
-        if method is Calibration.PERCENTILE:
-            low, high = map(float, percentiles(values, torch.ones(()), percentile))
-            limit = full_scale(min(low, 0.0), max(high, 0.0), window)
-            return limit if limit > 0 else full
         if len(values) > 2 * SAMPLES_PER_BATCH:
             values = values[:: len(values) // (2 * SAMPLES_PER_BATCH) + 1]
-        return least_squares_scale(values, window, full)
+        return values
 
 
 @torch.no_grad()
@@ -80,12 +99,12 @@ def calibrate(
     method: Calibration | str = Calibration.MSE,
     percentile: float = PERCENTILE,
 ) -> QuantizedModel:
-    """Set the activation scales of `model` from float executions of its network.
+    """Set the activation scales of `model`, and place its windows, from float executions of its network.
 
     Args:
         model: Its weight scales are set too.
         batches: Images, each of shape (batch, channels, height, width); or a DataLoader, whose labels are left aside.
-        method: How a range becomes a scale.
+        method: How a range becomes a scale and a window.
         percentile: Of the values that `percentile` keeps unclipped, from 0 to 100.
 
     Returns:
@@ -115,7 +134,11 @@ def calibrate(
     for key, observer in observers.items():
         if key != model.plan.raw:
             quantizer = model.activation_quantizer(key)
-            quantizer.scale.fill_(observer.scale(quantizer.format, chosen, percentile))
+            window = quantizer.format
+            if quantizer.movable:
+                quantizer.place(*observer.format(window.bit_width, chosen, percentile))
+            else:
+                quantizer.place(window, observer.scale(window, chosen, percentile))
     model.calibrated.fill_(True)
     return model.eval()
 

@@ -180,7 +180,7 @@ def _free_norm_layer(
 def _(node: AvgPool2d, inputs: list[Quantized], model: QuantizedModel, parameters: Tensors) -> Quantized:
     area = node.kernel[0] * node.kernel[1]
     # divisor_override makes the mean a sum: an integer.
-    wide = area * model.plan.format(node.inputs[0]).magnitude > FLOAT32_EXACT
+    wide = area * model.activation_quantizer(node.inputs[0]).format.magnitude > FLOAT32_EXACT
     values = inputs[0].values.double() if wide else inputs[0].values
     total = F.avg_pool2d(values, node.kernel, node.stride, node.padding, divisor_override=1)
     unit = inputs[0].scale / area

@@ -68,7 +68,7 @@ class QuantizedModel(nn.Module):
         shared = plan.shared()
         self.activations = nn.ModuleDict(
             {
-                _key(name): ActivationQuantizer(window, quantizing, shared=name in shared)
+                _key(name): ActivationQuantizer(window, quantizing, shared=name in shared, movable=name in plan.movable)
                 for name, window in plan.formats.items()
                 if name in used
             }

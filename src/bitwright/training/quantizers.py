@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
+from math import isfinite, nan
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +20,7 @@ from bitwright.errors import TrainingError, unknown_name
 from bitwright.graph.nodes import Bounds
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.quantizer.weights import Method, percentile_scale, weight_format, weight_scale
+from bitwright.quantizer.windows import smallest_window
 from bitwright.training.folding import BIAS_MAX, MAX_BIAS_BITS
 from bitwright.training.ranges import extremes, percentiles
 from bitwright.training.straight_through import clamp_round, scale_gradient
@@ -86,38 +88,76 @@ class QuantizerSettings:
 
 
 class ActivationQuantizer(nn.Module):
-    """The scale of one tensor, or of several that share it.
+    """The scale and the format of one tensor, or of several that share them.
 
     Args:
-        window: The integers it may hold.
+        window: The integers it may hold, before calibration.
         settings: How the scale follows the data.
         shared: Whether several tensors have this scale, one of which is computed after another. It then moves after each batch
             (`move`), towards the widest of them, and not between two: all of a batch are worth the same, in whatever order.
+        movable: Whether the window is placed by calibration, and moves with ranges that follow the data. A learned scale
+            keeps the window that it was calibrated with.
+
+    Attributes:
+        scale: Shape ().
+        quant_min: Shape (), the least integer of a movable window.
+        ends: Shape (2,), the range of real values that a moving average has reached, for a movable window.
     """
 
     scale: Tensor
+    quant_min: Tensor
+    ends: Tensor
 
     def __init__(
-        self, window: TensorFormat, settings: QuantizerSettings | None = None, *, shared: bool = False
+        self,
+        window: TensorFormat,
+        settings: QuantizerSettings | None = None,
+        *,
+        shared: bool = False,
+        movable: bool = False,
     ) -> None:
         super().__init__()
         self.shared = shared
-        self._widest: Tensor | None = None
+        self.movable = movable
+        self._widest: tuple[Tensor, Tensor] | None = None
         settings = settings or QuantizerSettings()
-        self.format = window
+        self._format = window
         self.ranges = ranges = settings.ranges
         self.momentum = settings.momentum
         self.percentile = settings.act_percentile
+        if movable:
+            self.register_buffer("quant_min", torch.tensor(window.quant_min))
+            if ranges is Ranges.EMA:
+                self.register_buffer("ends", torch.tensor([window.quant_min, window.quant_max], dtype=torch.float32))
         if ranges is Ranges.LEARNED:
             self.scale = nn.Parameter(torch.ones(()))
         else:
             self.register_buffer("scale", torch.ones(()))
 
+    @property
+    def format(self) -> TensorFormat:
+        """The integers it may hold."""
+        if not self.movable:
+            return self._format
+        return TensorFormat.starting(self._format.bit_width, int(self.quant_min))
+
+    @torch.no_grad()
+    def place(self, window: TensorFormat, scale: float) -> None:
+        """Set format and scale; the format must be the present one unless the window is movable."""
+        if self.movable:
+            self.quant_min.fill_(window.quant_min)
+            if self.ranges is Ranges.EMA:
+                self.ends.copy_(torch.tensor([scale * window.quant_min, scale * window.quant_max]))
+        assert self.format == window
+        self.scale.fill_(scale)
+
     def current_scale(self, elements_per_sample: int = 1) -> Tensor:
         """The scale, its gradient damped as LSQ does by the square root of elements times levels."""
         scale = self.scale.abs().clamp_min(_SMALLEST)
         if self.ranges is Ranges.LEARNED and self.training:
-            scale = scale_gradient(scale, (elements_per_sample * self.format.quant_max) ** -0.5)
+            window = self.format
+            levels = max(window.quant_max, -window.quant_min - 1)  # of the longer side; as LSQ counts symmetric ones
+            scale = scale_gradient(scale, (elements_per_sample * levels) ** -0.5)
         return scale
 
     @property
@@ -148,27 +188,47 @@ class ActivationQuantizer(nn.Module):
         """
         if bounds is not None:
             low, high = (value.clamp(bounds.minimum, bounds.maximum) for value in (low, high))
-        limit = high / self.format.quant_max
-        if self.format.negative:
-            limit = torch.maximum(limit, low / self.format.quant_min)
-        limit = limit.clamp_min(_SMALLEST)
-        if self.shared:
-            self._widest = limit if self._widest is None else torch.maximum(self._widest, limit)
+        if not self.shared:
+            self._move(low, high)
+        elif self._widest is None:
+            self._widest = low, high
         else:
-            self._move(limit)
+            self._widest = torch.minimum(self._widest[0], low), torch.maximum(self._widest[1], high)
 
     @torch.no_grad()
     def move(self) -> None:
         """Move a shared scale towards the widest range that was observed since the last time."""
         if self._widest is not None:
-            self._move(self._widest)
+            self._move(*self._widest)
             self._widest = None
 
-    def _move(self, limit: Tensor) -> None:
+    def _move(self, low: Tensor, high: Tensor) -> None:
+        """Towards a range: both of its ends for a movable window, else the scale that it needs."""
+        if self.movable:
+            self._move_window(low, high)
+            return
+        limit = high / self._format.quant_max
+        if self._format.negative:
+            limit = torch.maximum(limit, low / self._format.quant_min)
+        limit = limit.clamp_min(_SMALLEST)
         if self.momentum == RUNNING_MAXIMUM:
             self.scale.copy_(torch.maximum(self.scale, limit))
         else:
             self.scale.copy_(self.momentum * self.scale + (1 - self.momentum) * limit)
+
+    def _move_window(self, low: Tensor, high: Tensor) -> None:
+        if self.momentum == RUNNING_MAXIMUM:
+            reached = torch.stack([torch.minimum(self.ends[0], low), torch.maximum(self.ends[1], high)])
+        else:
+            reached = self.momentum * self.ends + (1 - self.momentum) * torch.stack([low, high])
+        self.ends.copy_(reached)
+        lowest, highest = reached.tolist()
+        if not (isfinite(lowest) and isfinite(highest)):
+            self.scale.fill_(nan)  # the training diverged, as whoever rounds by this scale says
+            return
+        window, scale = smallest_window(lowest, highest, self._format.bit_width)
+        self.quant_min.fill_(window.quant_min)
+        self.scale.fill_(max(scale, _SMALLEST))
 
 
 class WeightQuantizer(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import ExportError, LoweringError
-from bitwright.export.openvino.kernels import DOUBLED, INT8, kernel
+from bitwright.export.openvino.kernels import DOUBLED, INT8, kernel, least_byte
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
@@ -102,7 +102,7 @@ class OpenvinoBuilder:
         evaluates it.
         """
         if name not in self._bytes:
-            low = -128 if self.model.formats[name].format.negative else 0
+            low = least_byte(self.model.formats[name])
             limits = [self.floats(limit) for limit in (low, low + 255, low, low + 255)]
             self._bytes[name] = self.ops.fake_quantize(self.values[name], *limits, 256)
         return self._bytes[name]

@@ -19,6 +19,7 @@ from bitwright.integer.proof.bounds import (
 )
 from bitwright.integer.proof.theorems import clamped_beyond_float32
 from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import MAX_BITS
 
 INT8, DOUBLED, FLOAT32, PARTS = "int8", "int8, doubled", "float32", "float32, in parts"
@@ -33,12 +34,24 @@ def kernel(op: IntegerConv2d | IntegerLinear, model: IntegerModel, target: Targe
     """
     params = model.formats[op.inputs[0]]
     exact = largest_sum(op.weight, op.bias, params) <= FLOAT32_EXACT
-    if params.bit_width <= MAX_BITS and (exact or _clamped(op, params)):
+    if params.bit_width <= MAX_BITS and _exact_in_bytes(op, params, exact):
         if target is Target.VNNI or not _saturates(op, params):
             return INT8
         if _groups(op) == 1:
             return DOUBLED
     return FLOAT32 if exact else PARTS
+
+
+def _exact_in_bytes(op: IntegerConv2d | IntegerLinear, params: QuantParams, exact: bool) -> bool:
+    """Whether kernels for bytes give the sums, or what is made of them.
+
+    Where bytes have a zero point, float32 takes the sum over bytes as they are stored, before what the zero point adds is taken
+    off. (The 128 that int8 is stored with is taken off in int32.)
+    """
+    if least_byte(params) in (0, -128):
+        return exact or _clamped(op, params)
+    from_zero = QuantParams(TensorFormat(params.bit_width, 0, params.format.span), params.scale)
+    return exact and partial_sum_bound(op.weight, from_zero) <= FLOAT32_EXACT
 
 
 def _clamped(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
@@ -49,9 +62,17 @@ def _clamped(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
 
 
 def _saturates(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
-    """Whether two products can leave 16 bits; signed inputs are stored with 128 added, whatever their width."""
-    stored = QuantParams.symmetric(MAX_BITS, params.scale) if params.format.negative else params
-    return largest_pair_sum(op.weight, stored) > SATURATING_SUM
+    """Whether two products can leave 16 bits; inputs that int8 holds are stored with 128 added, whatever their width."""
+    least = least_byte(params)
+    return (
+        largest_pair_sum(op.weight, QuantParams(TensorFormat.starting(MAX_BITS, least), params.scale)) > SATURATING_SUM
+    )
+
+
+def least_byte(params: QuantParams) -> int:
+    """The integer that is stored as the least byte: 0 as that of uint8, -128 of int8, or that of the window."""
+    window = params.format
+    return -128 if window.negative and window.quant_min >= -128 and window.quant_max <= 127 else window.quant_min
 
 
 def _groups(op: IntegerConv2d | IntegerLinear) -> int:

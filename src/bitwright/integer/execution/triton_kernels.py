@@ -7,6 +7,7 @@ are int32, and leave the kernel requantized: bias, multiplier, rounding and clam
 
 Tensor cores multiply int8 by int8. An unsigned input of eight bits is therefore read as `a - 128`, which is one flipped bit, and
 the bias holds `128 * sum(weights)` in return. A zero of the padding becomes -128 like any other zero: borders are no exception.
+Other windows of eight bits are stored in int16 and read as `a - offset`, with the offset that brings them to [-128, 127].
 
 With `TRITON_INTERPRET=1` set before this module is imported, all of it runs on the CPU, slowly.
 """
@@ -71,6 +72,7 @@ def convolution(
     HIGH: tl.constexpr,
     RESCALE: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    OFFSET: tl.constexpr,
     STORED_DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -78,7 +80,7 @@ def convolution(
 ):
     """Convolution with one group. `weight` is int8 [OUT_CHANNELS, STORED_DEPTH], taps outside, channels inside, zeros at the end.
 
-    `PRODUCTS` is `int8` for inputs that are, `shifted` for unsigned ones of eight bits, `bfloat16` or `float16` for either.
+    `PRODUCTS` is `int8` for inputs that are, `shifted` for others of eight bits, `bfloat16` or `float16` for either.
     """
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -109,7 +111,10 @@ def convolution(
         if in_float:
             sums = tl.dot(window.to(factor_type), factors.to(factor_type), sums)
         elif PRODUCTS == "shifted":
-            sums = tl.dot((window ^ 128).to(tl.int8, bitcast=True), factors, sums, out_dtype=tl.int32)
+            signed = (
+                (window ^ 128).to(tl.int8, bitcast=True) if window.dtype == tl.uint8 else (window - OFFSET).to(tl.int8)
+            )
+            sums = tl.dot(signed, factors, sums, out_dtype=tl.int32)
         else:
             sums = tl.dot(window, factors, sums, out_dtype=tl.int32)
     total = sums.to(tl.int32) + tl.load(bias + column, mask=column < OUT_CHANNELS, other=0)[None, :]

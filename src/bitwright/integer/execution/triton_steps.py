@@ -40,7 +40,7 @@ from bitwright.integer.quant_params import QuantParams
 PRODUCTS: Mapping[str, str | None] = {"triton": None, "triton-bf16": "bfloat16", "triton-fp16": "float16"}
 """The type that tensor cores multiply in, by choice of kernels; None is int8."""
 
-_BYTE_OFFSET = 128  # from uint8 to int8
+_INT8_MAGNITUDE = 128
 _DEEPEST_BLOCK = 64  # bytes of a window at a time
 _SMALLEST_BLOCK = 32  # the least depth of a product of int8 matrices
 _ADDITION_BLOCK = 1024
@@ -74,6 +74,8 @@ def check_triton(device: torch.device, kernels: str) -> None:
 def storage(params: QuantParams | None) -> torch.dtype:
     """What holds a tensor: one byte where that suffices, else what `prepared` takes: float32 to 16 bits, int32 beyond.
 
+    Windows of 8 bits that are neither type's are int16.
+
     >>> storage(QuantParams.unsigned(4, 0.1)), storage(QuantParams.unsigned(8, 0.1)), storage(QuantParams.symmetric(16, 0.1))
     (torch.int8, torch.uint8, torch.float32)
     """
@@ -81,7 +83,9 @@ def storage(params: QuantParams | None) -> torch.dtype:
         return torch.int32
     if params.quant_min >= -128 and params.quant_max <= 127:
         return torch.int8
-    return torch.uint8 if params.bit_width == 8 else torch.float32
+    if params.quant_max - params.quant_min > 255:
+        return torch.float32
+    return torch.int16 if params.quant_min < 0 else torch.uint8
 
 
 @singledispatch
@@ -111,7 +115,8 @@ def _stored(model: PreparedModel, name: str) -> torch.dtype:
 
 
 def _byte(kind: torch.dtype) -> bool:
-    return kind in (torch.int8, torch.uint8)
+    """Whether it holds tensors of at most 8 bits, at any window."""
+    return kind in (torch.int8, torch.uint8, torch.int16)
 
 
 @triton_op.register(IntegerConv2d)
@@ -159,7 +164,8 @@ class TritonLayer:
             self._depth = -(-depth // self._block_k) * self._block_k
             stored = np.zeros((outputs, self._depth), dtype=np.int8)
             stored[:, :depth] = weight.transpose(0, 2, 3, 1).reshape(outputs, depth)
-        bias = op.bias.astype(np.int64) + (_BYTE_OFFSET * _sums(weight) if products == "shifted" else 0)
+        self._offset = _offset(params) if products == "shifted" else 0
+        bias = op.bias.astype(np.int64) + self._offset * _sums(weight)
         self._weight = self._on_device(stored)
         self._bias = self._on_device(bias.astype(np.int32))
         self._rescale(op, params, model)
@@ -179,7 +185,7 @@ class TritonLayer:
             return cls(op, model, wanted)
         if kind is torch.int8:
             return cls(op, model, "int8")
-        return cls(op, model, "shifted") if _shift_fits(op) else None
+        return cls(op, model, "shifted") if _shift_fits(op, _offset(params)) else None
 
     def _rescale(self, op: IntegerConv2d | IntegerLinear, params: QuantParams, model: PreparedModel) -> None:
         """Choose the arithmetic of requantization, and bring its constants to the device."""
@@ -202,7 +208,7 @@ class TritonLayer:
         return torch.from_numpy(np.array(values, order="C")).to(self.device)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """int8 or uint8 of shape (batch, channels, height, width) to the layer's result, in channels-last order."""
+        """int8, uint8 or int16 of shape (batch, channels, height, width) to the layer's result, in channels-last order."""
         values = values.contiguous(memory_format=torch.channels_last)
         batch, channels, *image = values.shape
         size, stride, padding, dilation = self._window
@@ -217,7 +223,7 @@ class TritonLayer:
         blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n}
         if self._depth:
             blocks |= {"BLOCK_K": self._block_k, "STORED_DEPTH": self._depth}
-        named = {} if self.products == "depthwise" else {"PRODUCTS": self.products}
+        named = {} if self.products == "depthwise" else {"PRODUCTS": self.products, "OFFSET": self._offset}
         grid = (-(-rows // block_m), -(-self._outputs // block_n))
         _launch(
             self._kernel[grid],
@@ -244,11 +250,16 @@ def _sums(weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
     return sums
 
 
-def _shift_fits(op: IntegerConv2d | IntegerLinear) -> bool:
+def _offset(params: QuantParams) -> int:
+    """What brings the least integer of a format to -128."""
+    return params.quant_min + _INT8_MAGNITUDE
+
+
+def _shift_fits(op: IntegerConv2d | IntegerLinear, offset: int) -> bool:
     """Whether sums of inputs from -128 to 127, and the bias that undoes the shift, stay within int32."""
     rows = np.abs(op.weight.reshape(len(op.weight), -1).astype(np.int64)).sum(1)
-    bias = op.bias.astype(np.int64) + _BYTE_OFFSET * _sums(op.weight)
-    return bool((_BYTE_OFFSET * rows <= INT32_MAX).all() and (bias >= INT32_MIN).all() and (bias <= INT32_MAX).all())
+    bias = op.bias.astype(np.int64) + offset * _sums(op.weight)
+    return bool((_INT8_MAGNITUDE * rows <= INT32_MAX).all() and (bias >= INT32_MIN).all() and (bias <= INT32_MAX).all())
 
 
 def _launch(
@@ -297,7 +308,7 @@ def _(op: Concat, model: PreparedModel) -> Step:
 @triton_op.register
 def _(op: MaxPool2d, model: PreparedModel) -> Step:
     kind = _stored(model, op.name)
-    # float16 holds the integers of a byte, and PyTorch pools no bytes on CUDA.
+    # float16 holds the integers of 8 bits, and PyTorch pools no bytes on CUDA.
     pooled = torch.float16 if _byte(kind) else torch.float32
     if kind is torch.int32:
         return as_prepared(op, model)

@@ -349,7 +349,7 @@ def _no_proof(channel: int, ratio: float, change: float, where: str, got: str, b
 
 def _check_range(quant_min: int, quant_max: int) -> None:
     """Refuse output ranges of more than 16 bits, and empty ones."""
-    if not -(2**15) <= quant_min < quant_max < 2**16:
+    if not quant_min < quant_max < quant_min + 2**16 or max(-quant_min, quant_max) >= 2**16:
         raise LoweringError(f"expected an output range of 2 to 16 bits, got [{quant_min}, {quant_max}].")
 
 
