@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bitwright.data import ImageData
     from bitwright.export import Pixels
     from bitwright.integer import IntegerModel
-    from bitwright.integer.reader import load_integer
 
 SMALLER_BATCHES = (1, 2)
 DIGESTS = ("contents_as_exported", "digest_of_model")
@@ -80,6 +79,7 @@ def verify(
     from bitwright.benchmark.engines import engine_of
     from bitwright.errors import DataError, ExportError, unknown_name
     from bitwright.export import Target, is_exported
+    from bitwright.integer.reader import load_integer
 
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
