@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitwright.errors import FileFormatError, LoweringError, SchemeError
-from bitwright.graph import FloatModel, Graph
+from bitwright.errors import BitwrightWarning, FileFormatError, LoweringError, SchemeError
+from bitwright.graph import FloatModel, Graph, load_model
 from bitwright.graph.nodes import MaxPool2d
 from bitwright.integer import IntegerModel, logits, requantize, run
 from bitwright.integer.execution.reference import execute_op
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, Quantize, ReciprocalQuantize, Rescale
 from bitwright.integer.reader import load_integer
-from bitwright.zoo import import_checkpoint, import_notes
-from bitwright.zoo.checkpoint import float_parameters, load_checkpoint
+from bitwright.zoo import import_checkpoint, import_floats, import_notes
+from bitwright.zoo.checkpoint import Checkpoint, float_parameters, load_checkpoint
 from bitwright.zoo.layout import layout
 from zoo.networks import trained
 from zoo.twin import Twin
@@ -277,3 +277,21 @@ def test_float_weights_for_fine_tuning(tmp_path: Path) -> None:
     torch.save(twin.quantized_checkpoint(), tmp_path / "file")
     with pytest.raises(FileFormatError, match="holds integers only: fine-tuning needs the float weights"):
         float_parameters(load_checkpoint(tmp_path / "file", floats=True), blank, "resnet18")
+
+
+def test_classes_come_from_the_checkpoint(tmp_path: Path) -> None:
+    """Float weights of 7 classes make a network of 7, in both namings; asked for 3, all but the head comes from the file."""
+    state = load_model("pytorchcv:resnet18", num_classes=7).state_dict()
+    torch.save(state, tmp_path / "plain.pth")
+    graph = import_floats(tmp_path / "plain.pth", "resnet18")
+    assert graph.output_shape == (7,)
+    assert all(torch.equal(graph.parameters[name], value) for name, value in state.items() if name in graph.parameters)
+    published = Checkpoint(tmp_path, {"quant_output.weight_integer": torch.zeros(5, 512)}, False)
+    assert published.classes(load_model("pytorchcv:resnet18")) == 5
+    with pytest.warns(
+        BitwrightWarning, match=r"another number of classes: the head \(output.weight, output.bias\) is new"
+    ):
+        changed = import_floats(tmp_path / "plain.pth", "resnet18", classes=3)
+    assert changed.output_shape == (3,)
+    differing = {name for name, value in changed.parameters.items() if not torch.equal(value, graph.parameters[name])}
+    assert differing == {"output.weight", "output.bias"}

@@ -97,11 +97,12 @@ def load_data(name: str, shape: tuple[int, ...], seed: int = 0, *, outputs: int 
             they are not as many.
     """
     from bitwright.data import load, match_outputs
+    from bitwright.sensitivity.processes import rank_and_size
 
     found = load(name, channels=shape[0], image_size=shape[1], seed=seed)
     if outputs is None:
         return found
     matched = match_outputs(found, outputs)
-    if matched.how:
+    if matched.how and rank_and_size()[0] == 0:
         note(matched.how)
     return matched.data

@@ -2,7 +2,7 @@
 """Layerwise quantization-aware training: bits fall over a scheme, from layer to layer, and after each fall the network trains.
 
 A network of few bits trains better from one that is nearly as coarse than from float weights. Those layers go first whose
-quantization costs most, so that all later stages still make up for them (Dong et al. 2019, HAWQ, arXiv:1905.03696, section 3.2;
+quantization costs most, so that all later stages still make up for them (the order of HAWQ, Dong et al. 2019, arXiv:1905.03696;
 HAWQ-V2, arXiv:1911.03852, trains so at 2 to 8 bits).
 """
 

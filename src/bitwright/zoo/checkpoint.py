@@ -135,7 +135,7 @@ def float_parameters(checkpoint: Checkpoint, graph: Graph, model: str, *, new_he
     kept = []
     for parameter, name in names.items():
         own = graph.parameters[parameter]
-        if new_head and len(own) == graph.output_shape[0] and len(checkpoint.tensor(name)) != len(own):
+        if new_head and own.shape[:1] == graph.output_shape[:1] != checkpoint.tensor(name).shape[:1]:
             found[parameter] = own
             kept.append(parameter)
         else:
