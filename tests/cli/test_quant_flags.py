@@ -82,7 +82,7 @@ def test_what_is_not_honoured_is_refused(given: str, message: str, capsys: pytes
     [
         ("", "--batch-size 1 is the published default, slow and noisy: the model zoo was trained with 128"),
         ("--data-percentage 0.5 --seed 3", "--data-percentage 0.5: the same part of every class, drawn with --seed 3"),
-        ("--quant-mode asymmetric", "--quant-mode asymmetric changes nothing, as in the published command"),
+        ("--quant-mode asymmetric", "tensors that can be negative get the integers around their range"),
         ("--channel-wise", "each layer has one"),
         ("--act-percentile 99.9", "ranges follow that of each batch"),
         ("--weight-percentile 99", "of layers with batch norm"),

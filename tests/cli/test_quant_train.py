@@ -18,6 +18,7 @@ from bitwright.cli.quant_start import scheme_of
 from bitwright.cli.quant_train import main
 from bitwright.errors import UnknownNameError
 from bitwright.integer import IntegerModel
+from bitwright.quantizer import TensorFormat
 from bitwright.training import QuantizedModel, Step
 from bitwright.training.state import TrainingFile
 from bitwright.zoo import published_scheme
@@ -200,9 +201,14 @@ def test_the_residual_stream_has_the_bits_that_are_named(bits: int, train: Train
     assert f"the residual stream has {named}" in run.out
 
 
-def test_asymmetric_changes_nothing(train: Train) -> None:
-    """As in the published command; a line says so."""
-    assert train("plain").same_files(train("asymmetric", "--quant-mode asymmetric"))
+def test_asymmetric_activations_have_windows(train: Train) -> None:
+    """Tensors that can be negative get the integers around their range; without the flag, all have the same ones."""
+    for name, flags, some in (("plain", "", False), ("asymmetric", "--quant-mode asymmetric", True)):
+        run = train(name, flags)
+        formats = {params.format for params in run.integer.formats.values()}
+        usual = {TensorFormat.of(made.bit_width, negative=made.negative) for made in formats}
+        assert (formats != usual) == some
+        assert run.model.plan.scheme.activations == ("asymmetric" if some else "symmetric")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import FileFormatError
 from bitwright.graph import capture
-from bitwright.integer import IntegerModel, lower, prepare, run
+from bitwright.integer import IntegerModel, load, lower, prepare, run
 from bitwright.quantizer import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, Ranges, TrainSettings, calibrate, quantize, train
@@ -95,14 +95,14 @@ def test_windows_are_kept_in_files(ranges: Ranges, tmp_path: Path) -> None:
     assert found == {name: again.activation_quantizer(name).format for name in found}
     integer = lower(again)
     integer.save(tmp_path / "model.safetensors")
-    loaded = IntegerModel.load(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
     images = digits().calibration(8)[0]
     assert loaded.formats == integer.formats
     assert torch.equal(run(loaded, images), run(lower(model), images))
     data = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "old.safetensors").write_bytes(data.replace(b"bitwright.integer.2", b"bitwright.integer.1"))
     with pytest.raises(FileFormatError, match=r"got 'bitwright.integer.1'.*Another version of Bitwright wrote it"):
-        IntegerModel.load(tmp_path / "old.safetensors")
+        load(tmp_path / "old.safetensors")
 
 
 def test_a_moving_range_moves_its_window() -> None:

@@ -108,7 +108,12 @@ def _add_quantizers(add: Callable[..., Any]) -> None:
         type=_read(one_of(8, 16)),
         help="of the residual streams (default: 16 under published schemes, else 8)",
     )
-    add("--quant-mode", choices=["symmetric", "asymmetric"], default="symmetric", help="changes nothing, and says so")
+    add(
+        "--quant-mode",
+        choices=["symmetric", "asymmetric"],
+        default="symmetric",
+        help="of activations that can be negative (default: symmetric)",
+    )
     add(
         "--act-range-momentum",
         type=_read(real(-1.0, 1.0)),

@@ -184,10 +184,14 @@ def chosen_scheme(begun: Begun, flags: Namespace, say: Say) -> Scheme:
         scheme = former if flags.residual_bits is None else replace(former, residual_bits=flags.residual_bits)
     else:
         scheme = scheme_of(flags, begun.graph.layers)
+        if not Path(flags.quant_scheme).exists():  # a file says itself what its activations are
+            scheme = replace(scheme, activations=flags.quant_mode)
         if former is not None and (former.layers, former.residual_bits) != (scheme.layers, scheme.residual_bits):
             say(
                 f"--quant-scheme {flags.quant_scheme} wins over the file's {former.name}: ranges stay, scales follow the bits"
             )
+    if "quant_mode" in flags.given:
+        scheme = replace(scheme, activations=flags.quant_mode)
     if any(isinstance(node, Add) for node in begun.graph):
         how = "as published" if scheme.residual_bits == 16 else "not the published 16 (--residual-bits 16)"
         say(f"the residual stream has {scheme.residual_bits} bits, {how}")

@@ -102,8 +102,8 @@ def notes(flags: Namespace) -> Iterator[str]:
         yield f"--data-percentage {flags.data_percentage:g}: the same part of every class, drawn with --seed {flags.seed}"
     if flags.quant_mode == "asymmetric":
         yield (
-            "--quant-mode asymmetric changes nothing, as in the published command: tensors that cannot be negative are unsigned, "
-            "all others signed"
+            "--quant-mode asymmetric: tensors that can be negative get the integers around their range, at every width; the "
+            "published command changes nothing"
         )
     if flags.channel_wise:
         yield "--channel-wise turns scales for each channel off, as in the published command: each layer has one"

@@ -72,6 +72,15 @@ def read_format(path: str | Path) -> str | None:
         raise FileFormatError(f"cannot read '{path}': {error.strerror or error}.") from error
 
 
+def same_kind(found: str | None, format_name: str) -> bool:
+    """Whether a file's format is `format_name`, whatever the version, which stands behind the last point.
+
+    >>> same_kind("bitwright.graph.7", "bitwright.graph.1"), same_kind(None, "bitwright.graph.1")
+    (True, False)
+    """
+    return found is not None and found.rpartition(".")[0] == format_name.rpartition(".")[0]
+
+
 def read_structure(path: str | Path, format_name: str, key: str) -> tuple[dict[str, Tensor], Any]:
     """The tensors of a file made by `serialize`, and the JSON value of one of its metadata.
 
@@ -100,13 +109,9 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
         raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
     found = metadata.get("format")
     if found != format_name:
-        kind, _, version = format_name.rpartition(".")
-        older = found is not None and found.rpartition(".")[0] == kind and found != format_name
-        why = (
-            f" Another version of Bitwright wrote it, this one reads version {version}: make it again." if older else ""
-        )
+        other = " Another version of Bitwright wrote it: make it again." if same_kind(found, format_name) else ""
         raise FileFormatError(
-            f"expected a file of format '{format_name}', got '{found or 'unmarked'}', in '{path}'.{why}"
+            f"expected a file of format '{format_name}', got '{found or 'unmarked'}', in '{path}'.{other}"
         )
     stored = metadata.pop("sha256", "")
     if stored != _digest(tensors, metadata):

@@ -8,7 +8,7 @@ from pathlib import Path
 from bitwright.errors import FileFormatError
 from bitwright.graph.graph import FORMAT as GRAPH_FORMAT
 from bitwright.graph.graph import Graph
-from bitwright.graph.tensors_file import read_format
+from bitwright.graph.tensors_file import read_format, same_kind
 from bitwright.integer.model import FORMAT as INTEGER_FORMAT
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.reader import load_integer
@@ -23,11 +23,11 @@ def load(path: str | Path) -> Graph | QuantizedModel | IntegerModel:
         FileFormatError: If the file is missing, damaged, or of another kind.
     """
     found = read_format(path)
-    if found == GRAPH_FORMAT:
+    if same_kind(found, GRAPH_FORMAT):
         return Graph.load(path)
-    if found == MODEL_FORMAT:
+    if same_kind(found, MODEL_FORMAT):
         return load_quantized(path)
-    if found == INTEGER_FORMAT:
+    if same_kind(found, INTEGER_FORMAT):
         return load_integer(path)
     raise FileFormatError(
         f"expected a graph, a quantized model or an integer model, got '{found or 'an unmarked file'}', in '{path}'."

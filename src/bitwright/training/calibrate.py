@@ -145,7 +145,7 @@ def calibrate(
 
 @torch.no_grad()
 def set_ranges(model: QuantizedModel, ranges: Mapping[str, tuple[float, float]]) -> int:
-    """Give quantizers of activations the scales of known ranges, as those of another scheme; others stay as they are.
+    """Give quantizers of activations scales and windows for known ranges, as those of another scheme; others stay.
 
     Args:
         model: Calibrated, where `ranges` does not name all.
@@ -162,14 +162,18 @@ def set_ranges(model: QuantizedModel, ranges: Mapping[str, tuple[float, float]])
         if found is not None:
             low, high = (float(torch.tensor(end).clamp(found.minimum, found.maximum)) for end in (low, high))
         quantizer = model.activation_quantizer(key)
-        scale = full_scale(low, high, quantizer.format)
-        quantizer.scale.fill_(scale if scale > 0 else 1.0)
+        window = quantizer.format
+        if quantizer.movable:
+            window, scale = smallest_format(low, high, window.bit_width)
+        else:
+            scale = full_scale(low, high, window)
+        quantizer.place(window, scale if scale > 0 else 1.0)
     return len(known)
 
 
 @torch.no_grad()
 def carry_scales(model: QuantizedModel, former: QuantizedModel) -> int:
-    """Give `model` the scales of the same network under another scheme: as they are where formats are the same, else the ranges.
+    """Give `model` the scales and windows of the same network under another scheme; where widths differ, its ranges.
 
     Scales of weights of another width stay as they are.
 
@@ -177,9 +181,11 @@ def carry_scales(model: QuantizedModel, former: QuantizedModel) -> int:
         How many quantizers of activations were set.
     """
     carried = set_ranges(model, former.ranges())
-    for key, window in former.plan.formats.items():
-        if model.plan.formats.get(key) == window and key not in (model.plan.raw, former.plan.raw):
-            model.activation_quantizer(key).scale.copy_(former.activation_quantizer(key).scale)
+    for key, usual in former.plan.formats.items():
+        if model.plan.formats.get(key) == usual and key not in (model.plan.raw, former.plan.raw):
+            quantizer, found = model.activation_quantizer(key), former.activation_quantizer(key)
+            if quantizer.movable or quantizer.format == found.format:
+                quantizer.place(found.format, float(found.scale))
     for layer, precision in former.plan.scheme.layers.items():
         if model.plan.scheme.layers[layer].weight_bits == precision.weight_bits:
             model.weight_quantizer(layer).scale.copy_(former.weight_quantizer(layer).scale)

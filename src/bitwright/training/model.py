@@ -124,9 +124,10 @@ class QuantizedModel(nn.Module):
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The least and the greatest real value that each quantizer of activations can hold, by its name in the plan."""
         found = {}
-        for key, window in self.plan.formats.items():
+        for key in self.plan.formats:
             if key != self.plan.raw:
-                scale = float(self.activation_quantizer(key).current_scale().detach())
+                quantizer = self.activation_quantizer(key)
+                window, scale = quantizer.format, float(quantizer.current_scale().detach())
                 found[key] = scale * window.quant_min, scale * window.quant_max
         return found
 

@@ -18,7 +18,7 @@ from bitwright.sensitivity.processes import from_main
 from bitwright.training.optimizer import restore_slots, slots
 from bitwright.training.settings import Checkpointing
 
-FORMAT = "bitwright.training.2"
+FORMAT = "bitwright.training.3"
 _WEIGHT, _SLOT = "model.", "optimizer."
 
 
