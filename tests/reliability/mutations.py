@@ -22,14 +22,14 @@ WRONG = (
 """Values that stand in place of others."""
 
 
-def damaged(path: Path, metadata: str | None, chooser: random.Random) -> tuple[str, bytes]:
+def damaged(path: Path, metadata: tuple[str, ...], chooser: random.Random) -> tuple[str, bytes]:
     """What was done, and the bytes of the damaged file."""
     if chooser.random() < 0.25:
         return changed_bytes(path.read_bytes(), chooser)
-    if metadata is None and path.suffix == ".yaml":
+    if not metadata and path.suffix == ".yaml":
         what, value = _value(yaml.safe_load(path.read_text(encoding="utf-8")), chooser)
         return what, yaml.safe_dump(value, sort_keys=False).encode()
-    if metadata is None:
+    if not metadata:
         what, value = _value(json.loads(path.read_text(encoding="utf-8")), chooser)
         return what, json.dumps(value).encode()
     name = read_format_name(path)
@@ -38,11 +38,12 @@ def damaged(path: Path, metadata: str | None, chooser: random.Random) -> tuple[s
     if chooser.random() < 0.3:
         what = _tensors(tensors, chooser)
     elif chooser.random() < 0.05:
-        what = f"metadata without {metadata}"
-        del entries[metadata]
+        what = f"metadata without {metadata[0]}"
+        del entries[metadata[0]]
     else:
-        what, value = _value(json.loads(entries[metadata]), chooser)
-        entries[metadata] = json.dumps(value)
+        key = chooser.choice(metadata)
+        what, value = _value(json.loads(entries[key]), chooser)
+        entries[key] = json.dumps(value)
     return what, serialize(tensors, name, entries)
 
 

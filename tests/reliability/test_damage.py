@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.errors import FileFormatError
 from reliability.formats import FORMATS, Format, write_all
 from reliability.mutations import damaged
 
@@ -26,15 +25,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(found: Format, folder: Path, count: int) -> None:
-    """Damage a file in `count` ways: an error of any other type than FileFormatError, then or at the first use, fails."""
-    path, copy, counts = folder / found.name, folder / f"damaged-{found.name}", Counter[str]()
-    found.use(found.load(path))
+    """Damage a file in `count` ways: an error of any other type than its own, then or at the first use, fails."""
+    path, copy, counts = folder / found.name, folder / f"damaged {found.name}" / found.name, Counter[str]()
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_bytes(path.read_bytes())
+    found.use(found.load(copy))
     for number in range(count):
         what, data = damaged(path, found.metadata, random.Random(f"{found.name} {number}"))
         copy.write_bytes(data)
         try:
             loaded = found.load(copy)
-        except FileFormatError as error:
+        except found.refusals as error:
             counts["refused"] += 1
             message = str(error)
             assert copy.name in message, what

@@ -15,7 +15,7 @@ from torch import Tensor
 from bitwright.quantizer import quantize_weight, weight_format, weight_scale
 from bitwright.sensitivity import weight_perturbation, weight_perturbations
 from bitwright.training import Ranges
-from bitwright.training.quantizers import WeightQuantizer
+from bitwright.training.quantizers import QuantizerSettings, WeightQuantizer
 
 
 def twin(weight: Tensor, scale: Tensor, bit_width: int) -> float:
@@ -98,7 +98,7 @@ def test_perturbation_is_that_of_the_quantizer(ranges: Ranges, method: str) -> N
     """What the table says is what the quantizer does once it is calibrated, range mode by range mode."""
     weight = weights().float()
     for bit_width in range(2, 9):
-        quantizer = WeightQuantizer(len(weight), bit_width, ranges)
+        quantizer = WeightQuantizer(len(weight), bit_width, QuantizerSettings(ranges=ranges))
         quantizer.calibrate(weight)
         with torch.no_grad():
             integers, scale = quantizer.eval()(weight)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
-from bitwright.graph import capture
+from bitwright.graph import Graph, capture
 from bitwright.integer import lower, run
 from bitwright.quantizer import TensorFormat
 from bitwright.scheme import Precision, Scheme
@@ -96,6 +96,12 @@ class Branches(nn.Module):
         return self.last(torch.cat([pooled, nn.functional.max_pool2d(found["c"], 2)], 1))
 
 
+@cache
+def branches(computed: str) -> Graph:
+    """The network, captured."""
+    return capture(Branches(computed).eval(), (1, 4, 4))
+
+
 @pytest.mark.parametrize("momentum", [0.5, 0.99, -1])
 @pytest.mark.parametrize("percentile", [None, 90.0])
 def test_a_shared_scale_moves_once_a_batch(momentum: float, percentile: float | None) -> None:
@@ -103,7 +109,7 @@ def test_a_shared_scale_moves_once_a_batch(momentum: float, percentile: float | 
     images = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     logits, scales = [], []
     for computed in ("abc", "cba", "bac"):
-        graph = capture(Branches(computed).eval(), (1, 4, 4))
+        graph = branches(computed)
         scheme = Scheme.uniform(graph.layers, Precision(4, 4))
         model = quantize(graph, scheme, ranges="ema", momentum=momentum, act_percentile=percentile)
         calibrate(model, [images], "minmax")  # the others draw samples, in the order of the nodes

@@ -81,7 +81,7 @@ def top_activation_eigenvalue(
     products = Products(loss.activation_terms(micro_batch), None)
     end = time.monotonic() + limits.max_seconds
     tasks = [(term, name) for term in range(len(products)) for name in loss.weights]
-    known = {task: partial.found[key] for task in tasks if (key := f"{task[0]}/{task[1]}") in partial.found}
+    known = {task: kept for task in tasks if (kept := partial.found(f"{task[0]}/{task[1]}", 4)) is not None}
     made = 0
 
     def work(task: tuple[int, str]) -> Tensor:

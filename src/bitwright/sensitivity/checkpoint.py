@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from bitwright.errors import FileFormatError
 from bitwright.graph.state_file import StateFile
 from bitwright.sensitivity.processes import from_main, rank_and_size
 
@@ -22,12 +24,39 @@ State = Callable[[], Mapping[str, Tensor]]
 class Partial:
     """The partial results of one estimator; by itself it has none and keeps none.
 
-    Attributes:
+    Args:
         found: What was kept before, by name.
+        path: Of the file that it was kept in, for messages.
     """
 
-    def __init__(self, found: Mapping[str, Tensor] | None = None) -> None:
-        self.found: Mapping[str, Tensor] = found or {}
+    def __init__(self, found: Mapping[str, Tensor] | None = None, path: str | Path | None = None) -> None:
+        self._found: Mapping[str, Tensor] = found or {}
+        self._path = path
+
+    def found(self, key: str, *shape: int | None, integers: bool = False) -> Tensor | None:
+        """What was kept before under a name.
+
+        Args:
+            key: The name.
+            shape: Of the tensor; None stands for any length.
+            integers: Whether it holds int64; else it holds floating-point numbers.
+
+        Raises:
+            FileFormatError: If another kind of tensor was kept.
+        """
+        tensor = self._found.get(key)
+        if tensor is None:
+            return None
+        sizes = zip(tensor.shape, shape, strict=False)
+        fits = len(tensor.shape) == len(shape) and all(wanted in (None, size) for size, wanted in sizes)
+        if not fits or (tensor.dtype != torch.int64 if integers else not tensor.is_floating_point()):
+            kind = "int64" if integers else "floating point"
+            wanted = " x ".join("any" if size is None else str(size) for size in shape)
+            raise FileFormatError(
+                f"'{self._path}' holds no results that this version can read: '{key}' is {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)}, expected {kind} of shape {wanted}. Delete it to start anew."
+            )
+        return tensor
 
     def keep(self, state: State) -> None:
         """Called after each step, with what gives all partial results by then."""
@@ -96,7 +125,7 @@ class Checkpoint:
 
 class _Part(Partial):
     def __init__(self, checkpoint: Checkpoint, name: str, found: Mapping[str, Tensor]) -> None:
-        super().__init__(found)
+        super().__init__(found, None if checkpoint._file is None else checkpoint._file.path)
         self._checkpoint = checkpoint
         self._name = name
 

@@ -110,7 +110,7 @@ def _increases(
     widths = list(bits)
     before = _losses(loss, loss.weights, None, micro_batch)
     tasks = [(name, width) for name in loss.weights for width in widths]
-    known = {task: partial.found[key] for task in tasks if (key := _key(task)) in partial.found}
+    known = {task: row for task in tasks if (row := partial.found(_key(task), 2)) is not None}
 
     def work(task: tuple[str, int]) -> Tensor:
         change = quantized(*task) - before

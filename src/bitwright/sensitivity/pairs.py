@@ -88,8 +88,10 @@ class PairNorms:
         self.indices = torch.empty(0, dtype=torch.int64)
         self.norms = torch.empty(0, 2 * len(loss.weights), dtype=torch.float64)
         self._slots: dict[int, int] = {}
-        if self.partial.found:
-            self._remember(self.partial.found["indices"], self.partial.found["norms"])
+        indices = self.partial.found("indices", None, integers=True)
+        norms = None if indices is None else self.partial.found("norms", len(indices), self.norms.shape[1])
+        if indices is not None and norms is not None:
+            self._remember(indices, norms)
 
     def __len__(self) -> int:
         return len(self.indices)

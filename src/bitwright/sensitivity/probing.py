@@ -105,7 +105,7 @@ def probe_layers(
     end = time.monotonic() + limits.max_seconds
     sampled = {layer: RunningMean() for layer in layers}
     known: dict[tuple[int, str], list[float]] = {
-        (term, layer): partial.found[key].tolist() if (key := f"{term}/{layer}") in partial.found else []
+        (term, layer): [] if (samples := partial.found(f"{term}/{layer}", None)) is None else samples.tolist()
         for term in range(terms)
         for layer in sampled
     }

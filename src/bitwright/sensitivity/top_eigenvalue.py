@@ -76,7 +76,7 @@ def top_eigenvalue(
     partial = partial or Partial()
     products = Products(loss, parameters)
     end = time.monotonic() + limits.max_seconds
-    known = {name: partial.found[name] for name in parameters if name in partial.found}
+    known = {name: row for name in parameters if (row := partial.found(name, 3)) is not None}
     finished, made = len(known), 0
 
     def work(group: tuple[str, ...]) -> Tensor:

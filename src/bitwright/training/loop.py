@@ -119,6 +119,8 @@ def train(
         module, prepared, batches, accelerator, objective, distillation, settings.seed, any_labels=loss is not None
     )
     per_epoch = len(loader)  # of this process
+    if file is not None and done is not None:
+        done.require_place(per_epoch, start.epoch, file.path)
     done = done or Progressed(steps=start.epoch * per_epoch)
     for epoch in range(start.epoch + len(done.losses), settings.epochs):
         module.train()

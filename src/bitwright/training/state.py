@@ -40,6 +40,23 @@ class Progressed:
         self.steps += 1
         self.partial += loss
 
+    def require_place(self, per_epoch: int, first: int, path: str | Path) -> None:
+        """Refuse steps that are in another epoch than the one that is not finished.
+
+        Args:
+            per_epoch: Steps in an epoch.
+            first: The epoch that the training began with.
+            path: Of the file that says so.
+
+        Raises:
+            FileFormatError: If they are.
+        """
+        finished = first + len(self.losses)
+        if not 0 <= self.steps - finished * per_epoch <= per_epoch:
+            raise FileFormatError(
+                f"'{path}' is damaged: {finished} epochs of {per_epoch} steps are not {self.steps} steps."
+            )
+
     def end_epoch(self, steps: int) -> None:
         """An epoch of this many steps is finished."""
         self.losses.append(self.partial / steps)
