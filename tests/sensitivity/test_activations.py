@@ -14,7 +14,7 @@ from bitwright.graph.execute import execute
 from bitwright.graph.signs import negative_tensors
 from bitwright.quantizer import TensorFormat, least_squares_scale, plan
 from bitwright.scheme import Precision, Scheme
-from bitwright.sensitivity import GraphLoss, activation_perturbations, activation_scales
+from bitwright.sensitivity import GraphLoss, activation_formats, activation_perturbations
 from bitwright.training import Calibration
 from bitwright.training.calibrate import RangeObserver
 from sensitivity.problems import problem
@@ -57,12 +57,13 @@ def test_perturbation_is_the_squared_error_of_one_image() -> None:
     execute(
         graph, graph.parameters, images, observe=lambda node, values: tensors.__setitem__(node.name, values.detach())
     )
-    scales = activation_scales(loss, [3])
+    formats = activation_formats(loss, [3])
     found = activation_perturbations(loss, [3])
     for name in graph.layers:
         source = graph[name].inputs[0]
-        window = TensorFormat.of(3, negative=negative_tensors(graph)[source])
-        expected = squared_error(tensors[source].flatten(), scales[name][3], window)
+        window, scale = formats[name][3]
+        assert window.negative <= negative_tensors(graph)[source]
+        expected = squared_error(tensors[source].flatten(), scale, window)
         assert math.isclose(found[name][3], expected / len(images), rel_tol=1e-9)
 
 

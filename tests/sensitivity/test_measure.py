@@ -20,7 +20,7 @@ from bitwright.sensitivity import (
     METRICS,
     GraphLoss,
     SensitivityTable,
-    activation_scales,
+    activation_formats,
     measure_sensitivity,
     weight_perturbation,
 )
@@ -111,8 +111,8 @@ def test_measured_increases_are_those_of_the_loss() -> None:
             assert layer.activations is not None
             assert abs(layer.activations.increase[8][0]) < abs(layer.activations.increase[3][0])
         # The first layer reads the images, so quantizing those is quantizing what it reads.
-        scale = activation_scales(loss, [3])["stem"][3]
-        coarse = GraphLoss(graph, (images / scale).round().clamp(-4, 3) * scale, labels)
+        window, scale = activation_formats(loss, [3])["stem"][3]
+        coarse = GraphLoss(graph, (images / scale).round().clamp(window.quant_min, window.quant_max) * scale, labels)
         first = table.layers[0].activations
         assert first is not None
         assert math.isclose(first.increase[3][0], float(coarse() - before), rel_tol=1e-9)

@@ -3,8 +3,8 @@
 
 from bitwright.sensitivity.activation_eigenvalue import top_activation_eigenvalue
 from bitwright.sensitivity.activations import (
+    activation_formats,
     activation_perturbations,
-    activation_scales,
 )
 from bitwright.sensitivity.checkpoint import Checkpoint, Partial
 from bitwright.sensitivity.estimate import Estimate
@@ -32,7 +32,7 @@ __all__ = [
     "activation_hutchinson_trace",
     "activation_loss_perturbation",
     "activation_perturbations",
-    "activation_scales",
+    "activation_formats",
     "empirical_fisher_trace",
     "gauss_newton_trace",
     "hutchinson_trace",

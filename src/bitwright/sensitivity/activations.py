@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from bitwright.graph.evaluate import convolve
-from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer
 from bitwright.graph.signs import negative_tensors
 from bitwright.quantizer.activations import least_squares_scale, quantize_activation
 from bitwright.quantizer.formats import TensorFormat
+from bitwright.quantizer.windows import least_squares_format
 from bitwright.sensitivity.loss import GraphLoss
 
 _SAMPLES = 2**16
@@ -39,21 +39,25 @@ def read_samples(loss: GraphLoss, micro_batch: int = 64, seed: int = 0) -> dict[
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def activation_scales(
+def activation_formats(
     loss: GraphLoss, bits: Iterable[int], micro_batch: int = 64, seed: int = 0
-) -> dict[str, dict[int, float]]:
-    """The scale of least squared error of what each layer reads, at each of several widths."""
-    widths, formats = list(bits), read_formats(loss.graph)
+) -> dict[str, dict[int, tuple[TensorFormat, float]]]:
+    """The format and the scale of least squared error of what each layer reads, at each of several widths.
+
+    As calibration finds them: unsigned where values cannot be negative, elsewhere a window where it is worth it.
+    """
+    widths, negative = list(bits), negative_tensors(loss.graph)
     return {
-        name: {width: least_squares_scale(values, formats(name, width)) for width in widths}
+        name: {width: _least_squares(values, width, negative[loss.graph[name].inputs[0]]) for width in widths}
         for name, values in read_samples(loss, micro_batch, seed).items()
     }
 
 
-def read_formats(graph: Graph) -> Callable[[str, int], TensorFormat]:
-    """The format of what a layer reads, by the layer's name and a width: symmetric where values can be negative."""
-    negative = negative_tensors(graph)
-    return lambda layer, width: TensorFormat.of(width, negative=negative[graph[layer].inputs[0]])
+def _least_squares(values: Tensor, width: int, negative: bool) -> tuple[TensorFormat, float]:
+    if negative:
+        return least_squares_format(values, width)
+    unsigned = TensorFormat.unsigned(width)
+    return unsigned, least_squares_scale(values, unsigned)
 
 
 def activation_perturbations(
@@ -66,14 +70,14 @@ def activation_perturbations(
     Returns:
         By layer and width.
     """
-    widths, formats = list(bits), read_formats(loss.graph)
+    widths, negative = list(bits), negative_tensors(loss.graph)
     found: dict[str, dict[int, float]] = {}
     for name, values in read_samples(loss, micro_batch, seed).items():
         source = loss.graph[name].inputs[0]
         elements = torch.Size(loss.graph[source].shape).numel()
         found[name] = {}
         for width in widths:
-            window = formats(name, width)
-            moved = quantize_activation(values, least_squares_scale(values, window), window) - values
+            window, scale = _least_squares(values, width, negative[source])
+            moved = quantize_activation(values, scale, window) - values
             found[name][width] = elements * float(moved.double().square().mean())
     return found

@@ -17,7 +17,7 @@ from bitwright.graph.nodes import Layer
 from bitwright.progress import Progress, silent
 from bitwright.quantizer.activations import quantize_activation
 from bitwright.quantizer.weights import Method, quantize_weight, weight_scale
-from bitwright.sensitivity.activations import activation_scales, read_formats
+from bitwright.sensitivity.activations import activation_formats
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
@@ -82,14 +82,14 @@ def activation_loss_perturbation(
     Arguments, result and source are those of `weight_loss_perturbation`; the seed draws the values that scales are found on.
     """
     widths = list(bits)
-    scales = activation_scales(loss, widths, micro_batch, seed)
-    formats = read_formats(loss.graph)
+    formats = activation_formats(loss, widths, micro_batch, seed)
 
     def quantized(name: str, width: int) -> Tensor:
 
         def linear(node: Layer, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if node.name == name:
-                values = quantize_activation(values, scales[name][width], formats(name, width))
+                window, scale = formats[name][width]
+                values = quantize_activation(values, scale, window)
             return convolve(node, values, weight, bias)
 
         return _losses(loss, loss.weights, linear, micro_batch)
