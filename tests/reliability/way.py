@@ -25,6 +25,7 @@ Event = Callable[[], None]
 
 TRAINING = ["--data-fraction", "0.1", "--batch-size", "50", "--epochs", "2", "--checkpoint-steps", "3", "--resume"]
 FLOAT = ["cli.networks:small", "--image-size", "28", "--lr", "0.1", "--seed", "3"]
+FALLING = ["--layerwise", "sensitivities.json", "--rung", "W8A8", "--rung", "W4A4"]
 COMMANDS = {
     "float.graph": ["train", *FLOAT, "-d", "mnist-5k", *TRAINING],
     "sensitivities.json": [
@@ -40,6 +41,7 @@ COMMANDS = {
     ],
     "scheme.yaml": ["allocate", "float.graph", "sensitivities.json", "size0.5"],
     "checkpoint": ["train", "float.graph", "--scheme", "scheme.yaml", "-d", "mnist-5k", *TRAINING],
+    "layerwise": ["train", "float.graph", "--scheme", "W2A4", *FALLING, "-d", "mnist-5k", *TRAINING],
     "integer": ["lower", "checkpoint"],
     "model.onnx": ["export", "integer"],
 }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -242,8 +243,10 @@ class _Run:
     main: bool
     as_json: bool
 
-    def end(self, predict: Any, images: ImageData, trained: TrainResult, **facts: str) -> None:
-        """Evaluate what has been written, and forget the state."""
+    def end(
+        self, predict: Any, images: ImageData, trained: TrainResult, beside: Iterable[Path] = (), **facts: str
+    ) -> None:
+        """Evaluate what has been written, and forget the state and what lies beside it."""
         from rich.text import Text
 
         from bitwright.training import evaluate
@@ -252,7 +255,8 @@ class _Run:
             top1 = evaluate(
                 predict, images.batches("test", 128, workers=self.settings.workers), progress=progress
             ).top1_percent
-        Path(self.checkpoint.path).unlink(missing_ok=True)
+        for state in (*beside, Path(self.checkpoint.path)):
+            state.unlink(missing_ok=True)
         losses = ", ".join(f"{loss:.4f}" for loss in trained.losses) or "none (calibrated only)"
         line = f"{', '.join(facts.values())}: top-1 {top1:.2f} % as trained; losses by epoch: {losses}"
         result = {**facts, "losses": list(trained.losses), "norm_images": trained.norm_images}
@@ -332,7 +336,7 @@ def _train_quantized(
     from bitwright.graph import FloatModel, Graph
     from bitwright.integer import IntegerModel, load
     from bitwright.training import Distillation, fine_tune, fine_tune_layerwise, save_quantized
-    from bitwright.training.layerwise import forget_layerwise
+    from bitwright.training.layerwise import stage_files
 
     start = load(path)
     if isinstance(start, IntegerModel):
@@ -356,5 +360,5 @@ def _train_quantized(
             )
     if run.main:
         save_quantized(run.output, model)
-        run.end(model, images, trained, model=graph.model, scheme=chosen.name)
-        forget_layerwise(run.checkpoint.path, len(schemes))
+        beside = stage_files(run.checkpoint.path, len(schemes))
+        run.end(model, images, trained, beside, model=graph.model, scheme=chosen.name)

@@ -149,7 +149,9 @@ def fine_tune_layerwise(
             scheme,
             data,
             replace(settings, seed=settings.seed + number),
-            checkpoint=None if checkpoint is None else replace(checkpoint, path=_stage_path(checkpoint.path, number)),
+            checkpoint=None
+            if checkpoint is None
+            else replace(checkpoint, path=stage_files(checkpoint.path, number + 1)[-1]),
             progress=progress,
             **options,
         )
@@ -164,18 +166,26 @@ def fine_tune_layerwise(
     return model, replace(result, losses=losses, steps=steps)
 
 
+def stage_files(path: str | Path, stages: int) -> tuple[Path, ...]:
+    """Where the stages of a training whose state is in `path` are kept while they train.
+
+    Each has a name of its own, lest the next one find the state of the former.
+    """
+    return tuple(Path(path).with_name(f"{Path(path).name}.stage{number}") for number in range(1, stages + 1))
+
+
 def forget_layerwise(path: str | Path, stages: int) -> None:
-    """Remove the state of a layerwise training of so many stages."""
+    """Remove the state of a layerwise training of so many stages; that of `path` last, so that nothing is left without it."""
+    _forget_stages(path, stages)
     if rank_and_size()[0] == 0:
         Path(path).unlink(missing_ok=True)
-    _forget_stages(path, stages)
 
 
 def _forget_stages(path: str | Path, count: int) -> None:
     """Remove the states of the first stages."""
     if rank_and_size()[0] == 0:
-        for number in range(count):
-            _stage_path(path, number).unlink(missing_ok=True)
+        for file in stage_files(path, count):
+            file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -191,11 +201,6 @@ class _Done:
     stages: int = 0
     losses: tuple[float, ...] = ()
     steps: int = 0
-
-
-def _stage_path(path: str | Path, number: int) -> Path:
-    """Where a stage is kept while it trains: a name for each, lest the next one find the state of the former."""
-    return Path(path).with_name(f"{Path(path).name}.stage{number + 1}")
 
 
 def _file(
