@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import save_file
 
 from bitwright.cli import main
+from bitwright.cli.quant_train import main as quant_train
 from bitwright.export import export_onnx
 from bitwright.graph import Graph
 from bitwright.integer.reader import load_integer
@@ -67,6 +68,10 @@ def one_line(error: str) -> bool:
     return error.count("\n") == 1 and error.endswith("\n") and error.strip() != "" and len(error) < WIDE
 
 
+PROGRAMS = {"bitwright": main, "quant_train.py": quant_train}
+MODULES = {"bitwright": "bitwright", "quant_train.py": "quant_train"}
+
+
 def test_the_table_is_whole() -> None:
     """There are enough cells, of all commands."""
     assert len(CELLS) >= 400
@@ -85,7 +90,7 @@ def test_a_wrong_command(
     monkeypatch.chdir(tmp_path)
     before = content(folder)
     with pytest.raises(SystemExit) as stopped:
-        main(written(cell, folder))
+        PROGRAMS[cell.program](written(cell, folder))
     printed = capfd.readouterr()
     assert stopped.value.code in (1, 2)
     if cell.arguments not in HELP:
@@ -105,7 +110,7 @@ def test_a_wrong_command_in_a_process_of_its_own(cell: Cell, folder: Path, tmp_p
     """What holds in this process holds for the program."""
     arguments = [word.replace("\0", "") for word in written(cell, folder)]
     before = content(folder)
-    program = [sys.executable, "-m", "bitwright", *arguments]
+    program = [sys.executable, "-m", MODULES[cell.program], *arguments]
     ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode in (1, 2)
     assert one_line(ended.stderr), ended.stderr

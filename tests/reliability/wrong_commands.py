@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from typer.main import get_command
 
 from bitwright.cli import app
+from bitwright.cli.quant_flags import parser
 
 RIGHT = {
     "capture": "capture reliability.networks:tiny -o +x --image-size 8 --channels 1",
@@ -124,12 +126,14 @@ class Cell:
     Attributes:
         command: The right one it was made from.
         mistake: What is wrong.
-        arguments: As they are given, after `bitwright`, with the marks of `RIGHT`.
+        arguments: As they are given, after the name of the program, with the marks of `RIGHT`.
+        program: `bitwright` or `quant_train.py`.
     """
 
     command: str
     mistake: str
     arguments: tuple[str, ...]
+    program: str = "bitwright"
 
     def __str__(self) -> str:
         return f"{self.command}: {self.mistake}"[:80].replace("\0", "0")
@@ -137,7 +141,8 @@ class Cell:
 
 def cells() -> tuple[Cell, ...]:
     """All of them, each once."""
-    return tuple({cell.arguments: cell for cell in _made()}.values())
+    found = {cell.arguments: cell for cell in (*_made(), *_made_for_quant_train())}
+    return tuple(found.values())
 
 
 def _made() -> Iterator[Cell]:
@@ -152,6 +157,46 @@ def _made() -> Iterator[Cell]:
         yield from _options(name, words)
     for line in MORE:
         yield Cell("more", line or "nothing at all", tuple(line.split()))
+
+
+QUANT_TRAIN = (
+    "-a", "reliability.networks:tiny", "--data", "=mnist-5k", "--save-path", "+run", "--epochs", "1", "-b", "32",
+    "--data-percentage", "0.02",
+)  # fmt: skip
+"""A right command line of `quant_train.py`."""
+
+QUANT_TRAIN_FILES = ("--resume", "--teacher-weights")
+
+
+def _made_for_quant_train() -> Iterator[Cell]:
+    def cell(mistake: str, *arguments: str) -> Cell:
+        return Cell("quant_train.py", mistake, arguments, "quant_train.py")
+
+    yield cell("nothing at all", "--epochs", "1")
+    yield cell("an unknown option", *QUANT_TRAIN, "--frobnicate")
+    yield cell("a surplus argument", *QUANT_TRAIN, "surplus")
+    for name in ("resnet1", "nopackage:net", "reliability.networks:none", "reliability.networks:SIZE", "resnet18:", ""):
+        yield cell(f"-a {name}", *QUANT_TRAIN, "-a", name)
+    for name in WRONG_DATA:
+        yield cell(f"--data {name}", *QUANT_TRAIN, "--data", f"={name}")
+    for place in WRONG_OUTPUTS[1:]:  # in an empty folder, a folder can be made
+        yield cell(
+            f"--save-path {place}", *QUANT_TRAIN, "--save-path", place if place.startswith("/") else f"@{place}/x"
+        )
+    for option in QUANT_TRAIN_FILES:
+        for wrong in WRONG_FILES:
+            if wrong != "x" * 300 or option != "--quant-scheme":
+                yield cell(f"{option} {wrong}", *QUANT_TRAIN, option, wrong if wrong.startswith("/") else f"@{wrong}")
+    for action in parser()._actions:
+        flag = max(action.option_strings, key=len, default="")
+        if action.nargs == 0 or not flag:
+            continue
+        yield cell(f"{flag} without a value", *QUANT_TRAIN, flag)
+        if action.choices is not None:
+            yield cell(f"{flag} abacus", *QUANT_TRAIN, flag, "abacus")
+        elif action.type not in (None, Path):
+            for value in ("x", "nan", "inf", "-7", "", "9" * 5000):
+                yield cell(f"{flag} {value[:10]}", *QUANT_TRAIN, f"{flag}={value}")
 
 
 def _left_out(name: str, words: tuple[str, ...]) -> Iterator[Cell]:

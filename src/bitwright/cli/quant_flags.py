@@ -246,6 +246,8 @@ def _faults(flags: Namespace) -> list[str]:
         faults.append("a new head is for the start of a training from --pretrained or published float weights")
     if flags.temperature == 0:
         faults.append("--temperature must be above 0, got 0")
+    if flags.distill_method == "None" and flags.teacher_weights is not None:
+        faults.append("--teacher-weights would be ignored: there is no teacher without --distill-method KD_naive")
     if flags.distill_method != "None" and not flags.evaluate and not (flags.pretrained or flags.teacher_weights):
         faults.append(
             "a teacher without weights teaches noise: add --pretrained for pytorchcv's, or --teacher-weights FILE"
