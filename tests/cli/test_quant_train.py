@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ import torch
 
 from bitwright.cli import quant_epochs
 from bitwright.cli.quant_flags import parse
-from bitwright.cli.quant_start import scheme_of
+from bitwright.cli.quant_start import begin, scheme_of
 from bitwright.cli.quant_train import main
 from bitwright.errors import UnknownNameError
 from bitwright.integer import IntegerModel
@@ -419,6 +420,9 @@ def test_a_checkpoint_goes_on_as_if_it_had_never_ended(train: Train, refused: Tr
     assert again.checkpoint()[1].weight_decay == 0.2
     integers = refused("integers", f"--resume {whole.folder}/quantized_checkpoint.safetensors").out
     assert "holds integers, which cannot be trained: resume checkpoint.safetensors" in integers
+    flags = parse(["--data", "here", "--resume", f"{whole.folder}/checkpoint.safetensors"])
+    begin(flags, print)
+    assert flags.arch == NETWORK  # not the default
     arch = refused("arch", f"--resume {whole.folder}/checkpoint.safetensors -a resnet18").out
     assert "holds cli.networks:tiny, but -a says resnet18" in arch
 
@@ -506,3 +510,20 @@ def test_mistakes_cost_one_line(tmp_path: Path) -> None:
     assert ended.stderr.startswith("UnknownNameError: unknown data set")
     assert ended.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_print_and_write_once(stripes: Path, tmp_path: Path) -> None:
+    """Under torchrun both train one model: each line is printed once, and the files are whole."""
+    script = Path(__file__).parents[2] / "quant_train.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    flags = f"-a {NETWORK} --data {stripes} --save-path {tmp_path} -b 8 --epochs 2 -j 0 --lr 0.02 --quant-scheme w4a4"
+    ended = subprocess.run(
+        [*command, *shlex.split(flags)], capture_output=True, text=True, check=True, env=environment, timeout=250
+    )
+    run = Run(tmp_path, ended.stdout)
+    assert re.findall(r"^Epoch: \[(\d)\]\[0/5\]", run.out, re.M) == ["0", "1"]
+    assert len(run.accuracies) == len(BEST.findall(run.out)) == 2
+    assert run.checkpoint()[1].best_top1 == max(float(top1) for top1, _ in run.accuracies)
+    assert not (tmp_path / "training.state").exists()

@@ -158,7 +158,8 @@ class Epochs:
         model.certify({})
         model.calibrate_following_weights()
         if self._settling and model.free_norm:
-            model.settle_norm(self._settling)
+            device = next(model.parameters()).device
+            model.settle_norm([images.to(device) for images in self._settling])
         if not self._log.shown:
             return None
         if self._flags.fixed_point_quantization:
@@ -207,5 +208,5 @@ class Epochs:
             f"batch norm is validated with the statistics of {count} training images, seen through the quantizers; "
             "--fix-BN keeps the given ones"
         )
-        images = self._data.calibration(count, self._flags.seed)[0].to(next(self._model.parameters()).device)
+        images = self._data.calibration(count, self._flags.seed)[0]
         return list(torch.split(images, CALIBRATION_BATCH))

@@ -109,7 +109,7 @@ def _own(flags: Namespace, say: Say) -> Begun | IntegerModel:
                 f"'{flags.resume}' holds integers, which cannot be trained: resume checkpoint.safetensors of the same "
                 "training, or add -e."
             )
-        _check_arch(flags, found.model)
+        _take_arch(flags, found.model)
         if "quant_scheme" in flags.given:
             _check_scheme(flags, found.scheme, scheme_of(flags, found.scheme.layers))
         return found
@@ -117,7 +117,7 @@ def _own(flags: Namespace, say: Say) -> Begun | IntegerModel:
         if flags.resume_quantize:
             raise _not_quantized(flags)
         return Begun(found)
-    _check_arch(flags, found.plan.source.model)
+    _take_arch(flags, found.plan.source.model)
     trained = load_trained(flags.resume)[1]
     return _told(Begun(found.float_graph(), former=found), trained, flags, say)
 
@@ -157,9 +157,11 @@ def _not_quantized(flags: Namespace) -> FileFormatError:
     return FileFormatError(f"'{flags.resume}' holds a float network, without ranges: leave out --resume-quantize.")
 
 
-def _check_arch(flags: Namespace, model: str) -> None:
+def _take_arch(flags: Namespace, model: str) -> None:
+    """The network is that of the file; another one on the command line is refused."""
     if "arch" in flags.given and model != model_of(flags.arch):
         raise UnknownNameError(f"'{flags.resume}' holds {model}, but -a says {flags.arch}: leave one of the two out.")
+    flags.arch = model.removeprefix("pytorchcv:")
 
 
 def _check_scheme(flags: Namespace, stored: Scheme, wanted: Scheme) -> None:

@@ -171,7 +171,7 @@ def train(start: Begun, data: ImageData, flags: Namespace, log: Log) -> None:
             hooks=epochs.hooks(begun),
             progress=progress,
         )
-    log(f"wrote {flags.save_path / CHECKPOINT} and {flags.save_path / QUANTIZED}, and the best of each")
+    log(f"wrote {flags.save_path / CHECKPOINT} and {flags.save_path / QUANTIZED}")
 
 
 def settings_of(start: Begun, flags: Namespace, log: Log) -> tuple[TrainSettings, int]:

@@ -104,9 +104,8 @@ def train(
     if checkpoint is not None:
         kept = {
             **settings.descent(), "start": start.settings(), "batches": length, "loss": _name(loss),
-            "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision,
             "distillation": None if distillation is None else distillation.settings(),
-            **(model.settings() if isinstance(model, QuantizedModel) else {}), **checkpoint.origin,
+            **_surroundings(model, accelerator), **checkpoint.origin,
         }  # fmt: skip
         file = TrainingFile(checkpoint, model, optimizer, kept, writes=accelerator.is_main_process)
         done = file.resume() if checkpoint.resume else None
@@ -132,16 +131,13 @@ def train(
             begin = time.monotonic() - waited
             hooks.before_step(done.steps)
             rate = settings.rate(done.steps, per_epoch)
-            value, logits, labels = descent.loss(*labelled(batch), done.steps)
-            # The mean over processes: all of them see a loss that is not finite, and stop together.
-            mean = float(accelerator.reduce(value.detach(), "mean"))
-            if not math.isfinite(mean):
-                raise TrainingError(_not_finite(mean, epoch, done.steps, settings.learning_rate, file))
-            descent.step(value, rate)
-            done.end_step(mean)
-            progress(done.steps, settings.epochs * per_epoch, loss=mean, epoch=epoch + 1)
+            value, logits, labels = descent.take(*labelled(batch), done.steps, rate)
+            if not math.isfinite(value):
+                raise TrainingError(_not_finite(value, epoch, done.steps, settings.learning_rate, file))
+            done.end_step(value)
+            progress(done.steps, settings.epochs * per_epoch, loss=value, epoch=epoch + 1)
             spent = time.monotonic() - begin
-            hooks.after_step(Step(done.steps, epoch, index, per_epoch, mean, logits, labels, waited, spent))
+            hooks.after_step(Step(done.steps, epoch, index, per_epoch, value, logits, labels, waited, spent))
             if file is not None and done.steps % per_epoch and file.due(done.steps):
                 file.write(done)
         done.end_epoch(per_epoch)
@@ -175,11 +171,25 @@ class _Descent:
         self._accelerator = accelerator
         self._objective = objective
         self._distillation = distillation
+        if distillation is not None:
+            distillation.teacher.to(accelerator.device)
         self._seed = seed
         self._any_labels = any_labels
         self._labels_fit = False
 
-    def loss(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def take(self, images: Tensor, labels: Tensor, step: int, rate: float) -> tuple[float, Tensor, Tensor]:
+        """Take a step, unless the loss is no finite number.
+
+        Returns:
+            The mean loss of all processes, which all see one that is not finite, and stop together; logits and labels.
+        """
+        loss, logits, labels = self._loss(images, labels, step)
+        mean = float(self._accelerator.reduce(loss.detach(), "mean"))
+        if math.isfinite(mean):
+            self._step(loss, rate)
+        return mean, logits.detach(), labels
+
+    def _loss(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch, with random numbers of this step and process; its logits and its labels."""
         images, labels = images.to(self._accelerator.device), labels.to(self._accelerator.device)
         with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
@@ -195,9 +205,9 @@ class _Descent:
             raise TrainingError(f"expected a loss of shape (), one number for a batch, got {got}: take its mean.")
         if self._distillation is not None:
             loss = self._distillation.combine(loss, logits, images)
-        return loss, logits.detach(), labels
+        return loss, logits, labels
 
-    def step(self, loss: Tensor, rate: float) -> None:
+    def _step(self, loss: Tensor, rate: float) -> None:
         """Move the weights down the gradient, averaged over processes."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -207,6 +217,12 @@ class _Descent:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self._accelerator.backward(loss)
         self._optimizer.step()
+
+
+def _surroundings(model: nn.Module, accelerator: Accelerator) -> dict[str, Any]:
+    """What steps depend on besides the settings of the training, as JSON values: the processes, and the quantizers."""
+    found = {"processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
+    return found | (model.settings() if isinstance(model, QuantizedModel) else {})
 
 
 def _accelerator() -> Accelerator:
