@@ -96,13 +96,18 @@ def load_data(name: str, shape: tuple[int, ...], seed: int = 0, *, outputs: int 
         outputs: How many classes the model tells apart, where labels matter: they become its outputs, and a line says how where
             they are not as many.
     """
-    from bitwright.data import load, match_outputs
-    from bitwright.sensitivity.processes import rank_and_size
+    from bitwright.data import load
 
     found = load(name, channels=shape[0], image_size=shape[1], seed=seed)
-    if outputs is None:
-        return found
-    matched = match_outputs(found, outputs)
+    return found if outputs is None else match(found, outputs)
+
+
+def match(images: ImageData, outputs: int) -> ImageData:
+    """A data set whose labels are outputs of a model, of which there are so many; a line says how."""
+    from bitwright.data import match_outputs
+    from bitwright.sensitivity.processes import rank_and_size
+
+    matched = match_outputs(images, outputs)
     if matched.how and rank_and_size()[0] == 0:
         note(matched.how)
     return matched.data

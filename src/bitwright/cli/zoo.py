@@ -217,7 +217,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run the recipe of a row from float weights to the integer model; ends with the row, published beside measured."""
-    from bitwright.cli.models import load_data, make_model, refuse_two_heads
+    from bitwright.cli.models import load_data, make_model, match, refuse_two_heads
     from bitwright.graph import capture
     from bitwright.report.zoo import reproduction_table
     from bitwright.zoo import recipe, row
@@ -233,6 +233,7 @@ def reproduce(
     chosen = recipe(name).changed(changes or [])
     shape = (3, image_size_of(published.model), image_size_of(published.model))
     source = f"pytorchcv:{published.model}"
+    images = load_data(data, shape, chosen.seed)  # before weights are fetched for them
     made, _ = make_model(
         source,
         pretrained=weights is None,
@@ -245,7 +246,7 @@ def reproduce(
         seed=chosen.seed,
     )
     graph = capture(made, shape, name=source)
-    images = load_data(data, shape, chosen.seed, outputs=graph.output_shape[0])
+    images = match(images, graph.output_shape[0])
     with resumable(kept / STATE), bar(f"reproducing {published.name}") as progress:
         result = run(chosen, graph, images, folder=kept, resume=resume, workers=workers, progress=progress)
     note(f"wrote {kept}")
