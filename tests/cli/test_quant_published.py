@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bitwright.cli import quant_start
 from bitwright.cli.quant_train import main
 from bitwright.data import load
 from bitwright.graph import load_model
@@ -82,9 +83,11 @@ def test_the_documented_lines(
     imagenette: Path,
     tmp_path: Path,
     place: Callable[[str, torch.nn.Module], None],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Ten classes of photographs, enough that 0.0001 is one: training writes and validates, evaluation comes to its end."""
+    monkeypatch.setattr(quant_start, "CALIBRATION_IMAGES", 64)  # 512 take minutes on a processor
     root = tmp_path / "to"
     (root / f"{arch}_bops0.5").mkdir(parents=True)
     imagenette.rename(root / "imagenet")
