@@ -16,6 +16,7 @@ from bitwright.export import Pixels, Target, export_tvm
 from bitwright.graph import nodes
 from bitwright.graph.nodes import Node
 from bitwright.integer import IntegerModel
+from bitwright.quantizer import TensorFormat
 from random_networks import DISTINCT_LOGITS, RandomModel, random_model, survey
 
 NETWORKS = 60
@@ -61,6 +62,10 @@ def test_networks_are_of_every_kind() -> None:
         for bits in (layer.weight_bits, layer.act_bits)
     } == set(range(2, 9))
     assert {given.model.scheme.residual_bits for given in made} == {8, 16}
+    formats = {params.format for given in made for params in given.model.formats.values()}
+    windows = {window for window in formats if window != TensorFormat.of(window.bit_width, negative=window.negative)}
+    assert {window.bit_width for window in windows} == set(range(2, 9))
+    assert any(window.quant_min < -128 for window in windows)
     assert {given.pixels is None for given in made} == {True, False}
     layers = [layer for given in made for layer in given.model.layers().values()]
     convolutions = [layer for layer in layers if hasattr(layer, "groups")]
