@@ -78,8 +78,9 @@ def test_networks_are_of_every_kind() -> None:
 
 
 def _kinds(base: type[Node]) -> set[type[Node]]:
-    """The classes of graph nodes."""
-    return {kind for kind in base.__subclasses__() if kind.__module__ == nodes.__name__}
+    """The final classes of graph nodes."""
+    own = [kind for kind in base.__subclasses__() if kind.__module__ == nodes.__name__]
+    return {leaf for kind in own for leaf in _kinds(kind) or {kind}}
 
 
 @cache
