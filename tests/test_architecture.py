@@ -111,6 +111,39 @@ def test_imports_point_left(module: Path) -> None:
     assert not wrong
 
 
+def _dotted(module: Path) -> str:
+    return ".".join(module.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imports(module: Path) -> set[str]:
+    """The modules of bitwright that a module names in imports, in any place: late ones and those for types alone count."""
+    known = {_dotted(other) for other in MODULES}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & known
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= submodules or {node.module}
+    return found - {_dotted(module)}
+
+
+def test_imports_make_no_circle() -> None:
+    """The modules can be put in an order in which each imports only from those before it."""
+    waiting = {
+        _dotted(module): _imports(module) for module in MODULES if module.stem not in FRONT or module.parent != PACKAGE
+    }
+    before = len(waiting) + 1
+    while len(waiting) < before:
+        before = len(waiting)
+        read = set().union(*waiting.values())
+        # Neither what imports nothing that is left nor what nothing imports is on a circle.
+        waiting = {
+            module: needs & set(waiting) for module, needs in waiting.items() if needs & set(waiting) and module in read
+        }
+    assert waiting == {}
+
+
 @pytest.mark.parametrize("module", MODULES, ids=_path)
 def test_module_is_short_and_licensed(module: Path) -> None:
     """Every module opens with its licence and a docstring, and fits in 400 lines."""

@@ -71,9 +71,9 @@ def test_blocks_in_integers_are_the_quantized_network() -> None:
     """So are the integers."""
     model = small_quantized("W4A4").eval()
     images, _ = digits().calibration(16)
-    graph, parameters = model.plan.graph, model.parameters_by_name()
+    graph, context = model.plan.graph, model.context()
     assert images.shape[1:] == SHAPE
-    made = fake_quantize(graph.nodes[0], [Quantized(images, torch.ones(()))], model, parameters)
+    made = fake_quantize(graph.nodes[0], [Quantized(images, torch.ones(()))], context)
     for block in blocks(graph):
-        made = run_quantized(block, made, model, parameters)
+        made = run_quantized(block, made, context)
     assert torch.equal(made.values, model.integers(images).values)

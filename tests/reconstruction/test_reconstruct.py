@@ -96,7 +96,6 @@ def test_formats_and_untouched_ranges_stay(ranges: Ranges) -> None:
     scales = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("scale")}
     reconstruct(model, digits().calibration(32)[0], ReconstructionSettings(steps=3, batch_size=8))
     assert dict(model.plan.formats) == formats
-    assert model.round_activations is None
     assert all(quantizer.rounding is None for quantizer in model.weights.values())
     for name, value in model.state_dict().items():
         if name.endswith("scale") and ranges is not Ranges.LEARNED:

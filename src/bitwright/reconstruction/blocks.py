@@ -10,8 +10,8 @@ from torch import Tensor
 from bitwright.graph.evaluate import Tensors, clamp, convolve, evaluate, folded_weight
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer, Node
+from bitwright.training.context import ForwardContext
 from bitwright.training.fake_quantize import fake_quantize
-from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Quantized
 
 
@@ -84,16 +84,15 @@ def run_float(block: Block, values: Tensor, parameters: Tensors) -> Tensor:
     return made[block.result]
 
 
-def run_quantized(block: Block, values: Quantized, model: QuantizedModel, parameters: Tensors) -> Quantized:
+def run_quantized(block: Block, values: Quantized, context: ForwardContext) -> Quantized:
     """The block in integers.
 
     Args:
         block: The nodes.
         values: Integers of its source.
-        model: Gives quantizers.
-        parameters: Tensors of the quantized network by name.
+        context: Of the quantized network.
     """
     made = {block.source: values}
     for node in block.nodes:
-        made[node.name] = fake_quantize(node, [made[name] for name in node.inputs], model, parameters)
+        made[node.name] = fake_quantize(node, [made[name] for name in node.inputs], context)
     return made[block.result]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -110,7 +110,7 @@ def reconstruct(
     found = blocks(graph)
     real = images
     with torch.no_grad():
-        first = fake_quantize(graph.nodes[0], [Quantized(images, images.new_ones(()))], model, parameters)
+        first = fake_quantize(graph.nodes[0], [Quantized(images, images.new_ones(()))], model.context())
     integers, scale = first.values, first.scale
     for number, block in enumerate(found):
         target = _in_batches(lambda part, block=block: run_float(block, part, floats), real, settings)
@@ -123,11 +123,12 @@ def reconstruct(
         task = _Block(model, block, parameters, settings, generator)
         task.fit(integers, real, target, scale, told)
         task.commit()
+        context = model.context()
         with torch.no_grad():
-            made_scale = run_quantized(block, Quantized(integers[:1], scale), model, parameters).scale
+            made_scale = run_quantized(block, Quantized(integers[:1], scale), context).scale
             integers = _in_batches(
-                lambda part, block=block, scale=scale: (
-                    run_quantized(block, Quantized(part, scale), model, parameters).values
+                lambda part, block=block, scale=scale, context=context: (
+                    run_quantized(block, Quantized(part, scale), context).values
                 ),
                 integers,
                 settings,
@@ -177,7 +178,7 @@ class _Block:
         begun: float | None = None
         for name, rounding in self.roundings.items():
             self.model.weight_quantizer(name).rounding = rounding
-        self.model.round_activations = dropped
+        context = replace(self.model.context(), round_activations=dropped)
         try:
             for step in range(settings.steps):
                 chosen = torch.randint(
@@ -185,7 +186,7 @@ class _Block:
                 )
                 values, floats = integers[chosen], real[chosen] / scale
                 source = Quantized(torch.where(dropped.chosen(values), floats, values), scale)
-                made = run_quantized(self.block, source, self.model, self.parameters)
+                made = run_quantized(self.block, source, context)
                 loss = (_real(made) - target[chosen]).square().flatten(1).sum(1).mean()
                 value = float(loss.detach())
                 if not math.isfinite(value):
@@ -203,7 +204,6 @@ class _Block:
                 schedule.step()
                 told(step + 1, value / begun)
         finally:
-            self.model.round_activations = None
             for name in self.roundings:
                 self.model.weight_quantizer(name).rounding = None
             self.model.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +17,15 @@ from bitwright.graph.autocast import full_precision
 from bitwright.graph.float_model import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
-from bitwright.graph.nodes import Bounds
 from bitwright.quantizer.plan import QuantPlan, plan
 from bitwright.quantizer.refusals import lowering_refusals, require_none
 from bitwright.scheme import Scheme
+from bitwright.training.context import ForwardContext
 from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.folding import MAX_BIAS_BITS, oriented_weight
 from bitwright.training.norm import MOMENTUM, SETTLING_IMAGES
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import ActivationQuantizer, QuantizerSettings, Ranges, WeightQuantizer
-
-
-class ActivationRounding(Protocol):
-    """Makes integers, or something between, of activations in steps of their scale."""
-
-    def __call__(self, scaled: Tensor, low: int, high: int, bounds: Bounds | None, scale: float) -> Tensor:
-        """Round `scaled` to [low, high]; `bounds` is the clamp of the float network."""
 
 
 class QuantizedModel(nn.Module):
@@ -49,7 +42,6 @@ class QuantizedModel(nn.Module):
     Attributes:
         calibrated: Of shape (), whether the scales of activations were ever set; kept in the state dict.
         certificates: The constants that lowering proved, by node; none in training.
-        round_activations: Replaces the rounding of activations while weights are reconstructed; None rounds to the nearest.
     """
 
     calibrated: Tensor
@@ -86,7 +78,6 @@ class QuantizedModel(nn.Module):
         self.register_buffer("calibrated", torch.tensor(False))
         self._warned = False
         self._settling: float | None = None
-        self.round_activations: ActivationRounding | None = None
         self.certificates: dict[str, Certificate] = {}
         self._readers = {name: len(nodes) for name, nodes in plan.graph.consumers().items()}
         self._readers[plan.graph.output] += 1
@@ -120,6 +111,19 @@ class QuantizedModel(nn.Module):
         found = self.weights[_key(layer)]
         assert isinstance(found, WeightQuantizer)
         return found
+
+    def context(self) -> ForwardContext:
+        """What the nodes of a pass share, as it is now."""
+        return ForwardContext(
+            self.plan,
+            self.quantizing,
+            self.parameters_by_name(),
+            {name: self.activation_quantizer(name) for name in self.plan.quantizer_of if name != self.plan.raw},
+            {name: self.weight_quantizer(name) for name in self.plan.graph.layers},
+            self.certificates,
+            self.training,
+            self.norm_momentum,
+        )
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The least and the greatest real value that each quantizer of activations can hold, by its name in the plan."""
@@ -215,13 +219,13 @@ class QuantizedModel(nn.Module):
                 BitwrightWarning,
                 stacklevel=4,
             )
-        parameters = self.parameters_by_name()
+        context = self.context()
         images = float_images(images, self.plan.graph.input_shape, self.plan.graph.model)
         readers = dict(self._readers)
         values: dict[str, Quantized] = {}
         for node in self.plan.graph:
             inputs = [values[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
-            values[node.name] = fake_quantize(node, inputs, self, parameters)
+            values[node.name] = fake_quantize(node, inputs, context)
             if observe is not None:
                 observe(node.name, values[node.name])
             for name in node.inputs:

@@ -228,10 +228,11 @@ class _Meter:
         params, nodes = self.narrower[tensor], self.makers[tensor]
         scale = torch.full_like(self.model.activation_quantizer(tensor).scale.detach(), params.scale)
         self.model.certify({node.name: Certificate(format=params.format, scale=scale) for node in nodes})
+        context = self.model.context()
         result = {}
         for node in nodes:
             inputs = [kept[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
-            again = fake_quantize(node, inputs, self.model, self.model.parameters_by_name())
+            again = fake_quantize(node, inputs, context)
             result[node.name] = 2 * again.values - kept[node.name].values
         self.model.certify({})
         return result
