@@ -63,10 +63,9 @@ def _clamped(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
 
 def _saturates(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
     """Whether two products can leave 16 bits; inputs that int8 holds are stored with 128 added, whatever their width."""
-    least = least_byte(params)
-    return (
-        largest_pair_sum(op.weight, QuantParams(TensorFormat.starting(MAX_BITS, least), params.scale)) > SATURATING_SUM
-    )
+    in_int8 = least_byte(params) == -128
+    stored = QuantParams(TensorFormat.starting(MAX_BITS, -128), params.scale) if in_int8 else params
+    return largest_pair_sum(op.weight, stored) > SATURATING_SUM
 
 
 def least_byte(params: QuantParams) -> int:
