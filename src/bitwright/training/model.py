@@ -118,7 +118,11 @@ class QuantizedModel(nn.Module):
             self.plan,
             self.quantizing,
             self.parameters_by_name(),
-            {name: self.activation_quantizer(name) for name in self.plan.quantizer_of if name != self.plan.raw},
+            {
+                name: self.activation_quantizer(name)
+                for name, key in self.plan.quantizer_of.items()
+                if key != self.plan.raw
+            },
             {name: self.weight_quantizer(name) for name in self.plan.graph.layers},
             self.certificates,
             self.training,
