@@ -197,7 +197,7 @@ def _enough(graph: Graph, images: int) -> bool:
     if images < SETTLING_IMAGES and any(layer.norm is not None for layer in graph.layers.values()):
         warnings.warn(
             f"the batch norm of {graph.model} keeps its statistics: {images} calibration images are too few to replace them by, "
-            f"{SETTLING_IMAGES} are the least. Give more, or settle_norm=False (--keep-norm).",
+            f"{SETTLING_IMAGES} are the least. Give more, or settle_norm=False (`bitwright train --keep-norm`).",
             BitwrightWarning,
             stacklevel=3,
         )

@@ -139,9 +139,8 @@ def fine_tune_layerwise(
                 _forget_stages(checkpoint.path, done.stages)
         else:
             _forget_stages(checkpoint.path, len(schemes))
-            _write(
-                file, {}, done
-            )  # before the first stage, so that whoever starts anew sees that there is something to go on with
+            # Before the first stage, so that whoever starts anew sees that there is something to go on with.
+            _write(file, {}, done)
     for number, scheme in enumerate(schemes[done.stages :], done.stages):
         stage(f"stage {number + 1} of {len(schemes)}")
         model, result = fine_tune(
