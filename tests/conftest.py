@@ -41,11 +41,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Start every test from the same global seeds, for libraries that use them."""
+def _seed() -> None:
+    """Start global generators, which PyTorch and other libraries draw from, where they always start."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - only the legacy generator has a global state
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a file makes while it is imported, networks say, is the same whatever was imported before."""
+    if isinstance(collector, pytest.Module):
+        _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """So is what tests share, whichever of them comes first in this worker."""
+    if fixturedef.scope != "function":
+        _seed()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same seeds."""
+    _seed()
 
 
 @pytest.fixture
