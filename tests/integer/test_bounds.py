@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bitwright.integer.proof.bounds import accumulator_bounds, largest_pair_sum, largest_sum, partial_sum_bound
+from bitwright.integer.proof.bounds import (
+    accumulator_bounds,
+    largest_pair_sum,
+    largest_sum,
+    largest_sums,
+    partial_sum_bound,
+)
 from bitwright.integer.quant_params import QuantParams
 from windows import windows
 
@@ -45,14 +51,18 @@ def test_partial_sums_reach_their_bound(weight: npt.NDArray[np.int8], params: Qu
 @given(WEIGHTS, FORMATS, st.integers(-100_000, 100_000))
 def test_sums_reach_their_bound(weight: npt.NDArray[np.int8], params: QuantParams, bias: int) -> None:
     """Some partial sum, or all products and the bias, reach the bound, and none exceeds it."""
-    reached = 0
+    biases = np.full(len(weight), bias, dtype=np.int32)
+    reached = []
     for row in weight.astype(int):
         ends = [sorted((int(w) * params.quant_min, int(w) * params.quant_max)) for w in row]
+        found = 0
         for end in (0, 1):
             terms = [pair[end] for pair in ends]
             sums = [sum(chosen) for count in range(len(terms) + 1) for chosen in combinations(terms, count)]
-            reached = max(reached, *map(abs, sums), abs(sum(terms) + bias))
-    assert largest_sum(weight, np.full(len(weight), bias, dtype=np.int32), params) == reached
+            found = max(found, *map(abs, sums), abs(sum(terms) + bias))
+        reached.append(found)
+    assert largest_sums(weight, biases, params).tolist() == reached
+    assert largest_sum(weight, biases, params) == max(reached)
 
 
 @given(WEIGHTS, FORMATS)

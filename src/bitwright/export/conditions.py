@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from math import prod
 
 from bitwright.errors import ExportError, LoweringError
 from bitwright.export.pixels import Pixels, images_in_words
@@ -16,6 +15,7 @@ from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.integer.proof.narrow import narrow
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.sums import magnitude, window_sums
 
 
 def conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
@@ -55,7 +55,7 @@ def require_float32_mean(op: IntegerAvgPool2d, params: QuantParams) -> None:
     Raises:
         ExportError: If a sum can exceed 2**24.
     """
-    largest = prod(op.kernel) * max(params.quant_max, -params.quant_min)
+    largest = magnitude(window_sums(op.kernel, params.ends))
     if largest > FLOAT32_EXACT:
         raise ExportError(
             f"expected sums of at most 2**24 at '{op.name}', got up to {largest} over a stream of {params.bit_width} bits. "

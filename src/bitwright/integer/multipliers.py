@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import LoweringError
-from bitwright.quantizer.refusals import FLOAT32_EXACT as FLOAT32_EXACT
-from bitwright.quantizer.refusals import INT32_MAX as INT32_MAX
+from bitwright.quantizer.sums import FLOAT32_EXACT as FLOAT32_EXACT
+from bitwright.quantizer.sums import INT32_MAX as INT32_MAX
+from bitwright.quantizer.sums import weighted_bound
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -269,10 +270,9 @@ def add_multipliers(
     wanted = np.array([ratio_a, ratio_b], np.float64)
     if not (np.isfinite(wanted).all() and (wanted > 0).all()):
         raise LoweringError(f"expected positive, finite ratios of scales, got {ratio_a} and {ratio_b}.")
-    magnitude_a, magnitude_b = (max(abs(low), abs(high)) for low, high in (a_bounds, b_bounds))
 
     def exact(pair: tuple[int, int]) -> bool:
-        return max(pair) <= 2**15 and magnitude_a * pair[0] + magnitude_b * pair[1] <= FLOAT32_EXACT
+        return max(pair) <= 2**15 and weighted_bound((a_bounds, b_bounds), pair) <= FLOAT32_EXACT
 
     for shift in range(24, -1, -1):
         m_a, m_b = (max(1, round(float(ratio) * 2**shift)) for ratio in wanted)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bitwright.errors import LoweringError
 from bitwright.quantizer.formats import TensorFormat
+from bitwright.quantizer.sums import Ends
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,19 @@ class QuantParams:
         return cls(TensorFormat.symmetric(bit_width), scale)
 
     @property
+    def stored(self) -> QuantParams:
+        """The integers as bytes hold them that count from the smallest: from zero up."""
+        return QuantParams(TensorFormat(self.bit_width, 0, self.format.span), self.scale)
+
+    @property
     def bit_width(self) -> int:
         """Bits that tell the integers apart."""
         return self.format.bit_width
+
+    @property
+    def ends(self) -> Ends:
+        """The smallest integer and the largest."""
+        return self.format.ends
 
     @property
     def quant_min(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bitwright.errors import SchemeError
 from bitwright.graph.nodes import Bounds
+from bitwright.quantizer.sums import Ends, magnitude
 
 MIN_TENSOR_BITS, MAX_TENSOR_BITS = 2, 16
 UNCLAMPED_BITS = 32
@@ -97,9 +98,14 @@ class TensorFormat:
         return self.quant_min < 0
 
     @property
+    def ends(self) -> Ends:
+        """The smallest integer and the largest."""
+        return self.quant_min, self.quant_max
+
+    @property
     def magnitude(self) -> int:
         """The largest distance of any integer from zero."""
-        return max(self.quant_max, -self.quant_min)
+        return magnitude(self.ends)
 
 
 def clamp_limits(bounds: Bounds | None, window: TensorFormat, scale: float) -> tuple[int, int]:

@@ -6,16 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from math import prod
 
 from bitwright.errors import LoweringError
 from bitwright.graph.nodes import Add, AvgPool2d, Clamp, Concat, Input, Layer, Node, Requantize, Selection
 from bitwright.quantizer.plan import QuantPlan
-
-FLOAT32_EXACT = 2**24
-"""Every integer up to here, and every sum whose partial sums stay within, is exact in float32."""
-
-INT32_MAX = 2**31 - 1
+from bitwright.quantizer.sums import INT32_MAX, magnitude, window_sums
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,8 @@ def _(node: Input | Clamp | Concat | Selection | Requantize, plan: QuantPlan) ->
 def _(node: AvgPool2d, plan: QuantPlan) -> str:
     window = plan.format(node.inputs[0])
     movable = plan.quantizer_of[node.inputs[0]] in plan.movable
-    largest = prod(node.kernel) * (window.span if movable else window.magnitude)
+    ends = (0, window.span) if movable else window.ends
+    largest = magnitude(window_sums(node.kernel, ends))
     if largest <= INT32_MAX:
         return ""
     return (

@@ -30,7 +30,7 @@ from bitwright.graph.nodes import (
     Selection,
 )
 from bitwright.quantizer.formats import clamp_limits
-from bitwright.quantizer.refusals import FLOAT32_EXACT
+from bitwright.quantizer.sums import FLOAT32_EXACT, magnitude, window_sums
 from bitwright.training.context import ForwardContext
 from bitwright.training.folding import (
     accumulator_unit,
@@ -182,7 +182,8 @@ def _free_norm_layer(
 def _(node: AvgPool2d, inputs: list[Quantized], context: ForwardContext) -> Quantized:
     area = node.kernel[0] * node.kernel[1]
     # divisor_override makes the mean a sum: an integer.
-    wide = area * context.activations[node.inputs[0]].format.magnitude > FLOAT32_EXACT
+    window = context.activations[node.inputs[0]].format
+    wide = magnitude(window_sums(node.kernel, window.ends)) > FLOAT32_EXACT
     values = inputs[0].values.double() if wide else inputs[0].values
     total = F.avg_pool2d(values, node.kernel, node.stride, node.padding, divisor_override=1)
     unit = inputs[0].scale / area

@@ -21,6 +21,7 @@ from bitwright.export.litert.real import combined, real_of, store_rounded, whole
 from bitwright.integer.multipliers import INT32_MAX, sums_at_halves
 from bitwright.integer.ops import IntegerAdd
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
+from bitwright.quantizer.sums import weighted_bound
 from bitwright.scheme import MAX_BITS
 
 LEAST_FACTOR, MOST_FACTOR = 2.0**-10, 2.0**8
@@ -33,7 +34,7 @@ def add_sum(op: IntegerAdd, builder: LitertBuilder) -> None:
     Raises:
         ExportError: If it can leave int32, or is shifted and can exceed 2**24 before.
     """
-    largest = sum(builder.reach(name) * m for name, m in zip(op.inputs, op.multipliers, strict=True))
+    largest = weighted_bound(((0, builder.reach(name)) for name in op.inputs), op.multipliers)
     if _exact_on_bytes(op, builder):
         _add_bytes(op, builder)
     elif largest <= FLOAT32_EXACT:
@@ -53,7 +54,7 @@ def _exact_on_bytes(op: IntegerAdd, builder: LitertBuilder) -> bool:
     if any(params.bit_width > MAX_BITS for params in formats):
         return False
     factor = max(op.multipliers) / 2**op.shift
-    first, second = ((params.quant_min, params.quant_max) for params in formats[:2])
+    first, second = (params.ends for params in formats[:2])
     return LEAST_FACTOR <= factor < MOST_FACTOR and not sums_at_halves(*op.multipliers, op.shift, first, second)
 
 

@@ -34,6 +34,7 @@ from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.integer.proof.narrow import in_float32
 from bitwright.integer.proof.theorems import reduced
 from bitwright.quantizer.formats import UNCLAMPED_BITS
+from bitwright.quantizer.sums import magnitude, window_sums
 
 MAX_SHIFT = 61
 """Twice 2**c is an int64 number."""
@@ -115,7 +116,7 @@ def floor_average(op: IntegerFloorAvgPool2d, builder: LitertBuilder) -> None:
     shape, area = builder.shape(source), prod(op.kernel)
     if op.kernel != shape[1:] or op.padding != (0, 0):
         raise ExportError(f"LiteRT has an exact mean, rounded down, of whole images only ('{op.name}').")
-    largest = area * builder.reach(source)
+    largest = magnitude(window_sums(op.kernel, (0, builder.reach(source))))
     if largest > INT32_MAX:
         raise ExportError(f"LiteRT adds in int32, but the sum of '{op.name}' can reach {largest}.")
     total = builder.tensor(builder.nhwc(op.shape), "INT32")

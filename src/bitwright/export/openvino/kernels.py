@@ -50,8 +50,7 @@ def _exact_in_bytes(op: IntegerConv2d | IntegerLinear, params: QuantParams, exac
     """
     if least_byte(params) in (0, -128):
         return exact or _clamped(op, params)
-    from_zero = QuantParams(TensorFormat(params.bit_width, 0, params.format.span), params.scale)
-    return exact and partial_sum_bound(op.weight, from_zero) <= FLOAT32_EXACT
+    return exact and partial_sum_bound(op.weight, params.stored) <= FLOAT32_EXACT
 
 
 def _clamped(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:

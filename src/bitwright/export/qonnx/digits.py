@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLinear
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.formats import MAX_TENSOR_BITS
+from bitwright.quantizer.sums import magnitude, window_sums
 
 BYTE_BITS = 8
 
@@ -145,11 +145,13 @@ def means_in_bytes(model: IntegerModel) -> list[str]:
 
 def _in_bytes(op: IntegerAvgPool2d, params: QuantParams) -> bool:
     """Whether the sums of one average need it."""
-    area = prod(op.kernel)
-    largest = area * max(params.quant_max, -params.quant_min)
+    largest = magnitude(window_sums(op.kernel, params.ends))
     if largest <= FLOAT32_EXACT:
         return False
-    if not BYTE_BITS < params.bit_width <= MAX_TENSOR_BITS or area << BYTE_BITS > FLOAT32_EXACT:
+    if (
+        not BYTE_BITS < params.bit_width <= MAX_TENSOR_BITS
+        or magnitude(window_sums(op.kernel, (0, 1 << BYTE_BITS))) > FLOAT32_EXACT
+    ):
         raise ExportError(
             f"float32 holds sums of at most 2**24, but those of '{op.name}' can reach {largest} over a "
             f"window of {op.kernel[0]} x {op.kernel[1]}. Average over smaller windows, or use residual_bits: 8."

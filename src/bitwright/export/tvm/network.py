@@ -49,8 +49,9 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
-from bitwright.integer.proof.bounds import partial_sum_bound
+from bitwright.integer.proof.bounds import largest_sums
 from bitwright.integer.quant_params import QuantParams
+from bitwright.quantizer.sums import magnitude, weighted_bound, window_sums
 
 Array = npt.NDArray[Any]
 
@@ -140,16 +141,10 @@ def storage(params: QuantParams | None) -> str:
     return "int32"
 
 
-def largest_of(params: QuantParams) -> int:
-    """Largest magnitude of a format."""
-    return max(params.quant_max, -params.quant_min)
-
-
 def largest_accumulators(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> Array:
-    """An upper bound of each channel's magnitude, int64 [channels]; refused beyond int32."""
-    rows = np.abs(op.weight.reshape(len(op.weight), -1).astype(np.int64)).sum(1)
-    bound: Array = rows * largest_of(params) + np.abs(op.bias.astype(np.int64))
-    if max(int(bound.max(initial=0)), partial_sum_bound(op.weight, params)) > INT32_MAX:
+    """The largest magnitude of each channel's sums, int64 [channels]; refused beyond int32."""
+    bound = largest_sums(op.weight, op.bias, params)
+    if bound.max(initial=0) > INT32_MAX:
         raise ExportError(
             f"TVM's kernels add in int32, but sums of '{op.name}' can reach {int(bound.max())}. "
             "Lower its weight or activation bits."
@@ -159,10 +154,8 @@ def largest_accumulators(op: IntegerConv2d | IntegerLinear, params: QuantParams)
 
 def bias_of_bytes(op: IntegerConv2d, params: QuantParams) -> npt.NDArray[np.int32] | None:
     """The bias for values that are stored from zero up, int32 [channels]; None if some sum with these can leave int32."""
-    rows = op.weight.reshape(len(op.weight), -1).astype(np.int64)
-    bias = op.bias + rows.sum(1) * params.quant_min
-    largest = np.abs(rows).sum(1) * (params.quant_max - params.quant_min) + np.abs(bias)
-    return bias.astype(np.int32) if largest.max(initial=0) <= INT32_MAX else None
+    bias = op.bias + op.weight.reshape(len(op.weight), -1).sum(1, dtype=np.int64) * params.quant_min
+    return bias.astype(np.int32) if largest_sums(op.weight, bias, params.stored).max(initial=0) <= INT32_MAX else None
 
 
 @singledispatch
@@ -256,7 +249,7 @@ def _pool(
     (source,) = op.inputs
     params = network.model.formats[source]
     channels, height, width = network.shapes[source]
-    largest = prod(op.kernel) * largest_of(params)
+    largest = magnitude(window_sums(op.kernel, params.ends))
     if largest > INT32_MAX and not floor:
         raise ExportError(f"sums of '{op.name}' can reach {largest}, beyond int32. Use residual_bits: 8.")
     rounding, found = network.rounding(rescale, np.array([largest]), channels)
@@ -279,10 +272,7 @@ def _(op: IntegerFloorAvgPool2d, network: Network) -> None:
 
 @add_to_tvm.register
 def _(op: IntegerAdd, network: Network) -> None:
-    total = sum(
-        largest_of(network.model.formats[name]) * abs(factor)
-        for name, factor in zip(op.inputs, op.multipliers, strict=True)
-    )
+    total = weighted_bound((network.model.formats[name].ends for name in op.inputs), op.multipliers)
     first, second = (network.dtype(name) for name in op.inputs)
     spec = Addition(
         prod(op.shape), (first, second), op.multipliers, op.shift, op.low, op.high,
@@ -294,7 +284,7 @@ def _(op: IntegerAdd, network: Network) -> None:
 @add_to_tvm.register
 def _(op: IntegerRequantize, network: Network) -> None:
     (source,) = op.inputs
-    largest = np.array([largest_of(network.model.formats[source])])
+    largest = np.array([magnitude(network.model.formats[source].ends)])
     rounding, found = plan_rounding(op.rescale, largest, LANES)
     spec = Requantization(prod(op.shape), network.dtype(source), rounding, network.dtype(op.name))
     network.set(op, spec, requantization, [network.values[source]], _constants(found))

@@ -47,8 +47,8 @@ from bitwright.integer.proof.bounds import FLOAT32_EXACT, Int64Array, accumulato
 from bitwright.integer.proof.certificate import verify
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.proof.theorems import max_short_shift, reduced
-from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.formats import MAX_TENSOR_BITS
+from bitwright.quantizer.sums import magnitude, weighted_bound, window_sums
 
 Step = Callable[[list[Tensor]], Tensor]
 """From the inputs of an operation to its result: float32 integers of up to 16 bits, int32 beyond."""
@@ -190,9 +190,9 @@ def _(op: IntegerAvgPool2d, model: PreparedModel) -> Step:
     params = model.model.formats[op.inputs[0]]
     if not model.narrow(op.inputs[0]):
         return as_reference(op, model)
-    area = op.kernel[0] * op.kernel[1]
-    low, high = np.array([area * params.quant_min]), np.array([area * params.quant_max])
-    exact = max(-int(low[0]), int(high[0])) <= FLOAT32_EXACT
+    sums = window_sums(op.kernel, params.ends)
+    low, high = map(np.atleast_1d, sums)
+    exact = magnitude(sums) <= FLOAT32_EXACT
 
     def summed(values: Tensor) -> Tensor:
         values = values if exact else values.double()
@@ -206,7 +206,7 @@ def _(op: IntegerRequantize, model: PreparedModel) -> Step:
     params = model.model.formats[op.inputs[0]]
     if not model.narrow(op.inputs[0]):
         return as_reference(op, model)
-    low, high = np.array([params.quant_min]), np.array([params.quant_max])
+    low, high = map(np.atleast_1d, params.ends)
     return _rescaled(torch.clone, torch.clone, op, op.rescale, low, high, model)
 
 
@@ -262,20 +262,13 @@ def proved(rescale: Rescale, low: Int64Array, high: Int64Array) -> bool:
 @prepare_op.register
 def _(op: IntegerAdd, model: PreparedModel) -> Step:
     names = (*op.inputs, op.name)
-    reach = sum(
-        multiplier * _magnitude(model.model.formats[name])
-        for name, multiplier in zip(op.inputs, op.multipliers, strict=True)
-    )
+    reach = weighted_bound((model.model.formats[name].ends for name in op.inputs), op.multipliers)
     if not all(map(model.narrow, names)) or reach > FLOAT32_EXACT:
         return as_reference(op, model)
     # Products and sum are integers of at most 24 bits over a power of two: float32 rounds none of them.
     first, second = (multiplier / 2**op.shift for multiplier in op.multipliers)
     reuse = model.sole_reader(op, op.inputs[0])
     return lambda inputs: weighted_sum(inputs[0], inputs[1], (first, second), op.low, op.high, reuse)
-
-
-def _magnitude(params: QuantParams) -> int:
-    return max(params.quant_max, -params.quant_min)
 
 
 @prepare_op.register

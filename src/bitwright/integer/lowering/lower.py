@@ -63,6 +63,7 @@ from bitwright.integer.proof.certificate import Certified, certify, certify_requ
 from bitwright.integer.quant_params import QuantParams
 from bitwright.progress import Progress, silent
 from bitwright.quantizer.formats import clamp_limits
+from bitwright.quantizer.sums import magnitude, window_sums
 from bitwright.quantizer.weights import quantize_weight
 from bitwright.training.folding import bias_integers
 from bitwright.training.model import QuantizedModel
@@ -295,19 +296,16 @@ def _certified_layer(
 def _(node: AvgPool2d, lowering: Lowering) -> Node:
     (source,) = lowering.inputs(node)
     params = lowering.formats[source]
+    sums = window_sums(node.kernel, params.ends)
     area = node.kernel[0] * node.kernel[1]
     unit = np.array([params.scale / area])
     rescale = None
     if node.name == lowering.source.plan.raw:
         lowering.output_unit = unit
-        lowering.facts[node.name] = {
-            "channels": 1,
-            "largest_accumulator": area * max(params.quant_max, -params.quant_min),
-        }
+        lowering.facts[node.name] = {"channels": 1, "largest_accumulator": magnitude(sums)}
     else:
-        sums = area * params.quant_min, area * params.quant_max
         rescale = _certified_rescale(node, lowering, params.scale / area, sums)
-        lowering.facts[node.name]["largest_accumulator"] = max(sums[1], -sums[0])
+        lowering.facts[node.name]["largest_accumulator"] = magnitude(sums)
     return IntegerAvgPool2d(
         name=node.name, inputs=(source,), shape=node.shape, place=node.place, rescale=rescale,
         kernel=node.kernel, stride=node.stride, padding=node.padding,
@@ -319,7 +317,7 @@ def _(node: AvgPool2d, lowering: Lowering) -> Node:
 def _(node: Node, lowering: Lowering) -> Node:
     (source,) = lowering.inputs(node)
     params = lowering.formats[source]
-    rescale = _certified_rescale(node, lowering, params.scale, (params.quant_min, params.quant_max))
+    rescale = _certified_rescale(node, lowering, params.scale, params.ends)
     return IntegerRequantize(name=node.name, inputs=(source,), shape=node.shape, place=node.place, rescale=rescale)
 
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from bitwright.integer.quant_params import QuantParams
-from bitwright.quantizer.refusals import FLOAT32_EXACT as FLOAT32_EXACT
+from bitwright.quantizer.sums import FLOAT32_EXACT as FLOAT32_EXACT
 
 TF32_EXACT = 2**11
 """Every integer up to here is exact in TF32, to which CUDA may round the factors of products."""
@@ -31,7 +33,7 @@ def product_bounds(weight: npt.NDArray[np.int8], params: QuantParams) -> tuple[I
 
 
 def accumulator_bounds(
-    weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], params: QuantParams
+    weight: npt.NDArray[np.int8], bias: npt.NDArray[np.integer[Any]], params: QuantParams
 ) -> tuple[Int64Array, Int64Array]:
     """Smallest and largest accumulator of each output channel, bias included, over all inputs of a format.
 
@@ -61,20 +63,25 @@ def partial_sum_bound(weight: npt.NDArray[np.int8], params: QuantParams) -> int:
     >>> partial_sum_bound(np.array([[3, -4, 2]], dtype=np.int8), QuantParams.unsigned(4, 0.1))
     75
     """
-    low, high = accumulator_bounds(weight, np.zeros(len(weight), dtype=np.int32), params)
-    return int(max(high.max(initial=0), -low.min(initial=0)))
+    return largest_sum(weight, np.zeros(len(weight), dtype=np.int32), params)
+
+
+def largest_sums(weight: npt.NDArray[np.int8], bias: npt.NDArray[np.integer[Any]], params: QuantParams) -> Int64Array:
+    """Largest magnitude of any partial sum of each channel, the bias among its terms, in any order: int64 [channels].
+
+    A partial sum without the bias is largest as `partial_sum_bound` says, one with it where it is the whole accumulator.
+    """
+    low, high = accumulator_bounds(weight, bias, params)
+    return np.asarray(np.maximum(np.maximum(-low, high), np.maximum(bias - low, high - bias)))
 
 
 def largest_sum(weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], params: QuantParams) -> int:
-    """Largest magnitude of any partial sum of a layer, the bias among its terms, in any order of summation.
-
-    A partial sum without the bias is largest as `partial_sum_bound` says, one with it where it is the whole accumulator.
+    """The largest of `largest_sums`.
 
     >>> largest_sum(np.array([[3, -4, 2]], dtype=np.int8), np.array([-30], dtype=np.int32), QuantParams.unsigned(4, 0.1))
     90
     """
-    low, high = accumulator_bounds(weight, bias, params)
-    return max(partial_sum_bound(weight, params), int(high.max(initial=0)), -int(low.min(initial=0)))
+    return int(largest_sums(weight, bias, params).max(initial=0))
 
 
 def exact_parts(

@@ -24,6 +24,7 @@ from bitwright.integer.ops import (
     Rescale,
 )
 from bitwright.integer.proof.bounds import accumulator_bounds
+from bitwright.quantizer.sums import window_sums
 
 Range = tuple[int, int]
 Int64Array = npt.NDArray[np.int64]
@@ -48,8 +49,9 @@ def accumulators(op: Node, sources: list[Range], model: IntegerModel) -> tuple[I
     low, high = sources[0]
     if isinstance(op, IntegerConv2d | IntegerLinear):
         return accumulator_bounds(op.weight, op.bias, model.formats[op.inputs[0]])
-    area = op.kernel[0] * op.kernel[1] if isinstance(op, IntegerAvgPool2d) else 1
-    return np.array([area * min(low, 0)]), np.array([area * max(high, 0)])
+    if isinstance(op, IntegerAvgPool2d):
+        low, high = window_sums(op.kernel, (low, high))
+    return np.array([low]), np.array([high])
 
 
 @singledispatch

@@ -47,6 +47,7 @@ from bitwright.integer.proof.ranges import Range, accumulators, result_range
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.shapes import check_shapes
 from bitwright.quantizer.formats import UNCLAMPED_BITS
+from bitwright.quantizer.sums import magnitude, weighted_bound, window_sums
 
 _INT64_SUM = 2**62
 PROOFS = ("theorem_a", "theorem_b", "exhaustive")
@@ -180,7 +181,11 @@ def _(op: IntegerRequantize, sources: list[Range], model: IntegerModel) -> None:
 @check_op.register(IntegerFloorAvgPool2d)
 def _(op: IntegerFloorAvgPool2d, sources: list[Range], model: IntegerModel) -> None:
     params, ((low, high),) = _format(op.inputs[0], op, model), sources
-    if low < 0 or prod(op.kernel) * high > INT32_MAX * 2**15 or model.formats.get(op.name) != params:
+    if (
+        low < 0
+        or magnitude(window_sums(op.kernel, (low, high))) > INT32_MAX * 2**15
+        or model.formats.get(op.name) != params
+    ):
         raise LoweringError(
             f"'{op.name}': expected a mean of values that are not negative, in their own format, got [{low}, {high}]."
         )
@@ -196,9 +201,7 @@ def _(op: IntegerAdd, sources: list[Range], model: IntegerModel) -> None:
             f"got {op.multipliers} and {op.shift}."
         )
     wide = any(params.bit_width == UNCLAMPED_BITS for params in (first, second, output))
-    ends = sources if wide else [(params.quant_min, params.quant_max) for params in (first, second)]
-    reach = [max(-low, high) for low, high in ends]
-    largest = sum(bound * multiplier for bound, multiplier in zip(reach, op.multipliers, strict=True))
+    largest = weighted_bound(sources if wide else [first.ends, second.ends], op.multipliers)
     if largest > (_INT64_SUM if wide else FLOAT32_EXACT):
         raise LoweringError(
             f"addition '{op.name}': its sum can reach {largest}, beyond what "
