@@ -23,7 +23,7 @@ def _kinds(module: Any) -> tuple[type[nodes.Node], ...]:
     return tuple(kind for kind in found if kind.__module__ == module.__name__ and kind not in _ABSTRACT)
 
 
-UNRESOLVED = (nodes.BatchNorm, nodes.Reshape, nodes.Transpose)
+UNRESOLVED = (nodes.Affine, nodes.BatchNorm, nodes.Probabilities, nodes.Reshape, nodes.Transpose)
 """What passes fuse or resolve: no graph that leaves capture has one."""
 CAPTURED = tuple(kind for kind in _kinds(nodes) if kind not in (nodes.Requantize, *UNRESOLVED))
 PLANNED = (*CAPTURED, nodes.Requantize)

@@ -27,13 +27,13 @@ class Then(nn.Module):
 
 
 class Called(nn.Module):
-    """Modules by name, and what to do with them: `forward(self.modules_by_name, images)`."""
+    """Modules and parameters by name, and what to do with them: `forward(self.modules_by_name, images)`."""
 
-    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor], **modules: nn.Module) -> None:
+    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor], **modules: nn.Module | nn.Parameter) -> None:
         super().__init__()
         self.call = forward
         for name, module in modules.items():
-            self.add_module(name, module)
+            setattr(self, name, module)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.call(self, images)

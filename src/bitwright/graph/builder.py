@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from bitwright.errors import CaptureError
@@ -21,6 +20,13 @@ class Parameter:
     name: str
 
 
+@dataclass(frozen=True)
+class Constant:
+    """The value of an fx node that was computed from parameters and numbers alone; it has no name before a node needs it."""
+
+    tensor: Tensor
+
+
 @dataclass
 class Builder:
     """What a handler of `aten/` may use: the nodes so far, and the values of fx nodes.
@@ -28,18 +34,20 @@ class Builder:
     Attributes:
         program: What is translated.
         model: What messages call it.
-        supported: The operations that have a handler, for messages.
         nodes: Made so far, in order.
-        values: What each fx node became: the name of a node, a `Parameter`, or a plain value.
+        values: What each fx node became: the name of a node, a `Parameter`, a `Constant`, a list of these, or a plain value.
         names: All that are taken.
+        tensors: The parameters, buffers and constants of the program by name, and those that handlers made.
+        spent: Names of tensors that only went into constants, unless a node names them as well.
     """
 
     program: ExportedProgram
     model: str
-    supported: Sequence[str]
     nodes: list[Node] = field(default_factory=list)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
 
     def place(self, fx_node: fx.Node) -> str:
         """Where in the model an fx node comes from, for messages."""
@@ -62,6 +70,22 @@ class Builder:
         path = self.module_path(fx_node)
         return self.unique(f"{path}.{operation}" if path else operation)
 
+    def tensor_of(self, value: Parameter | Constant) -> Tensor:
+        """What a constant or a stored parameter holds; the latter counts as spent on what is made of it."""
+        if isinstance(value, Constant):
+            return value.tensor
+        self.spent.add(value.name)
+        return self.tensors[value.name]
+
+    def keep(self, name: str, tensor: Tensor) -> str:
+        """Enter a tensor that was made at capture; never under the name of one that the model has."""
+        path, _, leaf = name.rpartition(".")
+        chosen = name if name not in self.tensors else f"{path}.evaluated_{leaf}"
+        while chosen in self.tensors:
+            chosen += "_"
+        self.tensors[chosen] = tensor.detach().clone().float()
+        return chosen
+
     def add(self, node: Node) -> str:
         self.nodes.append(node)
         return node.name
@@ -70,8 +94,12 @@ class Builder:
         """Of the tensor an fx node makes, without its batch axis."""
         return tuple(int(size) for size in fx_node.meta["val"].shape[1:])
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of the tensor that a node of this graph makes, without its batch axis."""
+        return next(node.shape for node in reversed(self.nodes) if node.name == name)
+
     def refuse(self, fx_node: fx.Node, why: str) -> CaptureError:
         return CaptureError(
             f"{self.model}: unsupported operation {fx_node.target} at {self.module_path(fx_node) or 'the top module'}: "
-            f"{why} Supported: {', '.join(self.supported)}."
+            f"{why}"
         )

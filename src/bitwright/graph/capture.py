@@ -11,20 +11,20 @@ from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from bitwright.errors import CaptureError
-from bitwright.graph.aten import HANDLERS, IGNORED, supported
-from bitwright.graph.autocast import full_precision
-from bitwright.graph.builder import Builder, Parameter
+from bitwright.graph.autocast import autocast_ignored, full_precision
 from bitwright.graph.diagnosis import check_returned, explain_export, explain_run
-from bitwright.graph.graph import Graph, operations
+from bitwright.graph.graph import Graph
 from bitwright.graph.intake import as_type, evaluating, network_of, warn_of_cast
-from bitwright.graph.nodes import BatchNorm, Input, Node, Reshape, Transpose
+from bitwright.graph.nodes import BatchNorm, Probabilities, Reshape, Transpose
 from bitwright.graph.passes import simplify
+from bitwright.graph.probabilities import without_probabilities
 from bitwright.graph.self_check import check_equal, check_norms
+from bitwright.graph.translate import translate
 
 
 @full_precision()
@@ -52,16 +52,16 @@ def capture(model: nn.Module | ExportedProgram, input_shape: tuple[int, ...], *,
         raise CaptureError(f"expected the shape of an image, (channels, height, width), got {input_shape}.")
     network = network_of(model, name)
     warn_of_cast(network, name)
-    with evaluating(network), as_type(network, torch.float32), torch.random.fork_rng(devices=[]):
+    with evaluating(network), as_type(network, torch.float32), autocast_ignored(), torch.random.fork_rng(devices=[]):
         device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
         example = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
         expected = _run(network, example, name)
-        translated = _translate(_export(network, example, name), name)
+        translated = translate(_export(network, example, name), name)
         check_norms(translated)
         graph = simplify(translated)
         _refuse_leftovers(graph)
         check_equal(network, graph, example, expected)
-    return graph
+    return without_probabilities(graph)
 
 
 def _run(network: nn.Module, example: Tensor, name: str) -> Tensor:
@@ -106,83 +106,15 @@ def _quiet() -> Iterator[None]:
             logger.disabled = before
 
 
-def _translate(program: ExportedProgram, name: str) -> Graph:
-    """One node for each ATen operation, nothing fused."""
-    signature = program.graph_signature
-    owned = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    constants = dict(signature.inputs_to_lifted_tensor_constants)
-    builder = Builder(program, name, supported())
-    output: str | None = None
-    for fx_node in program.graph.nodes:
-        if fx_node.op == "placeholder":
-            if fx_node.name in owned:
-                builder.values[fx_node] = Parameter(owned[fx_node.name])
-            elif fx_node.name in constants:
-                builder.values[fx_node] = Parameter(constants[fx_node.name])
-            else:
-                made = Input(name=builder.unique("input"), inputs=(), shape=builder.shape(fx_node), place="the input")
-                builder.values[fx_node] = builder.add(made)
-        elif fx_node.op == "output":
-            output = _single_output(builder, fx_node)
-        elif fx_node.op == "call_function":
-            target = getattr(fx_node.target, "__name__", str(fx_node.target)).split(".")[0]
-            if target in IGNORED:
-                continue
-            handler = HANDLERS.get(target.rstrip("_"))
-            if handler is None:
-                raise builder.refuse(fx_node, "it has no integer form here.")
-            _refuse_written_view(builder, fx_node, target)
-            builder.values[fx_node] = handler(builder, fx_node)
-    if output is None:
-        raise CaptureError(f"{name}: the exported program returns nothing.")
-    used = _reachable(builder.nodes, output)
-    tensors = {
-        **program.state_dict,
-        **{key: value for key, value in program.constants.items() if isinstance(value, Tensor)},
-    }
-    return Graph(name, used, output, {key: value.detach().clone() for key, value in tensors.items()})
-
-
-def _refuse_written_view(builder: Builder, fx_node: fx.Node, target: str) -> None:
-    """An in-place operation on a slice changes the tensor that was sliced, which the graph cannot say."""
-    source = fx_node.args[0] if fx_node.args else None
-    views = ("getitem", "slice", "select", "view", "transpose", "chunk", "split")
-    if target.endswith("_") and isinstance(source, fx.Node) and source.op == "call_function":
-        origin = getattr(source.target, "__name__", "").split(".")[0]
-        viewed = source.args[0]
-        if origin in views and isinstance(viewed, fx.Node) and len(viewed.users) > 1:
-            raise builder.refuse(fx_node, "it writes into a view of another tensor; use the form that is not in-place.")
-
-
-def _single_output(builder: Builder, fx_node: fx.Node) -> str:
-    (returned,) = fx_node.args
-    results = [item for item in returned if item is not None] if isinstance(returned, list | tuple) else [returned]
-    if len(results) != 1:
-        raise CaptureError(
-            f"{builder.model} returns {len(results)} tensors in evaluation mode, but one tensor of logits is needed: "
-            "wrap it in a module that returns the one to keep."
-        )
-    value = builder.values.get(results[0]) if isinstance(results[0], fx.Node) else None
-    if not isinstance(value, str):
-        raise CaptureError(f"{builder.model} returns a constant: its output does not depend on the images.")
-    return value
-
-
-def _reachable(nodes: list[Node], output: str) -> tuple[Node, ...]:
-    """Only what the output needs, in order; the input stays."""
-    needed = {output}
-    kept: list[Node] = []
-    for node in reversed(nodes):
-        if node.name in needed or isinstance(node, Input):
-            needed.update(node.inputs)
-            kept.append(node)
-    return tuple(reversed(kept))
-
-
 def _refuse_leftovers(graph: Graph) -> None:
     for node in graph:
+        if isinstance(node, Probabilities) and node.name != graph.output:
+            raise CaptureError(
+                f"{graph.model}: unsupported softmax at {node.place}: its sum depends on the image: it has no integer form "
+                "within a network, as in attention; only one that ends it is left out."
+            )
         if isinstance(node, Reshape | Transpose | BatchNorm):
             raise CaptureError(
                 f"{graph.model}: unsupported {type(node).__name__.lower()} to {node.shape} at {node.place}: "
-                f"only flattening and channel shuffling are known. Supported: {', '.join(operations())}."
+                f"only flattening and channel shuffling are known."
             )

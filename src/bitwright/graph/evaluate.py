@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bitwright.graph.nodes import (
     Add,
+    Affine,
     AvgPool2d,
     BatchNorm,
     Bounds,
@@ -27,6 +28,7 @@ from bitwright.graph.nodes import (
     MaxPool2d,
     Node,
     Norm,
+    Probabilities,
     Requantize,
     Selection,
     Slice,
@@ -118,6 +120,17 @@ def _(node: BatchNorm, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     gain, offset = norm_affine(node.norm, parameters)
     shape = (-1, *[1] * (inputs[0].dim() - 2))
     return inputs[0] * gain.reshape(shape) + offset.reshape(shape)
+
+
+@evaluate.register
+def _(node: Affine, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    shape = (-1, *[1] * (inputs[0].dim() - 2))
+    return inputs[0] * parameters[node.gain].reshape(shape) + parameters[node.offset].reshape(shape)
+
+
+@evaluate.register
+def _(node: Probabilities, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+    return F.log_softmax(inputs[0], 1) if node.logarithm else F.softmax(inputs[0], 1)
 
 
 @evaluate.register

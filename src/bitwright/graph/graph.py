@@ -174,5 +174,5 @@ def node_from_dict(entry: Any, where: str = "node") -> Node:
 
 def operations() -> list[str]:
     """Names of all node classes that survive the passes, sorted."""
-    raw = {"Node", "BatchNorm", "Reshape", "Transpose", "Requantize"}
+    raw = {"Node", "BatchNorm", "Affine", "Probabilities", "Reshape", "Transpose", "Requantize"}
     return sorted(kind.__name__ for kind in Node.__subclasses__() if kind.__name__ not in raw)

@@ -128,6 +128,14 @@ class BatchNorm(Node):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Affine(Node):
+    """`gain * x + offset` by constants, each of shape (channels,), as captured; passes must resolve it."""
+
+    gain: str
+    offset: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clamp(Node):
     """Element-wise clamp (ReLU, ReLU6, hard tanh) that could not be fused into its producer."""
 
@@ -213,6 +221,13 @@ class Transpose(Node):
     """Two axes swapped (counted with the batch axis), as captured; passes must resolve it."""
 
     axes: Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probabilities(Node):
+    """Softmax over the channels, or its logarithm, as captured: passes leave it out where it ends the network."""
+
+    logarithm: bool
 
 
 @dataclass(frozen=True, kw_only=True)

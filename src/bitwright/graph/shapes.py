@@ -59,7 +59,7 @@ def _check_reads(node: Node, parameters: Mapping[str, Tensor], where: str) -> No
 def parameter_names(node: Node) -> dict[str, int]:
     """The tensors that a node reads, and how many values those have that have one a channel; 0 for weights."""
     norm: Norm | None = getattr(node, "norm", None)
-    each = [getattr(node, "bias", None)]
+    each = [getattr(node, name, None) for name in ("bias", "gain", "offset")]
     if norm is not None:
         each += [norm.mean, norm.variance, norm.weight, norm.bias]
     found = {name: node.shape[0] if node.shape else -1 for name in each if name is not None}

@@ -8,6 +8,7 @@ from functools import singledispatch
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import (
     Add,
+    Affine,
     AvgPool2d,
     BatchNorm,
     Bounds,
@@ -16,6 +17,7 @@ from bitwright.graph.nodes import (
     Input,
     Layer,
     Node,
+    Probabilities,
     Requantize,
     Reshape,
     Selection,
@@ -40,7 +42,7 @@ def makes_negative(node: Node, inputs: list[bool]) -> bool:
 
 
 @makes_negative.register
-def _(node: Input | Layer | BatchNorm, inputs: list[bool]) -> bool:
+def _(node: Input | Layer | BatchNorm | Affine, inputs: list[bool]) -> bool:
     return True
 
 
@@ -49,3 +51,8 @@ def _(
     node: Add | AvgPool2d | Clamp | Concat | Selection | Requantize | Reshape | Transpose, inputs: list[bool]
 ) -> bool:
     return any(inputs)
+
+
+@makes_negative.register
+def _(node: Probabilities, inputs: list[bool]) -> bool:
+    return node.logarithm

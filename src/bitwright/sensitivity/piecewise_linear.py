@@ -7,6 +7,7 @@ from bitwright.errors import TrainingError
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import (
     Add,
+    Affine,
     AvgPool2d,
     BatchNorm,
     ChannelShuffle,
@@ -26,8 +27,8 @@ from bitwright.graph.nodes import (
 
 # Each is linear in what it reads, taken together, on each of finitely many pieces. A product of two tensors would not be.
 PIECEWISE_LINEAR = (
-    Add, AvgPool2d, BatchNorm, ChannelShuffle, Clamp, Concat, Conv2d, Dropout, Flatten, Input, Linear, MaxPool2d, Requantize,
-    Reshape, Slice, Transpose,
+    Add, Affine, AvgPool2d, BatchNorm, ChannelShuffle, Clamp, Concat, Conv2d, Dropout, Flatten, Input, Linear, MaxPool2d,
+    Requantize, Reshape, Slice, Transpose,
 )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Clamps, sums, concatenations and dropout."""
+"""Clamps, maxima, concatenations, dropout and the softmax at the end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import fx
 
-from bitwright.graph.aten.registry import arguments, handles, tensor
+from bitwright.graph.aten.arithmetic import sum_of
+from bitwright.graph.aten.registry import arguments, constant, handles, tensor
 from bitwright.graph.builder import Builder
-from bitwright.graph.nodes import Add, Bounds, Clamp, Concat, Dropout
+from bitwright.graph.nodes import Bounds, Clamp, Concat, Dropout, Probabilities
 
 
 def _clamp_node(builder: Builder, fx_node: fx.Node, source: Any, bounds: Bounds) -> str:
@@ -40,33 +41,56 @@ def _hardtanh(builder: Builder, fx_node: fx.Node) -> str:
     return _clamp_node(builder, fx_node, given["self"], Bounds(float(given["min_val"]), float(given["max_val"])))
 
 
-@handles("clamp", "clamp_min")
+@handles("clamp", "clamp_min", "clamp_max")
 def _clamp(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
-    lower, upper = given.get("min"), given.get("max")
-    if not all(bound is None or isinstance(bound, int | float) for bound in (lower, upper)):
-        raise builder.refuse(fx_node, "its bounds are tensors.")
-    bounds = Bounds(None if lower is None else float(lower), None if upper is None else float(upper))
-    return _clamp_node(builder, fx_node, given["self"], bounds)
+    lower, upper = (_bound(builder, fx_node, given.get(key)) for key in ("min", "max"))
+    return _clamp_node(builder, fx_node, given["self"], Bounds(lower, upper))
 
 
-@handles("add")
-def _add(builder: Builder, fx_node: fx.Node) -> str:
+def _bound(builder: Builder, fx_node: fx.Node, value: Any) -> float | None:
+    """A bound, which must be one number for all channels."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        raise builder.refuse(fx_node, "its bounds are activations; numbers are known.")
+    bound = constant(builder, fx_node, value)
+    if not bool((bound == bound.flatten()[0]).all()):
+        raise builder.refuse(fx_node, "its bounds differ from channel to channel; one number for all is known.")
+    return float(bound.flatten()[0])
+
+
+@handles("threshold")
+def _threshold(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
-    operands = [tensor(builder, fx_node, given[key]) for key in ("self", "other")]
-    if given.get("alpha", 1) != 1:
-        raise builder.refuse(fx_node, "an addition with alpha other than 1.")
-    shapes = [tuple(argument.meta["val"].shape[1:]) for argument in fx_node.args[:2]]  # type: ignore[union-attr]
-    if shapes[0] != shapes[1]:
-        raise builder.refuse(fx_node, f"an addition that broadcasts {shapes[0]} and {shapes[1]}.")
-    return builder.add(
-        Add(
-            name=builder.node_name(fx_node, "add"),
-            inputs=tuple(operands),
-            shape=builder.shape(fx_node),
-            place=builder.place(fx_node),
-        )
-    )
+    if given["threshold"] != given["value"]:
+        raise builder.refuse(fx_node, "a threshold with another value below it makes a jump, which no clamp has.")
+    return _clamp_node(builder, fx_node, given["self"], Bounds(float(given["value"])))
+
+
+@handles("maximum", "max")
+def _maximum(builder: Builder, fx_node: fx.Node) -> str:
+    return _extreme(builder, fx_node, largest=True)
+
+
+@handles("minimum", "min")
+def _minimum(builder: Builder, fx_node: fx.Node) -> str:
+    return _extreme(builder, fx_node, largest=False)
+
+
+def _extreme(builder: Builder, fx_node: fx.Node, largest: bool) -> str:
+    """A clamp, of an activation and a number; of two activations (maxout), `b + max(a - b, 0)`, or `b + min(a - b, 0)`."""
+    given = arguments(builder, fx_node)
+    if "other" not in given:
+        raise builder.refuse(fx_node, "an extreme over axes other than height and width: use amax(), or max pooling.")
+    first, second = given["self"], given["other"]
+    if not (isinstance(first, str) and isinstance(second, str)):
+        source, number = (first, second) if isinstance(first, str) else (second, first)
+        bound = _bound(builder, fx_node, number)
+        return _clamp_node(builder, fx_node, source, Bounds(bound) if largest else Bounds(None, bound))
+    difference = sum_of(builder, fx_node, first, second, factor=-1.0)
+    clamped = _clamp_node(builder, fx_node, difference, Bounds(0.0) if largest else Bounds(None, 0.0))
+    return sum_of(builder, fx_node, clamped, second)
 
 
 @handles("cat")
@@ -87,12 +111,7 @@ def _cat(builder: Builder, fx_node: fx.Node) -> str:
 
 @handles("dropout")
 def _dropout(builder: Builder, fx_node: fx.Node) -> str:
-    given = arguments(builder, fx_node)
-    if given["train"]:
-        raise builder.refuse(
-            fx_node,
-            "it drops values at random in evaluation mode: write F.dropout(x, training=self.training), or use nn.Dropout.",
-        )
+    given = _without_noise(builder, fx_node)
     return builder.add(
         Dropout(
             name=builder.node_name(fx_node, "dropout"),
@@ -100,5 +119,39 @@ def _dropout(builder: Builder, fx_node: fx.Node) -> str:
             shape=builder.shape(fx_node),
             place=builder.place(fx_node),
             probability=float(given["p"]),
+        )
+    )
+
+
+@handles("feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+def _dropout_of_features(builder: Builder, fx_node: fx.Node) -> str:
+    """The identity, in training as well: only the dropout of single elements goes on there."""
+    return tensor(builder, fx_node, next(iter(_without_noise(builder, fx_node).values())))
+
+
+def _without_noise(builder: Builder, fx_node: fx.Node) -> dict[str, Any]:
+    """The arguments of a dropout that is off."""
+    given = arguments(builder, fx_node)
+    if given["train"]:
+        raise builder.refuse(
+            fx_node,
+            "it drops values at random in evaluation mode: write F.dropout(x, training=self.training), or use nn.Dropout.",
+        )
+    return given
+
+
+@handles("softmax", "log_softmax")
+def _softmax(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    shape = builder.shape(fx_node)
+    if given["dim"] not in (1, -len(shape)):
+        raise builder.refuse(fx_node, f"a softmax over axis {given['dim']}, as attention computes it.")
+    return builder.add(
+        Probabilities(
+            name=builder.node_name(fx_node, "softmax"),
+            inputs=(tensor(builder, fx_node, given["self"]),),
+            shape=shape,
+            place=builder.place(fx_node),
+            logarithm="log" in str(fx_node.target),
         )
     )

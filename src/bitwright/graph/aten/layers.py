@@ -3,30 +3,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
-from bitwright.graph.aten.registry import arguments, handles, optional_parameter, pair, parameter, tensor
-from bitwright.graph.builder import Builder
+from bitwright.graph.aten.registry import arguments, constant, handles, optional_parameter, pair, parameter, tensor
+from bitwright.graph.builder import Builder, Constant, Parameter
 from bitwright.graph.nodes import BatchNorm, Conv2d, Linear, Norm, Pair
+
+
+def _layer_name(builder: Builder, fx_node: fx.Node, weight: Any, operation: str) -> str:
+    """That of the module which owns the weight; where the weight was computed, that of the module which uses it."""
+    if isinstance(weight, Parameter):
+        return builder.unique(weight.name.removesuffix(".weight"))
+    return builder.unique(builder.module_path(fx_node) or operation)
 
 
 @handles("conv2d")
 def _conv2d(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
-    weight = parameter(builder, fx_node, given["weight"])
     dilation = pair(given["dilation"])
     if isinstance(given["padding"], str):
         padding = _named_padding(builder, fx_node, given["padding"], dilation)
     else:
         padding = pair(given["padding"])
+    source = tensor(builder, fx_node, given["input"])
+    name = _layer_name(builder, fx_node, given["weight"], "conv")
     return builder.add(
         Conv2d(
-            name=builder.unique(weight.removesuffix(".weight")),
-            inputs=(tensor(builder, fx_node, given["input"]),),
+            name=name,
+            inputs=(source,),
             shape=builder.shape(fx_node),
             place=builder.place(fx_node),
-            weight=weight,
-            bias=optional_parameter(builder, fx_node, given["bias"]),
+            weight=parameter(builder, fx_node, given["weight"], f"{name}.weight"),
+            bias=optional_parameter(builder, fx_node, given["bias"], f"{name}.bias"),
             stride=pair(given["stride"]),
             padding=padding,
             dilation=dilation,
@@ -48,18 +58,48 @@ def _named_padding(builder: Builder, fx_node: fx.Node, padding: str, dilation: P
 @handles("linear")
 def _linear(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
-    weight = parameter(builder, fx_node, given["weight"])
+    return _matrix_product(builder, fx_node, given["input"], given["weight"], given["bias"])
+
+
+@handles("matmul", "mm")
+def _matmul(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    return _matrix_product(builder, fx_node, given["self"], _transposed(builder, fx_node, given), None)
+
+
+@handles("addmm")
+def _addmm(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    weight, bias = _transposed(builder, fx_node, given), constant(builder, fx_node, given["self"])
+    bias = (bias * given["beta"]).expand(weight.tensor.shape[:1])
+    return _matrix_product(builder, fx_node, given["mat1"], Constant(weight.tensor * given["alpha"]), Constant(bias))
+
+
+def _transposed(builder: Builder, fx_node: fx.Node, given: dict[str, Any]) -> Constant:
+    """The second factor of a product, as the weight of a linear layer."""
+    factor = given["other" if "other" in given else "mat2"]
+    if isinstance(factor, str):
+        raise builder.refuse(fx_node, "a matrix product of two activations, as attention computes it.")
+    weight = constant(builder, fx_node, factor)
+    if weight.dim() != 2:
+        raise builder.refuse(fx_node, f"a matrix product with a constant of {weight.dim()} axes; two are known.")
+    return Constant(weight.T)
+
+
+def _matrix_product(builder: Builder, fx_node: fx.Node, source: Any, weight: Any, bias: Any) -> str:
     shape = builder.shape(fx_node)
     if len(shape) != 1:
         raise builder.refuse(fx_node, f"a matrix product of more than (batch, features), here {('batch', *shape)}.")
+    inputs = (tensor(builder, fx_node, source),)
+    name = _layer_name(builder, fx_node, weight, "linear")
     return builder.add(
         Linear(
-            name=builder.unique(weight.removesuffix(".weight")),
-            inputs=(tensor(builder, fx_node, given["input"]),),
+            name=name,
+            inputs=inputs,
             shape=shape,
             place=builder.place(fx_node),
-            weight=weight,
-            bias=optional_parameter(builder, fx_node, given["bias"]),
+            weight=parameter(builder, fx_node, weight, f"{name}.weight"),
+            bias=optional_parameter(builder, fx_node, bias, f"{name}.bias"),
         )
     )
 
@@ -69,26 +109,26 @@ def _batch_norm(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     if given["training"]:
         raise builder.refuse(fx_node, "it uses batch statistics in evaluation mode; give it running statistics.")
-    mean = parameter(builder, fx_node, given["running_mean"])
-    norm = Norm(
-        mean=mean,
-        variance=parameter(builder, fx_node, given["running_var"]),
-        weight=optional_parameter(builder, fx_node, given["weight"]),
-        bias=optional_parameter(builder, fx_node, given["bias"]),
-        eps=float(given["eps"]),
-    )
+    source = tensor(builder, fx_node, given["input"])
+    name = _norm_name(builder, fx_node, given["running_mean"])
     return builder.add(
         BatchNorm(
-            name=_norm_name(builder, fx_node, mean),
-            inputs=(tensor(builder, fx_node, given["input"]),),
+            name=name,
+            inputs=(source,),
             shape=builder.shape(fx_node),
             place=builder.place(fx_node),
-            norm=norm,
+            norm=Norm(
+                mean=parameter(builder, fx_node, given["running_mean"], f"{name}.running_mean"),
+                variance=parameter(builder, fx_node, given["running_var"], f"{name}.running_var"),
+                weight=optional_parameter(builder, fx_node, given["weight"], f"{name}.weight"),
+                bias=optional_parameter(builder, fx_node, given["bias"], f"{name}.bias"),
+                eps=float(given["eps"]),
+            ),
         )
     )
 
 
-def _norm_name(builder: Builder, fx_node: fx.Node, mean: str) -> str:
+def _norm_name(builder: Builder, fx_node: fx.Node, mean: Any) -> str:
     """The module's name; never that of a tensor, since a norm that becomes a layer keeps a weight below its name."""
-    path, _, leaf = mean.rpartition(".")
+    path, _, leaf = mean.name.rpartition(".") if isinstance(mean, Parameter) else ("", "", "")
     return builder.unique(path) if path and leaf == "running_mean" else builder.node_name(fx_node, "batch_norm")

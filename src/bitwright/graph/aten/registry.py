@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
-from bitwright.graph.builder import Builder
+from bitwright.graph.builder import Builder, Constant, Parameter
 from bitwright.graph.nodes import Pair
 
 Handler = Callable[[Builder, fx.Node], Any]
@@ -66,17 +67,27 @@ def tensor(builder: Builder, fx_node: fx.Node, value: Any) -> str:
     return value
 
 
-def parameter(builder: Builder, fx_node: fx.Node, value: Any) -> str:
-    """The name of a stored weight, bias or statistic."""
-    name = getattr(value, "name", None)
-    if not isinstance(name, str):
-        raise builder.refuse(fx_node, "its weight is computed, not a stored parameter.")
-    return name
+def constant(builder: Builder, fx_node: fx.Node, value: Any) -> Tensor:
+    """What an operand that is no activation holds, as float64: a number, a parameter, or what was computed from these."""
+    if isinstance(value, Parameter | Constant):
+        return builder.tensor_of(value).detach().double()
+    if isinstance(value, bool | int | float):
+        return torch.tensor(value, dtype=torch.float64)
+    raise builder.refuse(fx_node, "an operand depends on the number of images.")
 
 
-def optional_parameter(builder: Builder, fx_node: fx.Node, value: Any) -> str | None:
+def parameter(builder: Builder, fx_node: fx.Node, value: Any, name: str) -> str:
+    """The name of a weight, bias or statistic: that of the state dict where it is stored, else `name`, under which it is kept."""
+    if isinstance(value, Parameter):
+        return value.name
+    if not isinstance(value, Constant):
+        raise builder.refuse(fx_node, f"its {name.rpartition('.')[2]} depends on the images.")
+    return builder.keep(name, value.tensor)
+
+
+def optional_parameter(builder: Builder, fx_node: fx.Node, value: Any, name: str) -> str | None:
     """The same, where None is allowed."""
-    return None if value is None else parameter(builder, fx_node, value)
+    return None if value is None else parameter(builder, fx_node, value, name)
 
 
 def pair(value: Any) -> Pair:

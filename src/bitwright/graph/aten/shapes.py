@@ -65,8 +65,18 @@ def _transpose(builder: Builder, fx_node: fx.Node) -> str:
     )
 
 
-@handles("contiguous", "clone", "alias", "detach", "lift_fresh_copy")
+@handles("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "type_as")
 def _same(builder: Builder, fx_node: fx.Node) -> str:
+    return tensor(builder, fx_node, arguments(builder, fx_node)["self"])
+
+
+@handles("to", "_to_copy")
+def _cast(builder: Builder, fx_node: fx.Node) -> str:
+    made = fx_node.meta["val"].dtype
+    if not made.is_floating_point:
+        raise builder.refuse(
+            fx_node, f"a cast to {made}; the network is computed in real numbers until it is quantized."
+        )
     return tensor(builder, fx_node, arguments(builder, fx_node)["self"])
 
 

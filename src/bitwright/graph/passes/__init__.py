@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitwright.graph.graph import Graph
+from bitwright.graph.passes.absorb_affine import absorb_affine
 from bitwright.graph.passes.channel_shuffle import find_channel_shuffles
 from bitwright.graph.passes.fold_batch_norm import fold_batch_norm
 from bitwright.graph.passes.fuse_clamps import fuse_clamps
 
 Pass = Callable[[Graph], tuple[Graph, bool]]
-PASSES: tuple[Pass, ...] = (find_channel_shuffles, fold_batch_norm, fuse_clamps)
+PASSES: tuple[Pass, ...] = (find_channel_shuffles, absorb_affine, fold_batch_norm, fuse_clamps)
 
 
 def simplify(graph: Graph) -> Graph:
@@ -25,4 +26,4 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
-__all__ = ["PASSES", "Pass", "find_channel_shuffles", "fold_batch_norm", "fuse_clamps", "simplify"]
+__all__ = ["PASSES", "Pass", "absorb_affine", "find_channel_shuffles", "fold_batch_norm", "fuse_clamps", "simplify"]

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import BatchNorm, Conv2d, Layer, Node
+from bitwright.graph.nodes import BatchNorm, Layer, Node
+from bitwright.graph.passes.absorb_affine import depthwise
 
 
 def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
@@ -36,25 +37,9 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
         elif len(node.shape) == 3:
             weight = f"{node.name}.unit_weight"
             parameters[weight] = torch.ones(node.shape[0], 1, 1, 1, device=parameters[node.norm.mean].device)
-            made[node.name] = _depthwise(node, weight)
+            made[node.name] = replace(depthwise(node, weight, None), norm=node.norm)
         else:
             made[node.name] = node
     output = renamed.get(graph.output, graph.output)
     changed = tuple(made.values()) != graph.nodes
     return replace(graph, nodes=tuple(made.values()), output=output, parameters=parameters), changed
-
-
-def _depthwise(node: BatchNorm, weight: str) -> Conv2d:
-    return Conv2d(
-        name=node.name,
-        inputs=node.inputs,
-        shape=node.shape,
-        place=node.place,
-        weight=weight,
-        bias=None,
-        stride=(1, 1),
-        padding=(0, 0),
-        dilation=(1, 1),
-        groups=node.shape[0],
-        norm=node.norm,
-    )

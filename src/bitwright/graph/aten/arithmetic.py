@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""Sums, differences, and products with constants: additions of tensors, and affine maps of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from bitwright.graph.aten.registry import arguments, constant, handles, tensor
+from bitwright.graph.builder import Builder
+from bitwright.graph.nodes import Add, Affine
+
+
+def affine(builder: Builder, fx_node: fx.Node, source: str, gain: Any = 1.0, offset: Any = 0.0) -> str:
+    """Add `gain * source + offset`, both a number, or a tensor with one number a channel; nothing for the identity."""
+    shape = builder.shape_of(source)
+    made = [_channels(builder, fx_node, value, shape) for value in (gain, offset)]
+    if bool((made[0] == 1).all()) and not bool(made[1].any()):
+        return source
+    name = builder.node_name(fx_node, "affine")
+    return builder.add(
+        Affine(
+            name=name,
+            inputs=(source,),
+            shape=shape,
+            place=builder.place(fx_node),
+            gain=builder.keep(f"{name}.gain", made[0]),
+            offset=builder.keep(f"{name}.offset", made[1]),
+        )
+    )
+
+
+def _channels(builder: Builder, fx_node: fx.Node, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
+    """A constant that an activation of `shape` is combined with, of shape (channels,)."""
+    given = torch.as_tensor(value, dtype=torch.float32)
+    axes = (1,) * (len(shape) + 1 - given.dim()) + tuple(given.shape)
+    if (
+        len(axes) != len(shape) + 1
+        or axes[0] != 1
+        or any(size not in (1, axis) for size, axis in zip(axes[1:], shape, strict=True))
+    ):
+        raise builder.refuse(
+            fx_node,
+            f"a constant of shape {tuple(given.shape)} beside images of shape ('batch', {', '.join(map(str, shape))}).",
+        )
+    given = given.reshape(axes)
+    for axis in range(2, len(axes)):
+        first = given.narrow(axis, 0, 1)
+        if not bool((given == first).all()):
+            raise builder.refuse(fx_node, "a constant that differs from pixel to pixel; one number a channel is known.")
+        given = first
+    return given.flatten().expand(shape[0]).contiguous()
+
+
+@handles("add")
+def _add(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    return _sum(builder, fx_node, given["self"], given["other"], given.get("alpha", 1))
+
+
+@handles("sub")
+def _sub(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    return _sum(builder, fx_node, given["self"], given["other"], -given.get("alpha", 1))
+
+
+@handles("rsub")
+def _rsub(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    return _sum(builder, fx_node, given["other"], given["self"], -given.get("alpha", 1))
+
+
+def _sum(builder: Builder, fx_node: fx.Node, first: Any, second: Any, factor: float) -> str:
+    """`first + factor * second`, at least one of which is an activation."""
+    if not isinstance(second, str):
+        return affine(
+            builder, fx_node, tensor(builder, fx_node, first), offset=constant(builder, fx_node, second) * factor
+        )
+    if not isinstance(first, str):
+        return affine(builder, fx_node, second, gain=float(factor), offset=constant(builder, fx_node, first))
+    return sum_of(builder, fx_node, first, second, float(factor))
+
+
+def sum_of(builder: Builder, fx_node: fx.Node, first: str, second: str, factor: float = 1.0) -> str:
+    """Add `first + factor * second`, two activations of one shape."""
+    shapes = [builder.shape_of(name) for name in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise builder.refuse(fx_node, f"an addition that broadcasts {shapes[0]} and {shapes[1]}.")
+    second = affine(builder, fx_node, second, gain=factor)
+    return builder.add(
+        Add(
+            name=builder.node_name(fx_node, "add"),
+            inputs=(first, second),
+            shape=builder.shape_of(first),
+            place=builder.place(fx_node),
+        )
+    )
+
+
+@handles("mul")
+def _mul(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    first, second = given["self"], given["other"]
+    if isinstance(first, str) and isinstance(second, str):
+        raise builder.refuse(fx_node, "a product of two activations.")
+    source, factor = (first, second) if isinstance(first, str) else (second, first)
+    return affine(builder, fx_node, tensor(builder, fx_node, source), gain=constant(builder, fx_node, factor))
+
+
+@handles("div")
+def _div(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    if given.get("rounding_mode") is not None:
+        raise builder.refuse(fx_node, "a division that rounds.")
+    if isinstance(given["other"], str):
+        raise builder.refuse(fx_node, "a division by an activation.")
+    return affine(
+        builder, fx_node, tensor(builder, fx_node, given["self"]), gain=1 / constant(builder, fx_node, given["other"])
+    )
+
+
+@handles("neg")
+def _neg(builder: Builder, fx_node: fx.Node) -> str:
+    return affine(builder, fx_node, tensor(builder, fx_node, arguments(builder, fx_node)["self"]), gain=-1.0)

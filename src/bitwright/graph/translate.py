@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""From an exported program to a Graph: one node for each ATen operation, nothing fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from bitwright.errors import CaptureError
+from bitwright.graph.aten import HANDLERS, IGNORED, why_refused
+from bitwright.graph.builder import Builder, Parameter
+from bitwright.graph.constants import depends_on_parameters_alone, evaluated
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import Input, Node
+from bitwright.graph.shapes import parameter_names
+
+
+def translate(program: ExportedProgram, name: str) -> Graph:
+    """The graph of a program that takes one batch of images.
+
+    Raises:
+        CaptureError: If an operation has no handler, or not in this form, or the program returns no tensor, or several.
+    """
+    signature = program.graph_signature
+    owned = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    owned |= signature.inputs_to_lifted_tensor_constants
+    constants = {key: value for key, value in program.constants.items() if isinstance(value, Tensor)}
+    builder = Builder(program, name, tensors={**program.state_dict, **constants})
+    for fx_node in program.graph.nodes:
+        if fx_node.op == "placeholder":
+            if fx_node.name in owned:
+                builder.values[fx_node] = Parameter(owned[fx_node.name])
+            else:
+                made = Input(name=builder.unique("input"), inputs=(), shape=builder.shape(fx_node), place="the input")
+                builder.values[fx_node] = builder.add(made)
+    output = _single_output(builder, _walk(builder, program.graph_module))
+    used = _reachable(builder.nodes, output)
+    named = {tensor for node in used for tensor in parameter_names(node)}
+    kept = {key: value for key, value in builder.tensors.items() if key in named or key not in builder.spent}
+    return Graph(name, used, output, {key: value.detach().clone() for key, value in kept.items()})
+
+
+def _walk(builder: Builder, module: fx.GraphModule) -> Any:
+    """Enter the values of all operations of a graph, whose placeholders have theirs, and give what it returns."""
+    returned: Any = None
+    for fx_node in module.graph.nodes:
+        if fx_node.op == "call_function":
+            builder.values[fx_node] = _call(builder, fx_node, module)
+        elif fx_node.op == "output":
+            (returned,) = fx_node.args
+    return returned
+
+
+def _call(builder: Builder, fx_node: fx.Node, module: fx.GraphModule) -> Any:
+    """What an operation becomes: nothing for bookkeeping of shapes, a constant, or what its handler makes."""
+    target = getattr(fx_node.target, "__name__", str(fx_node.target)).split(".")[0]
+    if target in IGNORED or isinstance(fx_node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat):
+        return None
+    if target == "wrap_with_set_grad_enabled":
+        return _call_without_gradients(builder, fx_node, module)
+    if depends_on_parameters_alone(builder, fx_node):
+        return evaluated(builder, fx_node)
+    handler = HANDLERS.get(target.rstrip("_"))
+    if handler is None:
+        raise builder.refuse(fx_node, why_refused(target.rstrip("_")))
+    _refuse_written_view(builder, fx_node, target)
+    return handler(builder, fx_node)
+
+
+def _call_without_gradients(builder: Builder, fx_node: fx.Node, module: fx.GraphModule) -> Any:
+    """The results of what forward() does under `torch.no_grad()`: a graph within the graph."""
+    _, inner, *operands = fx_node.args
+    body = module.get_submodule(str(inner.target))  # type: ignore[union-attr]
+    assert isinstance(body, fx.GraphModule)
+    places = (item for item in body.graph.nodes if item.op == "placeholder")
+    for place, operand in zip(places, operands, strict=True):
+        builder.values[place] = builder.values.get(operand)  # type: ignore[arg-type]
+    return [builder.values[item] for item in _walk(builder, body)]
+
+
+def _refuse_written_view(builder: Builder, fx_node: fx.Node, target: str) -> None:
+    """An in-place operation on a slice changes the tensor that was sliced, which the graph cannot say."""
+    source = fx_node.args[0] if fx_node.args else None
+    views = ("getitem", "slice", "select", "view", "transpose", "chunk", "split")
+    if target.endswith("_") and isinstance(source, fx.Node) and source.op == "call_function":
+        origin = getattr(source.target, "__name__", "").split(".")[0]
+        viewed = source.args[0]
+        if origin in views and isinstance(viewed, fx.Node) and len(viewed.users) > 1:
+            raise builder.refuse(fx_node, "it writes into a view of another tensor; use the form that is not in-place.")
+
+
+def _single_output(builder: Builder, returned: Any) -> str:
+    """The name of the one tensor that a program returns."""
+    results = [item for item in returned if item is not None] if isinstance(returned, list | tuple) else [returned]
+    if len(results) != 1:
+        raise CaptureError(
+            f"{builder.model} returns {len(results)} tensors in evaluation mode, but one tensor of logits is needed: "
+            "wrap it in a module that returns the one to keep."
+        )
+    value = builder.values.get(results[0]) if isinstance(results[0], fx.Node) else None
+    if not isinstance(value, str):
+        raise CaptureError(f"{builder.model} returns a constant: its output does not depend on the images.")
+    return value
+
+
+def _reachable(nodes: list[Node], output: str) -> tuple[Node, ...]:
+    """Only what the output needs, in order; the input stays."""
+    needed = {output}
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if node.name in needed or isinstance(node, Input):
+            needed.update(node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))
