@@ -140,13 +140,17 @@ def test_other_networks_and_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    """A missing file is a beginning, a damaged one an error; without `resume` a former one is no matter."""
+    """A missing file is a beginning, a damaged one an error; without `resume` a former one is left alone."""
     path = tmp_path / "state"
     first = measure("hessian_trace", path, resume=True)
     damaged = path.read_bytes()[:-9]
     path.write_bytes(damaged)
     with pytest.raises(FileFormatError, match="is no complete safetensors file"):
         measure("hessian_trace", path, resume=True)
+    with pytest.raises(FileFormatError, match="give resume=True to go on with this measurement, or delete it"):
+        measure("hessian_trace", path)
+    assert path.read_bytes() == damaged
+    path.unlink()
     assert measure("hessian_trace", path) == first
     assert measure("hessian_trace", path, resume=True, progress=killing(0)) == first
 

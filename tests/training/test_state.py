@@ -134,6 +134,15 @@ def test_other_settings_are_refused_by_name(state: bytes, change: str, tmp_path:
     assert path.read_bytes() == state
 
 
+def test_a_state_is_not_written_over(state: bytes, tmp_path: Path) -> None:
+    """By the first training that does not go on from it, whatever its settings."""
+    path = tmp_path / "state"
+    path.write_bytes(state)
+    with pytest.raises(FileFormatError, match="give resume=True to go on with this training, or delete it"):
+        tuned(path, checkpoint=Checkpointing(path))
+    assert path.read_bytes() == state
+
+
 def test_more_epochs_and_other_workers_go_on(state: bytes, tmp_path: Path) -> None:
     """Epochs may grow, from one run to the next; how images are read, and how often the state is written, does not matter."""
     path = tmp_path / "state"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bitwright.errors import FileFormatError
+from bitwright.graph.state_file import refuse_unfinished
 
 STATUS = 130
 """Of a program that Ctrl-C ended: 128 and the number of the signal, as shells count."""
@@ -48,8 +48,8 @@ def resumable(state: Path, how: Sequence[str] = ("--resume",)) -> Iterator[None]
         raise Interrupted(state, how) from error
 
 
-def refuse_unfinished(state: Path, resume: bool, how: Sequence[str] = ("--resume",)) -> None:
-    """Keep a new start from overwriting the state of an interrupted one.
+def require_resumed(state: Path, resume: bool, how: Sequence[str] = ("--resume",)) -> None:
+    """Refuse at once, before data is read, what would overwrite the state of an interrupted run.
 
     Args:
         state: Where it would be.
@@ -59,7 +59,5 @@ def refuse_unfinished(state: Path, resume: bool, how: Sequence[str] = ("--resume
     Raises:
         FileFormatError: If there is one, and it should not go on.
     """
-    if state.exists() and not resume:
-        raise FileFormatError(
-            f"'{state}' holds the state of an interrupted run: add {shlex.join(how)} to go on, or delete it to start anew."
-        )
+    if not resume:
+        refuse_unfinished(state, f"add {shlex.join(how)} to go on")

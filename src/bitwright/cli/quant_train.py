@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright.cli.app import reported
 from bitwright.cli.console import bar
-from bitwright.cli.interruption import refuse_unfinished, resumable
+from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.outputs import try_folder
 from bitwright.cli.processes import default_device, join_processes, leave_processes
 from bitwright.cli.quant_epochs import CHECKPOINT, QUANTIZED, Epochs, validate
@@ -46,7 +46,7 @@ def run(flags: Namespace, command: str = "python quant_train.py …") -> None:
 
     state = flags.save_path / STATE
     if not flags.evaluate:
-        refuse_unfinished(state, flags.going_on, ["--resume", str(state)])
+        require_resumed(state, flags.going_on, ["--resume", str(state)])
     try_folder(flags.save_path, flags.save_path)
     log = Log(flags.save_path / "log.log", shown=join_processes(default_device())[0])
     told: list[str] = []

@@ -11,7 +11,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
-from bitwright.cli.interruption import refuse_unfinished, resumable
+from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import real, whole
 from bitwright.cli.options import Data, GraphFile, Json, Output, Seed
 from bitwright.cli.outputs import reserve
@@ -80,7 +80,7 @@ def sensitivity(
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
     found = load_data(data, network.input_shape, outputs=network.output_shape[0])
     chosen = found.calibration(min(images, len(found.train)), seed)
-    refuse_unfinished(state, resume)
+    require_resumed(state, resume)
     with resumable(state), bar("measuring sensitivities", shown=main) as progress:
         table = measure_sensitivity(
             network,

@@ -14,7 +14,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
-from bitwright.cli.interruption import refuse_unfinished, resumable
+from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.models import refuse_ignored_weights, refuse_two_heads
 from bitwright.cli.numbers import one_of, real, whole
 from bitwright.cli.options import (
@@ -175,7 +175,7 @@ def train(
         raise unknown_name("ranges", ranges, list(Ranges))
     state = output.with_name(f"{output.name}.state")
     reserve(output, state, reads=[model, scheme, weights, layerwise])
-    refuse_unfinished(state, resume)
+    require_resumed(state, resume)
     checkpoint = Checkpointing(state, checkpoint_minutes, checkpoint_steps, resume)
     run = _Run(data, settings, output, checkpoint, join_processes(default_device())[0], as_json)
     with resumable(state):

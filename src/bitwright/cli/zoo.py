@@ -13,7 +13,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
-from bitwright.cli.interruption import refuse_unfinished, resumable
+from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import one_of
 from bitwright.cli.options import Classes, Data, Json, Output, ReplaceHead, Weights, Workers
 from bitwright.cli.outputs import reserve, try_folder
@@ -228,7 +228,7 @@ def reproduce(
     refuse_two_heads(context)
     kept = folder or Path("runs") / row(name).name
     try_folder(kept, kept)
-    refuse_unfinished(kept / STATE, resume)
+    require_resumed(kept / STATE, resume)
     published = row(name)
     chosen = recipe(name).changed(changes or [])
     shape = (3, image_size_of(published.model), image_size_of(published.model))

@@ -62,12 +62,18 @@ class StateFile:
         # No more than a tenth of the time goes into writing, however slow the disk is.
         self._next = end + max(self._seconds, 10 * (end - begin))
 
-    def read(self) -> tuple[dict[str, Tensor], Any] | None:
+    def begin(self, resume: bool) -> tuple[dict[str, Tensor], Any] | None:
         """The tensors and the progress of the last write, by any process; None where there is no file.
 
+        Args:
+            resume: Whether to go on from the file, if it exists.
+
         Raises:
-            FileFormatError: If the file is damaged, or belongs to other settings, which are named.
+            FileFormatError: If there is a file that the work is not to go on from, which nothing else may overwrite; if it is
+                damaged, or belongs to other settings, which are named.
         """
+        if not resume:
+            refuse_unfinished(self.path, f"give resume=True to go on with this {self._work}")
         if not self.path.exists():
             return None
         tensors, metadata = read_tensors(self.path, self._format)
@@ -85,6 +91,20 @@ class StateFile:
                 "Give what it was begun with, or delete the file to start anew."
             )
         return tensors, progress
+
+
+def refuse_unfinished(path: Path, how: str) -> None:
+    """Keep new work from overwriting the state of another.
+
+    Args:
+        path: Where its state would be.
+        how: What to do to go on.
+
+    Raises:
+        FileFormatError: If there is one.
+    """
+    if path.exists():
+        raise FileFormatError(f"'{path}' holds the state of an interrupted run: {how}, or delete it to start anew.")
 
 
 def differences(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,14 @@ class Checkpoint:
         resume: Whether to start from the file, if it exists.
 
     Raises:
-        FileFormatError: If the file is damaged, or belongs to other settings.
+        FileFormatError: If the file is damaged, belongs to other settings, or exists and is not to be resumed.
     """
 
     def __init__(self, path: str | Path | None, settings: Mapping[str, Any], resume: bool = False) -> None:
         self._file = (
             None if path is None else StateFile(path, FORMAT, work="measurement", settings=settings, seconds=SECONDS)
         )
-        self._found = from_main(self._read) if resume else {}
+        self._found = from_main(partial(self._read, resume))
         # What was found stays in the file until its estimator has something newer.
         self._states: dict[str, State] = {name: lambda kept=kept: kept for name, kept in self._found.items()}  # type: ignore[misc]
         self._changed = False
@@ -113,9 +114,9 @@ class Checkpoint:
         )
         self._changed = False
 
-    def _read(self) -> dict[str, dict[str, Tensor]]:
+    def _read(self, resume: bool) -> dict[str, dict[str, Tensor]]:
         """Tensors by estimator and name; none where there is no file."""
-        kept = None if self._file is None else self._file.read()
+        kept = None if self._file is None else self._file.begin(resume)
         found: dict[str, dict[str, Tensor]] = {}
         for key, value in (kept[0] if kept else {}).items():
             part, _, name = key.partition("/")

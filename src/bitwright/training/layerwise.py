@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def fine_tune_layerwise(
     file = None if checkpoint is None else _file(checkpoint, graph, schemes, data, settings, options)
     done = _Done()
     if file is not None and checkpoint is not None:
-        kept = from_main(file.read) if checkpoint.resume else None
+        kept = from_main(partial(file.begin, checkpoint.resume))
         if kept is not None:
             done = decode(_Done, kept[1], f"'{checkpoint.path}' does not say how far the training is")
             if not 0 <= done.stages < len(schemes):

@@ -108,7 +108,7 @@ def train(
             **_surroundings(model, accelerator), **checkpoint.origin,
         }  # fmt: skip
         file = TrainingFile(checkpoint, model, optimizer, kept, writes=accelerator.is_main_process)
-        done = file.resume() if checkpoint.resume else None
+        done = file.begin(checkpoint.resume)
     if isinstance(model, QuantizedModel) and model.cancels_biases and accelerator.ddp_handler is None:
         # No gradient comes for such a bias: processes must not wait for it.
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)

@@ -113,7 +113,7 @@ class Checkpointing:
         path: Of the file, written at the end of every epoch, atomically.
         minutes: From one write to the next within an epoch; longer where writing would take more than a tenth of the time.
         steps: Steps after which it is written besides.
-        resume: Whether to start from it if it exists, in any process.
+        resume: Whether to start from it if it exists, in any process; without it, one that exists is refused.
         origin: What the weights depend on besides the arguments of the training, as JSON values: where the model and its images
             come from.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,17 @@ class TrainingFile:
         tensors |= {_SLOT + name: value for name, value in slots(self._model, self._optimizer).items()}
         self._file.write(tensors, vars(progress))
 
-    def resume(self) -> Progressed | None:
+    def begin(self, resume: bool) -> Progressed | None:
         """Put the last state into model and optimizer, in all processes; None where there is no file.
 
+        Args:
+            resume: Whether to go on from the file, if it exists.
+
         Raises:
-            FileFormatError: If the file is damaged, or belongs to a training with another model or other settings.
+            FileFormatError: If there is a file that is not to be gone on from; if it is damaged, or belongs to a training with
+                another model or other settings.
         """
-        found = from_main(self._file.read)
+        found = from_main(partial(self._file.begin, resume))
         if found is None:
             return None
         tensors, progress = found
