@@ -10,28 +10,33 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 from bitwright.graph import nodes
+from bitwright.graph import operations as graph_operations
+from bitwright.integer import operations as integer_operations
 from bitwright.integer import ops
 
-_ABSTRACT = {nodes.Node, nodes.Selection, nodes.Move, ops.Accumulate}
+_ABSTRACT = {nodes.Node, nodes.Bytewise, nodes.Selection, nodes.Move, ops.Accumulate}
 
 
-def _kinds(module: Any) -> tuple[type[nodes.Node], ...]:
+def _kinds(module: Any, operations: Any) -> tuple[type[nodes.Node], ...]:
+    """The kinds of a module, in its order, then those that are modules of their own."""
     found = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, nodes.Node)]
-    return tuple(kind for kind in found if kind.__module__ == module.__name__ and kind not in _ABSTRACT)
+    own = [kind for kind in found if kind.__module__ == module.__name__ and kind not in _ABSTRACT]
+    return (*own, *(getattr(operations, name) for name in operations.__all__))
 
 
 UNRESOLVED = (nodes.Affine, nodes.BatchNorm, nodes.Probabilities, nodes.Reshape, nodes.Transpose)
 """What passes fuse or resolve: no graph that leaves capture has one."""
-CAPTURED = tuple(kind for kind in _kinds(nodes) if kind not in (nodes.Requantize, *UNRESOLVED))
+CAPTURED = tuple(kind for kind in _kinds(nodes, graph_operations) if kind not in (nodes.Requantize, *UNRESOLVED))
 PLANNED = (*CAPTURED, nodes.Requantize)
 """The nodes of a quantization plan, which places `Requantize`."""
-EVERY = _kinds(nodes)
+EVERY = _kinds(nodes, graph_operations)
 LAYERS = (nodes.Conv2d, nodes.Linear)
 SELECTIONS = tuple(kind for kind in CAPTURED if issubclass(kind, nodes.Selection))
-INTEGER = (*_kinds(ops), nodes.Concat, *(kind for kind in SELECTIONS if kind is not nodes.Dropout))
+INTEGER = (*_kinds(ops, integer_operations), nodes.Concat, *(kind for kind in SELECTIONS if kind is not nodes.Dropout))
 """The instruction set: lowering leaves dropout out."""
 
 _RESOLVED = dict.fromkeys((nodes.Reshape, nodes.Transpose), "passes resolve it first")
@@ -43,7 +48,16 @@ _DROPPED = {nodes.Dropout: "no integer model has it"}
 _FLOAT_DROPPED = {nodes.Dropout: "float networks write an identity"}
 _AT_THE_DOOR = dict.fromkeys((ops.Quantize, ops.ReciprocalQuantize), "images become integers before the operations")
 _NOT_PUBLISHED = dict.fromkeys(
-    (nodes.Clamp, nodes.Concat, nodes.Dropout, nodes.Slice, nodes.ChannelShuffle), "no published checkpoint has it"
+    (
+        nodes.Clamp,
+        nodes.Concat,
+        nodes.Dropout,
+        nodes.Slice,
+        nodes.ChannelShuffle,
+        graph_operations.Product,
+        graph_operations.Table,
+    ),
+    "no published checkpoint has it",
 )
 
 
@@ -66,6 +80,9 @@ class Phase:
     @cached_property
     def function(self) -> Any:
         module, _, name = self.where.partition(":")
+        operations = f"bitwright.{module.rpartition('.')[0]}.operations"
+        if find_spec(operations):
+            importlib.import_module(operations)  # entries that are modules of their own
         return getattr(importlib.import_module(f"bitwright.{module}"), name)
 
     def knows(self, kind: type[nodes.Node]) -> bool:

@@ -33,9 +33,10 @@ from torch import Tensor
 from bitwright.benchmark import ENGINES, EngineProcess, Setting, environment, load_engine
 from bitwright.errors import BitwrightError, ExportError
 from bitwright.export import Exporter, Pixels, Target
-from bitwright.graph import Graph
+from bitwright.graph import Graph, Product, Table
 from bitwright.graph.evaluate import convolve, evaluate
 from bitwright.graph.execute import execute
+from bitwright.graph.functions import Program
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,
@@ -455,6 +456,47 @@ def _split(growing: Growing, last: str) -> str:
     return growing.add(Concat, _kept(growing, right), left)
 
 
+def _product(growing: Growing, last: str) -> str:
+    """Times a gate for each channel, a map for each pixel, or a tensor of the same shape, which may be itself."""
+    draw, (channels, *size) = growing.draw, growing.shape(last)
+    kind = draw.choice(["gate", "map", "alike"])
+    if kind == "gate":
+        other = _table(growing, _conv(growing, _mean(growing, last), channels, (1, 1)))
+    elif kind == "map":
+        kernel = (3, 3) if min(size) > 1 else (1, 1)
+        other = _table(growing, _conv(growing, last, 1, kernel, padding=(kernel[0] // 2, kernel[1] // 2)))
+    else:
+        other = draw.choice(growing.alike(last, slice(None)))
+    pair = [last, other] if draw.random() < 0.7 else [other, last]
+    return _activation(growing, growing.add(Product, *pair))
+
+
+def _table(growing: Growing, last: str) -> str:
+    """An element-wise function that is defined everywhere."""
+    names = [
+        "abs",
+        "gelu",
+        "gelu_tanh",
+        "hardsigmoid",
+        "hardswish",
+        "mish",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "square",
+        "tanh",
+    ]
+    programs: list[Program] = [
+        *((("x", name)) for name in names),
+        ("x", 0.1, "leaky_relu"),
+        ("x", 1.0, "elu"),
+        ("x", "x", "tanh", "add", 0.5, "mul"),
+        ("x", "neg", "exp", 1.0, "add", "log"),
+        ("x", "abs", 0.3, "add", "sqrt", 2.0, "x", "abs", "add", "div"),
+    ]
+    return growing.add(Table, last, program=growing.draw.choice(programs))
+
+
 def _shuffle(growing: Growing, last: str) -> str:
     """Channels shuffled."""
     return growing.add(ChannelShuffle, last, groups=growing.divisor(growing.shape(last)[0]))
@@ -516,6 +558,8 @@ GROWTHS: Sequence[Callable[[Growing, str], str]] = (
     _sum,
     _concatenation,
     _split,
+    _product,
+    _table,
     _shuffle,
     _maximum,
     _average,

@@ -3,20 +3,16 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bitwright.benchmark import ENGINES
 from bitwright.errors import BitwrightError
-from bitwright.export import Pixels, Target, export_tvm
-from bitwright.graph import nodes
-from bitwright.graph.nodes import Node
-from bitwright.integer import IntegerModel
 from bitwright.quantizer import TensorFormat
+from export.unoptimised import unoptimised
+from phases import CAPTURED
 from random_networks import DISTINCT_LOGITS, RandomModel, random_model, survey
 
 NETWORKS = 60
@@ -48,13 +44,7 @@ def test_networks_are_of_every_kind() -> None:
     made = models().values()
     assert len(made) >= 0.9 * NETWORKS
     kinds = {type(node) for given in made for node in given.graph}
-    # Capture leaves no views, and the plan makes the nodes that requantize.
-    assert _kinds(Node) - kinds == {
-        nodes.Reshape,
-        nodes.Transpose,
-        nodes.Requantize,
-        nodes.BatchNorm,
-    }
+    assert set(CAPTURED) == kinds
     assert {
         bits
         for given in made
@@ -75,12 +65,6 @@ def test_networks_are_of_every_kind() -> None:
     assert any((layer.weight.reshape(len(layer.weight), -1) == 0).all(1).any() for layer in layers)
     for given in made:
         assert len(np.unique(given.logits)) > DISTINCT_LOGITS
-
-
-def _kinds(base: type[Node]) -> set[type[Node]]:
-    """The final classes of graph nodes."""
-    own = [kind for kind in base.__subclasses__() if kind.__module__ == nodes.__name__]
-    return {leaf for kind in own for leaf in _kinds(kind) or {kind}}
 
 
 @cache
@@ -104,19 +88,11 @@ def test_engines_give_the_integers_of_the_reference(engine: str) -> None:
     assert found.of_exporter <= 0.3 * NETWORKS
 
 
-def unoptimised(model: IntegerModel, path: str | Path, target: Target | str, pixels: Pixels | None) -> object:
-    """TVM's kernels as they are: LLVM takes most of the time of an export to optimise them, which the slow tests have it do."""
-    from tvm.target import codegen
-
-    cpu = {"mtriple": codegen.llvm_get_system_triple(), "mcpu": codegen.llvm_get_system_cpu()}
-    return export_tvm(model, path, target, pixels, tvm_target=json.dumps({"kind": "llvm", **cpu, "opt-level": 0}))
-
-
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "litert", "qonnx"])
 def test_pools_that_end_behind_the_image(engine: str) -> None:
     """PyTorch drops the last window of a pool that rounds up where it begins behind the image; not every engine does."""
     require(engine)
-    assert survey(engine, [142, 195], make=made).wrong == {}
+    assert survey(engine, [541, 544], make=made).wrong == {}
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 def test_the_model_is_left_as_it_was_after_a_refusal() -> None:
     """A refused model is in training mode again."""
-    model = Then(F.silu).train()
+    model = Then(lambda x: torch.cumsum(x, 1)).train()
     with pytest.raises(CaptureError):
         capture(model, IMAGE)
     assert model.training
@@ -209,12 +209,17 @@ class Attention(nn.Module):
 @pytest.mark.parametrize(
     ("model", "operation", "place"),
     [
-        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish()), "hardswish", "1"),
-        (Called(lambda m, x: m.block(x), block=nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU())), "silu", r"block\.1"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)), "group_norm", "1"),
+        (
+            Called(lambda m, x: m.block(x), block=nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8))),
+            "group_norm",
+            r"block\.1",
+        ),
         (Called(lambda m, x: m.norm(x), norm=nn.GroupNorm(1, 3)), "group_norm", "norm"),
         (Attention(), "permute", "the top module"),
         (Called(lambda m, x: m.vit(x), vit=Attention()), "permute", "vit"),
-        (Then(torch.sigmoid), "sigmoid", "the top module"),
+        (Then(lambda x: torch.cumsum(x, 1)), "cumsum", "the top module"),
+        (Then(lambda x: torch.remainder(x, x)), "remainder", "the top module"),
         (Then(lambda x: x[:, :4]), "slice", "the top module"),
         (Called(lambda m, x: m.up(x), up=nn.ConvTranspose2d(3, 4, 2)), "conv_transpose2d", "up"),
     ],

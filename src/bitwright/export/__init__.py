@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Files for engines: each exporter reads an IntegerModel and refuses what it cannot guarantee to give the same integers."""
 
+from bitwright.export import operations as _operations
 from bitwright.export.beforehand import refusals, require_deployable
 from bitwright.export.exporter import Exporter
 from bitwright.export.form import FORMS, Form, form_of, is_exported
@@ -15,6 +16,8 @@ from bitwright.export.qonnx.exporter import export_qonnx, to_qonnx
 from bitwright.export.seal import companions, exported_bytes
 from bitwright.export.target import Target
 from bitwright.export.tvm.exporter import export_tvm
+
+del _operations
 
 __all__ = [
     "Exporter",

@@ -8,6 +8,7 @@ from bitwright.graph.evaluate import folded_weight
 from bitwright.graph.execute import execute
 from bitwright.graph.float_model import FloatModel
 from bitwright.graph.graph import Graph
+from bitwright.graph.operations import Product, Table
 from bitwright.graph.sources import load_model
 from bitwright.graph.ties import ties
 
@@ -16,6 +17,8 @@ __all__ = [
     "Graph",
     "LayerCost",
     "ModelCost",
+    "Product",
+    "Table",
     "capture",
     "execute",
     "float_cost",

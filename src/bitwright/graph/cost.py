@@ -13,6 +13,7 @@ from bitwright.graph.nodes import (
     Add,
     AvgPool2d,
     BatchNorm,
+    Bytewise,
     Clamp,
     Concat,
     Conv2d,
@@ -26,12 +27,14 @@ from bitwright.graph.nodes import (
 
 @singledispatch
 def macs(node: Node, graph: Graph) -> int:
-    """Multiply-accumulates of a node for one image; pooling and additions count as none."""
+    """Multiply-accumulates of a node for one image; pooling, and what computes single elements, count as none."""
     raise NotImplementedError(f"no count of {type(node).__name__}")
 
 
 @macs.register
-def _(node: Input | BatchNorm | Clamp | Add | AvgPool2d | Concat | Selection | Requantize, graph: Graph) -> int:
+def _(
+    node: Input | BatchNorm | Bytewise | Clamp | Add | AvgPool2d | Concat | Selection | Requantize, graph: Graph
+) -> int:
     return 0
 
 

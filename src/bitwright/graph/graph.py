@@ -15,8 +15,7 @@ from torch import Tensor
 from bitwright.decode import decode
 from bitwright.errors import CaptureError, FileFormatError, shown, unknown_name
 from bitwright.files import write_bytes
-from bitwright.graph import nodes as node_module
-from bitwright.graph.nodes import Bounds, Input, Layer, Node, Norm
+from bitwright.graph.nodes import Bounds, Input, Layer, Node, Norm, node_kinds
 from bitwright.graph.shapes import check_shapes
 from bitwright.graph.tensors_file import read_structure, serialize
 
@@ -166,13 +165,13 @@ def node_from_dict(entry: Any, where: str = "node") -> Node:
         FileFormatError: If there is no such operation, or a value is missing, unknown or of another type.
     """
     op = entry.get("op") if isinstance(entry, Mapping) else None
-    kind = getattr(node_module, op, None) if isinstance(op, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, Node)):
+    kind = node_kinds().get(op) if isinstance(op, str) else None
+    if kind is None:
         raise FileFormatError(f"{where}: unknown operation {shown(op)}; known: {', '.join(operations())}.")
     return decode(kind, {key: value for key, value in entry.items() if key != "op"}, where)
 
 
 def operations() -> list[str]:
     """Names of all node classes that survive the passes, sorted."""
-    raw = {"Node", "BatchNorm", "Affine", "Probabilities", "Reshape", "Transpose", "Requantize"}
-    return sorted(kind.__name__ for kind in Node.__subclasses__() if kind.__name__ not in raw)
+    raw = {"BatchNorm", "Affine", "Probabilities", "Reshape", "Transpose", "Requantize"}
+    return sorted(node_kinds().keys() - raw)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 Pair = tuple[int, int]
 
@@ -78,6 +78,9 @@ class Node:
         place: The module and ATen operation it came from, for messages.
     """
 
+    reads: ClassVar[Pair] = (1, 1)
+    """How many tensors such a node reads, at least and at most."""
+
     name: str
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
@@ -91,6 +94,8 @@ class Node:
 @dataclass(frozen=True, kw_only=True)
 class Input(Node):
     """The image batch."""
+
+    reads: ClassVar[Pair] = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +151,21 @@ class Clamp(Node):
 class Add(Node):
     """Element-wise sum of two tensors of one shape."""
 
+    reads: ClassVar[Pair] = (2, 2)
+
     bounds: Bounds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concat(Node):
     """Concatenation along the channels."""
+
+    reads: ClassVar[Pair] = (1, 2**31)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytewise(Node):
+    """What computes each element from integers of at most 8 bits, so that all cases can be gone through: products, tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,3 +252,17 @@ class Requantize(Node):
 
 
 Layer = Conv2d | Linear
+
+
+def node_kinds(package: str = __package__) -> dict[str, type[Node]]:
+    """The kinds of nodes that a package has, by name, without those that others are cases of."""
+    found: dict[str, type[Node]] = {}
+
+    def enter(kind: type[Node]) -> None:
+        for case in kind.__subclasses__():
+            enter(case)
+        if not kind.__subclasses__() and kind.__module__.startswith(f"{package}."):
+            found[kind.__name__] = kind
+
+    enter(Node)
+    return found

@@ -10,10 +10,7 @@ from torch import Tensor
 
 from bitwright.errors import FileFormatError, reason, shown
 from bitwright.graph.evaluate import evaluate
-from bitwright.graph.nodes import Add, Concat, Input, Layer, Node, Norm
-
-_INPUTS = {Input: (0, 0), Add: (2, 2), Concat: (1, 2**31)}
-"""How many tensors a node reads, at least and at most, where that is not one."""
+from bitwright.graph.nodes import Input, Layer, Node, Norm
 
 
 def check_shapes(nodes: Sequence[Node], parameters: Mapping[str, Tensor], where: str) -> None:
@@ -44,7 +41,7 @@ def check_shapes(nodes: Sequence[Node], parameters: Mapping[str, Tensor], where:
 
 def _check_reads(node: Node, parameters: Mapping[str, Tensor], where: str) -> None:
     """How many tensors a node reads, and its parameters."""
-    least, most = _INPUTS.get(type(node), (1, 1))
+    least, most = node.reads
     if not least <= len(node.inputs) <= most:
         raise FileFormatError(f"{where}: node '{node.name}' cannot read {len(node.inputs)} tensors.")
     for name, channels in parameter_names(node).items():

@@ -97,8 +97,8 @@ def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:
         elif item.name == "weight" and isinstance(op, IntegerConv2d | IntegerLinear):
             tensors[f"{op.name}.weight"] = torch.from_numpy(pack(value, op.weight_bits, signed=True))
             value = {"shape": list(value.shape)}
-        elif item.name == "bias":
-            tensors[f"{op.name}.bias"] = torch.from_numpy(pack_bytes(value, signed=True))
+        elif isinstance(value, np.ndarray):
+            tensors[f"{op.name}.{item.name}"] = torch.from_numpy(pack_bytes(value, signed=True))
             value = {}
         entry[item.name] = list(value) if isinstance(value, tuple) else value
     return entry

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.graph.nodes import Node, Pair
+from bitwright.graph.nodes import Node, Pair, node_kinds
 from bitwright.integer.multipliers import Multipliers
 
 
@@ -126,3 +126,8 @@ class IntegerRequantize(Node):
     """The same values at another scale, width, or clamp."""
 
     rescale: Rescale
+
+
+def instructions() -> dict[str, type[Node]]:
+    """The operations that only integer models have, by name."""
+    return node_kinds(__package__)

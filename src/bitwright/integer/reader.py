@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,11 @@ from torch import Tensor
 
 from bitwright.decode import decode, value_of
 from bitwright.errors import FileFormatError, LoweringError, shown
-from bitwright.graph import nodes as graph_nodes
-from bitwright.graph.nodes import Node
+from bitwright.graph.nodes import Node, node_kinds
 from bitwright.graph.tensors_file import read_structure
-from bitwright.integer import ops as integer_ops
 from bitwright.integer.model import FORMAT, IntegerModel
 from bitwright.integer.multipliers import Multipliers
-from bitwright.integer.ops import Rescale
+from bitwright.integer.ops import Rescale, instructions
 from bitwright.integer.packing import unpack, unpack_bytes
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.quant_params import QuantParams
@@ -83,8 +82,8 @@ class _Shaped:
 def _op(entry: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Node:
     """The inverse of `_entry`."""
     op, name = entry.get("op"), entry.get("name")
-    kind = (getattr(integer_ops, op, None) or getattr(graph_nodes, op, None)) if isinstance(op, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, Node)) or not isinstance(name, str):
+    kind = (instructions() | node_kinds()).get(op) if isinstance(op, str) else None
+    if kind is None or not isinstance(name, str):
         raise FileFormatError(f"{where}: unknown operation {shown(op)} with the name {shown(name)}.")
     held = {item.name for item in dataclasses.fields(kind)} & set(_READERS) & set(entry)
     try:
@@ -113,14 +112,15 @@ def _read_weight(entry: Mapping[str, Any], find: Find) -> npt.NDArray[np.integer
     return unpack(find("weight"), shape, bits, signed=True)
 
 
-def _read_bias(entry: Mapping[str, Any], find: Find) -> npt.NDArray[np.int32]:
-    bias = unpack_bytes(find("bias"), signed=True)
-    _require_int32(bias)
-    return bias.astype(np.int32)
+def _read_int32(part: str, entry: Mapping[str, Any], find: Find) -> npt.NDArray[np.int32]:
+    values = unpack_bytes(find(part), signed=True)
+    _require_int32(values)
+    return values.astype(np.int32)
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any], Find], Any]] = {
-    "rescale": _read_rescale, "weight": _read_weight, "bias": _read_bias,
+    "rescale": _read_rescale, "weight": _read_weight,
+    **{part: partial(_read_int32, part) for part in ("bias", "entries")},
 }  # fmt: skip
 """The fields of operations that have arrays in the file."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Add, AvgPool2d, Clamp, Concat, Layer, Node, Requantize, Selection
+from bitwright.graph.nodes import Add, AvgPool2d, Bytewise, Clamp, Concat, Layer, Node, Requantize, Selection
 from bitwright.scheme import MAX_BITS, Precision
 
 
@@ -80,7 +80,7 @@ def _(reader: Selection | Concat | Clamp, made: Demand, residual_bits: int) -> D
 
 
 @demand.register
-def _(reader: AvgPool2d, made: Demand, residual_bits: int) -> Demand:
+def _(reader: AvgPool2d | Bytewise, made: Demand, residual_bits: int) -> Demand:
     return Demand(MAX_BITS)
 
 

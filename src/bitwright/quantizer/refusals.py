@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 from bitwright.errors import LoweringError
-from bitwright.graph.nodes import Add, AvgPool2d, Clamp, Concat, Input, Layer, Node, Requantize, Selection
+from bitwright.graph.nodes import Add, AvgPool2d, Bytewise, Clamp, Concat, Input, Layer, Node, Requantize, Selection
 from bitwright.quantizer.plan import QuantPlan
 from bitwright.quantizer.sums import INT32_MAX, magnitude, window_sums
 
@@ -57,6 +57,11 @@ def _(node: Layer | Add, plan: QuantPlan) -> str:
 @_refused.register
 def _(node: Input | Clamp | Concat | Selection | Requantize, plan: QuantPlan) -> str:
     return ""  # nothing is added up
+
+
+@_refused.register
+def _(node: Bytewise, plan: QuantPlan) -> str:
+    return ""  # the plan gives it bytes, all of whose cases lowering goes through
 
 
 @_refused.register

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Quantization-aware training: where quantizers stand, how scales are found, the loop, checkpoints, accuracy."""
 
+from bitwright.training import operations as _operations
 from bitwright.training.calibrate import Calibration, calibrate, carry_scales, set_ranges
 from bitwright.training.checkpoint import Trained, load_quantized, load_trained, save_quantized
 from bitwright.training.distillation import Distillation, DivergenceScale
@@ -12,6 +13,8 @@ from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import QuantizerSettings, Ranges
 from bitwright.training.settings import Checkpointing, Epoch, Hooks, Schedule, Start, Step, TrainSettings
+
+del _operations
 
 __all__ = [
     "Accuracy",

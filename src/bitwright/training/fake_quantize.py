@@ -56,7 +56,7 @@ def fake_quantize(node: Node, inputs: list[Quantized], context: ForwardContext) 
     raise NotImplementedError(f"no quantized form of {type(node).__name__}")
 
 
-def _finish(node: Node, scaled: Tensor, scale: Tensor, context: ForwardContext) -> Quantized:
+def finish(node: Node, scaled: Tensor, scale: Tensor, context: ForwardContext) -> Quantized:
     """Round `scaled`, in steps of `scale`, to the format of the node's tensor."""
     certificate = context.certificates.get(node.name)
     window = certificate.format if certificate is not None else None
@@ -73,36 +73,37 @@ def _finish(node: Node, scaled: Tensor, scale: Tensor, context: ForwardContext) 
     return Quantized(clamp_round(scaled, low, high), scale)
 
 
-def _scale(node: Node, context: ForwardContext) -> Tensor:
+def scale_of(node: Node, context: ForwardContext) -> Tensor:
+    """The scale of a node's tensor, shape ()."""
     certificate = context.certificates.get(node.name)
     if certificate is not None and certificate.scale is not None:
         return certificate.scale
     return context.activations[node.name].current_scale(math.prod(node.shape))
 
 
-def _follow(node: Node, values: Tensor, unit: Tensor, context: ForwardContext) -> None:
+def follow(node: Node, values: Tensor, unit: Tensor, context: ForwardContext) -> None:
     """Move the scale of a tensor towards this batch's values, worth `unit` each, where it follows the data."""
     quantizer = context.activations[node.name]
     if quantizer.follows_data:
         quantizer.follow(values, unit, getattr(node, "bounds", None))
 
 
-def _rescale(node: Node, values: Tensor, unit: Tensor, context: ForwardContext) -> Quantized:
+def rescale(node: Node, values: Tensor, unit: Tensor, context: ForwardContext) -> Quantized:
     """Bring integers worth `unit`, of shape (), to the scale of the node's tensor."""
     certificate = context.certificates.get(node.name)
     if certificate is not None and certificate.multipliers is not None:
-        return _finish(node, values * certificate.multipliers, _scale(node, context), context)
-    _follow(node, values, unit, context)
-    scale = _scale(node, context)
-    return _finish(node, scale_by(values, unit / scale), scale, context)
+        return finish(node, values * certificate.multipliers, scale_of(node, context), context)
+    follow(node, values, unit, context)
+    scale = scale_of(node, context)
+    return finish(node, scale_by(values, unit / scale), scale, context)
 
 
 @fake_quantize.register(Input)
 def _(node: Input, inputs: list[Quantized], context: ForwardContext) -> Quantized:
     images = inputs[0].values
-    _follow(node, images, images.new_ones(()), context)
-    scale = _scale(node, context)
-    return _finish(node, images / scale, scale, context)
+    follow(node, images, images.new_ones(()), context)
+    scale = scale_of(node, context)
+    return finish(node, images / scale, scale, context)
 
 
 @fake_quantize.register(Conv2d)
@@ -127,14 +128,14 @@ def _(node: Conv2d | Linear, inputs: list[Quantized], context: ForwardContext) -
     columns = (-1, *[1] * (len(node.shape) - 1))
     if context.activations[node.name].follows_data:
         accumulator = convolve(node, source.values, integers, offsets)
-        _follow(node, accumulator, unit, context)
-        scale = _scale(node, context)
-        return _finish(node, accumulator * (unit / scale).reshape(columns), scale, context)
-    scale = _scale(node, context)
+        follow(node, accumulator, unit, context)
+        scale = scale_of(node, context)
+        return finish(node, accumulator * (unit / scale).reshape(columns), scale, context)
+    scale = scale_of(node, context)
     ratio = unit / scale
     integers, offsets = carry_ratio(integers, offsets, ratio)
     accumulator = convolve(node, source.values, integers, offsets)
-    return _finish(node, accumulator * ratio.detach().reshape(columns), scale, context)
+    return finish(node, accumulator * ratio.detach().reshape(columns), scale, context)
 
 
 def _certified_layer(
@@ -150,7 +151,7 @@ def _certified_layer(
         return Quantized(accumulator, certificate.unit)
     # The engine's accumulator is int32, and is itself rounded to float32 first.
     multipliers = certificate.multipliers.reshape(-1, *[1] * (len(node.shape) - 1))
-    return _finish(node, accumulator.float() * multipliers, _scale(node, context), context)
+    return finish(node, accumulator.float() * multipliers, scale_of(node, context), context)
 
 
 def _free_norm_layer(
@@ -169,11 +170,11 @@ def _free_norm_layer(
         return Quantized(normalise_by_batch(node, accumulator, unit, one, context.parameters, momentum), one)
     if context.activations[node.name].follows_data:
         real = normalise_by_batch(node, accumulator, unit, one, context.parameters, momentum)
-        _follow(node, real, one, context)
-        scale = _scale(node, context)
-        return _finish(node, real / scale, scale, context)
-    scale = _scale(node, context)
-    return _finish(
+        follow(node, real, one, context)
+        scale = scale_of(node, context)
+        return finish(node, real / scale, scale, context)
+    scale = scale_of(node, context)
+    return finish(
         node, normalise_by_batch(node, accumulator, unit, scale, context.parameters, momentum), scale, context
     )
 
@@ -189,7 +190,7 @@ def _(node: AvgPool2d, inputs: list[Quantized], context: ForwardContext) -> Quan
     unit = inputs[0].scale / area
     if node.name == context.plan.raw:
         return Quantized(total, unit)
-    return _rescale(node, total.to(inputs[0].values.dtype), unit, context)  # rounded once, as the certificate says
+    return rescale(node, total.to(inputs[0].values.dtype), unit, context)  # rounded once, as the certificate says
 
 
 @fake_quantize.register(Add)
@@ -198,19 +199,19 @@ def _(node: Add, inputs: list[Quantized], context: ForwardContext) -> Quantized:
     certificate = context.certificates.get(node.name)
     if certificate is not None and certificate.multipliers is not None:
         total = weighted_sum(first.values, certificate.multipliers[0], second.values, certificate.multipliers[1])
-        return _finish(node, total, _scale(node, context), context)
+        return finish(node, total, scale_of(node, context), context)
     if context.activations[node.name].follows_data:
         real = first.values.detach() * first.scale + second.values.detach() * second.scale
-        _follow(node, real, torch.ones_like(first.scale), context)
-    scale = _scale(node, context)
+        follow(node, real, torch.ones_like(first.scale), context)
+    scale = scale_of(node, context)
     total = weighted_sum(first.values, first.scale / scale, second.values, second.scale / scale)
-    return _finish(node, total, scale, context)
+    return finish(node, total, scale, context)
 
 
 @fake_quantize.register(Requantize)
 @fake_quantize.register(Clamp)
 def _(node: Node, inputs: list[Quantized], context: ForwardContext) -> Quantized:
-    return _rescale(node, inputs[0].values, inputs[0].scale, context)
+    return rescale(node, inputs[0].values, inputs[0].scale, context)
 
 
 @fake_quantize.register(Concat)

@@ -35,6 +35,8 @@ class Certificate:
         wide: Whether sums can exceed 2**24, so that they need float64.
         format: Format of the node's tensor where lowering chose another than the model's, or None.
         scale: Its scale, shape (), or None.
+        table: Of a table, its integers, float32 [integers of the input's format].
+        table_start: The integer that the first of them is of.
     """
 
     multipliers: Tensor | None = None
@@ -44,3 +46,5 @@ class Certificate:
     wide: bool = False
     format: TensorFormat | None = None
     scale: Tensor | None = None
+    table: Tensor | None = None
+    table_start: int = 0

@@ -92,7 +92,7 @@ def _(node: Conv2d, made: OnnxGraph, parameters: Tensors) -> None:
     operands = _operands(node, made, parameters)
     kernel = tuple(parameters[node.weight].shape[2:])
     attributes = {**window(kernel, node.stride, node.padding, node.dilation), "group": node.groups}
-    _clamped(made, node.name, node.bounds, lambda name: made.node("Conv", operands, name, **attributes))
+    clamped(made, node.name, node.bounds, lambda name: made.node("Conv", operands, name, **attributes))
 
 
 @add_float.register
@@ -100,7 +100,7 @@ def _(node: Linear, made: OnnxGraph, parameters: Tensors) -> None:
     if len(node.shape) != 1:
         raise ExportError(f"expected a linear layer on vectors, got one on {node.shape} at '{node.name}'.")
     operands = _operands(node, made, parameters)
-    _clamped(made, node.name, node.bounds, lambda name: made.node("Gemm", operands, name, transB=1))
+    clamped(made, node.name, node.bounds, lambda name: made.node("Gemm", operands, name, transB=1))
 
 
 def _operands(node: Conv2d | Linear, made: OnnxGraph, parameters: Tensors) -> list[str]:
@@ -117,7 +117,7 @@ def _(node: Clamp, made: OnnxGraph, parameters: Tensors) -> None:
 
 @add_float.register
 def _(node: Add, made: OnnxGraph, parameters: Tensors) -> None:
-    _clamped(made, node.name, node.bounds, lambda name: made.node("Add", list(node.inputs), name))
+    clamped(made, node.name, node.bounds, lambda name: made.node("Add", list(node.inputs), name))
 
 
 @add_float.register
@@ -130,7 +130,7 @@ def _constant(made: OnnxGraph, name: str, values: Tensor) -> str:
     return made.constant(name, values.detach().cpu().to(torch.float32).contiguous().numpy())
 
 
-def _clamped(made: OnnxGraph, name: str, bounds: Bounds | None, make: Callable[[str], object]) -> None:
+def clamped(made: OnnxGraph, name: str, bounds: Bounds | None, make: Callable[[str], object]) -> None:
     """Call `make` with the name of a result, which is clamped where there are bounds."""
     if bounds is None:
         make(name)

@@ -14,6 +14,9 @@ class StreamBuilder(Protocol):
     def node(self, operation: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Add a node, named after its one output."""
 
+    def scalar(self, value: float) -> str:
+        """A float32 scalar."""
+
     def real(self, source: str, scale: float, output: str) -> str:
         """`source * scale` as float32."""
 

@@ -179,7 +179,10 @@ def _module(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, repor
     from tvm import relax, tirx
     from tvm.ir import StringImm
 
+    from bitwright.export.tvm import operations as _operations  # which enter themselves in `add_to_tvm`
     from bitwright.export.tvm.network import Network, add_to_tvm, outputs
+
+    del _operations
 
     instructions = instructions_of(target)
     builder = relax.BlockBuilder()

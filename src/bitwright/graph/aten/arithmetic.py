@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
 from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import Add, Affine
+from bitwright.graph.operations.product import product_of
 
 
 def affine(builder: Builder, fx_node: fx.Node, source: str, gain: Any = 1.0, offset: Any = 0.0) -> str:
@@ -104,7 +105,7 @@ def _mul(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     first, second = given["self"], given["other"]
     if isinstance(first, str) and isinstance(second, str):
-        raise builder.refuse(fx_node, "a product of two activations.")
+        return product_of(builder, fx_node, first, second)
     source, factor = (first, second) if isinstance(first, str) else (second, first)
     return affine(builder, fx_node, tensor(builder, fx_node, source), gain=constant(builder, fx_node, factor))
 

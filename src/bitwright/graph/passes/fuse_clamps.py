@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Add, Clamp, Conv2d, Linear, Node
+from bitwright.graph.nodes import Clamp, Node
 
 
 def fuse_clamps(graph: Graph) -> tuple[Graph, bool]:
-    """Fuse every clamp that is the only reader of a layer, an addition or another clamp."""
+    """Fuse every clamp that is the only reader of a node that can clamp itself."""
     readers = graph.consumers()
     made: dict[str, Node] = {}
     renamed: dict[str, str] = {}
@@ -18,9 +19,11 @@ def fuse_clamps(graph: Graph) -> tuple[Graph, bool]:
         node = node.reading(*(renamed.get(name, name) for name in node.inputs))
         source = made.get(node.inputs[0]) if node.inputs else None
         alone = source is not None and len(readers[source.name]) == 1 and graph.output != source.name
-        if isinstance(node, Clamp) and isinstance(source, Conv2d | Linear | Add | Clamp) and alone:
-            bounds = node.bounds if source.bounds is None else source.bounds.then(node.bounds)
-            made[source.name] = replace(source, bounds=bounds)
+        if isinstance(node, Clamp) and source is not None and hasattr(source, "bounds") and alone:
+            bounds: dict[str, Any] = {
+                "bounds": node.bounds if source.bounds is None else source.bounds.then(node.bounds)
+            }
+            made[source.name] = replace(source, **bounds)
             renamed[node.name] = source.name
             readers[source.name] = readers[node.name]
         else:

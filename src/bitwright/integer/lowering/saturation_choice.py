@@ -105,9 +105,10 @@ class Remedies:
         result = dict(certificates)
         for node in model.plan.graph:
             params = self.formats.get(model.plan.quantizer_of[node.name])
-            if params is not None:
+            known = result.get(node.name, Certificate())
+            if params is not None and known.format is None:
                 result[node.name] = replace(
-                    result.get(node.name, Certificate()),
+                    known,
                     format=params.format,
                     scale=torch.full_like(model.activation_quantizer(node.name).scale.detach(), params.scale),
                 )
