@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from bitwright.errors import OutputError, reason
+from bitwright.errors import FileFormatError, OutputError, reason
 from bitwright.reading import kind_of
 
 if sys.platform != "win32":
@@ -125,3 +125,17 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinities are refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def refuse_unfinished(path: Path, how: str) -> None:
+    """Keep new work from overwriting the state of another.
+
+    Args:
+        path: Where its state would be.
+        how: What to do to go on.
+
+    Raises:
+        FileFormatError: If there is one.
+    """
+    if path.exists():
+        raise FileFormatError(f"'{path}' holds the state of an interrupted run: {how}, or delete it to start anew.")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bitwright.graph.state_file import refuse_unfinished
+from bitwright.files import refuse_unfinished
 
 STATUS = 130
 """Of a program that Ctrl-C ended: 128 and the number of the signal, as shells count."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from bitwright.errors import FileFormatError
-from bitwright.files import write_bytes
+from bitwright.files import refuse_unfinished, write_bytes
 from bitwright.graph.tensors_file import read_tensors, serialize
 from bitwright.reading import parse_json
 
@@ -91,20 +91,6 @@ class StateFile:
                 "Give what it was begun with, or delete the file to start anew."
             )
         return tensors, progress
-
-
-def refuse_unfinished(path: Path, how: str) -> None:
-    """Keep new work from overwriting the state of another.
-
-    Args:
-        path: Where its state would be.
-        how: What to do to go on.
-
-    Raises:
-        FileFormatError: If there is one.
-    """
-    if path.exists():
-        raise FileFormatError(f"'{path}' holds the state of an interrupted run: {how}, or delete it to start anew.")
 
 
 def differences(
