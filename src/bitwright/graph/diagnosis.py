@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from bitwright.errors import CaptureError
-from bitwright.graph.raised import described, place
+from bitwright.raised import described, place
 
 _OF_SHAPE = re.compile(r"shape|size|channel|dimension|spatial|multiplied|too small|kernel", re.IGNORECASE)
 _OF_VALUES = re.compile(r"data-dependent|unbacked|Eq\(u\d", re.IGNORECASE)

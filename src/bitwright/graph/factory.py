@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from bitwright.errors import BitwrightError, ModelError, UnknownNameError
-from bitwright.graph.raised import described
+from bitwright.errors import BitwrightError, ModelError
+from bitwright.imported import import_factory
+from bitwright.raised import described
 
 
 def find_factory(module: str, name: str, sources: Mapping[str, object]) -> Callable[..., object]:
@@ -24,30 +21,12 @@ def find_factory(module: str, name: str, sources: Mapping[str, object]) -> Calla
         UnknownNameError: If there is no such module or factory.
         ModelError: If the module cannot be imported, or what was named makes no models.
     """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        imported = importlib.import_module(module)
-    except ImportError as error:
-        known = ", ".join([*sources, "package.module"])
-        raise UnknownNameError(f"unknown model source '{module}' ({error}). Known: {known}.") from error
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"importing '{module}' raised {described(error)}.") from error
-    if not hasattr(imported, name):
-        own = [
-            key
-            for key, value in vars(imported).items()
-            if callable(value) and getattr(value, "__module__", "") == module
-        ]
-        known = f" It has: {', '.join(sorted(own)[:20])}." if own else ""
-        raise UnknownNameError(f"module '{module}' has no factory '{name}'.{known}")
-    found = getattr(imported, name)
+    found = import_factory(
+        module, name, makes="a torch.nn.Module", kind="model source", known=sources, error=ModelError
+    )
     if isinstance(found, nn.Module):
         raise ModelError(f"'{module}:{name}' is a network already: give a function that returns it, or its class.")
-    if not callable(found):
-        what = "a Python module" if isinstance(found, ModuleType) else f"of type {type(found).__name__}"
-        raise ModelError(f"'{module}:{name}' is {what}: expected a function, or a class, that makes a torch.nn.Module.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def call_factory(

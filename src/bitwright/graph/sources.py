@@ -16,8 +16,8 @@ from bitwright.errors import FileFormatError, ModelError, UnknownNameError, unkn
 from bitwright.graph.factory import call_factory, find_factory
 from bitwright.graph.head import with_weights
 from bitwright.graph.pretrained import fetching
-from bitwright.graph.raised import described
 from bitwright.graph.weights_file import FoundWeights, find_weights
+from bitwright.raised import described
 
 Source = Callable[[str, dict[str, Any], bool], nn.Module]
 Make = Callable[[int | None, bool], nn.Module]

@@ -7,7 +7,7 @@ import re
 import traceback
 from pathlib import Path
 
-_OWN = str(Path(__file__).parent.parent)
+_OWN = str(Path(__file__).parent)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
