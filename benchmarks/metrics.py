@@ -34,6 +34,7 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity import (
     GraphLoss,
     LayerSensitivity,
+    SensitivitySettings,
     SensitivityTable,
     activation_loss_perturbation,
     measure_sensitivity,
@@ -42,7 +43,7 @@ from bitwright.training import TrainSettings, fine_tune
 
 WIDTHS = (2, 3, 4)
 BASE = Precision(8, 8)
-METRICS = ("hessian_trace", "hutchinson_trace", "top_eigenvalue", "empirical_fisher", "loss_perturbation")
+METRICS = ("gauss_newton_trace", "hutchinson_trace", "top_eigenvalue", "empirical_fisher", "loss_perturbation")
 PRODUCTS, IMAGES = {"hutchinson_trace": 10, "top_eigenvalue": 10}, {"hutchinson_trace": 128, "top_eigenvalue": 128}
 """Products per layer at most, and images at most, where products with the Hessian are what costs."""
 TRUTHS = ("post-training", "after QAT")
@@ -120,9 +121,7 @@ def measure_metrics(
                     graph,
                     batch,
                     labels,
-                    metric=metric,
-                    bits=WIDTHS,
-                    max_probes=PRODUCTS.get(metric),
+                    SensitivitySettings(metric=metric, bits=WIDTHS, max_probes=PRODUCTS.get(metric)),
                     data=data.name,
                     progress=progress,
                 )
@@ -150,7 +149,7 @@ def predictions(
         )
         for metric, (table, _) in tables.items()
     }
-    reference = entries(tables["hessian_trace"][0])
+    reference = entries(tables["gauss_newton_trace"][0])
     moved = np.array([[entry.perturbation[width] for width in WIDTHS] for entry in reference])
     size = np.array([[entry.parameters] * len(WIDTHS) for entry in reference], dtype=float)
     return found | {"perturbation alone": moved, "relative perturbation": moved / size, "fewest elements": 1 / size}

@@ -6,7 +6,7 @@ both trained a little on Fashion-MNIST, resized; and `resnet18-random`, with its
 settled on the images: no curvature is spread more evenly, so none is easier for probes. All methods see the same loss, weights
 and images. Timed in full, or extrapolated:
 
-- `hessian_trace` runs to the end, by its own stopping rule, with another seed in each round, since how many pairs it takes
+- `gauss_newton_trace` runs to the end, by its own stopping rule, with another seed in each round, since how many pairs it takes
   depends on the draw; it finds the traces of what layers read besides.
 - The others are extrapolated: each layer's number of products, var / (5 % of trace)^2, times the measured time of one. The
   variance of v^T H v for random signs v follows from the gradients g of pairs of an image and a class, as H = sum w g g^T: for
@@ -58,7 +58,7 @@ from bitwright.training import TrainSettings, fit
 warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
 TARGET = 0.05
 BATCH = {"resnet20": 128, "resnet18": 16, "resnet18-random": 16}
-METHODS = ("hessian_trace", "hutchinson_trace", "loop_xtrace", "loop", "pyhessian", "curvlinops")
+METHODS = ("gauss_newton_trace", "hutchinson_trace", "loop_xtrace", "loop", "pyhessian", "curvlinops")
 PEERS = METHODS[3:]
 
 
@@ -257,7 +257,7 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
         gradient.append(seconds(lambda: torch.autograd.grad(loss(), weights)))
         begin = time.perf_counter()
         found = ours(loss, number)
-        table["hessian_trace"].append(time.perf_counter() - begin)
+        table["gauss_newton_trace"].append(time.perf_counter() - begin)
         pairs.append(next(iter(found.values())).weights.samples)
         worst.append(max(curvature.weights.relative_error for curvature in found.values()))
         one = {layer: seconds(lambda layer=layer: products.of(0, layer, signs[layer])) for layer in layers}
@@ -277,7 +277,7 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
     peers = [min(table[peer][turn] for peer in PEERS) for turn in range(rounds)]
     ratios = [counts[layer]["trace"] / exact[layer].weights.value for layer in layers]
     result: dict[str, Any] = {
-        "traces_by_pairs_over_hessian_trace": spread(ratios),
+        "traces_by_pairs_over_gauss_newton_trace": spread(ratios),
         "gradient_s": spread(gradient),
         "product_of_all_layers_s": spread(product),
         "one_product_of_each_layer_s": spread(kept),
@@ -291,10 +291,15 @@ def measure(name: str, graph: Graph, images: Tensor, labels: Tensor, rounds: int
             "curvlinops_median": statistics.median(best.values()),
         },
         "seconds": {
-            method: {**spread(values), "extrapolated": method != "hessian_trace"} for method, values in table.items()
+            method: {**spread(values), "extrapolated": method != "gauss_newton_trace"}
+            for method, values in table.items()
         },
-        "best_peer_over_hessian_trace": spread([a / b for a, b in zip(peers, table["hessian_trace"], strict=True)]),
-        "hessian_trace_in_gradients": spread([a / b for a, b in zip(table["hessian_trace"], gradient, strict=True)]),
+        "best_peer_over_gauss_newton_trace": spread(
+            [a / b for a, b in zip(peers, table["gauss_newton_trace"], strict=True)]
+        ),
+        "gauss_newton_trace_in_gradients": spread(
+            [a / b for a, b in zip(table["gauss_newton_trace"], gradient, strict=True)]
+        ),
     }
     if name != "resnet18-random":
         limits = SamplingLimits(0, 10, 10)
@@ -314,7 +319,7 @@ def spread(values: list[float]) -> dict[str, float]:
 def memory(folder: Path) -> dict[str, float]:
     """Peak megabytes (2**20 bytes) of each kind of work, each in a process of its own."""
     found = {}
-    for kind in ("training_step", "hessian_trace", "hutchinson_trace", "pyhessian", "curvlinops"):
+    for kind in ("training_step", "gauss_newton_trace", "hutchinson_trace", "pyhessian", "curvlinops"):
         command = [sys.executable, __file__, "--memory-of", kind, "--batch-in", str(folder)]
         found[kind] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
         print(f"  {kind}: {found[kind]:.0f} MB, {found[kind] / found['training_step']:.2f} training steps", flush=True)
@@ -335,7 +340,7 @@ def memory_of(kind: str, folder: Path) -> float:
     loss = GraphLoss(graph, images, labels)
     first = next(iter(loss.weights))
     works: dict[str, Callable[[], object]] = {
-        "hessian_trace": lambda: gauss_newton_trace(
+        "gauss_newton_trace": lambda: gauss_newton_trace(
             loss, limits=SamplingLimits(TARGET, max_probes=2 * len(images)), micro_batch=len(images)
         ),
         # A product of the first layer goes through the whole graph; those of later layers need less. In micro-batches of 64,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bitwright.graph import FloatModel, Graph, capture, load_model
     from bitwright.integer import IntegerModel, load, logits, lower, prepare, run
     from bitwright.reconstruction import ReconstructionSettings, reconstruct
-    from bitwright.sensitivity import SensitivityTable, measure_sensitivity
+    from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
     from bitwright.training import (
         Checkpointing,
         Hooks,
@@ -57,6 +57,7 @@ _SOURCES = {
     "LatencyTable": "allocation",
     "QuantizedModel": "training",
     "ReconstructionSettings": "reconstruction",
+    "SensitivitySettings": "sensitivity",
     "SensitivityTable": "sensitivity",
     "TrainSettings": "training",
     "allocate": "allocation",
@@ -101,6 +102,7 @@ __all__ = [
     "QuantizedModel",
     "ReconstructionSettings",
     "Scheme",
+    "SensitivitySettings",
     "SensitivityTable",
     "TrainSettings",
     "__version__",

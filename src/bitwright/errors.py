@@ -38,6 +38,10 @@ class DataError(BitwrightError):
     """A data set that is missing, or does not fit the model."""
 
 
+class TaskError(BitwrightError):
+    """What a network is for does not fit its outputs, or is no task."""
+
+
 class TrainingError(BitwrightError):
     """Training cannot go on, for instance because the loss is not finite."""
 

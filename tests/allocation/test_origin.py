@@ -15,7 +15,7 @@ from bitwright.errors import DataError
 from bitwright.graph import Graph, capture
 from bitwright.report import plot_frontier
 from bitwright.scheme import Budget, Precision
-from bitwright.sensitivity import SensitivityTable, measure_sensitivity
+from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
 from reliability.networks import images, tiny, tiny_graph
 
 
@@ -28,7 +28,7 @@ def graph() -> Graph:
 @pytest.fixture(scope="module")
 def table(graph: Graph) -> SensitivityTable:
     """Its sensitivities, measured."""
-    return measure_sensitivity(graph, images(), torch.arange(4), max_probes=10, data="noise")
+    return measure_sensitivity(graph, images(), torch.arange(4), SensitivitySettings(max_probes=10), data="noise")
 
 
 def others(graph: Graph) -> dict[str, Graph]:

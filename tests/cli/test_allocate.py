@@ -23,7 +23,7 @@ def table_of(graph: Graph, *bits: int) -> SensitivityTable:
     """Figures at these widths."""
     moved = {width: 2.0**-width for width in bits}
     layers = tuple(LayerSensitivity(layer, 10, 1.0, 0.1, 10, True, moved) for layer in graph.layers)
-    return SensitivityTable(layers, "hessian_trace", graph.model, "", 1, 0)
+    return SensitivityTable(layers, "gauss_newton_trace", graph.model, "", 1, 0)
 
 
 def test_schemes_of_the_zoo(resnet18: Graph) -> None:

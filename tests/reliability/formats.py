@@ -22,7 +22,7 @@ from bitwright.integer.reader import load_integer
 from bitwright.progress import Progress, silent
 from bitwright.reading import read_text
 from bitwright.scheme import Budget, Precision, Scheme
-from bitwright.sensitivity import LayerSensitivity, SensitivityTable, measure_sensitivity
+from bitwright.sensitivity import LayerSensitivity, SensitivitySettings, SensitivityTable, measure_sensitivity
 from bitwright.training import Checkpointing, TrainResult, TrainSettings, load_quantized, save_quantized, train
 from bitwright.zoo.recipes import Recipe, parse_recipe, recipe
 from reliability.networks import images, tiny_graph, tiny_quantized
@@ -88,8 +88,7 @@ def _go_on_measuring(path: Path, progress: Progress = silent) -> SensitivityTabl
         _graph(),
         images(),
         torch.arange(4),
-        metric="empirical_fisher",
-        max_probes=8,
+        SensitivitySettings(metric="empirical_fisher", max_probes=8),
         checkpoint=path,
         resume=True,
         progress=progress,
@@ -157,4 +156,4 @@ def sensitivities(graph: Graph) -> SensitivityTable:
         moved = {bits: 0.1 / bits for bits in range(2, 9)}
         read = LayerSensitivity(name, 64, 1.0, 0.1, 10, True, moved)
         layers.append(LayerSensitivity(name, size, 1.0 + number, 0.1, 10, True, moved, 0.1, {}, read))
-    return SensitivityTable(tuple(layers), "hessian_trace", graph.model, "mnist-5k", 4, 0)
+    return SensitivityTable(tuple(layers), "gauss_newton_trace", graph.model, "mnist-5k", 4, 0)

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from bitwright.errors import TrainingError
 from bitwright.scheme import Precision
-from bitwright.sensitivity import GraphLoss, SamplingLimits, measure_sensitivity, top_activation_eigenvalue
+from bitwright.sensitivity import (
+    GraphLoss,
+    SamplingLimits,
+    SensitivitySettings,
+    measure_sensitivity,
+    top_activation_eigenvalue,
+)
 from bitwright.sensitivity.activation_eigenvalue import largest_eigenvalues
 from sensitivity.problems import activation_hessian, problem
 
@@ -73,6 +79,25 @@ def test_every_matrix_of_a_batch_is_found(dtype: torch.dtype) -> None:
     assert count < 100
 
 
+def test_eigenvalues_are_the_largest_by_value() -> None:
+    """Of indefinite matrices, and of negative ones, that largest in magnitude is passed over where it is negative."""
+    dense = matrices("ff1")
+    dense[0] -= 40 * torch.eye(30)  # of both signs
+    dense[1:] = -dense[1:] - 2 * torch.eye(30)
+    start = torch.randn(3, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def multiply(vectors: Tensor) -> Tensor:
+        return (dense @ vectors[:, :, None]).squeeze(2)
+
+    values, residuals, _ = largest_eigenvalues(
+        multiply, start, SamplingLimits(1e-9, max_probes=300), math.inf, lambda count, error: None
+    )
+    exact = torch.linalg.eigvalsh(dense).max(1).values
+    assert exact[0] > 0 > exact[1]
+    assert torch.all((values - exact).abs() <= residuals + 1e-12)
+    assert float(residuals.max()) < 1e-3  # the errors go with its square
+
+
 def test_few_products_are_no_convergence() -> None:
     """At the limit of products, or of time, values are bounds from below that say so."""
     graph, images, labels = problem()
@@ -88,7 +113,7 @@ def test_tables_hold_eigenvalues_of_activations() -> None:
     """A layer's term has that of what it reads, times the squared perturbation, too."""
     graph, images, labels = problem()
     found = top_activation_eigenvalue(GraphLoss(graph, images, labels))
-    table = measure_sensitivity(graph, images, labels, metric="top_eigenvalue")
+    table = measure_sensitivity(graph, images, labels, SensitivitySettings(metric="top_eigenvalue"))
     for layer in table.layers:
         read, estimate = layer.activations, found[layer.layer]
         assert read is not None

@@ -14,7 +14,16 @@ import torch
 
 from bitwright.errors import FileFormatError
 from bitwright.graph import state_file
-from bitwright.sensitivity import METRICS, Checkpoint, SensitivityTable, checkpoint, measure_sensitivity, top_eigenvalue
+from bitwright.progress import Progress, silent
+from bitwright.sensitivity import (
+    METRICS,
+    Checkpoint,
+    SensitivitySettings,
+    SensitivityTable,
+    checkpoint,
+    measure_sensitivity,
+    top_eigenvalue,
+)
 from sensitivity.problems import problem
 
 OPTIONS: dict[str, Any] = {"relative_error": 0.2, "micro_batch": 6, "bits": [2, 4]}
@@ -24,13 +33,16 @@ class Killed(BaseException):
     """As an interrupt: no error that anybody handles."""
 
 
-def measure(metric: str, path: Path | None = None, **options: Any) -> SensitivityTable:
+def measure(
+    metric: str, path: Path | None = None, resume: bool = False, progress: Progress = silent, **options: Any
+) -> SensitivityTable:
     """A table; gradient norms are computed for all pairs, so that there is something to interrupt."""
     graph, images, labels = problem(150)
-    if metric in ("hessian_trace", "empirical_fisher"):
+    if metric in ("gauss_newton_trace", "empirical_fisher"):
         options = {"relative_error": 0.0, **options}
+    settings = SensitivitySettings(metric=metric, **{**OPTIONS, **options})
     return measure_sensitivity(
-        graph, images[:60], labels[:60], metric=metric, checkpoint=path, **{**OPTIONS, **options}
+        graph, images[:60], labels[:60], settings, checkpoint=path, resume=resume, progress=progress
     )
 
 
@@ -110,16 +122,16 @@ def test_no_more_than_every_few_seconds(tmp_path: Path, monkeypatch: pytest.Monk
         ({"micro_batch": 10}, "micro_batch was 6, is 10"),
         ({"seed": 1, "relative_error": 0.5}, "relative_error was 0.0, is 0.5; seed was 0, is 1"),
         ({"bits": [2, 3]}, r"bits was \[2, 4\], is \[2, 3\]"),
-        ({"metric": "empirical_fisher"}, "metric was hessian_trace, is empirical_fisher"),
+        ({"metric": "empirical_fisher"}, "metric was gauss_newton_trace, is empirical_fisher"),
     ],
 )
 def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     """A checkpoint of other settings is neither used nor overwritten."""
     path = tmp_path / "state"
-    measure("hessian_trace", path)
+    measure("gauss_newton_trace", path)
     before = path.read_bytes()
     with pytest.raises(FileFormatError, match=rf"'{path}' belongs to another measurement: {message}. Give what"):
-        measure(**{"metric": "hessian_trace", "path": path, "resume": True, **change})
+        measure(**{"metric": "gauss_newton_trace", "path": path, "resume": True, **change})
     assert path.read_bytes() == before
 
 
@@ -142,17 +154,17 @@ def test_other_networks_and_images_are_refused(tmp_path: Path) -> None:
 def test_files(tmp_path: Path) -> None:
     """A missing file is a beginning, a damaged one an error; without `resume` a former one is left alone."""
     path = tmp_path / "state"
-    first = measure("hessian_trace", path, resume=True)
+    first = measure("gauss_newton_trace", path, resume=True)
     damaged = path.read_bytes()[:-9]
     path.write_bytes(damaged)
     with pytest.raises(FileFormatError, match="is no complete safetensors file"):
-        measure("hessian_trace", path, resume=True)
+        measure("gauss_newton_trace", path, resume=True)
     with pytest.raises(FileFormatError, match="give resume=True to go on with this measurement, or delete it"):
-        measure("hessian_trace", path)
+        measure("gauss_newton_trace", path)
     assert path.read_bytes() == damaged
     path.unlink()
-    assert measure("hessian_trace", path) == first
-    assert measure("hessian_trace", path, resume=True, progress=killing(0)) == first
+    assert measure("gauss_newton_trace", path) == first
+    assert measure("gauss_newton_trace", path, resume=True, progress=killing(0)) == first
 
 
 def test_parts_that_are_not_reached_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from bitwright.scheme import Precision
 from bitwright.sensitivity import (
     METRICS,
     GraphLoss,
+    SensitivitySettings,
     SensitivityTable,
     activation_formats,
     measure_sensitivity,
@@ -44,10 +45,10 @@ def test_the_loss_is_that_of_the_model_in_eval_mode() -> None:
 def test_table_holds_traces_and_perturbations_of_folded_weights() -> None:
     """Names and order are the graph's; traces lie within their errors; perturbations are those of the folded weights."""
     graph, images, labels = problem()
-    table = measure_sensitivity(graph, images, labels, seed=3, data="noise")
+    table = measure_sensitivity(graph, images, labels, SensitivitySettings(seed=3), data="noise")
     assert [layer.layer for layer in table.layers] == list(graph.layers)
     assert (table.metric, table.model, table.data, table.batch, table.seed) == (
-        "hessian_trace",
+        "gauss_newton_trace",
         "small",
         "noise",
         12,
@@ -73,8 +74,8 @@ def test_table_holds_traces_and_perturbations_of_folded_weights() -> None:
 def test_metrics_of_one_kind_agree() -> None:
     """Probes of the Hessian find the traces that gradient norms give, of weights and of what is read."""
     graph, images, labels = problem()
-    exact = measure_sensitivity(graph, images, labels, relative_error=0)
-    probed = measure_sensitivity(graph, images, labels, metric="hutchinson_trace")
+    exact = measure_sensitivity(graph, images, labels, SensitivitySettings(relative_error=0))
+    probed = measure_sensitivity(graph, images, labels, SensitivitySettings(metric="hutchinson_trace"))
     for one, other in zip(exact.layers, probed.layers, strict=True):
         assert abs(one.trace - other.trace) < 4 * other.trace_standard_error
         assert (one.trace_standard_error, other.data_standard_error) == (0.0, None)
@@ -83,21 +84,23 @@ def test_metrics_of_one_kind_agree() -> None:
         assert other.activations is not None
         assert abs(one.activations.trace - other.activations.trace) < 4 * other.activations.trace_standard_error
         assert one.activations.perturbation == other.activations.perturbation
-    alone = measure_sensitivity(graph, images, labels, relative_error=0, activations=False)
+    alone = measure_sensitivity(graph, images, labels, SensitivitySettings(relative_error=0, activations=False))
     assert alone.layers == tuple(replace(layer, activations=None) for layer in exact.layers)
     assert all(
         layer.activations is None
         for metric in METRICS
-        for layer in measure_sensitivity(graph, images, labels, metric=metric, activations=False).layers
+        for layer in measure_sensitivity(
+            graph, images, labels, SensitivitySettings(metric=metric, activations=False)
+        ).layers
     )
-    fisher = measure_sensitivity(graph, images, labels, metric="empirical_fisher")
+    fisher = measure_sensitivity(graph, images, labels, SensitivitySettings(metric="empirical_fisher"))
     assert [layer.trace for layer in fisher.layers] != [layer.trace for layer in exact.layers]
 
 
 def test_measured_increases_are_those_of_the_loss() -> None:
     """The loss with one layer at 3 bits, less that without, is the layer's term; likewise for what it reads."""
     graph, images, labels = problem(150)
-    table = measure_sensitivity(graph, images, labels, metric="loss_perturbation", bits=[3, 8])
+    table = measure_sensitivity(graph, images, labels, SensitivitySettings(metric="loss_perturbation", bits=[3, 8]))
     loss = GraphLoss(graph, images, labels)
     with torch.no_grad():
         before = loss()
@@ -128,9 +131,7 @@ def test_progress_reaches_its_total() -> None:
             graph,
             images,
             labels,
-            metric=metric,
-            relative_error=0.2,
-            bits=[2, 4],
+            SensitivitySettings(metric=metric, relative_error=0.2, bits=[2, 4]),
             progress=lambda done, total, /, seen=seen, **figures: seen.append((done, total)),
         )
         assert seen[-1][0] == seen[-1][1] == max(done for done, _ in seen)
@@ -140,7 +141,7 @@ def test_loss_increase_predicts_that_of_random_perturbations() -> None:
     """Half of |tr(H)| / n * ||d||^2 is the mean increase of the loss under small perturbations of random direction."""
     graph, images, labels = problem()
     loss = GraphLoss(graph, images, labels)
-    table = measure_sensitivity(graph, images, labels, relative_error=0)
+    table = measure_sensitivity(graph, images, labels, SensitivitySettings(relative_error=0))
     generator = torch.Generator().manual_seed(0)
     base = loss()
     for layer in table.layers:
@@ -168,8 +169,8 @@ def test_the_graph_stays_as_it_is() -> None:
             tensor.grad = torch.ones_like(tensor)
     graph = replace(graph, parameters=held)
     before = {name: tensor.detach().clone() for name, tensor in held.items()}
-    first = measure_sensitivity(graph, images, labels, relative_error=0.3)
-    second = measure_sensitivity(graph, images, labels, relative_error=0.3)
+    first = measure_sensitivity(graph, images, labels, SensitivitySettings(relative_error=0.3))
+    second = measure_sensitivity(graph, images, labels, SensitivitySettings(relative_error=0.3))
     assert first == second
     for name, tensor in held.items():
         assert torch.equal(tensor, before[name])
@@ -180,7 +181,9 @@ def test_scale_method_is_that_of_the_quantizer() -> None:
     """The maximum moves 2-bit weights further than the least squares do; traces are the same."""
     graph, images, labels = problem()
     best, largest = (
-        measure_sensitivity(graph, images, labels, bits=[2], scale_method=method, relative_error=0.3)
+        measure_sensitivity(
+            graph, images, labels, SensitivitySettings(bits=[2], scale_method=method, relative_error=0.3)
+        )
         for method in ("mse", "max")
     )
     for one, other in zip(best.layers, largest.layers, strict=True):
@@ -192,7 +195,7 @@ def test_scale_method_is_that_of_the_quantizer() -> None:
 def test_images_and_weights_need_not_have_one_dtype() -> None:
     """Images come to the dtype of the weights, so float32 images do for a float64 network."""
     graph, images, labels = problem()
-    table = measure_sensitivity(graph, images.float(), labels.int(), relative_error=0.3)
+    table = measure_sensitivity(graph, images.float(), labels.int(), SensitivitySettings(relative_error=0.3))
     assert len(table.layers) == 3
 
 
@@ -225,11 +228,13 @@ def test_data_that_does_not_fit_is_refused(change: object, message: str) -> None
 def test_options_that_do_not_exist_are_refused() -> None:
     """An unknown metric is answered with the known ones, a width out of range with the limits."""
     graph, images, labels = problem()
-    with pytest.raises(UnknownNameError, match=r"unknown metric 'hesian_trace': did you mean 'hessian_trace'\?"):
-        measure_sensitivity(graph, images, labels, metric="hesian_trace")
+    with pytest.raises(
+        UnknownNameError, match=r"unknown metric 'gaus_newton_trace': did you mean 'gauss_newton_trace'\?"
+    ):
+        measure_sensitivity(graph, images, labels, SensitivitySettings(metric="gaus_newton_trace"))
     for bits in ([1, 4], [9], []):
         with pytest.raises(SchemeError, match="bits must be one or more of 2 to 8, got"):
-            measure_sensitivity(graph, images, labels, bits=bits)
+            measure_sensitivity(graph, images, labels, SensitivitySettings(bits=bits))
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:

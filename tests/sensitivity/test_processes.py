@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitwright.sensitivity import METRICS, SensitivityTable, measure_sensitivity
+from bitwright.sensitivity import METRICS, SensitivitySettings, SensitivityTable, measure_sensitivity
 from bitwright.sensitivity.processes import any_process, from_main, in_turns, rank_and_size
 from sensitivity.problems import problem
 from sensitivity.two_processes import OPTIONS
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_make_the_table_of_one(folder: Path, metric: str) -> None:
     """Equal, not close: the same pieces are added in the same order."""
     graph, images, labels = problem(40)
-    expected = measure_sensitivity(graph, images, labels, metric=metric, **OPTIONS)
+    expected = measure_sensitivity(graph, images, labels, SensitivitySettings(metric=metric, **OPTIONS))
     for rank in range(2):
         assert SensitivityTable.load(folder / f"{metric}.{rank}.json") == expected
 
@@ -51,7 +51,12 @@ def test_an_interrupted_measurement_goes_on_in_all_processes(folder: Path) -> No
     for rank in range(2):
         assert SensitivityTable.load(folder / f"resumed.{rank}.json") == expected
     again = measure_sensitivity(
-        graph, images, labels, metric="hutchinson_trace", checkpoint=folder / "state", resume=True, **OPTIONS
+        graph,
+        images,
+        labels,
+        SensitivitySettings(metric="hutchinson_trace", **OPTIONS),
+        checkpoint=folder / "state",
+        resume=True,
     )
     assert again == expected
 

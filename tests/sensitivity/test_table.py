@@ -19,7 +19,7 @@ HEAD = LayerSensitivity("head.fc", 2, -3.0, 0.25, 1000, False, {4: 0.5, 8: 0.0})
 READ = LayerSensitivity("body", 10, 5.0, 0.3, 50, True, {4: 2.0, 8: 0.125}, 0.4)
 BODY = LayerSensitivity("body", 8, 4.0, 0.6, 50, True, {4: 1.0, 8: 0.25}, 0.8, activations=READ)
 MEASURED = LayerSensitivity("neck", 3, 0.0, 0.0, 9, True, {}, None, {2: (0.5, 0.125), 8: (-0.01, 0.02)})
-TABLE = SensitivityTable((STEM, HEAD, BODY, MEASURED), "hessian_trace", "small", "mnist-5k", 32, 7)
+TABLE = SensitivityTable((STEM, HEAD, BODY, MEASURED), "gauss_newton_trace", "small", "mnist-5k", 32, 7)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -119,6 +119,14 @@ def test_malformed_layers_are_refused(tmp_path: Path, change: dict[str, Any], me
     with pytest.raises(FileFormatError) as caught:
         SensitivityTable.load(path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("written", [{}, {"format": "bitwright.sensitivities.1"}, {"format": 2}])
+def test_files_of_other_versions_are_refused(written: dict[str, Any]) -> None:
+    """Metrics had other names there; the message says what to do, and nothing of keys."""
+    entry = {key: value for key, value in TABLE.to_dict().items() if key != "format"} | written
+    with pytest.raises(FileFormatError, match=r"^table: expected the format .* measure again with `bitwright sens"):
+        SensitivityTable.from_dict(entry, "table")
 
 
 def test_all_faults_come_together(tmp_path: Path) -> None:

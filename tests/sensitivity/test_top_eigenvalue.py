@@ -11,7 +11,14 @@ from torch import Tensor
 
 from bitwright.errors import TrainingError
 from bitwright.scheme import Precision
-from bitwright.sensitivity import Estimate, GraphLoss, SamplingLimits, measure_sensitivity, top_eigenvalue
+from bitwright.sensitivity import (
+    Estimate,
+    GraphLoss,
+    SamplingLimits,
+    SensitivitySettings,
+    measure_sensitivity,
+    top_eigenvalue,
+)
 from bitwright.sensitivity.top_eigenvalue import Lanczos
 from sensitivity.problems import dense_hessian, problem
 
@@ -118,7 +125,7 @@ def test_tables_bound_the_increase_of_the_loss() -> None:
     """A layer's term is its eigenvalue times the squared perturbation."""
     graph, images, labels = problem()
     loss = GraphLoss(graph, images, labels)
-    table = measure_sensitivity(graph, images, labels, metric="top_eigenvalue", activations=False)
+    table = measure_sensitivity(graph, images, labels, SensitivitySettings(metric="top_eigenvalue", activations=False))
     found = top_eigenvalue(loss.terms(64), loss.weights)
     for layer in table.layers:
         estimate = found[layer.layer]

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from bitwright.graph import FloatModel, Graph, capture
 from bitwright.integer import lower, prepare, run
 from bitwright.scheme import Precision, Scheme
-from bitwright.sensitivity import measure_sensitivity
+from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
 from bitwright.training import QuantizedModel, Ranges, TrainSettings, calibrate, quantize, train
 from training.small import SHAPE, SmallResidual, digits, few, small_graph
 
@@ -63,7 +63,7 @@ def test_everything_between_model_and_integers(kind: torch.dtype) -> None:
     def way() -> list[torch.Tensor]:
         torch.manual_seed(0)
         found = capture(SmallResidual().eval(), SHAPE)
-        table = measure_sensitivity(found, images[:4], labels[:4], activations=False, max_probes=8)
+        table = measure_sensitivity(found, images[:4], labels[:4], SensitivitySettings(activations=False, max_probes=8))
         model = calibrate(quantize(found, Scheme.uniform(found.layers, Precision(4, 8))), [images], "minmax")
         model.settle_norm([images] * 4)
         integer = lower(model)

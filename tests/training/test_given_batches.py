@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bitwright.errors import BitwrightWarning, DataError, FileFormatError, TrainingError, UnknownNameError
 from bitwright.graph import FloatModel, Graph
 from bitwright.scheme import Precision, Scheme
-from bitwright.sensitivity import measure_sensitivity
+from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
 from bitwright.training import Checkpointing, TrainSettings, calibrate, evaluate, fine_tune, quantize, train
 from training.small import digits, few, small_graph
 
@@ -63,7 +63,10 @@ def test_every_function_takes_them() -> None:
     floats = FloatModel(found).eval()
     assert evaluate(floats, given) == evaluate(floats, pairs(given)) == evaluate(floats, [(images, labels)])
     few_probes = {"activations": False, "max_probes": 8}
-    tables = [measure_sensitivity(found, given, **few_probes), measure_sensitivity(found, images, labels, **few_probes)]
+    tables = [
+        measure_sensitivity(found, given, settings=SensitivitySettings(**few_probes)),
+        measure_sensitivity(found, images, labels, SensitivitySettings(**few_probes)),
+    ]
     assert tables[0] == tables[1]
 
 
@@ -122,7 +125,7 @@ def test_batches_that_do_not_fit(images: Tensor, labels: Tensor, message: str) -
         lambda: evaluate(FloatModel(graph()).eval(), given),
         lambda: fine_tune(graph(), scheme(), given, TrainSettings()),
         lambda: train(FloatModel(graph()), given, TrainSettings()),
-        lambda: measure_sensitivity(graph(), given, max_probes=4),
+        lambda: measure_sensitivity(graph(), given, settings=SensitivitySettings(max_probes=4)),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BitwrightWarning)  # of few images

@@ -29,9 +29,10 @@ def sensitivity(
     metric: Annotated[
         str,
         typer.Option(
-            "--metric", help="hessian_trace, hutchinson_trace, empirical_fisher, top_eigenvalue or loss_perturbation."
+            "--metric",
+            help="gauss_newton_trace, hutchinson_trace, empirical_fisher, top_eigenvalue or loss_perturbation.",
         ),
-    ] = "hessian_trace",
+    ] = "gauss_newton_trace",
     activations: Annotated[
         bool,
         typer.Option(
@@ -61,7 +62,7 @@ def sensitivity(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure the Hessian trace of every layer, with its standard error, and how far each bit width moves its weights.
+    """Measure the curvature of the loss in every layer, with its standard error, and how far each bit width moves its weights.
 
     Under torchrun all processes share the work, and the first one writes the table.
     """
@@ -72,7 +73,7 @@ def sensitivity(
     from bitwright.cli.models import load_data
     from bitwright.graph import Graph
     from bitwright.report import sensitivity_table
-    from bitwright.sensitivity import measure_sensitivity
+    from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
 
     main, own_device = join_processes(device)
     network = Graph.load(graph)
@@ -85,12 +86,14 @@ def sensitivity(
         table = measure_sensitivity(
             network,
             *chosen,
-            metric=metric,
-            activations=activations,
-            relative_error=relative_error,
-            max_probes=max_probes,
-            micro_batch=micro_batch,
-            seed=seed,
+            SensitivitySettings(
+                metric=metric,
+                activations=activations,
+                relative_error=relative_error,
+                max_probes=max_probes,
+                micro_batch=micro_batch,
+                seed=seed,
+            ),
             data=data,
             checkpoint=state,
             resume=resume,

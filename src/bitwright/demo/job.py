@@ -28,7 +28,7 @@ from bitwright.integer.reader import load_integer
 from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
 from bitwright.scheme import MAX_BITS, MIN_BITS, Budget, Precision, Scheme
-from bitwright.sensitivity import SensitivityTable, measure_sensitivity
+from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
 from bitwright.training import Checkpointing, evaluate, fine_tune, fit, load_quantized, save_quantized
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -133,19 +133,19 @@ class _Job:
         return self.kept("float.graph", Graph.load, make)
 
     def sensitivities(self, graph: Graph) -> SensitivityTable:
-        """The Hessian traces of all layers, and how far each bit width moves their weights."""
+        """The traces of all layers, and how far each bit width moves their weights."""
         settings = self.settings
 
         def make(path: Path) -> None:
             images, labels = self.data.calibration(settings.sensitivity_images, settings.seed)
-            with self.stage("measuring Hessian traces") as progress:
+            with self.stage("measuring sensitivities") as progress:
                 table = measure_sensitivity(
                     graph,
                     images,
                     labels,
-                    relative_error=settings.relative_error,
-                    max_probes=settings.max_probes,
-                    seed=settings.seed,
+                    SensitivitySettings(
+                        relative_error=settings.relative_error, max_probes=settings.max_probes, seed=settings.seed
+                    ),
                     data=self.data.name,
                     checkpoint=path.with_suffix(".state"),
                     resume=True,

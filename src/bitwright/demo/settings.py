@@ -21,7 +21,7 @@ class DemoSettings:
         image_size: Height and width that the images are brought to.
         baseline: Training of the float model.
         quantized: Training of each scheme, from the float weights, with batch norm by batch statistics.
-        sensitivity_images: How many training images the Hessian is measured on.
+        sensitivity_images: How many training images sensitivities are measured on.
         relative_error: Target for the standard error of each layer's trace.
         max_probes: At most this many gradients of single images.
         latency_batch: Images in a batch of the speed comparison.

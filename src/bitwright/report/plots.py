@@ -20,7 +20,7 @@ BARS, LINES = "#9db4c8", ("#c0392b", "#1f6f54", "#8e44ad", "#b9770e")
 
 
 def plot_bits(path: str | Path, table: SensitivityTable, schemes: Sequence[Scheme], budgets: str = "") -> None:
-    """Write a PNG: mean Hessian trace of each layer with error bars, and the weight bits that schemes give it.
+    """Write a PNG: mean trace of each layer with error bars, and the weight bits that schemes give it.
 
     Args:
         path: The file.
@@ -34,10 +34,10 @@ def plot_bits(path: str | Path, table: SensitivityTable, schemes: Sequence[Schem
     axes = figure.subplots()
     traces = [entry.mean_trace() for entry in table.layers]
     errors = [entry.mean_trace_standard_error() for entry in table.layers]
-    axes.bar(places, traces, yerr=errors, color=BARS, capsize=2, label="mean Hessian trace, with standard error")
+    axes.bar(places, traces, yerr=errors, color=BARS, capsize=2, label="mean trace, with standard error")
     if min(traces) > 0:
         axes.set_yscale("log")
-    axes.set_ylabel("mean Hessian trace")
+    axes.set_ylabel("mean trace")
     axes.set_xticks(places, [_short(layer) for layer in layers], rotation=90, fontsize=7)
     axes.set_title("\n".join(filter(None, (f"{table.model}: bits where the loss is curved", budgets))), fontsize=10)
     bits = axes.twinx()

@@ -12,10 +12,11 @@ from bitwright.sensitivity.gauss_newton import LayerCurvature, empirical_fisher_
 from bitwright.sensitivity.hutchinson import activation_hutchinson_trace, hutchinson_trace
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.loss_perturbation import activation_loss_perturbation, weight_loss_perturbation
-from bitwright.sensitivity.measure import METRICS, measure_sensitivity
+from bitwright.sensitivity.measure import measure_sensitivity
+from bitwright.sensitivity.metrics import METRICS, Measurement, Metric, metric
 from bitwright.sensitivity.perturbation import weight_perturbation, weight_perturbations
-from bitwright.sensitivity.piecewise_linear import require_piecewise_linear
 from bitwright.sensitivity.probing import SamplingLimits
+from bitwright.sensitivity.settings import SensitivitySettings
 from bitwright.sensitivity.table import LayerSensitivity, SensitivityTable
 from bitwright.sensitivity.top_eigenvalue import top_eigenvalue
 
@@ -26,8 +27,11 @@ __all__ = [
     "LayerCurvature",
     "LayerSensitivity",
     "METRICS",
+    "Measurement",
+    "Metric",
     "Partial",
     "SamplingLimits",
+    "SensitivitySettings",
     "SensitivityTable",
     "activation_formats",
     "activation_hutchinson_trace",
@@ -37,7 +41,7 @@ __all__ = [
     "gauss_newton_trace",
     "hutchinson_trace",
     "measure_sensitivity",
-    "require_piecewise_linear",
+    "metric",
     "top_activation_eigenvalue",
     "top_eigenvalue",
     "weight_loss_perturbation",

@@ -20,7 +20,6 @@ from bitwright.progress import Progress, silent
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
-from bitwright.sensitivity.piecewise_linear import require_piecewise_linear
 from bitwright.sensitivity.probing import SamplingLimits, layer_seed
 from bitwright.sensitivity.processes import in_turns
 from bitwright.sensitivity.products import Products
@@ -51,7 +50,8 @@ def top_activation_eigenvalue(
     """The largest eigenvalue of one image's loss over the tensor that each layer reads, mean over images.
 
     Times the squared perturbation of that tensor, it is twice the largest increase of the mean loss, to second order, that
-    perturbations of one size in all images can cause.
+    perturbations of one size in all images can cause. Networks that are not piecewise linear may have negative eigenvalues,
+    too, of whatever magnitude: along these the loss falls, and they are not looked for.
 
     Args:
         loss: The network, images and labels.
@@ -68,14 +68,12 @@ def top_activation_eigenvalue(
         as for `top_eigenvalue`; `data_standard_error` that of the images; `samples` counts products.
 
     Raises:
-        TrainingError: If the loss or a product is not finite, or the network is not piecewise linear: its blocks could then
-            have negative eigenvalues, of larger magnitude than those that are looked for.
+        TrainingError: If the loss or a product is not finite.
 
     Source:
         Knyazev 2001, doi:10.1137/S1064827500366124, for LOBPCG; Parlett 1998, The Symmetric Eigenvalue Problem,
         theorem 4.5.1, for the bound.
     """
-    require_piecewise_linear(loss.graph)
     limits = limits or SamplingLimits(max_probes=MAX_STEPS)
     partial = partial or Partial()
     products = Products(loss.activation_terms(micro_batch), None)
@@ -137,7 +135,7 @@ def _estimate(rows: list[Tensor], images: int, target: float) -> Estimate:
 def largest_eigenvalues(
     multiply: Multiply, start: Tensor, limits: SamplingLimits, end: float, tell: Tell
 ) -> tuple[Tensor, Tensor, int]:
-    """Largest eigenvalues of several positive semidefinite matrices.
+    """Largest eigenvalues, by value and not by magnitude, of several symmetric matrices.
 
     Args:
         multiply: By all of them, shape (matrices, elements).
@@ -178,7 +176,9 @@ def largest_eigenvalues(
         before, before_image = before * kept, before_image * kept
         vectors, images = torch.stack([best, way, before], 1), torch.stack([image, way_image, before_image], 1)
         small = (vectors.double() @ images.double().mT).nan_to_num()
-        # A direction that is zero has a zero row, and no part in a positive eigenvalue's vector.
+        # A direction that is zero has a zero row, whose eigenvalue would beat negative ones: it is put below all others.
+        none = torch.stack([_length(vector)[:, 0] < _INDEPENDENT for vector in (best, way, before)], 1)
+        small = small - torch.diag_embed(none * (1 + 2 * small.flatten(1).norm(dim=1, keepdim=True)))
         chosen = torch.linalg.eigh((small + small.mT) / 2).eigenvectors[:, :, -1]
         # Where rounding is all that is left, the vector stays.
         chosen = torch.where((residual > rounding)[:, None], chosen, chosen.new_tensor([1.0, 0.0, 0.0]))

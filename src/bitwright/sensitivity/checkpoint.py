@@ -15,7 +15,7 @@ from bitwright.errors import FileFormatError
 from bitwright.graph.state_file import StateFile
 from bitwright.sensitivity.processes import from_main, rank_and_size
 
-FORMAT = "bitwright.sensitivity.3"
+FORMAT = "bitwright.sensitivity.4"
 SECONDS = 5.0
 """From one write to the next: samples are small, and what was not kept is computed again."""
 

@@ -8,7 +8,7 @@ norms, and one backward pass gives those of a batch of pairs for every layer.
 **It is the Hessian trace** where logits are piecewise linear in each layer's weights by themselves, and in each tensor: the
 term that Gauss-Newton drops has their second derivatives, which are zero. Convolutions, batch norm with running statistics,
 clamps, sums, pooling and concatenations are all of that kind.
-The estimate below is that of Gauss-Newton in any network; `require_piecewise_linear` tells where it is the Hessian's, too.
+Behind the last curved operation it is the Hessian's in any network; before it the two differ by the term that is dropped.
 
 Two things make it cheap. All layers share each pass, and no probe's noise: norms are computed, not estimated. And passes go
 where the weight is: pairs that carry more than their share are all computed, of the others some are drawn in proportion to

@@ -15,6 +15,9 @@ from bitwright.files import write_json
 from bitwright.reading import read_json
 from bitwright.scheme import Precision
 
+FORMAT = "bitwright.sensitivities.2"
+"""Of the files: since the second, the metrics are named for what they compute."""
+
 
 @dataclass(frozen=True)
 class LayerSensitivity:
@@ -23,8 +26,8 @@ class LayerSensitivity:
     Attributes:
         layer: Its name.
         parameters: Number of weights, n.
-        trace: Estimate of the trace of the loss's Hessian over these weights, tr(H), or n times what stands for the mean
-            eigenvalue in the table's metric.
+        trace: Estimate of the trace of the loss's Gauss-Newton matrix, or of its Hessian, over these weights, tr(H), or n
+            times what stands for the mean eigenvalue in the table's metric.
         trace_standard_error: Standard error of `trace` from sampling: more probes make it smaller.
         probes: Number of samples behind the estimate: Hessian-vector products, or pairs of an image and a class.
         converged: Whether the standard error reached the target that was asked for.
@@ -179,7 +182,7 @@ class SensitivityTable:
 
     Attributes:
         layers: One entry per layer, in execution order.
-        metric: What was measured, for instance `hessian_trace`.
+        metric: What was measured, for instance `gauss_newton_trace`.
         model: The model's name.
         data: The data's name.
         batch: Number of images in the loss.
@@ -218,7 +221,7 @@ class SensitivityTable:
 
     def to_dict(self) -> dict[str, Any]:
         head = {name: getattr(self, name) for name in ("model", "data", "metric", "batch", "seed", "network", "images")}
-        return {**head, "layers": [layer.to_dict() for layer in self.layers]}
+        return {"format": FORMAT, **head, "layers": [layer.to_dict() for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, entry: Any, where: str = "sensitivities") -> SensitivityTable:
@@ -227,7 +230,12 @@ class SensitivityTable:
         Raises:
             FileFormatError: If keys are unknown or missing, or a layer is malformed or appears twice.
         """
-        faults = _key_faults(entry, {item.name for item in fields(cls)})
+        if isinstance(entry, Mapping) and "layers" in entry and entry.get("format") != FORMAT:
+            raise FileFormatError(
+                f"{where}: expected the format '{FORMAT}', got {shown(entry.get('format'))}: another version of Bitwright "
+                "wrote it, measure again with `bitwright sensitivity`."
+            )
+        faults = _key_faults(entry, {"format", *(item.name for item in fields(cls))})
         if not faults and not isinstance(entry["layers"], list):
             faults.append(f"'layers' must be a list, got {type(entry['layers']).__name__}")
         if faults:
