@@ -18,6 +18,7 @@ from graph.networks import IMAGE, Called, assert_same, randomized
 def mixed(m: nn.Module, x: Tensor) -> Tensor:
     """Something for every pass: folded and lone norms, fused and lone clamps, a shuffle, a weighted sum, dead ends."""
     y = F.relu(m.norm1(m.conv1(x)))
+    y = y * torch.sigmoid(y)
     z = m.norm2(m.conv2(y))
     y = F.relu6(F.relu(y + 0.5 * z))
     y = torch.cat([y, F.relu(F.max_pool2d(z, 3, 1, 1))], 1)

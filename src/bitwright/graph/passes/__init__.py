@@ -10,9 +10,11 @@ from bitwright.graph.passes.absorb_affine import absorb_affine
 from bitwright.graph.passes.channel_shuffle import find_channel_shuffles
 from bitwright.graph.passes.fold_batch_norm import fold_batch_norm
 from bitwright.graph.passes.fuse_clamps import fuse_clamps
+from bitwright.graph.passes.fuse_tables import fuse_tables
 
 Pass = Callable[[Graph], tuple[Graph, bool]]
-PASSES: tuple[Pass, ...] = (find_channel_shuffles, absorb_affine, fold_batch_norm, fuse_clamps)
+PASSES: tuple[Pass, ...] = (find_channel_shuffles, fuse_tables, absorb_affine, fold_batch_norm, fuse_clamps)
+"""Affine maps become part of tables rather than of layers."""
 
 
 def simplify(graph: Graph) -> Graph:
@@ -26,4 +28,13 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
-__all__ = ["PASSES", "Pass", "absorb_affine", "find_channel_shuffles", "fold_batch_norm", "fuse_clamps", "simplify"]
+__all__ = [
+    "PASSES",
+    "Pass",
+    "absorb_affine",
+    "find_channel_shuffles",
+    "fold_batch_norm",
+    "fuse_clamps",
+    "fuse_tables",
+    "simplify",
+]
