@@ -46,6 +46,7 @@ from bitwright.graph.nodes import (
     Clamp,
     Concat,
     Conv2d,
+    DepthToSpace,
     Dropout,
     Flatten,
     Input,
@@ -54,7 +55,9 @@ from bitwright.graph.nodes import (
     MaxPool2d,
     Node,
     Norm,
+    Pad,
     Slice,
+    Take,
 )
 from bitwright.graph.passes import simplify
 from bitwright.integer import IntegerModel, lower, run
@@ -502,6 +505,38 @@ def _shuffle(growing: Growing, last: str) -> str:
     return growing.add(ChannelShuffle, last, groups=growing.divisor(growing.shape(last)[0]))
 
 
+def _take(growing: Growing, last: str) -> str:
+    """A slice, a flip, or places at random, along any axis."""
+    axis = growing.draw.choice([1, 2, 3])
+    size, draw = growing.shape(last)[axis - 1], growing.draw
+    count = draw.randint(1, min(size, _MOST_CHANNELS // 2) if axis == 1 else size + 2)
+    first, step = draw.randint(0, size - 1), draw.choice([1, 2, 3])
+    places = draw.choice(
+        [
+            tuple(range(first, size, step)),
+            tuple(reversed(range(size))),
+            tuple(sorted(draw.choices(range(size), k=count))),
+            tuple(draw.choices(range(size), k=count)),
+        ]
+    )
+    return growing.add(Take, last, axis=axis, places=places)
+
+
+def _pad(growing: Growing, last: str) -> str:
+    """Zeros around an image, now and then around the channels as well."""
+    draw = growing.draw
+    sizes = [tuple(draw.randint(0, 2) for _ in range(3)) for _ in range(2)]
+    before, after = [(channels * (draw.random() < 0.4), *pixels) for channels, *pixels in sizes]
+    return growing.add(Pad, last, before=before, after=after)
+
+
+def _depth_to_space(growing: Growing, last: str) -> str:
+    """Channels that become pixels, and mostly a pool behind."""
+    channels, height, width = growing.shape(last)
+    blocks = [block for block in (1, 2, 3) if channels % block**2 == 0 and max(height, width) * block <= 24]
+    return growing.add(DepthToSpace, last, block=growing.draw.choice(blocks[-2:])) if blocks else last
+
+
 def _window(growing: Growing, last: str) -> dict[str, Any]:
     """Kernel, stride and padding of a pool that fits."""
     draw, kernel = growing.draw, tuple(min(growing.draw.choice([2, 3]), have) for have in growing.shape(last)[1:])
@@ -561,6 +596,9 @@ GROWTHS: Sequence[Callable[[Growing, str], str]] = (
     _product,
     _table,
     _shuffle,
+    _take,
+    _pad,
+    _depth_to_space,
     _maximum,
     _average,
     _pixel,

@@ -30,7 +30,16 @@ def constants(m: nn.Module, x: Tensor) -> Tensor:
     return (m.head(x.mean((2, 3)) * 3) + m.offset) / 0.07
 
 
-NETWORKS: dict[str, Forward] = {"constants": constants}
+def moves(m: nn.Module, x: Tensor) -> Tensor:
+    """Values that only change their places, in every way, and zeros around them."""
+    x = F.relu(m.normed(F.pad(x, (1, 2, 0, 1)).flip(3)))
+    y = F.pixel_shuffle(m.conv(x[:, :, ::2, 1:]), 2)
+    y = F.interpolate(F.pixel_unshuffle(y[..., :8, :8], 2), scale_factor=2)
+    y = F.pad(y + x.mean((2, 3), keepdim=True), (1, 2, 0, 1), mode="reflect")
+    return F.pad(x[:, ::2, :, :8], (2, 1, 0, 0, 3, 1)) + y
+
+
+NETWORKS: dict[str, Forward] = {"constants": constants, "moves": moves}
 
 
 def network(forward: Forward) -> nn.Module:

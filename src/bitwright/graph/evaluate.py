@@ -20,6 +20,7 @@ from bitwright.graph.nodes import (
     Clamp,
     Concat,
     Conv2d,
+    DepthToSpace,
     Dropout,
     Flatten,
     Input,
@@ -28,10 +29,12 @@ from bitwright.graph.nodes import (
     MaxPool2d,
     Node,
     Norm,
+    Pad,
     Probabilities,
     Requantize,
     Selection,
     Slice,
+    Take,
 )
 
 Tensors = Mapping[str, Tensor]
@@ -189,3 +192,23 @@ def _(node: ChannelShuffle, values: Tensor) -> Tensor:
     batch, channels, height, width = values.shape
     grouped = values.reshape(batch, node.groups, channels // node.groups, height, width)
     return grouped.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+@select.register
+def _(node: Take, values: Tensor) -> Tensor:
+    if min(node.places) < 0 or max(node.places) >= values.shape[node.axis]:
+        raise ValueError(f"places {min(node.places)} to {max(node.places)} of {values.shape[node.axis]}")
+    return values.index_select(node.axis, torch.tensor(node.places, device=values.device))
+
+
+@select.register
+def _(node: Pad, values: Tensor) -> Tensor:
+    around = zip(reversed(node.before), reversed(node.after), strict=True)
+    return F.pad(values, [size for pair in around for size in pair])
+
+
+@select.register
+def _(node: DepthToSpace, values: Tensor) -> Tensor:
+    batch, _, height, width = values.shape
+    blocks = values.reshape(batch, node.block, node.block, -1, height, width)
+    return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * node.block, width * node.block)

@@ -226,6 +226,48 @@ class ChannelShuffle(Move):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Take(Move):
+    """Places along one axis, in any order and as often as they are named: a strided slice, a flip, rows that are repeated.
+
+    Attributes:
+        axis: 1 for channels or features, 2 for rows, 3 for columns.
+        places: Of the input, one for each place of the result.
+    """
+
+    axis: int
+    places: tuple[int, ...]
+
+    @property
+    def run(self) -> tuple[int, int, int] | None:
+        """Start, stop (exclusive) and a positive step, if the places are a slice."""
+        first, last, count = self.places[0], self.places[-1], len(self.places)
+        step = (last - first) // (count - 1) if count > 1 else 1
+        if step < 1 or self.places != tuple(range(first, last + 1, step)):
+            return None
+        return first, last + 1, step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Move):
+    """Zeros around an image.
+
+    Attributes:
+        before: Channels, rows and columns of zeros before the image.
+        after: Those behind it.
+    """
+
+    before: tuple[int, int, int]
+    after: tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthToSpace(Move):
+    """`block` x `block` pixels out of every one: pixel (i, j) of them from the channels from (i * block + j) * C on."""
+
+    block: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reshape(Node):
     """A view of another rank, as captured; passes must resolve it."""
 

@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import AvgPool2d, Concat, Input, Layer, Node, Requantize, Selection
+from bitwright.graph.nodes import (
+    AvgPool2d,
+    Concat,
+    Dropout,
+    Flatten,
+    Input,
+    Layer,
+    MaxPool2d,
+    Node,
+    Requantize,
+    Selection,
+    Take,
+)
 from bitwright.graph.signs import negative_tensors
 from bitwright.quantizer.demand import Demand, demand, demands
 from bitwright.quantizer.formats import TensorFormat
@@ -157,10 +169,23 @@ def _negative_quantizers(graph: Graph, quantizer_of: Mapping[str, str]) -> dict[
 
 
 def _raw_output(graph: Graph) -> str | None:
-    """The last node that computes, if it accumulates and only movers that keep accumulators follow."""
+    """The last node that computes, if it accumulates and only movers follow that leave each channel what it is worth."""
     node = graph[graph.output]
     readers = graph.consumers()
+    kept = True
     while isinstance(node, Selection) and len(readers[node.inputs[0]]) == 1:
+        kept = kept and _keeps_channels(node, graph)
         node = graph[node.inputs[0]]
+    if not (kept or isinstance(node, AvgPool2d)):  # whose sums are all worth the same
+        return None
     accumulates = isinstance(node, Layer | AvgPool2d) and getattr(node, "bounds", None) is None
     return node.name if accumulates and len(readers[node.name]) <= 1 else None
+
+
+def _keeps_channels(node: Selection, graph: Graph) -> bool:
+    """Whether each channel of what a node makes is the same channel of what it reads."""
+    if isinstance(node, Take):
+        return node.axis > 1
+    if isinstance(node, Flatten):
+        return node.shape == graph[node.inputs[0]].shape[:1]
+    return isinstance(node, MaxPool2d | Dropout)

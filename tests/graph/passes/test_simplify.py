@@ -16,8 +16,8 @@ from graph.networks import IMAGE, Called, assert_same, randomized
 
 
 def mixed(m: nn.Module, x: Tensor) -> Tensor:
-    """Something for every pass: folded and lone norms, fused and lone clamps, a shuffle, a weighted sum, dead ends."""
-    y = F.relu(m.norm1(m.conv1(x)))
+    """Something for every pass: folded and lone norms, fused and lone clamps, a shuffle, a pad, a weighted sum, dead ends."""
+    y = F.relu(m.norm1(m.conv1(F.pad(x, (1, 1, 1, 1)))))
     y = y * torch.sigmoid(y)
     z = m.norm2(m.conv2(y))
     y = F.relu6(F.relu(y + 0.5 * z))
@@ -33,7 +33,7 @@ def model() -> nn.Module:
     return randomized(
         Called(
             mixed,
-            conv1=nn.Conv2d(3, 8, 3, padding=1),
+            conv1=nn.Conv2d(3, 8, 3),
             norm1=nn.BatchNorm2d(8),
             conv2=nn.Conv2d(8, 8, 3, padding=1, bias=False),
             norm2=nn.BatchNorm2d(8, affine=False),

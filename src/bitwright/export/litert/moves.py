@@ -6,10 +6,12 @@ from __future__ import annotations
 from functools import reduce, singledispatch
 from math import prod
 
+import numpy as np
+
 from bitwright.errors import ExportError
 from bitwright.export.litert.builder import INT8_MAX, Held, LitertBuilder
 from bitwright.export.litert.real import real_of, whole_of
-from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, MaxPool2d, Node, Pad, Slice, Take
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 
 
@@ -124,3 +126,43 @@ def _(op: ChannelShuffle, builder: LitertBuilder) -> None:
     builder.node("TRANSPOSE", [grouped, builder.integers(0, 1, 2, 4, 3)], swapped, "TransposeOptions", 2)
     output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
     builder.reshape(swapped, output, [-1, height, width, channels])
+
+
+@move_in_litert.register
+def _(op: Take, builder: LitertBuilder) -> None:
+    source = builder.held[op.inputs[0]]
+    output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
+    rank = len(op.shape) + 1
+    axis = rank - 1 if op.axis == 1 else op.axis - 1  # channels last
+    if op.run is None:
+        places = builder.integers(*op.places)
+        builder.node("GATHER", [source.tensor, places], output, "GatherOptions", 2, axis=axis, batchDims=0)
+        return
+    limits = [builder.integers(*[0] * axis, number, *[0] * (rank - 1 - axis)) for number in op.run[:2]]
+    steps = builder.integers(*[1] * axis, op.run[2], *[1] * (rank - 1 - axis))
+    whole = (1 << rank) - 1 - (1 << axis)  # all of the other axes
+    builder.node(
+        "STRIDED_SLICE",
+        [source.tensor, *limits, steps],
+        output,
+        "StridedSliceOptions",
+        2,
+        beginMask=whole,
+        endMask=whole,
+    )
+
+
+@move_in_litert.register
+def _(op: Pad, builder: LitertBuilder) -> None:
+    source = builder.held[op.inputs[0]]
+    output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
+    channels, *pixels = zip(op.before, op.after, strict=True)
+    around = builder.constant(np.array([(0, 0), *pixels, channels], dtype=np.int32))
+    builder.node("PAD", [source.tensor, around], output, "PadOptions", 2)  # with the zero point of int8
+
+
+@move_in_litert.register
+def _(op: DepthToSpace, builder: LitertBuilder) -> None:
+    source = builder.held[op.inputs[0]]
+    output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
+    builder.node("DEPTH_TO_SPACE", [source.tensor], output, "DepthToSpaceOptions", blockSize=op.block)

@@ -65,6 +65,9 @@ class OnnxBuilder(OnnxGraph):
         point = zero_point(params)
         return self.constant(f"zero.{point}", np.array(point, dtype=np.uint8))
 
+    def stored_zero(self, name: str) -> str:
+        return self.zero(name) if self.carrier(name) == TensorProto.UINT8 else ""
+
     def wide(self, name: str) -> bool:
         """Whether a tensor has more than 8 bits: then float32 numbers carry its integers."""
         params = self.model.formats.get(name)

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bitwright.errors import ExportError
-from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
+from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, MaxPool2d, Node, Pad, Pair, Slice, Take
 
 OPSET = 21
 IR_VERSION = 10
@@ -47,6 +47,10 @@ class OnnxGraph:
         """Add a node, named after its one output."""
         self.nodes.append(helper.make_node(operation, inputs, [output], name=output, **attributes))
         return output
+
+    def stored_zero(self, name: str) -> str:
+        """The constant that a tensor stores for zero; empty where it is zero."""
+        return ""
 
     def finish(
         self,
@@ -133,3 +137,26 @@ def _(op: ChannelShuffle, graph: OnnxGraph) -> None:
     graph.node("Reshape", [op.inputs[0], groups], f"{op.name}.groups")
     graph.node("Transpose", [f"{op.name}.groups"], f"{op.name}.transposed", perm=[0, 2, 1, 3, 4])
     graph.node("Reshape", [f"{op.name}.transposed", merged], op.name)
+
+
+@move_in_onnx.register
+def _(op: Take, graph: OnnxGraph) -> None:
+    if op.run is None:
+        graph.node("Gather", [op.inputs[0], graph.integers(*op.places)], op.name, axis=op.axis)
+        return
+    start, stop, step = op.run
+    limits = [graph.integers(number) for number in (start, stop, op.axis, step)]
+    graph.node("Slice", [op.inputs[0], *limits], op.name)
+
+
+@move_in_onnx.register
+def _(op: Pad, graph: OnnxGraph) -> None:
+    (source,) = op.inputs
+    zero = graph.stored_zero(source)
+    around = graph.integers(0, *op.before, 0, *op.after)
+    graph.node("Pad", [source, around, *([zero] if zero else [])], op.name)
+
+
+@move_in_onnx.register
+def _(op: DepthToSpace, graph: OnnxGraph) -> None:
+    graph.node("DepthToSpace", [op.inputs[0]], op.name, blocksize=op.block, mode="DCR")

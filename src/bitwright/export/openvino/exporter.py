@@ -33,7 +33,7 @@ from bitwright.export.openvino.kernels import DOUBLED, FLOAT32, INT8, PARTS, may
 from bitwright.export.pixels import Pixels, affine, quotient_below
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
-from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Pair, Slice
+from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, MaxPool2d, Node, Pad, Pair, Slice, Take
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     IntegerAdd,
@@ -300,3 +300,23 @@ def _(op: Slice, builder: OpenvinoBuilder) -> Value:
 @add_to_openvino.register
 def _(op: ChannelShuffle, builder: OpenvinoBuilder) -> Value:
     return builder.ops.shuffle_channels(builder.values[op.inputs[0]], 1, op.groups)
+
+
+@add_to_openvino.register
+def _(op: Take, builder: OpenvinoBuilder) -> Value:
+    values = builder.values[op.inputs[0]]
+    if op.run is None:
+        return builder.ops.gather(values, builder.integers(*op.places), builder.ops.constant(np.int64(op.axis)))
+    start, stop, step = op.run
+    return builder.ops.slice(values, *(builder.integers(number) for number in (start, stop, step, op.axis)))
+
+
+@add_to_openvino.register
+def _(op: Pad, builder: OpenvinoBuilder) -> Value:
+    around = [builder.integers(0, *sizes) for sizes in (op.before, op.after)]
+    return builder.ops.pad(builder.values[op.inputs[0]], *around, "constant", builder.ops.constant(np.float32(0)))
+
+
+@add_to_openvino.register
+def _(op: DepthToSpace, builder: OpenvinoBuilder) -> Value:
+    return builder.ops.depth_to_space(builder.values[op.inputs[0]], "blocks_first", op.block)

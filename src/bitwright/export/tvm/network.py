@@ -30,12 +30,12 @@ from bitwright.export.tvm.kernels.elementwise import (
     requantization,
 )
 from bitwright.export.tvm.kernels.instructions import Instructions
-from bitwright.export.tvm.kernels.moving import Flattening, Selection, flattening, selection
+from bitwright.export.tvm.kernels.moving import Flattening, Placement, Selection, flattening, placement, selection
 from bitwright.export.tvm.kernels.pooling import Depthwise, Maximum, Sum, depthwise, maximum, windowed_sum
 from bitwright.export.tvm.kernels.product import Product, product
 from bitwright.export.tvm.kernels.rescaling import Constants, Rounding, plan_rounding
 from bitwright.export.tvm.kernels.window import Window
-from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, Node, Slice
+from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, MaxPool2d, Node, Pad, Slice, Take
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX
 from bitwright.integer.ops import (
@@ -336,6 +336,52 @@ def _(op: ChannelShuffle, network: Network) -> None:
     # Channel (group i, place j) goes to j * groups + i: for each place, one of every group.
     places = op.shape[0] // op.groups
     _select(op, network, [(0, place, op.groups, places) for place in range(places)])
+
+
+def _place(op: Node, source: str, network: Network, places: npt.NDArray[np.int64], channels: int) -> None:
+    """Runs of so many channels from these elements of an image, with zeros where one is negative."""
+    spec = Placement(prod(network.shapes[source]), places.size, channels, network.dtype(source))
+    network.set(op, spec, placement, [network.values[source]], [places.reshape(-1).astype(np.int32)])
+
+
+def _pixels(shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The first element of every pixel: [height, width]."""
+    channels, height, width = shape
+    return np.arange(height * width).reshape(height, width) * channels
+
+
+@add_to_tvm.register
+def _(op: Take, network: Network) -> None:
+    (source,) = op.inputs
+    shape = network.shapes[source]
+    if op.axis == 1:
+        channels = np.arange(prod(shape)).reshape(prod(shape[1:]), shape[0])
+        _place(op, source, network, channels[:, list(op.places)], 1)
+    else:
+        _place(op, source, network, _pixels(shape).take(op.places, op.axis - 2), shape[0])
+
+
+@add_to_tvm.register
+def _(op: Pad, network: Network) -> None:
+    (source,) = op.inputs
+    shape, dtype, value = network.shapes[source], network.dtype(source), network.values[source]
+    if op.before[0] or op.after[0]:
+        runs = ((-1, 0, op.before[0], 1), (0, 0, shape[0], 1), (-1, 0, op.after[0], 1))
+        spec = Selection(prod(shape[1:]), (shape[0],), tuple(run for run in runs if run[2]), dtype)
+        shape = (op.shape[0], *shape[1:])
+        value = network.call(spec, selection, [value], [], [prod(shape)], dtype)
+    around = list(zip(op.before[1:], op.after[1:], strict=True))
+    places = np.pad(_pixels(shape), around, constant_values=-1).reshape(-1).astype(np.int32)
+    network.set(op, Placement(prod(shape), places.size, shape[0], dtype), placement, [value], [places])
+
+
+@add_to_tvm.register
+def _(op: DepthToSpace, network: Network) -> None:
+    (source,) = op.inputs
+    block, channels = op.block, op.shape[0]
+    within = np.arange(block * block).reshape(block, block) * channels
+    places = _pixels(network.shapes[source])[:, None, :, None] + within[None, :, None, :]
+    _place(op, source, network, places, channels)
 
 
 def outputs(network: Network) -> tuple[Any, Any]:

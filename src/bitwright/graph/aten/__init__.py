@@ -5,11 +5,12 @@
 from bitwright.graph.aten import arithmetic as _arithmetic
 from bitwright.graph.aten import elementwise as _elementwise
 from bitwright.graph.aten import layers as _layers
+from bitwright.graph.aten import moves as _moves
 from bitwright.graph.aten import pooling as _pooling
 from bitwright.graph.aten import shapes as _shapes
 from bitwright.graph.aten.refused import why_refused
 from bitwright.graph.aten.registry import HANDLERS, IGNORED, supported
 
-del _arithmetic, _elementwise, _layers, _pooling, _shapes
+del _arithmetic, _elementwise, _layers, _moves, _pooling, _shapes
 
 __all__ = ["HANDLERS", "IGNORED", "supported", "why_refused"]

@@ -3,15 +3,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from bitwright.graph.aten.moves import repeated
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
 from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import Add, Affine
 from bitwright.graph.operations.product import product_of
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Tensors along a new axis, which a sum must take away again.
+
+    Attributes:
+        parts: Their names.
+        axis: The new one, counted with the batch.
+    """
+
+    parts: tuple[str, ...]
+    axis: int
 
 
 def affine(builder: Builder, fx_node: fx.Node, source: str, gain: Any = 1.0, offset: Any = 0.0) -> str:
@@ -85,10 +101,15 @@ def _sum(builder: Builder, fx_node: fx.Node, first: Any, second: Any, factor: fl
 
 
 def sum_of(builder: Builder, fx_node: fx.Node, first: str, second: str, factor: float = 1.0) -> str:
-    """Add `first + factor * second`, two activations of one shape."""
+    """Add `first + factor * second`, two activations; one that has one place along an axis is repeated."""
     shapes = [builder.shape_of(name) for name in (first, second)]
     if shapes[0] != shapes[1]:
-        raise builder.refuse(fx_node, f"an addition that broadcasts {shapes[0]} and {shapes[1]}.")
+        if len(shapes[0]) != len(shapes[1]):
+            raise builder.refuse(
+                fx_node, f"an addition of tensors of unlike numbers of axes, {shapes[0]} and {shapes[1]}."
+            )
+        shape = tuple(map(max, *shapes))
+        first, second = (repeated(builder, fx_node, name, shape) for name in (first, second))
     second = affine(builder, fx_node, second, gain=factor)
     return builder.add(
         Add(
@@ -120,6 +141,22 @@ def _div(builder: Builder, fx_node: fx.Node) -> str:
     return affine(
         builder, fx_node, tensor(builder, fx_node, given["self"]), gain=1 / constant(builder, fx_node, given["other"])
     )
+
+
+@handles("stack")
+def _stack(builder: Builder, fx_node: fx.Node) -> Stack:
+    given = arguments(builder, fx_node)
+    parts = tuple(tensor(builder, fx_node, item) for item in given["tensors"])
+    return Stack(parts, given["dim"] % (len(builder.shape_of(parts[0])) + 2))
+
+
+@handles("sum")
+def _sum_over(builder: Builder, fx_node: fx.Node) -> str:
+    given = arguments(builder, fx_node)
+    source, axes = given["self"], given.get("dim")
+    if isinstance(source, Stack) and axes == [source.axis] and not given["keepdim"]:
+        return reduce(lambda total, part: sum_of(builder, fx_node, total, part), source.parts)
+    raise builder.refuse(fx_node, f"a sum over axes {axes}; height and width are known, and stacked tensors.")
 
 
 @handles("neg")

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import fx
 
+from bitwright.graph.aten.moves import padded
 from bitwright.graph.aten.registry import arguments, constant, handles, optional_parameter, pair, parameter, tensor
 from bitwright.graph.builder import Builder, Constant, Parameter
-from bitwright.graph.nodes import BatchNorm, Conv2d, Linear, Norm, Pair
+from bitwright.graph.nodes import BatchNorm, Conv2d, Linear, Norm
 
 
 def _layer_name(builder: Builder, fx_node: fx.Node, weight: Any, operation: str) -> str:
@@ -23,11 +24,14 @@ def _layer_name(builder: Builder, fx_node: fx.Node, weight: Any, operation: str)
 def _conv2d(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     dilation = pair(given["dilation"])
-    if isinstance(given["padding"], str):
-        padding = _named_padding(builder, fx_node, given["padding"], dilation)
-    else:
-        padding = pair(given["padding"])
     source = tensor(builder, fx_node, given["input"])
+    if given["padding"] == "same":
+        kernel = fx_node.args[1].meta["val"].shape[2:]  # type: ignore[union-attr]
+        rows, columns = ((int(taps) - 1) * step for taps, step in zip(kernel, dilation, strict=True))
+        around = [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2]
+        source, padding = padded(builder, fx_node, source, around), (0, 0)
+    else:
+        padding = (0, 0) if given["padding"] == "valid" else pair(given["padding"])
     name = _layer_name(builder, fx_node, given["weight"], "conv")
     return builder.add(
         Conv2d(
@@ -43,16 +47,6 @@ def _conv2d(builder: Builder, fx_node: fx.Node) -> str:
             groups=int(given["groups"]),
         )
     )
-
-
-def _named_padding(builder: Builder, fx_node: fx.Node, padding: str, dilation: Pair) -> Pair:
-    if padding == "valid":
-        return (0, 0)
-    kernel = fx_node.args[1].meta["val"].shape[2:]  # type: ignore[union-attr]
-    total = [(int(size) - 1) * step for size, step in zip(kernel, dilation, strict=True)]
-    if any(size % 2 for size in total):
-        raise builder.refuse(fx_node, "padding 'same' with an even kernel pads one side more than the other.")
-    return (total[0] // 2, total[1] // 2)
 
 
 @handles("linear")

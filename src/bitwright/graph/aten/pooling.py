@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from bitwright.graph.aten.registry import arguments, handles, pair, tensor
-from bitwright.graph.aten.shapes import flatten_node
+from bitwright.graph.aten.views import flatten_node
 from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import AvgPool2d, MaxPool2d, Pair
 
@@ -88,4 +88,4 @@ def _mean(builder: Builder, fx_node: fx.Node) -> str:
         raise builder.refuse(fx_node, f"a mean over axes {given['dim']}; only height and width are known.")
     kernel = (int(source.shape[2]), int(source.shape[3]))
     name = _average(builder, fx_node, given["self"], kernel, kernel, (0, 0))
-    return name if given["keepdim"] else flatten_node(builder, fx_node, name)
+    return name if given["keepdim"] else flatten_node(builder, fx_node, name, builder.shape(fx_node))

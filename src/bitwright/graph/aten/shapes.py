@@ -1,53 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Views, splits and shuffles: operations that only move values."""
+"""Views, transposes, casts and shuffles of channels."""
 
 from __future__ import annotations
-
-from math import prod
-from typing import Any
 
 from torch import fx
 
 from bitwright.graph.aten.registry import arguments, handles, tensor
+from bitwright.graph.aten.views import reshaped
 from bitwright.graph.builder import Builder
-from bitwright.graph.nodes import ChannelShuffle, Flatten, Reshape, Slice, Transpose
+from bitwright.graph.nodes import ChannelShuffle, Transpose
 
 
-def flatten_node(builder: Builder, fx_node: fx.Node, source: str) -> str:
-    """Add a Flatten of `source`."""
-    return builder.add(
-        Flatten(
-            name=builder.node_name(fx_node, "flatten"),
-            inputs=(source,),
-            shape=builder.shape(fx_node),
-            place=builder.place(fx_node),
-        )
-    )
-
-
-@handles("view", "reshape", "flatten", "squeeze", "unsqueeze", "_unsafe_view")
+@handles("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "_unsafe_view")
 def _view(builder: Builder, fx_node: fx.Node) -> str:
-    given = arguments(builder, fx_node)
-    source, before = _unshaped(builder, tensor(builder, fx_node, given["self"]))
-    after = builder.shape(fx_node)
-    if prod(before) != prod(after):
-        raise builder.refuse(fx_node, f"a reshape from {before} to {after}, which mixes the images of a batch.")
-    if before == after:
-        return source
-    if len(after) == 1 and len(before) == 3:
-        return flatten_node(builder, fx_node, source)
-    return builder.add(
-        Reshape(name=builder.node_name(fx_node, "reshape"), inputs=(source,), shape=after, place=builder.place(fx_node))
-    )
-
-
-def _unshaped(builder: Builder, source: str) -> tuple[str, tuple[int, ...]]:
-    """The tensor that a chain of reshapes starts from, and its shape: the order of values stays, so one is enough."""
-    by_name = {node.name: node for node in builder.nodes}
-    node = by_name[source]
-    while isinstance(node, Reshape | Flatten) and not isinstance(by_name[node.inputs[0]], Transpose):
-        node = by_name[node.inputs[0]]
-    return node.name, node.shape
+    source = tensor(builder, fx_node, arguments(builder, fx_node)["self"])
+    return reshaped(builder, fx_node, source, builder.shape(fx_node))
 
 
 @handles("transpose")
@@ -78,37 +45,6 @@ def _cast(builder: Builder, fx_node: fx.Node) -> str:
             fx_node, f"a cast to {made}; the network is computed in real numbers until it is quantized."
         )
     return tensor(builder, fx_node, arguments(builder, fx_node)["self"])
-
-
-@handles("chunk", "split", "split_with_sizes")
-def _chunk(builder: Builder, fx_node: fx.Node) -> list[str]:
-    given = arguments(builder, fx_node)
-    source = tensor(builder, fx_node, given["self" if "self" in given else "tensor"])
-    if given["dim"] not in (1, -3):
-        raise builder.refuse(fx_node, f"a split along axis {given['dim']}; only channels (1) are known.")
-    made, start = [], 0
-    for part in fx_node.meta["val"]:
-        shape = tuple(int(axis) for axis in part.shape[1:])
-        made.append(
-            builder.add(
-                Slice(
-                    name=builder.node_name(fx_node, "slice"),
-                    inputs=(source,),
-                    shape=shape,
-                    place=builder.place(fx_node),
-                    start=start,
-                    stop=start + shape[0],
-                )
-            )
-        )
-        start += shape[0]
-    return made
-
-
-@handles("getitem")
-def _getitem(builder: Builder, fx_node: fx.Node) -> Any:
-    source, index = fx_node.args[:2]
-    return builder.values[source][index]  # type: ignore[index]
 
 
 @handles("channel_shuffle", "native_channel_shuffle")

@@ -10,10 +10,11 @@ from bitwright.graph.passes.absorb_affine import absorb_affine
 from bitwright.graph.passes.channel_shuffle import find_channel_shuffles
 from bitwright.graph.passes.fold_batch_norm import fold_batch_norm
 from bitwright.graph.passes.fuse_clamps import fuse_clamps
+from bitwright.graph.passes.fuse_pads import fuse_pads
 from bitwright.graph.passes.fuse_tables import fuse_tables
 
 Pass = Callable[[Graph], tuple[Graph, bool]]
-PASSES: tuple[Pass, ...] = (find_channel_shuffles, fuse_tables, absorb_affine, fold_batch_norm, fuse_clamps)
+PASSES: tuple[Pass, ...] = (find_channel_shuffles, fuse_tables, absorb_affine, fold_batch_norm, fuse_clamps, fuse_pads)
 """Affine maps become part of tables rather than of layers."""
 
 
@@ -35,6 +36,7 @@ __all__ = [
     "find_channel_shuffles",
     "fold_batch_norm",
     "fuse_clamps",
+    "fuse_pads",
     "fuse_tables",
     "simplify",
 ]

@@ -24,18 +24,15 @@ from bitwright.graph.evaluate import Tensors
 from bitwright.graph.nodes import (
     Add,
     AvgPool2d,
-    ChannelShuffle,
     Clamp,
     Concat,
     Conv2d,
     Dropout,
-    Flatten,
     Input,
     Linear,
-    MaxPool2d,
     Node,
     Requantize,
-    Slice,
+    Selection,
 )
 from bitwright.integer.lowering.layer_weights import layer_weights, tensor_params
 from bitwright.integer.lowering.readiness import check_ready
@@ -384,11 +381,8 @@ def _(node: Dropout, lowering: Lowering) -> None:
     lowering.renamed[node.name] = lowering.inputs(node)[0]
 
 
-@lower_node.register(MaxPool2d)
-@lower_node.register(Flatten)
-@lower_node.register(Slice)
-@lower_node.register(ChannelShuffle)
-def _(node: Node, lowering: Lowering) -> Node:
+@lower_node.register
+def _(node: Selection, lowering: Lowering) -> Node:
     (source,) = lowering.inputs(node)
     if source in lowering.formats:
         lowering.formats[node.name] = lowering.formats[source]

@@ -9,7 +9,7 @@ from functools import singledispatch
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.graph.nodes import Concat, Node, Pad, Selection
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import requantize
 from bitwright.integer.ops import (
@@ -63,6 +63,12 @@ def result_range(op: Node, sources: list[Range], model: IntegerModel) -> Range:
 @result_range.register
 def _(op: Selection, sources: list[Range], model: IntegerModel) -> Range:
     return sources[0]
+
+
+@result_range.register
+def _(op: Pad, sources: list[Range], model: IntegerModel) -> Range:
+    low, high = sources[0]
+    return min(low, 0), max(high, 0)
 
 
 @result_range.register(Concat)

@@ -6,7 +6,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bitwright.export.tvm.kernels.script import Expr, T, blocks, kernel, load, split, store, tasks
+from bitwright.export.tvm.kernels.script import (
+    Expr,
+    T,
+    blocks,
+    constant,
+    kernel,
+    let,
+    load,
+    number,
+    split,
+    store,
+    tasks,
+)
 
 LANES = 32
 LEAST = 64
@@ -20,7 +32,8 @@ class Selection:
     Attributes:
         area: Pixels of an image.
         widths: Channels of each operand.
-        runs: Operand, first channel, number of channels, and the distance from one to the next, one after the other.
+        runs: Operand (-1 for zeros), first channel, number of channels, and the distance from one to the next, one after the
+            other.
         dtype: Of operands and result.
     """
 
@@ -52,12 +65,55 @@ def selection(spec: Selection, name: str) -> Any:
                     stride: int = stride,
                     done: int = done,
                 ) -> None:
-                    source = pixel * spec.widths[operand] + first + at * stride
-                    value = load(operands[operand], image, source, lanes=lanes, stride=stride)
+                    if operand < 0:
+                        value = number(0, spec.dtype, lanes)
+                    else:
+                        source = pixel * spec.widths[operand] + first + at * stride
+                        value = load(operands[operand], image, source, lanes=lanes, stride=stride)
                     store(result, value, image, pixel * total + done + at, lanes=lanes)
 
-                blocks(count, LANES if stride == 1 else 1, block)
+                blocks(count, LANES if stride == 1 or operand < 0 else 1, block)
                 done += count
+    return made.finished
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Runs of channels of one tensor, each at a place of its own.
+
+    Attributes:
+        elements: Of an image.
+        runs: Of the result.
+        channels: Of a run.
+        dtype: Of operand and result.
+    """
+
+    elements: int
+    runs: int
+    channels: int
+    dtype: str
+
+
+def placement(spec: Placement, name: str) -> Any:
+    """The TIR function: (operand, first element of each run or -1 for zeros, result)."""
+    parts, share = split(spec.runs, LEAST)
+    with kernel(name) as made:
+        operand = made.tensor("operand", spec.elements, spec.dtype)
+        places = constant("places", [spec.runs], "int32")
+        result = made.tensor("result", spec.runs * spec.channels, spec.dtype)
+        with tasks(made, parts) as (image, task), T.serial(share) as index:
+            at = let(T.min(task * share + index, spec.runs - 1))
+            place = let(load(places, at))
+
+            def block(first: Expr, lanes: int) -> None:
+                target = at * spec.channels + first
+                with T.If(place >= 0):
+                    with T.Then():
+                        store(result, load(operand, image, place + first, lanes=lanes), image, target, lanes=lanes)
+                    with T.Else():
+                        store(result, number(0, spec.dtype, lanes), image, target, lanes=lanes)
+
+            blocks(spec.channels, LANES, block)
     return made.finished
 
 
