@@ -61,7 +61,7 @@ def top1(model: QuantizedModel, data: ImageData) -> float:
 def percent(predict: Callable[[Tensor], Tensor], data: ImageData) -> float:
     """Right guesses on test images."""
     found = evaluate(predict, data.batches("test", 250))
-    return 100 * found.top1 / found.images
+    return found.leading
 
 
 def measure(graph: Graph, bits: int, activations: str, data: ImageData, seed: int) -> dict[str, Any]:

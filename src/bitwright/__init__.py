@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bitwright.integer import IntegerModel, load, logits, lower, prepare, run
     from bitwright.reconstruction import ReconstructionSettings, reconstruct
     from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
+    from bitwright.task import Task, load_task
     from bitwright.training import (
         Checkpointing,
         Hooks,
@@ -59,6 +60,7 @@ _SOURCES = {
     "ReconstructionSettings": "reconstruction",
     "SensitivitySettings": "sensitivity",
     "SensitivityTable": "sensitivity",
+    "Task": "task",
     "TrainSettings": "training",
     "allocate": "allocation",
     "calibrate": "training",
@@ -74,6 +76,7 @@ _SOURCES = {
     "load_data": "data:load",
     "load_model": "graph",
     "load_quantized": "training",
+    "load_task": "task",
     "logits": "integer",
     "lower": "integer",
     "measure_sensitivity": "sensitivity",
@@ -104,6 +107,7 @@ __all__ = [
     "Scheme",
     "SensitivitySettings",
     "SensitivityTable",
+    "Task",
     "TrainSettings",
     "__version__",
     "allocate",
@@ -120,6 +124,7 @@ __all__ = [
     "load_data",
     "load_model",
     "load_quantized",
+    "load_task",
     "logits",
     "lower",
     "measure_sensitivity",

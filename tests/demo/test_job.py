@@ -50,7 +50,7 @@ def test_the_job(settings: DemoSettings, tmp_path: Path) -> None:
     assert len(levels) == 4
     for row in result.table.rows[1:]:
         effect = written["certification"][row.scheme]
-        assert 10 * row.top1_percent == effect["after"]["top1"]
+        assert row.score == effect["after"]["top1_percent"]
         assert 0 <= effect["differing"] < 0.01 * effect["elements"]
     assert {path.name for path in tmp_path.iterdir()} <= {"settings.json", *file_names()}
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(rows)

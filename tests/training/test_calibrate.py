@@ -12,6 +12,7 @@ from torch import nn
 
 from bitwright.errors import DataError
 from bitwright.quantizer import TensorFormat
+from bitwright.task import classification
 from bitwright.training import Calibration, Distillation, calibrate
 from bitwright.training.calibrate import RangeObserver
 from training.small import digits, small_quantized
@@ -73,7 +74,7 @@ def test_distillation_is_hintons_formula() -> None:
     torch.manual_seed(0)
     teacher, images = nn.Linear(6, 4).requires_grad_(False), torch.randn(5, 6)
     logits, loss = torch.randn(5, 4), torch.tensor(0.7)
-    got = Distillation(teacher, alpha=0.3, temperature=2.5).combine(loss, logits, images)
+    got = Distillation(teacher, alpha=0.3, temperature=2.5).combine(classification(), loss, logits, images)
     total = 0.0
     for student, wanted in zip(logits.double(), teacher(images).double(), strict=True):
         p, q = torch.softmax(wanted / 2.5, 0).tolist(), torch.softmax(student / 2.5, 0).tolist()

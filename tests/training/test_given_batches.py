@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitwright.errors import BitwrightWarning, DataError, FileFormatError, TrainingError, UnknownNameError
+from bitwright.errors import BitwrightWarning, DataError, FileFormatError, TaskError, TrainingError, UnknownNameError
 from bitwright.graph import FloatModel, Graph
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
+from bitwright.task import Task
 from bitwright.training import Checkpointing, TrainSettings, calibrate, evaluate, fine_tune, quantize, train
 from training.small import digits, few, small_graph
 
@@ -154,6 +155,11 @@ def test_words_that_are_none() -> None:
         calibrate(quantize(graph(), scheme()), pairs(batches()), "percent")
 
 
+def own(loss: Callable[[Tensor, Tensor], Tensor], name: str = "own") -> Task:
+    """A task that is nothing but a loss."""
+    return Task(name=name, loss=loss)
+
+
 class Halved(nn.Module):
     """A part of a network's own loss, as a module."""
 
@@ -171,24 +177,44 @@ def test_a_loss_of_ones_own(tmp_path: Path) -> None:
     found = graph()
     plain, halved = (FloatModel(found), FloatModel(found))
     train(plain, few(64), TrainSettings(epochs=1, learning_rate=0.05, weight_decay=0.0))
-    train(halved, few(64), TrainSettings(epochs=1, learning_rate=0.1, weight_decay=0.0), loss=Halved())
+    train(
+        halved,
+        few(64),
+        TrainSettings(epochs=1, learning_rate=0.1, weight_decay=0.0),
+        task=own(Halved()),
+    )
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(halved.state_dict()[name], value)
     images, labels = digits().calibration(64)
     targets = [(images, F.one_hot(labels, 10).float())]
     settings = TrainSettings(epochs=2, learning_rate=0.1)
     _, result = fine_tune(
-        found, scheme(), targets, settings, checkpoint=Checkpointing(tmp_path / "state"), loss=many_labels
+        found,
+        scheme(),
+        targets,
+        settings,
+        checkpoint=Checkpointing(tmp_path / "state"),
+        task=own(many_labels, "many-labels"),
     )
     assert result.losses[1] < result.losses[0]
-    with pytest.raises(FileFormatError, match="loss was many_labels, is None"):
+    with pytest.raises(FileFormatError, match=r"task\.name was many-labels, is classification"):
         fine_tune(found, scheme(), targets, settings, checkpoint=Checkpointing(tmp_path / "state", resume=True))
     with pytest.raises(
         TrainingError, match=r"expected a loss of shape \(\), one number for a batch, got shape \(64,\)"
     ):
-        train(plain, [(images, labels)], TrainSettings(epochs=1, learning_rate=0.1), loss=lambda x, y: x.sum(1))
-    with pytest.raises(TrainingError, match="label smoothing is of the cross entropy"):
-        train(plain, [(images, labels)], TrainSettings(epochs=1, learning_rate=0.1, label_smoothing=0.1), loss=Halved())
+        train(
+            plain,
+            [(images, labels)],
+            TrainSettings(epochs=1, learning_rate=0.1),
+            task=own(lambda x, y: x.sum(1)),
+        )
+    with pytest.raises(TaskError, match="the task own has no labels that could be smoothed"):
+        train(
+            plain,
+            [(images, labels)],
+            TrainSettings(epochs=1, learning_rate=0.1, label_smoothing=0.1),
+            task=own(Halved()),
+        )
 
 
 @pytest.mark.parametrize(("count", "asked", "settled"), [(64, True, 64), (64, False, 0), (63, False, 0), (63, True, 0)])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import FileFormatError, TrainingError
 from bitwright.scheme import Precision, Scheme
+from bitwright.task import classification
 from bitwright.training import (
     Distillation,
     DivergenceScale,
@@ -104,7 +105,7 @@ def test_a_training_goes_on_from_a_finished_epoch() -> None:
     assert [(step.number, step.epoch, step.index, step.per_epoch) for step in steps] == [
         (number, (number - 1) // 8, (number - 1) % 8, 8) for number in range(1, 17)
     ]
-    assert all(step.seconds >= step.waited >= 0 and step.logits.shape == (64, 10) for step in steps)
+    assert all(step.seconds >= step.waited >= 0 and step.outputs.shape == (64, 10) for step in steps)
     assert all(torch.equal(value, parted.state_dict()[name]) for name, value in whole.state_dict().items())
     with pytest.raises(FileFormatError, match="'the start' is of another model: nothing here is called 'other'"):
         train(parted, few(), settings, start=Start(1, {"other.momentum_buffer": torch.zeros(3)}))
@@ -115,14 +116,14 @@ def test_what_a_teacher_weighs(scale: DivergenceScale) -> None:
     """Hinton's loss written out; as published, the divergence is divided by the classes, too."""
     teacher, logits = Logits(torch.linspace(-2, 2, 10)), torch.randn(4, 10, dtype=torch.float64)
     loss, images = torch.tensor(1.5), torch.zeros(4, 1, 1, 1)
-    found = Distillation(teacher, 0.7, 3.0, scale).combine(loss, logits, images).detach()
+    found = Distillation(teacher, 0.7, 3.0, scale).combine(classification(), loss, logits, images).detach()
     wanted = (teacher.logits.detach().double() / 3).softmax(0)
     divergence = sum(float((wanted * (wanted.log() - (row / 3).log_softmax(0))).sum()) for row in logits) / 4
     if scale is DivergenceScale.PUBLISHED:
         divergence /= 10
     assert float(found) == pytest.approx(0.3 * 1.5 + 0.7 * 9 * divergence, rel=1e-5)
-    with pytest.raises(TrainingError, match="the teacher has 9 classes and the student 10"):
-        Distillation(Logits(classes=9), scale=scale).combine(loss, logits, images)
+    with pytest.raises(TrainingError, match="the teacher returns 9 for each image and the student 10"):
+        Distillation(Logits(classes=9), scale=scale).combine(classification(), loss, logits, images)
 
 
 def test_a_checkpoint_says_how_far_it_is(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def demo(
     show(result.table.to_dict(), as_json, result.table.rich)
     for scheme, effect in result.table.facts["certification"].items():
         share = 100 * effect["differing"] / effect["elements"]
-        before, after = effect["before"]["top1"], effect["after"]["top1"]
+        before, after = (
+            round(effect[when]["top1_percent"] * effect[when]["images"] / 100) for when in ("before", "after")
+        )
         note(
             f"proving {scheme} moved {share:.2g} % of its integers, and its right guesses from {before:,} to {after:,}"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`bitwright evaluate`: the accuracy of anything that Bitwright writes."""
+"""`bitwright evaluate`: the scores of anything that Bitwright writes."""
 
 from __future__ import annotations
 
@@ -10,43 +10,52 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, show
-from bitwright.cli.options import BatchSize, Data, Json, Seed, Workers
+from bitwright.cli.ignored import refuse_ignored
+from bitwright.cli.options import BatchSize, Data, Json, Seed, TaskName, Workers
 
 
 @app.command(epilog="Example: bitwright evaluate resnet18.w4a4.integer --data imagefolder:/data/imagenet")
 def evaluate(
+    context: typer.Context,
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A graph, a checkpoint, an integer model or an exported file.")
     ],
     data: Data,
+    task: TaskName = "classification",
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="Of --task agreement: the float network, a graph.", dir_okay=False),
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
     batch_size: BatchSize = 100,
     workers: Workers = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Count right guesses on a data set: top-1 and top-5."""
+    """Judge a network on a data set: top-1 and top-5, or what its task is judged by."""
     from rich.text import Text
 
     from bitwright.benchmark import predictor
-    from bitwright.cli.models import load_data
-    from bitwright.training import evaluate as count
+    from bitwright.cli.models import class_outputs, load_data, task_for
+    from bitwright.training import evaluate as judge
 
     found = predictor(model)
-    images = load_data(data, found.input_shape, seed, outputs=found.output_shape[0])
+    chosen = task_for(task, found.output_shape, found.description)
+    if not chosen.label_free:
+        refuse_ignored(context, f"the task {chosen.name} compares with labels.", "reference")
+    elif reference is not None:
+        chosen = chosen.towards(predictor(reference).predict)
+    images = load_data(data, found.input_shape, seed, outputs=class_outputs(chosen, found.output_shape))
     with bar(f"evaluating {found.description}") as progress:
-        accuracy = count(found.predict, images.batches(split, batch_size, workers=workers), progress=progress)
+        batches = images.batches(split, batch_size, workers=workers)
+        scores = judge(found.predict, batches, task=chosen, model=found.description, progress=progress)
     result = {
         "file": str(model),
         "what": found.description,
         "data": images.name,
         "split": split,
-        "images": accuracy.images,
-        "top1_percent": accuracy.top1_percent,
-        "top5_percent": accuracy.top5_percent,
+        "task": chosen.name,
+        **scores.to_dict(),
     }
-    line = (
-        f"{found.description} on {accuracy.images:,} images of {images.name} ({split}): "
-        f"top-1 {accuracy.top1_percent:.2f} %, top-5 {accuracy.top5_percent:.2f} %"
-    )
+    line = f"{found.description} on {scores.images:,} images of {images.name} ({split}): {scores}"
     show(result, as_json, lambda: Text(line))

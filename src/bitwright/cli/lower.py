@@ -100,4 +100,4 @@ def _accuracy(model: IntegerModel, data: str, count: int | None) -> dict[str, fl
     batches = (found.read(range(start, min(start + _BATCH, total))) for start in starts)
     with bar(f"evaluating {model.scheme.name} on {data}") as progress:
         accuracy = evaluate(prepare(model).logits, batches, progress=progress)
-    return {"images": accuracy.images, "top1_percent": accuracy.top1_percent, "top5_percent": accuracy.top5_percent}
+    return accuracy.to_dict()

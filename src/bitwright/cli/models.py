@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bitwright.data import ImageData
+    from bitwright.task import Task
 
 
 def make_model(
@@ -60,12 +61,26 @@ def make_model(
     return made, (channels or 3, size, size)
 
 
-def outputs_of(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """How many classes a module tells apart, found by a black image of this shape."""
+def outputs_of(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what a module returns for one image, found by a black one of this shape."""
     import torch
 
     with torch.no_grad():
-        return int(model.eval()(torch.zeros(1, *shape)).shape[1])
+        return tuple(model.eval()(torch.zeros(1, *shape)).shape[1:])
+
+
+def task_for(name: str, shape: tuple[int, ...], model: str) -> Task:
+    """A task by name, for a network whose outputs for one image have this shape; refused in one line where they do not fit."""
+    from bitwright.task import load_task, require_outputs
+
+    task = load_task(name)
+    require_outputs(task, shape, model)
+    return task
+
+
+def class_outputs(task: Task, shape: tuple[int, ...]) -> int | None:
+    """How many classes the outputs of one image tell apart, where the classes of a data set are matched with them."""
+    return shape[0] if task.class_labels else None
 
 
 def refuse_ignored_weights(context: typer.Context) -> None:

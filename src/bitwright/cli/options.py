@@ -15,6 +15,15 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="File to write, ato
 Data = Annotated[
     str, typer.Option("--data", "-d", help="mnist-5k, fashion-mnist[:DIR] or imagefolder:DIR.", metavar="NAME")
 ]
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help="What the network is for: classification, dense-classification (segmentation), agreement (with the float network, "
+        "without labels) or package.module:factory.",
+        metavar="NAME",
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", parser=whole(1), help="Images in a batch.")]
 Seed = Annotated[int, typer.Option("--seed", parser=whole(0, MAX_SEED), help="Of everything random in this command.")]
 GraphFile = Annotated[Path, typer.Argument(metavar="GRAPH", help="A file that `bitwright capture` or `train` wrote.")]

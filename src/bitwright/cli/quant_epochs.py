@@ -14,7 +14,8 @@ from bitwright.cli.quant_start import CALIBRATION_BATCH, CALIBRATION_IMAGES
 if TYPE_CHECKING:
     from bitwright.data import ImageData
     from bitwright.integer import IntegerModel
-    from bitwright.training import Accuracy, Epoch, Hooks, QuantizedModel, Step, Trained, TrainSettings
+    from bitwright.task import Scores
+    from bitwright.training import Epoch, Hooks, QuantizedModel, Step, Trained, TrainSettings
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "model_best.safetensors"
 QUANTIZED, QUANTIZED_BEST = "quantized_checkpoint.safetensors", "quantized_best.safetensors"
@@ -35,7 +36,7 @@ class Best:
         return better
 
 
-def validate(model: IntegerModel | QuantizedModel, data: ImageData, flags: Namespace, log: Log) -> Accuracy:
+def validate(model: IntegerModel | QuantizedModel, data: ImageData, flags: Namespace, log: Log) -> Scores:
     """Top-1 and top-5 on the validation images, printed: of the integer model, or of a quantized one as it is."""
     from bitwright.training import evaluate
 
@@ -44,7 +45,7 @@ def validate(model: IntegerModel | QuantizedModel, data: ImageData, flags: Names
     with bar("validating", shown=log.shown) as progress:
         lines = TestLines(log, flags.print_freq, len(images))
         accuracy = evaluate(_predictor(model), images, observe=lines, progress=progress)
-    log(f" * Acc@1 {accuracy.top1_percent:.3f} Acc@5 {accuracy.top5_percent:.3f}")
+    log(f" * Acc@1 {accuracy['top1_percent']:.3f} Acc@5 {accuracy['top5_percent']:.3f}")
     return accuracy
 
 
@@ -133,7 +134,7 @@ class Epochs:
         if found is None:
             return
         accuracy, integer = found
-        better = self._best.beaten_by(accuracy.top1_percent)
+        better = self._best.beaten_by(accuracy["top1_percent"])
         self._log(f"Best acc at epoch {epoch.number}: {self._best.top1:.3f}")
         trained = self._trained(epoch.number + 1, epoch.momenta)
         if better:  # before the checkpoint, which says that it is written
@@ -145,12 +146,12 @@ class Epochs:
         found = self._validated()
         if found is not None:
             accuracy, integer = found
-            if self._best.beaten_by(accuracy.top1_percent):
+            if self._best.beaten_by(accuracy["top1_percent"]):
                 self._write(QUANTIZED_BEST, BEST, integer, self._trained(epoch, {}))
             self._log(f"Best acc at epoch {epoch}: {self._best.top1:.3f}")
         self._model.train()
 
-    def _validated(self) -> tuple[Accuracy, IntegerModel] | None:
+    def _validated(self) -> tuple[Scores, IntegerModel] | None:
         """The accuracy after the last step, and the integer model; None in all processes but the first."""
         from bitwright.integer import lower
 

@@ -121,9 +121,11 @@ class TrainingLines:
         self._lines = Lines(self._log, self._every, waiting=True)
 
     def after_step(self, step: Step) -> None:
-        right = right_percent(step.logits, step.labels)
+        right = right_percent(step.outputs, step.targets)
         times = step.seconds, step.waited
-        self._lines.add(f"Epoch: [{step.epoch}]", step.index, step.per_epoch, times, step.loss, right, len(step.labels))
+        self._lines.add(
+            f"Epoch: [{step.epoch}]", step.index, step.per_epoch, times, step.loss, right, len(step.targets)
+        )
 
 
 class TestLines:

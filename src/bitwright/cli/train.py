@@ -28,6 +28,7 @@ from bitwright.cli.options import (
     Pretrained,
     ReplaceHead,
     Seed,
+    TaskName,
     Weights,
     Workers,
 )
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from bitwright.data import ImageData
     from bitwright.graph import Graph
     from bitwright.scheme import Scheme
+    from bitwright.task import Task
     from bitwright.training import Checkpointing, TrainResult, TrainSettings
 
 EXAMPLES = """
@@ -61,6 +63,7 @@ def train(
     ],
     data: Data,
     output: Output,
+    task: TaskName = "classification",
     scheme: Annotated[
         str | None, typer.Option("--scheme", "-s", help="A scheme's file, or W8A8, W4A4, … for all inner layers.")
     ] = None,
@@ -115,7 +118,7 @@ def train(
     ] = 1,
     teacher_alpha: Annotated[
         float,
-        typer.Option("--distill", parser=real(0.0, 1.0), help="Weight of the float network's logits in the loss."),
+        typer.Option("--distill", parser=real(0.0, 1.0), help="Weight of the float network's outputs in the loss."),
     ] = 0.0,
     residual_bits: Annotated[
         int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual streams: 8 or 16.")
@@ -177,7 +180,7 @@ def train(
     reserve(output, state, reads=[model, scheme, weights, layerwise])
     require_resumed(state, resume)
     checkpoint = Checkpointing(state, checkpoint_minutes, checkpoint_steps, resume)
-    run = _Run(data, settings, output, checkpoint, join_processes(default_device())[0], as_json)
+    run = _Run(data, task, settings, output, checkpoint, join_processes(default_device())[0], as_json)
     with resumable(state):
         if scheme is None:
             model_options = {"pretrained": pretrained, "weights": weights, "ema": ema, "image_size": image_size}
@@ -229,6 +232,7 @@ class _Run:
 
     Attributes:
         data: Name of the images.
+        task: Name of what the network is for.
         settings: Of the training.
         output: File to write.
         checkpoint: Where the unfinished training is kept, and whether it goes on.
@@ -237,6 +241,7 @@ class _Run:
     """
 
     data: str
+    task: str
     settings: TrainSettings
     output: Path
     checkpoint: Checkpointing
@@ -244,7 +249,13 @@ class _Run:
     as_json: bool
 
     def end(
-        self, predict: Any, images: ImageData, trained: TrainResult, beside: Iterable[Path] = (), **facts: str
+        self,
+        predict: Any,
+        task: Task,
+        images: ImageData,
+        trained: TrainResult,
+        beside: Iterable[Path] = (),
+        **facts: str,
     ) -> None:
         """Evaluate what has been written, and forget the state and what lies beside it."""
         from rich.text import Text
@@ -252,15 +263,14 @@ class _Run:
         from bitwright.training import evaluate
 
         with bar("evaluating") as progress:
-            top1 = evaluate(
-                predict, images.batches("test", 128, workers=self.settings.workers), progress=progress
-            ).top1_percent
+            batches = images.batches("test", 128, workers=self.settings.workers)
+            scores = evaluate(predict, batches, task=task, progress=progress)
         for state in (*beside, Path(self.checkpoint.path)):
             state.unlink(missing_ok=True)
         losses = ", ".join(f"{loss:.4f}" for loss in trained.losses) or "none (calibrated only)"
-        line = f"{', '.join(facts.values())}: top-1 {top1:.2f} % as trained; losses by epoch: {losses}"
+        line = f"{', '.join(facts.values())}: {scores} as trained; losses by epoch: {losses}"
         result = {**facts, "losses": list(trained.losses), "norm_images": trained.norm_images}
-        result |= {"top1_percent": top1, "file": str(self.output)}
+        result |= {**scores.to_dict(), "file": str(self.output)}
         show(result, self.as_json, lambda: Text(line))
         note(f"wrote {self.output}")
 
@@ -297,12 +307,18 @@ class _Falling:
 
 
 def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
-    from bitwright.cli.models import load_data, make_model, outputs_of
+    from bitwright.cli.models import class_outputs, load_data, make_model, outputs_of, task_for
     from bitwright.graph import FloatModel, capture
     from bitwright.training import fit
 
     made, shape = make_model(name, data=run.data, seed=run.settings.seed, **options)
-    images = load_data(run.data, shape, outputs=outputs_of(made, shape))
+    outputs = outputs_of(made, shape)
+    task = task_for(run.task, outputs, name)
+    if task.label_free:
+        raise typer.BadParameter(
+            f"{name} is trained in float, and --task {run.task} imitates a float network: name another task."
+        )
+    images = load_data(run.data, shape, outputs=class_outputs(task, outputs))
     weights = options["weights"]
     origin = {
         "model": name,
@@ -312,11 +328,11 @@ def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
     }
     checkpoint = replace(run.checkpoint, origin=origin)
     with bar(f"training {name} in float", shown=run.main) as progress:
-        trained = fit(made, images, run.settings, checkpoint=checkpoint, progress=progress)
+        trained = fit(made, images, run.settings, task=task, checkpoint=checkpoint, progress=progress)
     if run.main:
         graph = capture(made, shape, name=name)
         graph.save(run.output)
-        run.end(FloatModel(graph).eval(), images, trained, model=name, scheme="float")
+        run.end(FloatModel(graph).eval(), task, images, trained, model=name, scheme="float")
 
 
 def _train_quantized(
@@ -329,7 +345,7 @@ def _train_quantized(
     falling: _Falling | None,
     options: dict[str, Any],
 ) -> None:
-    from bitwright.cli.models import load_data
+    from bitwright.cli.models import class_outputs, load_data, task_for
     from bitwright.cli.schemes import scheme_for
     from bitwright.errors import FileFormatError
     from bitwright.export import require_deployable
@@ -346,9 +362,12 @@ def _train_quantized(
     graph = start if isinstance(start, Graph) else start.float_graph()
     chosen = scheme_for(scheme, graph.layers, residual_bits, "tensorrt" if "tensorrt" in deploy else None)
     require_deployable(graph, chosen, deploy)
-    images = load_data(run.data, graph.input_shape, outputs=graph.output_shape[0])
+    float_network = FloatModel(graph).eval().requires_grad_(False)
+    task = task_for(run.task, graph.output_shape, graph.model).towards(float_network)
+    options["task"] = task
+    images = load_data(run.data, graph.input_shape, outputs=class_outputs(task, graph.output_shape))
     if teacher_alpha > 0:
-        options["distillation"] = Distillation(FloatModel(graph).eval().requires_grad_(False), teacher_alpha)
+        options["distillation"] = Distillation(float_network, teacher_alpha)
     options["checkpoint"] = run.checkpoint
     schemes = () if falling is None else falling.schemes(graph, chosen)
     with bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress:
@@ -361,4 +380,4 @@ def _train_quantized(
     if run.main:
         save_quantized(run.output, model)
         beside = stage_files(run.checkpoint.path, len(schemes))
-        run.end(model, images, trained, beside, model=graph.model, scheme=chosen.name)
+        run.end(model, task, images, trained, beside, model=graph.model, scheme=chosen.name)

@@ -34,7 +34,16 @@ def each_images(batches: Iterable[Any]) -> Iterator[Tensor]:
         DataError: If these are no batches.
     """
     for batch in _iterated(batches):
-        yield batch if isinstance(batch, Tensor) else _parts(batch)[0]
+        yield only_images(batch)
+
+
+def only_images(batch: Any) -> Tensor:
+    """Images of a batch, which may have labels.
+
+    Raises:
+        DataError: If it has none.
+    """
+    return batch if isinstance(batch, Tensor) else _parts(batch)[0]
 
 
 def labelled(batch: Any) -> tuple[Tensor, Tensor]:

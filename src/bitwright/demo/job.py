@@ -29,6 +29,7 @@ from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
 from bitwright.scheme import MAX_BITS, MIN_BITS, Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
+from bitwright.task import classification
 from bitwright.training import Checkpointing, evaluate, fine_tune, fit, load_quantized, save_quantized
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -214,9 +215,7 @@ class _Job:
             accuracy = evaluate(
                 FloatModel(graph).eval(), self.data.batches("test", EVALUATION_BATCH), progress=progress
             )
-        rows = [
-            Row("float", full.size_mb, self.size_mb("float.onnx"), full.bops_g, 1.0, accuracy.top1_percent, None, 0)
-        ]
+        rows = [Row("float", full.size_mb, self.size_mb("float.onnx"), full.bops_g, 1.0, accuracy.leading, None, 0)]
         facts: dict[str, Any] = {"equality": {}, "certification": {}}
         for scheme in schemes:
             name, model = scheme.name, integers[scheme.name]
@@ -235,7 +234,7 @@ class _Job:
                 self.size_mb(f"{name}.safetensors"),
                 cost.bops_g,
                 speedups[name],
-                accuracy.top1_percent,
+                accuracy.leading,
                 min(result.equal_images for result in equal),
                 equal[0].images,
             )
@@ -283,7 +282,7 @@ class _Job:
         """The table as JSON and Markdown, and the plots."""
         facts |= {"settings": asdict(self.settings), "environment": environment().to_dict(), "data": self.data.source}
         title = f"{self.settings.model} on {self.data.name}"
-        result = RowTable(title, rows, facts)
+        result = RowTable(title, classification().scores[0], rows, facts)
         paths = tuple(self.folder / name for name in ("table.md", "table.json", "bits.png", "frontier.png"))
         write_text(paths[0], result.markdown())
         write_json(paths[1], result.to_dict())

@@ -80,8 +80,8 @@ def reproduction_table(result: Reproduction) -> RenderableType:
     table = Table("", "published (ImageNet)", f"measured ({result.data})", title=title)
     table.add_row("size, MB", f"{result.row.size_mb}", f"{result.size_mb:.2f}")
     table.add_row("BOPs, G", f"{result.row.bops_g:.0f}", f"{result.bops_g:.2f}")
-    table.add_row("top-1, %", f"{result.row.top1:.2f}", f"{result.accuracy.top1_percent:.2f}")
-    table.add_row("top-5, %", "", f"{result.accuracy.top5_percent:.2f}")
+    table.add_row("top-1, %", f"{result.row.top1:.2f}", f"{result.accuracy['top1_percent']:.2f}")
+    table.add_row("top-5, %", "", f"{result.accuracy['top5_percent']:.2f}")
     table.add_row("test images", "50000", f"{result.accuracy.images}")
     used, total = result.training_images
     table.add_row("training images", "", f"{used} of {total}")

@@ -5,7 +5,7 @@ from bitwright.training import operations as _operations
 from bitwright.training.calibrate import Calibration, calibrate, carry_scales, set_ranges
 from bitwright.training.checkpoint import Trained, load_quantized, load_trained, save_quantized
 from bitwright.training.distillation import Distillation, DivergenceScale
-from bitwright.training.evaluate import Accuracy, evaluate
+from bitwright.training.evaluate import evaluate
 from bitwright.training.fine_tune import fine_tune, fit
 from bitwright.training.layerwise import fine_tune_layerwise, layerwise_schemes
 from bitwright.training.loop import TrainResult, train
@@ -17,7 +17,6 @@ from bitwright.training.settings import Checkpointing, Epoch, Hooks, Schedule, S
 del _operations
 
 __all__ = [
-    "Accuracy",
     "Calibration",
     "Certificate",
     "Checkpointing",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Knowledge distillation: the loss also asks for the teacher's logits."""
+"""Knowledge distillation: the loss also asks for the teacher's outputs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
 from bitwright.graph.digest import digest
+from bitwright.task import Task
 
 
 class DivergenceScale(StrEnum):
@@ -32,7 +32,8 @@ class Distillation:
     Attributes:
         teacher: A trained network in evaluation mode.
         alpha: Weight of the teacher's part, from 0 to 1.
-        temperature: Softens both distributions; the teacher's part is multiplied by its square, which keeps gradients in scale.
+        temperature: Softens both distributions, where outputs are classes; the teacher's part is multiplied by its square, which
+            keeps gradients in scale.
         scale: What the teacher's part is averaged over.
     """
 
@@ -51,22 +52,26 @@ class Distillation:
             "teacher": teacher,
         }
 
-    def combine(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-        """`(1 - alpha) loss + alpha T^2 KL(teacher || student)`, the divergence summed over classes, averaged over images.
+    def combine(self, task: Task, loss: Tensor, outputs: Tensor, images: Tensor) -> Tensor:
+        """`(1 - alpha) loss + alpha distance`, with the task's distance of the outputs from the teacher's.
+
+        For classes it is T^2 KL(teacher || student), summed over classes, averaged over images.
 
         Raises:
-            TrainingError: If the teacher tells other classes apart.
+            TrainingError: If the teacher's outputs have another shape.
         """
         with torch.no_grad():
             taught = self.teacher(images)
-        if taught.shape != logits.shape:
+        if taught.shape != outputs.shape:
             raise TrainingError(
-                f"the teacher has {taught.shape[1]} classes and the student {logits.shape[1]}: give both weights for the same "
-                "classes."
+                f"the teacher returns {_shown(taught)} for each image and the student {_shown(outputs)}: give both "
+                "weights for the same classes."
             )
-        wanted = F.log_softmax(taught / self.temperature, 1)
-        got = F.log_softmax(logits / self.temperature, 1)
-        divergence = F.kl_div(got, wanted, reduction="batchmean", log_target=True)
+        distance = task.distance(outputs, taught, self.temperature)
         if self.scale is DivergenceScale.PUBLISHED:
-            divergence = divergence / logits.shape[1]
-        return (1 - self.alpha) * loss + self.alpha * self.temperature**2 * divergence
+            distance = distance / outputs.shape[1]
+        return (1 - self.alpha) * loss + self.alpha * distance
+
+
+def _shown(outputs: Tensor) -> str:
+    return " x ".join(map(str, outputs.shape[1:]))

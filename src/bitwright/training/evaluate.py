@@ -1,46 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Accuracy of anything that turns images into logits: a float model, a QuantizedModel, an IntegerModel, an engine."""
+"""How well anything that turns images into outputs does its task: a float model, a QuantizedModel, an IntegerModel, an engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bitwright.data.given import each_labelled
-from bitwright.errors import DataError
+from bitwright.errors import DataError, TaskError
 from bitwright.progress import Progress, silent
-from bitwright.training.labels import check_labels
+from bitwright.task import Scores, Task, classification, require_outputs
 
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Counts over a data set.
-
-    Attributes:
-        images: How many were evaluated.
-        top1: How many were right at the first guess.
-        top5: How many were right among the first five guesses (among all, with fewer classes).
-    """
-
-    images: int
-    top1: int
-    top5: int
-
-    def to_dict(self) -> dict[str, int]:
-        """The counts as JSON values."""
-        return asdict(self)
-
-    @property
-    def top1_percent(self) -> float:
-        return 100 * self.top1 / self.images
-
-    @property
-    def top5_percent(self) -> float:
-        return 100 * self.top5 / self.images
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 @torch.no_grad()
@@ -48,33 +22,44 @@ def evaluate(
     predict: Callable[[Tensor], Tensor],
     batches: Iterable[Any],
     *,
+    task: Task | None = None,
+    model: str = "the model",
     observe: Callable[[Tensor, Tensor], object] | None = None,
     progress: Progress = silent,
-) -> Accuracy:
-    """Count right guesses.
+) -> Scores:
+    """Judge a network on a data set.
 
     Args:
-        predict: Images to real logits, of shape (batch, classes).
-        batches: (images, labels), as pairs or as dictionaries.
-        observe: Called with the logits and the labels of every batch.
+        predict: Images to real outputs, of shape (batch, *outputs).
+        batches: (images, labels), as pairs or as dictionaries; without labels, where the task is free of them.
+        task: What the network is for; None is classification.
+        model: Its name, for messages.
+        observe: Called with the outputs and the targets of every batch.
         progress: Told about every batch.
 
     Raises:
-        DataError: If there is no image, or a label is no class of the model.
+        DataError: If there is no image, or targets do not fit the outputs.
+        TaskError: If the task does not fit the outputs, has no scores, or lacks the network to compare with.
     """
-    images_seen = top1 = top5 = 0
+    task = task or classification()
+    if not task.scores:
+        raise TaskError(f"the task {task.name} has no scores, so that nothing can be evaluated: give it some.")
+    metrics: list[Metric] = []
+    seen = 0
     total = len(batches) if isinstance(batches, Sized) else 0
-    for done, (images, labels) in enumerate(each_labelled(batches), 1):
-        logits = predict(images)
-        labels = labels.to(logits.device)
-        check_labels(labels, logits.shape[1])
-        guesses = logits.topk(min(5, logits.shape[1]), 1).indices == labels.unsqueeze(1)
-        images_seen += len(labels)
-        top1 += int(guesses[:, 0].sum())
-        top5 += int(guesses.sum())
+    for done, (images, given) in enumerate(task.batches(batches), 1):
+        outputs = predict(images)
+        targets, shape = given.to(outputs.device), tuple(outputs.shape[1:])
+        if not metrics:
+            require_outputs(task, shape, model)
+            metrics = [score.make(shape).to(outputs.device) for score in task.scores]
+        task.check(targets, shape)
+        for metric in metrics:
+            metric.update(outputs, targets)
+        seen += len(outputs)
         if observe is not None:
-            observe(logits, labels)
-        progress(done, max(total, done), top1=100 * top1 / images_seen)
-    if not images_seen:
+            observe(outputs, targets)
+        progress(done, max(total, done), **{task.scores[0].name: float(metrics[0].compute())})
+    if not metrics:
         raise DataError("the data set has no images to evaluate on.")
-    return Accuracy(images_seen, top1, top5)
+    return Scores(seen, task.scores, tuple(float(metric.compute()) for metric in metrics))

@@ -16,13 +16,15 @@ from bitwright.data import ImageData, batches, part_of, subset
 from bitwright.data.given import each_images
 from bitwright.errors import BitwrightWarning, DataError
 from bitwright.graph.digest import images_digest, network_digest
+from bitwright.graph.float_model import FloatModel
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
 from bitwright.progress import Progress, silent
 from bitwright.scheme import Scheme
+from bitwright.task import Task, classification, require_outputs
 from bitwright.training.calibrate import PERCENTILE, Calibration, calibrate
 from bitwright.training.distillation import Distillation
-from bitwright.training.loop import Loss, TrainResult, train
+from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.norm import SETTLING_IMAGES
 from bitwright.training.quantizers import Ranges
@@ -37,7 +39,7 @@ def fit(
     settings: TrainSettings,
     *,
     start: Start | None = None,
-    loss: Loss | None = None,
+    task: Task | None = None,
     distillation: Distillation | None = None,
     checkpoint: Checkpointing | None = None,
     hooks: Hooks | None = None,
@@ -62,7 +64,7 @@ def fit(
         _read(data, settings) if isinstance(data, ImageData) else _own(data, settings),
         settings,
         start=start,
-        loss=loss,
+        task=task,
         distillation=distillation,
         checkpoint=checkpoint,
         hooks=hooks,
@@ -102,7 +104,7 @@ def fine_tune(
     percentile: float = PERCENTILE,
     calibration_images: int = 512,
     settle_norm: bool = True,
-    loss: Loss | None = None,
+    task: Task | None = None,
     distillation: Distillation | None = None,
     checkpoint: Checkpointing | None = None,
     progress: Progress = silent,
@@ -129,8 +131,9 @@ def fine_tune(
             classes as possible.
         settle_norm: Whether the statistics of batch norm are replaced by those of the calibration images. By those of fewer than
             64 they never are, and a `BitwrightWarning` says so.
-        loss: What is minimised in place of the cross entropy; see `train`.
-        distillation: A teacher whose logits take part in the loss, for instance `FloatModel(graph)`.
+        task: What the network is for; None is classification. One that imitates a network imitates `graph`, unless it has
+            another.
+        distillation: A teacher whose outputs take part in the loss, for instance `FloatModel(graph)`.
         checkpoint: Where to keep the state of the training, or None. It goes on with the arguments that it was begun with, but
             for more epochs.
         progress: Told about every step.
@@ -146,6 +149,8 @@ def fine_tune(
     """
     if isinstance(data, ImageData):
         part_of(len(data.train), settings.data_fraction)  # refused before anything is computed
+    task = task or classification()
+    require_outputs(task, graph.output_shape, graph.model)
     images = _calibrating(graph, data, calibration_images, settings.seed)
     model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
     settles = settle_norm and _enough(graph, len(images))
@@ -164,7 +169,7 @@ def fine_tune(
             model,
             data,
             settings,
-            loss=loss,
+            task=task.towards(FloatModel(graph).eval().requires_grad_(False)) if task.label_free else task,
             distillation=distillation,
             checkpoint=checkpoint,
             progress=progress,

@@ -27,6 +27,7 @@ from bitwright.progress import Progress, silent
 from bitwright.scheme import MAX_BITS, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable
 from bitwright.sensitivity.processes import from_main, rank_and_size
+from bitwright.task import classification
 from bitwright.training.distillation import Distillation
 from bitwright.training.fine_tune import fine_tune
 from bitwright.training.loop import TrainResult
@@ -219,7 +220,8 @@ def _file(
         "formats": {key: value for key, value in schemes[-1].to_dict().items() if key not in ("name", "layers")},
         **settings.descent(),
         **settings.reading(),
-        **{name: str(value) for name, value in options.items() if name != "distillation"},
+        **{name: str(value) for name, value in options.items() if name not in ("distillation", "task")},
+        "task": (options.get("task") or classification()).identity(),
         "distillation": distillation.settings() if isinstance(distillation, Distillation) else None,
         **checkpoint.origin,
     }

@@ -6,10 +6,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,20 +18,18 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bitwright.data.given import labelled
 from bitwright.data.sampling import derive_seed
 from bitwright.errors import DataError, TrainingError
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.processes import meet_again
+from bitwright.task import Task, classification, require_outputs
+from bitwright.task.curvature import Loss
+from bitwright.task.labels import all_targets
 from bitwright.training.distillation import Distillation
-from bitwright.training.labels import all_labels, are_probabilities, check_labels
 from bitwright.training.model import QuantizedModel
 from bitwright.training.optimizer import restore_slots, sgd, slots
 from bitwright.training.settings import Checkpointing, Epoch, Hooks, Start, Step, TrainSettings
 from bitwright.training.state import Progressed, TrainingFile
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits and labels to a number."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def train(
     settings: TrainSettings,
     *,
     start: Start | None = None,
-    loss: Loss | None = None,
+    task: Task | None = None,
     distillation: Distillation | None = None,
     checkpoint: Checkpointing | None = None,
     hooks: Hooks | None = None,
@@ -73,13 +70,15 @@ def train(
     statistics are those of the first process.
 
     Args:
-        model: Takes images and returns logits. A QuantizedModel trains its weights and, if learned, its scales.
+        model: Takes images and returns outputs such as the task judges. A QuantizedModel trains its weights and, if learned,
+            its scales.
         batches: A DataLoader, or in one process anything with a length, of (images, labels) or of dictionaries with `images` and
-            `labels`; its order may depend on the epoch through `set_epoch` of what Accelerate prepares.
+            `labels` (images alone will do, where the task is free of labels); its order may depend on the epoch through
+            `set_epoch` of what Accelerate prepares.
         settings: How; what concerns the reading of images does not apply.
         start: A finished epoch to go on from; None begins with the first.
-        loss: What is minimised in place of the cross entropy: a scalar of logits and labels, which may then be anything.
-        distillation: A teacher whose logits take part in the loss.
+        task: What the network is for, and so what is minimised; None is classification.
+        distillation: A teacher whose outputs take part in the loss.
         checkpoint: Where to keep the state, or None.
         hooks: Functions to call on the way.
         progress: Told about every step.
@@ -87,12 +86,13 @@ def train(
 
     Raises:
         TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good state.
-        DataError: If these are no batches, or a label is no class of the model; nothing has been trained then.
+        DataError: If these are no batches, or targets do not fit the model; nothing has been trained then.
+        TaskError: If the task does not fit the model's outputs, has no labels to smooth, or lacks the network to imitate.
         FileFormatError: If the file of `checkpoint` is damaged, or of a training with another model or other settings; or if the
             momenta of `start` are of another model.
     """
-    if loss is not None and settings.label_smoothing:
-        raise TrainingError("label smoothing is of the cross entropy: leave it out, and smooth in your own loss.")
+    task = task or classification()
+    objective = task.training_loss(settings.label_smoothing)
     model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on processors and on GPUs
     accelerator = accelerator or _accelerator()
     start, hooks = start or Start(), hooks or Hooks()
@@ -103,7 +103,7 @@ def train(
     file, done = None, None
     if checkpoint is not None:
         kept = {
-            **settings.descent(), "start": start.settings(), "batches": length, "loss": _name(loss),
+            **settings.descent(), "start": start.settings(), "batches": length, "task": task.identity(),
             "distillation": None if distillation is None else distillation.settings(),
             **_surroundings(model, accelerator), **checkpoint.origin,
         }  # fmt: skip
@@ -113,10 +113,7 @@ def train(
         # No gradient comes for such a bias: processes must not wait for it.
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     module, prepared, loader = accelerator.prepare(model, optimizer, batches)
-    objective = loss or partial(nn.functional.cross_entropy, label_smoothing=settings.label_smoothing)
-    descent = _Descent(
-        module, prepared, batches, accelerator, objective, distillation, settings.seed, any_labels=loss is not None
-    )
+    descent = _Descent(module, prepared, batches, accelerator, task, objective, distillation, settings.seed)
     per_epoch = len(loader)  # of this process
     if file is not None and done is not None:
         done.require_place(per_epoch, start.epoch, file.path)
@@ -131,13 +128,13 @@ def train(
             begin = time.monotonic() - waited
             hooks.before_step(done.steps)
             rate = settings.rate(done.steps, per_epoch)
-            value, logits, labels = descent.take(*labelled(batch), done.steps, rate)
+            value, outputs, targets = descent.take(*task.of(batch), done.steps, rate)
             if not math.isfinite(value):
                 raise TrainingError(_not_finite(value, epoch, done.steps, settings.learning_rate, file))
             done.end_step(value)
             progress(done.steps, settings.epochs * per_epoch, loss=value, epoch=epoch + 1)
             spent = time.monotonic() - begin
-            hooks.after_step(Step(done.steps, epoch, index, per_epoch, value, logits, labels, waited, spent))
+            hooks.after_step(Step(done.steps, epoch, index, per_epoch, value, outputs, targets, waited, spent))
             if file is not None and done.steps % per_epoch and file.due(done.steps):
                 file.write(done)
         done.end_epoch(per_epoch)
@@ -159,53 +156,56 @@ class _Descent:
         optimizer: torch.optim.Optimizer,
         batches: Iterable[Any],
         accelerator: Accelerator,
+        task: Task,
         objective: Loss,
         distillation: Distillation | None,
         seed: int,
-        *,
-        any_labels: bool,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._batches = batches
         self._accelerator = accelerator
+        self._task = task
         self._objective = objective
         self._distillation = distillation
         if distillation is not None:
             distillation.teacher.to(accelerator.device)
         self._seed = seed
-        self._any_labels = any_labels
-        self._labels_fit = False
+        self._fits = False
 
-    def take(self, images: Tensor, labels: Tensor, step: int, rate: float) -> tuple[float, Tensor, Tensor]:
+    def take(self, images: Tensor, targets: Tensor, step: int, rate: float) -> tuple[float, Tensor, Tensor]:
         """Take a step, unless the loss is no finite number.
 
         Returns:
-            The mean loss of all processes, which all see one that is not finite, and stop together; logits and labels.
+            The mean loss of all processes, which all see one that is not finite, and stop together; outputs and targets.
         """
-        loss, logits, labels = self._loss(images, labels, step)
+        loss, outputs, targets = self._loss(images, targets, step)
         mean = float(self._accelerator.reduce(loss.detach(), "mean"))
         if math.isfinite(mean):
             self._step(loss, rate)
-        return mean, logits.detach(), labels
+        return mean, outputs.detach(), targets
 
-    def _loss(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of a batch, with random numbers of this step and process; its logits and its labels."""
-        images, labels = images.to(self._accelerator.device), labels.to(self._accelerator.device)
+    def _loss(self, images: Tensor, targets: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a batch, with random numbers of this step and process; its outputs and its targets."""
+        images, targets = images.to(self._accelerator.device), targets.to(self._accelerator.device)
         with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
-            logits = self._model(images)
-        if not self._any_labels and not are_probabilities(labels, logits.shape[1]):
-            if not self._labels_fit:
-                check_labels(all_labels(self._batches, labels), logits.shape[1])
-                self._labels_fit = True
-            labels = labels.long()
-        loss = self._objective(logits, labels)
+            outputs = self._model(images)
+        if not self._fits:
+            self._require_fit(outputs, targets)
+        loss = self._objective(outputs, targets)
         if not isinstance(loss, Tensor) or loss.dim():
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TrainingError(f"expected a loss of shape (), one number for a batch, got {got}: take its mean.")
         if self._distillation is not None:
-            loss = self._distillation.combine(loss, logits, images)
-        return loss, logits, labels
+            loss = self._distillation.combine(self._task, loss, outputs, images)
+        return loss, outputs, targets
+
+    def _require_fit(self, outputs: Tensor, targets: Tensor) -> None:
+        """Refuse before the first step outputs that are not the task's, and targets, of all images where they are known."""
+        shape = tuple(outputs.shape[1:])
+        require_outputs(self._task, shape, "the model")
+        self._task.check(all_targets(self._batches, targets), shape)
+        self._fits = True
 
     def _step(self, loss: Tensor, rate: float) -> None:
         """Move the weights down the gradient, averaged over processes."""
@@ -261,11 +261,6 @@ def _after(begun: int, loader: Iterable[Any], accelerator: Accelerator) -> Itera
     if isinstance(loader, DataLoader):
         return accelerator.skip_first_batches(loader, begun)  # type: ignore[no-any-return]
     return islice(loader, begun, None)
-
-
-def _name(loss: Loss | None) -> str | None:
-    """Of a loss, to tell whether a training goes on with the same."""
-    return None if loss is None else getattr(loss, "__qualname__", repr(loss))
 
 
 def _share_buffers(model: nn.Module, accelerator: Accelerator) -> None:

@@ -135,8 +135,8 @@ class Step:
         index: Its place in the epoch, from 0.
         per_epoch: Steps in an epoch.
         loss: Before the step, the mean over all processes.
-        logits: Of this process, shape (batch, classes), without gradient.
-        labels: Shape (batch,), unless the loss is one's own.
+        outputs: Of this process, shape (batch, *outputs), without gradient.
+        targets: What the task compares them with.
         waited: Seconds until the batch was there.
         seconds: In all, the waiting included.
     """
@@ -146,8 +146,8 @@ class Step:
     index: int
     per_epoch: int
     loss: float
-    logits: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    outputs: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
     waited: float
     seconds: float
 

@@ -12,7 +12,8 @@ from bitwright.errors import DataError
 from bitwright.graph import FloatModel, Graph, float_cost, layer_costs, scheme_cost
 from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.progress import Progress, silent
-from bitwright.training import Accuracy, Checkpointing, evaluate, fine_tune, save_quantized
+from bitwright.task import Scores
+from bitwright.training import Checkpointing, evaluate, fine_tune, save_quantized
 from bitwright.zoo.recipes import Recipe
 from bitwright.zoo.registry import Row, published_scheme, row
 
@@ -38,7 +39,7 @@ class Reproduction:
     recipe: Recipe
     data: str
     training_images: tuple[int, int]
-    accuracy: Accuracy
+    accuracy: Scores
     size_mb: float
     bops_g: float
     losses: tuple[float, ...]
@@ -53,9 +54,7 @@ class Reproduction:
             "measured": {
                 "size_mb": self.size_mb,
                 "bops_g": self.bops_g,
-                "top1_percent": self.accuracy.top1_percent,
-                "top5_percent": self.accuracy.top5_percent,
-                "images": self.accuracy.images,
+                **self.accuracy.to_dict(),
             },
             "losses": list(self.losses),
         }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What certification changed: the integers and the accuracy of a trained model before and after its multipliers were proved."""
+"""What certification changed: the integers and the scores of a trained model before and after its multipliers were proved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bitwright.errors import LoweringError
 from bitwright.progress import Progress, silent
-from bitwright.training.evaluate import Accuracy, evaluate
+from bitwright.task import Scores, Task
+from bitwright.training.evaluate import evaluate
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Quantized
 
@@ -41,13 +42,13 @@ class CertificationEffect:
 
     Attributes:
         tensors: Counts by tensor, in execution order. Differences of earlier tensors act on later ones.
-        before: Accuracy with the ratios of training.
-        after: Accuracy with proved multipliers, which is that of the integer model.
+        before: Scores with the ratios of training.
+        after: Scores with proved multipliers, which is that of the integer model.
     """
 
     tensors: Mapping[str, Differing]
-    before: Accuracy
-    after: Accuracy
+    before: Scores
+    after: Scores
 
     @property
     def total(self) -> Differing:
@@ -56,7 +57,7 @@ class CertificationEffect:
         return Differing(sum(count.elements for count in counts), sum(count.differing for count in counts))
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts as JSON values."""
+        """Counts and scores as JSON values."""
         return {
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
@@ -69,13 +70,18 @@ class CertificationEffect:
 
 @torch.no_grad()
 def certification_effect(
-    model: QuantizedModel, batches: Iterable[tuple[Tensor, Tensor]], *, progress: Progress = silent
+    model: QuantizedModel,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    task: Task | None = None,
+    progress: Progress = silent,
 ) -> CertificationEffect:
     """Run a lowered model with and without its proved constants, and count what differs.
 
     Args:
         model: As `lower` left it; it keeps its certificates.
         batches: (images, labels).
+        task: What the network is for; None is classification.
         progress: Told about every batch.
 
     Raises:
@@ -108,6 +114,6 @@ def certification_effect(
             progress(done, max(total, done))
     finally:
         model.certify(certificates)
-    before, after = (evaluate(lambda logits: logits, guesses[certified]) for certified in (False, True))
+    before, after = (evaluate(lambda logits: logits, guesses[certified], task=task) for certified in (False, True))
     tensors = {name: Differing(count, differing[name]) for name, count in elements.items()}
     return CertificationEffect(tensors, before, after)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether labels are classes of a model, before a loss function fails on them."""
+"""Whether labels are classes of a model, before a loss fails on them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from bitwright.errors import DataError
 
 
-def all_labels(batches: Any, first: Tensor) -> Tensor:
-    """All labels of the data set that `batches` reads, where it knows them; otherwise those of its `first` batch."""
+def all_targets(batches: Any, first: Tensor) -> Tensor:
+    """All labels of the data set that `batches` reads, where it knows them and they are the targets; else the `first` batch's."""
     images = getattr(getattr(batches, "dataset", None), "images", None)
     labels = getattr(images, "labels", None)
-    return labels if isinstance(labels, Tensor) else first
+    return labels if isinstance(labels, Tensor) and labels.shape[1:] == first.shape[1:] else first
 
 
 def are_probabilities(labels: Tensor, classes: int) -> bool:

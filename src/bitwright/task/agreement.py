@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""Outputs like those of another network, usually the float one: for data without labels, and for outputs of any shape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from bitwright.errors import DataError
+from bitwright.task.curvature import SquaredCurvature
+from bitwright.task.definition import Network, Task
+from bitwright.task.registry import task
+from bitwright.task.score import Score, Shape
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+@task("agreement")
+def agreement(reference: Network | None = None) -> Task:
+    """Outputs like the float network's: half the mean squared difference, without labels.
+
+    Where the network itself is the reference, as in sensitivities, the difference is zero, and the Gauss-Newton matrix, with the
+    identity at the outputs, is the Hessian in any network.
+
+    Args:
+        reference: The network that is imitated; None leaves it to who knows it, see `Task.reference`.
+    """
+    return Task(
+        name="agreement",
+        loss=_half_squared,
+        scores=(
+            Score("relative_error_percent", "relative error", _relative_error, higher_is_better=False),
+            Score("same_guess_percent", "same first guess", _same_guess),
+        ),
+        curvature=SquaredCurvature(),
+        expects="outputs like the reference's",
+        check=_check,
+        label_free=True,
+        reference=reference,
+    )
+
+
+def _half_squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean() / 2
+
+
+def _check(targets: Tensor, shape: Shape) -> None:
+    if tuple(targets.shape[1:]) != shape:
+        raise DataError(
+            f"the reference returns {tuple(targets.shape[1:])} for each image, the model {shape}: give the float network "
+            "that it was made from."
+        )
+
+
+def _relative_error(shape: Shape) -> Metric:
+    from bitwright.task.counting import RelativeError
+
+    return RelativeError()
+
+
+def _same_guess(shape: Shape) -> Metric:
+    from bitwright.task.counting import SameGuess
+
+    return SameGuess()

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""The curvature of a loss at the outputs of a network: S, the Hessian of each image's loss by what the network says of it.
+
+Each kind gives S twice: as products with vectors, and as a sum of squares (`factors.py`) that a trace is sampled from.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from bitwright.task.factors import Axes, Classes, Drawn, Factor, Vectors, output_count, rademacher
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From outputs and targets of a batch to one number, the mean over its images, which do not depend on each other."""
+
+MAX_AXES = 1024
+"""Outputs of one image up to which the axes are taken one by one; of more, random signs."""
+MAX_DENSE_ELEMENTS = 2**26
+"""Elements of all images' S together up to which they are computed whole: half a GiB."""
+
+
+class Curvature(ABC):
+    """The Hessian S of each image's loss by its outputs."""
+
+    @abstractmethod
+    def product(self, outputs: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
+        """S v of each image.
+
+        Args:
+            outputs: Shape (images, *outputs).
+            targets: Of these images.
+            vectors: Shaped as the outputs.
+        """
+
+    @abstractmethod
+    def factor(self, outputs: Tensor, targets: Tensor, seed: int = 0) -> Factor:
+        """S as a weighted sum of squares; arguments as of `product`, and the seed of what is drawn."""
+
+
+@final
+@dataclass(frozen=True)
+class SoftmaxCurvature(Curvature):
+    """Of the cross entropy of classes: diag(p) - p p^T, whatever the label."""
+
+    def product(self, outputs: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
+        p = outputs.softmax(1)
+        return p * (vectors - (p * vectors).sum(1, keepdim=True))
+
+    def factor(self, outputs: Tensor, targets: Tensor, seed: int = 0) -> Factor:
+        return Classes.of(outputs)
+
+
+@final
+@dataclass(frozen=True)
+class DenseSoftmaxCurvature(Curvature):
+    """Of the cross entropy of every pixel's class, over the number of pixels: diag(p) - p p^T of each pixel that has one.
+
+    Its square root is too large to be looked at whole. Classes drawn for all pixels, from the p of each, make a direction of
+    e_c - p, whose outer product is S in the mean, since pixels are drawn apart.
+
+    Attributes:
+        ignore_index: The target of pixels that do not count.
+    """
+
+    ignore_index: int
+
+    def product(self, outputs: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
+        p = outputs.softmax(1)
+        counted = self._counted(targets).to(p.dtype)
+        return counted * p * (vectors - (p * vectors).sum(1, keepdim=True)) / targets[0].numel()
+
+    def factor(self, outputs: Tensor, targets: Tensor, seed: int = 0) -> Factor:
+        p, counted = outputs.double().softmax(1), self._counted(targets).double()
+        trace = (counted * (1 - p.square().sum(1, keepdim=True))).flatten(1).sum(1) / targets[0].numel()
+
+        def draw(image: int, generator: torch.Generator) -> tuple[Tensor, float]:
+            uniform = torch.rand(p.shape[2:], generator=generator, dtype=torch.float64).to(p.device)
+            chosen = (p[image].cumsum(0) < uniform).sum(0).clamp_max(p.shape[1] - 1)
+            vector = -p[image]
+            vector.scatter_add_(0, chosen[None], torch.ones_like(uniform)[None])
+            return counted[image] * vector / (targets[0].numel() * trace[image]).sqrt(), 1.0
+
+        return Drawn(trace[:, None], draw, seed)
+
+    def _counted(self, targets: Tensor) -> Tensor:
+        """Shape (images, 1, *positions)."""
+        return (targets != self.ignore_index).unsqueeze(1)
+
+
+@final
+@dataclass(frozen=True)
+class SquaredCurvature(Curvature):
+    """Of half the mean squared difference: the identity, over the number of outputs."""
+
+    def product(self, outputs: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
+        return vectors / output_count(outputs)
+
+    def factor(self, outputs: Tensor, targets: Tensor, seed: int = 0) -> Factor:
+        count = output_count(outputs)
+        if count <= MAX_AXES:
+            weights = torch.full((len(outputs), count), 1 / count, dtype=torch.float64, device=outputs.device)
+            return Axes(weights, tuple(outputs.shape[1:]))
+
+        def draw(image: int, generator: torch.Generator) -> tuple[Tensor, float]:
+            return rademacher(outputs[image], generator) / count**0.5, 1.0
+
+        return Drawn(torch.ones(len(outputs), 1, dtype=torch.float64, device=outputs.device), draw, seed)
+
+
+@final
+@dataclass(frozen=True)
+class DifferentiatedCurvature(Curvature):
+    """Of any loss that can be differentiated twice, found by differentiating it.
+
+    It may have negative eigenvalues, and then the trace may be negative, too.
+
+    Attributes:
+        loss: The mean over images, which do not depend on each other.
+    """
+
+    loss: Loss
+
+    def product(self, outputs: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
+        gradient, variable = _gradient(self.loss, outputs, targets)
+        if not gradient.requires_grad:  # the loss is linear
+            return torch.zeros_like(vectors)
+        (found,) = torch.autograd.grad(gradient, variable, vectors, allow_unused=True)
+        return torch.zeros_like(vectors) if found is None else found
+
+    def factor(self, outputs: Tensor, targets: Tensor, seed: int = 0) -> Factor:
+        outputs, count = outputs.double(), output_count(outputs)
+        targets = targets.double() if targets.is_floating_point() else targets
+        if len(outputs) * count**2 <= MAX_DENSE_ELEMENTS:
+            axes = torch.eye(count, dtype=torch.float64, device=outputs.device).reshape(count, 1, *outputs.shape[1:])
+            rows = [self.product(outputs, targets, axis.expand_as(outputs)).flatten(1) for axis in axes]
+            return Vectors.eigenvectors(torch.stack(rows, 1), tuple(outputs.shape[1:]))
+
+        def draw(image: int, generator: torch.Generator) -> tuple[Tensor, float]:
+            # <J^T S u, J^T u> is the difference of the squares of J^T (S u / a + a u) / 2 and J^T (S u / a - a u) / 2, for any a:
+            # one of the two, twice as large, is the difference in the mean.
+            u = rademacher(outputs[image], generator)[None]
+            bent = self.product(outputs[image : image + 1], targets[image : image + 1], u)
+            a = (bent.norm() / u.norm()).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+            sign = 1.0 - 2.0 * float(torch.randint(2, (), generator=generator))
+            return ((bent / a + sign * a * u) / 2**0.5)[0], sign
+
+        return Drawn(torch.ones(len(outputs), 1, dtype=torch.float64, device=outputs.device), draw, seed)
+
+
+def gradient_factor(loss: Loss, outputs: Tensor, targets: Tensor) -> Factor:
+    """The outer product of each image's gradient by its outputs: the empirical Fisher matrix."""
+    targets = targets.double() if targets.is_floating_point() else targets
+    return Vectors.single(_gradient(loss, outputs.double(), targets)[0].detach())
+
+
+def _gradient(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each image's own loss by its outputs, with the graph to differentiate it again; and what it was differentiated by."""
+    with torch.enable_grad():
+        variable = outputs.detach().requires_grad_()
+        value = loss(variable, targets) * len(outputs)
+        (gradient,) = torch.autograd.grad(value, variable, create_graph=True)
+    return gradient, variable
