@@ -98,7 +98,7 @@ def prepare(name: str, quick: bool, folder: Path) -> tuple[Graph, Tensor, Tensor
 def grams(loss: GraphLoss, exact: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
     """Inner products of the gradients g of pairs and of g^2, by layer; weights of pairs, and of pairs of pairs."""
     with torch.no_grad():
-        pairs = Pairs.of_model(loss.logits(loss.weights, loss.images))
+        pairs = Pairs.of_model(loss.outputs(loss.weights, loss.images))
     flat = pairs.weights.flatten() / len(loss.images)
     if exact:
         order = flat.argsort(descending=True)
@@ -115,7 +115,7 @@ def grams(loss: GraphLoss, exact: bool) -> tuple[dict[str, Tensor], dict[str, Te
     rows: dict[str, list[Tensor]] = {layer: [] for layer in loss.weights}
     for index, direction in zip(chosen, pairs.directions(chosen), strict=True):
         image = loss.images[index // pairs.weights.shape[1]][None]
-        value = (loss.logits(loss.weights, image)[0] * direction).sum()
+        value = (loss.outputs(loss.weights, image)[0] * direction).sum()
         for layer, gradient in zip(rows, torch.autograd.grad(value, list(loss.weights.values())), strict=True):
             rows[layer].append(gradient.flatten())
     inner, squares = {}, {}
@@ -172,7 +172,7 @@ class Logits(nn.Module):
         self.others = {name: tensor.detach() for name, tensor in loss.weights.items()}
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.loss.logits({**self.others, self.layer: self.weight}, images)
+        return self.loss.outputs({**self.others, self.layer: self.weight}, images)
 
 
 def curvlinops_product(loss: GraphLoss, layer: str) -> Callable[[], object]:
@@ -180,7 +180,7 @@ def curvlinops_product(loss: GraphLoss, layer: str) -> Callable[[], object]:
     from curvlinops import HessianLinearOperator
 
     module = Logits(loss, layer)
-    data = [(loss.images, loss.labels)]
+    data = [(loss.images, loss.targets)]
     operator = HessianLinearOperator(
         module, nn.CrossEntropyLoss(), [module.weight], data, check_deterministic=False, num_data=len(loss.images)
     )

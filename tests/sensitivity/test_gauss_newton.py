@@ -22,7 +22,7 @@ from bitwright.sensitivity import (
 )
 from bitwright.sensitivity.gauss_newton import WeightedSum
 from bitwright.sensitivity.gradient_norms import gradient_norms
-from bitwright.sensitivity.pairs import Pairs
+from bitwright.task.factors import Classes
 from graph.networks import IMAGE, Then, captured
 from sensitivity.problems import activation_hessian, dense_hessian, in_float64, problem
 
@@ -88,7 +88,7 @@ def test_gradient_norms_of_every_kind_of_convolution(kind: str) -> None:
     by_weight, by_input = gradient_norms(loss, images, directions)
     for index in range(5):
         image = images[index : index + 1].clone().requires_grad_()
-        value = (loss.logits(loss.weights, image) * directions[index]).sum()
+        value = (loss.outputs(loss.weights, image) * directions[index]).sum()
         weight, pixels = torch.autograd.grad(value, [loss.weights["conv"], image])
         torch.testing.assert_close(by_weight[index, 0], weight.square().sum(), rtol=1e-10, atol=0)
         torch.testing.assert_close(by_input[index, 0], pixels.square().sum(), rtol=1e-10, atol=0)
@@ -215,8 +215,8 @@ def test_more_draws_begin_with_the_same_pairs() -> None:
 def test_pairs_sum_to_the_hessian_by_the_logits() -> None:
     """The weighted squares of the directions make diag(p) - p p^T, for sure and unsure images alike."""
     logits = torch.tensor([[0.0, 1.0, -1.0], [30.0, 0.0, 0.0], [800.0, 0.0, -800.0]], dtype=torch.float64)
-    pairs = Pairs.of_model(logits)
-    directions = pairs.directions(torch.arange(9)).reshape(3, 3, 3)
+    pairs = Classes.of(logits)
+    directions = pairs.directions(torch.arange(9))[0].reshape(3, 3, 3)
     for image in range(3):
         p = logits[image].softmax(0)
         made = sum(pairs.weights[image, c] * torch.outer(directions[image, c], directions[image, c]) for c in range(3))
@@ -275,7 +275,7 @@ def test_what_is_not_finite_is_refused() -> None:
     """A NaN in the weights, or a gradient that overflows, gives one clear line."""
     graph, images, labels = problem()
     broken = {**graph.parameters, "fc.weight": graph.parameters["fc.weight"] * math.nan}
-    with pytest.raises(TrainingError, match="the network's logits are not finite"):
+    with pytest.raises(TrainingError, match="the network's outputs are not finite"):
         gauss_newton_trace(GraphLoss(graph.with_parameters(broken), images, labels))
 
 

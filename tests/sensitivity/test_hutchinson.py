@@ -71,7 +71,7 @@ def test_traces_agree_with_curvlinops() -> None:
             self.weights = nn.ParameterList(parameters)
 
         def forward(self, batch: Tensor) -> Tensor:
-            return loss.logits(dict(zip(graph.layers, self.weights, strict=True)), batch)
+            return loss.outputs(dict(zip(graph.layers, self.weights, strict=True)), batch)
 
     operator = HessianLinearOperator(Logits(), nn.CrossEntropyLoss(), parameters, [(images, labels)])
     dense = operator @ torch.eye(operator.shape[1], dtype=torch.float64)

@@ -210,11 +210,11 @@ def test_images_and_weights_need_not_have_one_dtype() -> None:
         (lambda images, labels: (images[:0], labels[:0]), r"at least one image, got none"),
         (
             lambda images, labels: (images, labels[:5]),
-            r"expected 12 integer labels, one for each image, got torch.int64 of shape \(5,\)",
+            r"expected labels of 12 images, got shape \(5,\)",
         ),
         (lambda images, labels: (images, labels.double()), "got torch.float64"),
-        (lambda images, labels: (images, labels + 1), "labels must be 0 to 2 for small, got 1 to 3"),
-        (lambda images, labels: (images, labels - 1), "labels must be 0 to 2 for small, got -1 to 1"),
+        (lambda images, labels: (images, labels + 1), "has 3 classes, but labels go from 1 to 3"),
+        (lambda images, labels: (images, labels - 1), "has 3 classes, but labels go from -1 to 1"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(change: object, message: str) -> None:
@@ -241,5 +241,5 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
     """A NaN in the weights gives one clear line."""
     graph, images, labels = problem()
     broken: dict[str, Tensor] = {**graph.parameters, "fc.weight": graph.parameters["fc.weight"] * float("nan")}
-    with pytest.raises(TrainingError, match="the network's logits are not finite: check the weights"):
+    with pytest.raises(TrainingError, match="the network's outputs are not finite: check the weights"):
         measure_sensitivity(replace(graph, parameters=broken), images, labels)

@@ -13,7 +13,7 @@ from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import real, whole
-from bitwright.cli.options import Data, GraphFile, Json, Output, Seed
+from bitwright.cli.options import Data, GraphFile, Json, Output, Seed, TaskName
 from bitwright.cli.outputs import reserve
 from bitwright.cli.processes import join_processes, leave_processes
 
@@ -26,6 +26,7 @@ def sensitivity(
     graph: GraphFile,
     data: Data,
     output: Output,
+    task: TaskName = "classification",
     metric: Annotated[
         str,
         typer.Option(
@@ -70,7 +71,7 @@ def sensitivity(
         refuse_ignored(context, "this metric measures each loss once.", "max_probes")
     state = checkpoint or output.with_name(f"{output.name}.state")
     reserve(output, state, reads=[graph])
-    from bitwright.cli.models import load_data
+    from bitwright.cli.models import class_outputs, load_data, task_for
     from bitwright.graph import Graph
     from bitwright.report import sensitivity_table
     from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
@@ -79,7 +80,8 @@ def sensitivity(
     network = Graph.load(graph)
     if own_device is not None:
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
-    found = load_data(data, network.input_shape, outputs=network.output_shape[0])
+    purpose = task_for(task, network.output_shape, network.model)
+    found = load_data(data, network.input_shape, outputs=class_outputs(purpose, network.output_shape))
     chosen = found.calibration(min(images, len(found.train)), seed)
     require_resumed(state, resume)
     with resumable(state), bar("measuring sensitivities", shown=main) as progress:
@@ -94,6 +96,7 @@ def sensitivity(
                 micro_batch=micro_batch,
                 seed=seed,
             ),
+            task=purpose,
             data=data,
             checkpoint=state,
             resume=resume,

@@ -35,7 +35,7 @@ def read_samples(loss: GraphLoss, micro_batch: int = 64, seed: int = 0) -> dict[
 
     with torch.no_grad():
         for images in torch.split(loss.images, micro_batch):
-            loss.logits(loss.weights, images, linear)
+            loss.outputs(loss.weights, images, linear)
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

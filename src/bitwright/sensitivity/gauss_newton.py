@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Gauss-Newton and empirical Fisher traces of all layers at once, from gradient norms of single images.
 
-The Gauss-Newton matrix of a layer is the mean over images of J^T S J, with J the Jacobian of the logits and S the Hessian of
-the cross entropy by them. S is a weighted sum of squares (see `Pairs`), so the trace is the weighted sum of squared gradient
-norms, and one backward pass gives those of a batch of pairs for every layer.
+The Gauss-Newton matrix of a layer is the mean over images of J^T S J, with J the Jacobian of the outputs and S the Hessian of
+the loss by them: diag(p) - p p^T for the cross entropy, the identity for squared differences. S is a weighted sum of squares
+(see `bitwright.task.factors`), so the trace is the weighted sum of squared gradient norms, and one backward pass gives those of a
+batch of pairs, of an image and a direction at its outputs, for every layer.
 
-**It is the Hessian trace** where logits are piecewise linear in each layer's weights by themselves, and in each tensor: the
+**It is the Hessian trace** where outputs are piecewise linear in each layer's weights by themselves, and in each tensor: the
 term that Gauss-Newton drops has their second derivatives, which are zero. Convolutions, batch norm with running statistics,
-clamps, sums, pooling and concatenations are all of that kind.
-Behind the last curved operation it is the Hessian's in any network; before it the two differ by the term that is dropped.
+clamps, sums, pooling and concatenations are all of that kind. It is so in any network, too, where the loss has no gradient at the
+outputs, as when the network is compared with itself. Elsewhere the two differ, for layers before a curved operation, by what is
+dropped.
 
 Two things make it cheap. All layers share each pass, and no probe's noise: norms are computed, not estimated. And passes go
 where the weight is: pairs that carry more than their share are all computed, of the others some are drawn in proportion to
-their weight, equally many from each stretch of images. Where few pairs are left, all are computed and the trace is exact.
+their weight, equally many from each stretch of images. Where few pairs are left, all are computed and the trace is exact. Outputs
+with very many directions, as those of segmenters, have them drawn at random, too.
 """
 
 from __future__ import annotations
@@ -30,9 +33,11 @@ from bitwright.progress import Progress, silent
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
-from bitwright.sensitivity.pairs import PairNorms, Pairs
+from bitwright.sensitivity.pairs import PairNorms
 from bitwright.sensitivity.probing import SamplingLimits
 from bitwright.sensitivity.processes import any_process
+from bitwright.task.curvature import gradient_factor
+from bitwright.task.factors import Factor
 
 MAX_PAIRS = 10_000
 _FIRST_ROUND = 128
@@ -67,9 +72,10 @@ def gauss_newton_trace(
     For piecewise linear networks these are the traces of the Hessian's blocks.
 
     Args:
-        loss: The network, images and labels; the labels do not matter.
-        limits: Its probes are pairs of an image and a class, and the same pairs serve all layers. A `relative_error` of
-            zero computes all of them: as many backward passes as there are classes. Time is looked at between rounds.
+        loss: The network, images and targets; labels do not matter to a softmax.
+        limits: Its probes are pairs of an image and a direction at its outputs (of classes, as many as there are), and the same
+            pairs serve all layers. A `relative_error` of zero computes all of them, unless directions are drawn. Time is looked
+            at between rounds.
         micro_batch: Pairs in one backward pass: what bounds the memory.
         seed: Of the draws.
         partial: Gradient norms computed before, and where to keep them.
@@ -81,14 +87,14 @@ def gauss_newton_trace(
         images (from above, unless all pairs were computed).
 
     Raises:
-        TrainingError: If logits or gradients are not finite.
+        TrainingError: If outputs or gradients are not finite.
 
     Source:
         Schraudolph 2002, doi:10.1162/08997660260028683; Botev et al. 2017, arXiv:1706.03662, section 3, for the equality
         with the Hessian's blocks; Goodfellow 2015, arXiv:1510.01799, for the norms of single gradients.
     """
-    pairs = Pairs.of_model(_logits(loss, micro_batch))
-    return _trace(loss, pairs, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, partial, progress)
+    factor = loss.task.curved().factor(loss.all_outputs(micro_batch), loss.targets, seed)
+    return _trace(loss, factor, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, partial, progress)
 
 
 def empirical_fisher_trace(
@@ -108,21 +114,13 @@ def empirical_fisher_trace(
     Source:
         Kirkpatrick et al. 2017, arXiv:1612.00796, section 2.
     """
-    pairs = Pairs.of_labels(_logits(loss, micro_batch), loss.labels)
-    return _trace(loss, pairs, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, partial, progress)
-
-
-@torch.no_grad()
-def _logits(loss: GraphLoss, micro_batch: int) -> Tensor:
-    logits = torch.cat([loss.logits(loss.weights, some) for some in torch.split(loss.images, micro_batch)])
-    if not torch.isfinite(logits).all():
-        raise TrainingError("the network's logits are not finite: check the weights and the images.")
-    return logits
+    factor = gradient_factor(loss.task.loss, loss.all_outputs(micro_batch), loss.targets)
+    return _trace(loss, factor, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, partial, progress)
 
 
 def _trace(
     loss: GraphLoss,
-    pairs: Pairs,
+    factor: Factor,
     limits: SamplingLimits,
     micro_batch: int,
     seed: int,
@@ -131,11 +129,11 @@ def _trace(
 ) -> dict[str, LayerCurvature]:
     end = time.monotonic() + limits.max_seconds
     size = float(min(max(limits.min_probes, min(_FIRST_ROUND, 2 * len(loss.images))), limits.max_probes))
-    sampler = WeightedSum(pairs.weights.cpu(), size)
+    sampler = WeightedSum(factor.weights.cpu(), size, factor.columns)
     state = {"expected": 0, "error": math.inf}
     norms = PairNorms(
         loss,
-        pairs,
+        factor,
         micro_batch,
         partial,
         lambda done: progress(done, max(done, int(state["expected"])), relative_error=state["error"]),
@@ -184,15 +182,19 @@ class WeightedSum:
     an image's own gradients may be as large as they like. No more than M + 32 pairs are taken altogether.
 
     Args:
-        weights: w, shape (images, classes), on the CPU.
+        weights: w, shape (images, columns), on the CPU.
         first: The smallest M that will be asked for; there are at most half as many strata, within 16 to 64.
+        columns: By which pairs are numbered. Where it is not the weights' own, an image has directions without end, each looked
+            at by one draw alone: they are never all taken, and the one weight of the image is that of all together.
 
     Source:
         Cochran 1977, Sampling Techniques, chapter 5, for stratified sampling.
     """
 
-    def __init__(self, weights: Tensor, first: float) -> None:
+    def __init__(self, weights: Tensor, first: float, columns: int | None = None) -> None:
         self.weights = weights
+        self.columns = columns or weights.shape[1]
+        self.endless = self.columns != weights.shape[1]
         positive = weights.flatten().nonzero()[:, 0]
         order = weights.flatten()[positive].argsort(descending=True, stable=True)
         self.indices = positive[order]
@@ -220,7 +222,7 @@ class WeightedSum:
         weighted = self.sorted[:certain, None] * values
         total = weighted.sum(0)
         whole = self.weights.sum(1)
-        owners = taken // self.weights.shape[1]
+        owners = taken // self.columns
         variance = torch.zeros_like(total)
         if certain < len(self.indices):
             mass = float(self.sorted[certain:].sum())
@@ -231,7 +233,7 @@ class WeightedSum:
             by_stratum = some.reshape(-1, strata, some.shape[1])
             variance = (mass / images) ** 2 * by_stratum.var(0).mean(0) / len(some)
             # Jensen: (sum_c w g)^2 <= (sum_c w) (sum_c w g^2), which needs no more than one class of an image.
-            owner = drawn // self.weights.shape[1]
+            owner = drawn // self.columns
             squares = (whole[owners, None] * weighted * values).sum(0)
             squares = squares + mass * (whole[owner, None] * some.square()).mean(0)
         else:
@@ -246,6 +248,8 @@ class WeightedSum:
 
     def _certain(self, size: float) -> int:
         """How many pairs are all taken."""
+        if self.endless:
+            return 0
         if size + 2 * _STRATA[0] >= len(self.indices):
             return len(self.indices)
         return int((self.sorted * size >= self.total).sum())
@@ -268,4 +272,6 @@ class WeightedSum:
         generator = torch.Generator().manual_seed(seed)
         uniform = torch.rand(count, generator=generator, dtype=torch.float64)
         place = (torch.arange(count) % strata + uniform) / strata * cumulated[-1]
-        return rest[torch.searchsorted(cumulated, place, right=True).clamp_max(len(rest) - 1)]
+        drawn = rest[torch.searchsorted(cumulated, place, right=True).clamp_max(len(rest) - 1)]
+        # Of directions without end, each draw has the one of its own number.
+        return drawn * self.columns + torch.arange(count) if self.endless else drawn

@@ -23,12 +23,12 @@ _CHUNK = 2**22
 
 
 def gradient_norms(loss: GraphLoss, images: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared norms of the gradients of <direction, logits>, for each image and layer.
+    """Squared norms of the gradients of <direction, outputs>, for each image and layer.
 
     Args:
         loss: The network and its weights.
         images: Shape (batch, channels, height, width).
-        directions: Shape (batch, classes), one for each image.
+        directions: Shape (batch, *outputs), one for each image.
 
     Returns:
         By the weights, and by the tensor that the layer reads (through this layer alone): both of shape (batch, layers),
@@ -57,8 +57,8 @@ def gradient_norms(loss: GraphLoss, images: Tensor, directions: Tensor) -> tuple
     weights = {name: weight.detach() for name, weight in loss.weights.items()}
     with torch.enable_grad():
         source = images.detach().requires_grad_()
-        logits = loss.logits(weights, source, linear)
-        torch.autograd.grad(logits, source, grad_outputs=directions.to(logits), allow_unused=True)
+        outputs = loss.outputs(weights, source, linear)
+        torch.autograd.grad(outputs, source, grad_outputs=directions.to(outputs), allow_unused=True)
     return by_weight, by_input
 
 

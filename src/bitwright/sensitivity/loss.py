@@ -1,40 +1,46 @@
 # SPDX-License-Identifier: MIT
-"""The loss whose curvature is measured: mean cross entropy, as a function of the weights that get quantized."""
+"""The loss whose curvature is measured: that of a task, as a function of the weights that get quantized."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bitwright.errors import DataError
+from bitwright.errors import DataError, TrainingError
 from bitwright.graph.evaluate import convolve, folded_weight
 from bitwright.graph.execute import Linearity, execute
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import check_images
 from bitwright.graph.nodes import Layer
+from bitwright.task import Task, classification, require_outputs
+
+_OWN_MICRO_BATCH = 64
 
 
 class GraphLoss:
-    """Mean cross entropy of a graph on one batch, with the folded weights of its layers as the variables.
+    """The loss of a graph on one batch, mean over its images, with the folded weights of its layers as the variables.
 
     Batch norm is part of those weights, with its running statistics, so images do not depend on each other. The weights
     are copies: neither the graph's tensors nor their gradients are touched.
 
     Args:
-        graph: The network; its output must be logits of shape (batch, classes).
+        graph: The network; its outputs must be such as the task judges.
         images: Shape (batch, channels, height, width); taken to the device and dtype of the weights.
-        labels: Classes, integers of shape (batch,).
+        targets: Of these images, for classification integers of shape (batch,). None where the task imitates a network and is
+            free of labels: they are then its reference's outputs, or without one the graph's own.
+        task: What the network is for; None is classification.
 
     Raises:
-        DataError: If images or labels do not fit the network.
+        DataError: If images or targets do not fit the network.
+        TaskError: If the task does not fit it.
     """
 
-    def __init__(self, graph: Graph, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, graph: Graph, images: Tensor, targets: Tensor | None, task: Task | None = None) -> None:
         self.graph = graph
+        self.task = task or classification()
         self.parameters = {name: tensor.detach() for name, tensor in graph.parameters.items()}
         self.weights: dict[str, Tensor] = {}
         self.biases: dict[str, Tensor | None] = {}
@@ -42,10 +48,13 @@ class GraphLoss:
             weight, bias = folded_weight(layer, self.parameters)
             self.weights[name] = weight.detach().clone().requires_grad_()
             self.biases[name] = bias
-        _check(graph, images, labels)
+        require_outputs(self.task, graph.output_shape, graph.model)
+        check_images(images, graph.input_shape, graph.model)
+        if not len(images):
+            raise DataError(f"sensitivities of {graph.model} need at least one image, got none.")
         like = next(iter(self.weights.values()), images)
         self.images = images.to(like)
-        self.labels = labels.to(like.device, torch.int64)
+        self.targets = self._fitting(targets).to(like.device)
 
     def __call__(self) -> Tensor:
         """The loss, a scalar that depends on `weights`."""
@@ -53,16 +62,19 @@ class GraphLoss:
 
     def at(self, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss with other folded weights."""
-        return F.cross_entropy(self.logits(weights, self.images), self.labels)
+        return self.task.loss(self.outputs(weights, self.images), self.targets)
+
+    def parts(self, micro_batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and targets, so many at a time."""
+        return zip(torch.split(self.images, micro_batch), torch.split(self.targets, micro_batch), strict=True)
 
     def terms(self, micro_batch: int) -> list[Callable[[], Tensor]]:
         """Functions of up to `micro_batch` images each, whose sum is the loss: what bounds the memory of its derivatives."""
 
-        def term(images: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(self.logits(self.weights, images), labels, reduction="sum") / len(self.images)
+        def term(images: Tensor, targets: Tensor) -> Tensor:
+            return self._share(self.outputs(self.weights, images), targets)
 
-        parts = zip(torch.split(self.images, micro_batch), torch.split(self.labels, micro_batch), strict=True)
-        return [partial(term, images, labels) for images, labels in parts]
+        return [partial(term, images, targets) for images, targets in self.parts(micro_batch)]
 
     def activation_terms(self, micro_batch: int) -> list[Callable[[], tuple[Tensor, dict[str, Tensor]]]]:
         """The same functions, each returning also what every layer reads, through which the term can be differentiated.
@@ -71,7 +83,7 @@ class GraphLoss:
         read the tensor.
         """
 
-        def term(images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        def term(images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             read: dict[str, Tensor] = {}
 
             def linear(node: Layer, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -79,31 +91,58 @@ class GraphLoss:
                 return convolve(node, read[node.name], weight, bias)
 
             weights = {name: weight.detach() for name, weight in self.weights.items()}
-            logits = self.logits(weights, images.detach().requires_grad_(), linear)
-            return F.cross_entropy(logits, labels, reduction="sum") / len(self.images), read
+            outputs = self.outputs(weights, images.detach().requires_grad_(), linear)
+            return self._share(outputs, targets), read
 
-        parts = zip(torch.split(self.images, micro_batch), torch.split(self.labels, micro_batch), strict=True)
-        return [partial(term, images, labels) for images, labels in parts]
+        return [partial(term, images, targets) for images, targets in self.parts(micro_batch)]
 
-    def logits(self, weights: Mapping[str, Tensor], images: Tensor, linear: Linearity | None = None) -> Tensor:
-        """The network's output for `images`, of shape (batch, classes); see `execute` for `linear`."""
+    @torch.no_grad()
+    def of_each(self, weights: Mapping[str, Tensor], linear: Linearity | None, micro_batch: int) -> Tensor:
+        """The loss of each image by itself, in float64; arguments as of `outputs`, and the images in one pass."""
+        losses = []
+        for images, targets in self.parts(micro_batch):
+            outputs = self.outputs(weights, images, linear).double()
+            pairs = zip(torch.split(outputs, 1), torch.split(self.in_float64(targets), 1), strict=True)
+            losses += [self.task.loss(output, target) for output, target in pairs]
+        return torch.stack(losses)
+
+    def outputs(self, weights: Mapping[str, Tensor], images: Tensor, linear: Linearity | None = None) -> Tensor:
+        """The network's output for `images`, of shape (batch, *outputs); see `execute` for `linear`."""
         pairs = {name: (weights[name], bias) for name, bias in self.biases.items()}
         return execute(self.graph, self.parameters, images, weights=pairs, linear=linear)
 
+    @torch.no_grad()
+    def all_outputs(self, micro_batch: int) -> Tensor:
+        """The network's output for all images, finite.
 
-def _check(graph: Graph, images: Tensor, labels: Tensor) -> None:
-    """Refuse what does not fit, before torch does in its own words."""
-    shape = graph[graph.output].shape
-    if len(shape) != 1:
-        raise DataError(f"{graph.model} returns {shape} for each image, but the loss needs logits of shape (classes,).")
-    check_images(images, graph.input_shape, graph.model)
-    if not len(images):
-        raise DataError(f"sensitivities of {graph.model} need at least one image, got none.")
-    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise DataError(
-            f"expected {len(images)} integer labels, one for each image, "
-            f"got {labels.dtype} of shape {tuple(labels.shape)}."
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= shape[0]:
-        raise DataError(f"labels must be 0 to {shape[0] - 1} for {graph.model}, got {low} to {high}.")
+        Raises:
+            TrainingError: If one is not.
+        """
+        found = torch.cat([self.outputs(self.weights, some) for some in torch.split(self.images, micro_batch)])
+        if not torch.isfinite(found).all():
+            raise TrainingError("the network's outputs are not finite: check the weights and the images.")
+        return found
+
+    @staticmethod
+    def in_float64(targets: Tensor) -> Tensor:
+        """Targets beside outputs in float64: real numbers likewise, classes as they are."""
+        return targets.double() if targets.is_floating_point() else targets
+
+    def _share(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What some of the images add to the mean over all."""
+        return self.task.loss(outputs, targets) * (len(outputs) / len(self.images))
+
+    def _fitting(self, targets: Tensor | None) -> Tensor:
+        """Targets of all images, which fit the network."""
+        if self.task.label_free:
+            if self.task.reference is None:
+                return self.all_outputs(_OWN_MICRO_BATCH)
+            return self.task.imitated(self.images)
+        if targets is None:
+            raise DataError(
+                f"the task {self.task.name} needs labels, got none: give them, or measure the task agreement."
+            )
+        if targets.shape[:1] != self.images.shape[:1]:
+            raise DataError(f"expected labels of {len(self.images)} images, got shape {tuple(targets.shape)}.")
+        self.task.check(targets, self.graph.output_shape)
+        return targets

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import TrainingError
 from bitwright.graph.evaluate import convolve
-from bitwright.graph.execute import Linearity
 from bitwright.graph.nodes import Layer
 from bitwright.progress import Progress, silent
 from bitwright.quantizer.activations import quantize_activation
@@ -62,7 +60,7 @@ def weight_loss_perturbation(
         weight = loss.weights[name].detach()
         scale = weight_scale(weight, width, scale_method)
         moved = quantize_weight(weight, scale, width) * scale.reshape(-1, *[1] * (weight.dim() - 1))
-        return _losses(loss, {**loss.weights, name: moved}, None, micro_batch)
+        return loss.of_each({**loss.weights, name: moved}, None, micro_batch)
 
     return _increases(loss, bits, quantized, relative_error, micro_batch, partial, progress)
 
@@ -92,7 +90,7 @@ def activation_loss_perturbation(
                 values = quantize_activation(values, scale, window)
             return convolve(node, values, weight, bias)
 
-        return _losses(loss, loss.weights, linear, micro_batch)
+        return loss.of_each(loss.weights, linear, micro_batch)
 
     return _increases(loss, widths, quantized, relative_error, micro_batch, partial, progress)
 
@@ -108,7 +106,7 @@ def _increases(
 ) -> Increases:
     partial = partial or Partial()
     widths = list(bits)
-    before = _losses(loss, loss.weights, None, micro_batch)
+    before = loss.of_each(loss.weights, None, micro_batch)
     tasks = [(name, width) for name in loss.weights for width in widths]
     known = {task: row for task in tasks if (row := partial.found(_key(task), 2)) is not None}
 
@@ -139,15 +137,3 @@ def _key(task: tuple[str, int]) -> str:
 def _estimate(found: Tensor, images: int, target: float) -> Estimate:
     value, error = found.tolist()
     return Estimate(value, error, images, relative(error, value) <= target, error)
-
-
-@torch.no_grad()
-def _losses(loss: GraphLoss, weights: Mapping[str, Tensor], linear: Linearity | None, micro_batch: int) -> Tensor:
-    """The loss of each image, in float64."""
-    parts = zip(torch.split(loss.images, micro_batch), torch.split(loss.labels, micro_batch), strict=True)
-    return torch.cat(
-        [
-            F.cross_entropy(loss.logits(weights, images, linear).double(), labels, reduction="none")
-            for images, labels in parts
-        ]
-    )

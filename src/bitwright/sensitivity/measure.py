@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitwright.data.given import each_labelled
+from bitwright.data.given import each_images, each_labelled
 from bitwright.errors import DataError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest, network_digest
@@ -21,6 +21,7 @@ from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.metrics import Measurement, find_metric
 from bitwright.sensitivity.settings import SensitivitySettings
 from bitwright.sensitivity.table import SensitivityTable
+from bitwright.task import Task, classification
 
 
 @full_precision()
@@ -30,6 +31,7 @@ def measure_sensitivity(
     labels: Tensor | None = None,
     settings: SensitivitySettings | None = None,
     *,
+    task: Task | None = None,
     data: str = "",
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -37,7 +39,7 @@ def measure_sensitivity(
 ) -> SensitivityTable:
     """Measure how much the loss of a network suffers when a layer is quantized.
 
-    The loss is the mean cross entropy, as a function of each layer's folded weights (those that get quantized) and of the
+    The loss is the task's, mean over images, as a function of each layer's folded weights (those that get quantized) and of the
     tensor that the layer reads. Batch norm counts with its running statistics. The graph, its tensors and their gradients
     stay as they are.
 
@@ -45,12 +47,14 @@ def measure_sensitivity(
     gets the table that one process would have made.
 
     Args:
-        graph: A trained classifier, on any device; all is computed there.
+        graph: A trained network, on any device; all is computed there.
         images: Shape (batch, channels, height, width). With `gauss_newton_trace` more images cost little: hundreds or
             thousands keep the choice of images from drowning the estimate. Or, without `labels`, a DataLoader or another
             iterable of (images, labels), all of which is taken.
-        labels: Their classes, shape (batch,).
+        labels: Their targets, for classification of shape (batch,); none where the task imitates a network.
         settings: The metric, and how well it is to be known.
+        task: What the network is for; None is classification. `agreement` needs no labels: where it has no reference, the network
+            is compared with itself.
         data: The data's name, kept in the table.
         checkpoint: File to keep partial results in, every few seconds, or None.
         resume: Whether to start from `checkpoint`, if it exists; the table is then that of an uninterrupted measurement, bit
@@ -63,30 +67,46 @@ def measure_sensitivity(
     Raises:
         DataError: If images or labels do not fit the network.
         FileFormatError: If the checkpoint is damaged, or belongs to another measurement.
+        TaskError: If the task does not fit the network's outputs.
         TrainingError: If the loss or a gradient is not finite.
         UnknownNameError: If there is no such metric.
     """
     settings = settings or SensitivitySettings()
     metric = find_metric(settings.metric)
-    loss = GraphLoss(graph, *_together(images, labels))
+    task = task or classification()
+    loss = GraphLoss(graph, *_together(images, labels, task), task)
     limits = settings.limits(metric.max_probes)
-    network, shown = network_digest(graph), digest(loss.images, loss.labels)
-    origin = {"network": network, "images": shown}
-    decisive = settings.decisive() | {"min_probes": limits.min_probes, "max_probes": limits.max_probes} | origin
+    network, shown = network_digest(graph), digest(loss.images, loss.targets)
+    decisive = {
+        **settings.decisive(), "min_probes": limits.min_probes, "max_probes": limits.max_probes, "task": task.identity(),
+        "network": network, "images": shown,
+    }  # fmt: skip
     with Checkpoint(checkpoint, decisive, resume) as kept:
         layers = metric.measure(Measurement(loss, settings, limits, kept, progress))
     return SensitivityTable(
-        layers, settings.metric, graph.model, data, len(loss.images), settings.seed, network=network, images=shown
+        layers,
+        settings.metric,
+        graph.model,
+        data,
+        len(loss.images),
+        settings.seed,
+        task.name,
+        network=network,
+        images=shown,
     )
 
 
-def _together(images: Tensor | Iterable[Any], labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """All images and all labels, each one tensor."""
-    if labels is None:
-        pairs = list(each_labelled(images))
-        if not pairs:
-            raise DataError("sensitivities need at least one batch of images, got none.")
-        images, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    if not isinstance(images, Tensor):
+def _together(images: Tensor | Iterable[Any], labels: Tensor | None, task: Task) -> tuple[Tensor, Tensor | None]:
+    """All images and all labels, each one tensor; no labels where the task looks at none."""
+    if isinstance(images, Tensor) and (labels is not None or task.label_free):
+        return images, labels
+    if labels is not None:
         raise DataError("expected labels within the batches or beside one tensor of images, got both.")
-    return images, labels
+    if task.label_free:
+        found, given = list(each_images(images)), None
+    else:
+        pairs = list(each_labelled(images))
+        found, given = [part for part, _ in pairs], [part for _, part in pairs]
+    if not found:
+        raise DataError("sensitivities need at least one batch of images, got none.")
+    return torch.cat(found), None if given is None else torch.cat(given)

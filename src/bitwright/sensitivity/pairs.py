@@ -1,64 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Pairs of an image and a class: the terms that a Gauss-Newton trace is a weighted sum of, and their gradient norms."""
+"""The gradient norms of pairs, of an image and a direction at its outputs, that a Gauss-Newton trace is a weighted sum of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.gradient_norms import gradient_norms
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.processes import in_turns
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Directions among the logits of each image, one for each class, and their weights.
-
-    With p the softmax of an image's logits, the cross entropy has the Hessian diag(p) - p p^T by the logits, which is the sum
-    over classes c of p_c (e_c - p)(e_c - p)^T: what the gradients e_c - p would give if labels were drawn from p. A trained
-    network is sure of most images, so few pairs carry most of the weight.
-
-    Attributes:
-        weights: Shape (images, classes), float64: p_c |e_c - p|^2, or |e_c - p|^2 for the true label and 0 for the others.
-        probabilities: p, of the same shape.
-    """
-
-    weights: Tensor
-    probabilities: Tensor
-
-    @classmethod
-    def of_model(cls, logits: Tensor) -> Pairs:
-        """Labels drawn from the network's own distribution: the Gauss-Newton matrix, which is the Fisher matrix."""
-        probabilities = logits.double().softmax(1)
-        return cls(probabilities * _squared_lengths(probabilities), probabilities)
-
-    @classmethod
-    def of_labels(cls, logits: Tensor, labels: Tensor) -> Pairs:
-        """The true labels: the empirical Fisher matrix."""
-        probabilities = logits.double().softmax(1)
-        true = torch.zeros_like(probabilities).scatter_(1, labels.to(logits.device).unsqueeze(1), 1)
-        return cls(true * _squared_lengths(probabilities), probabilities)
-
-    def directions(self, indices: Tensor) -> Tensor:
-        """Unit vectors along e_c - p, shape (pairs, classes); pairs are numbered image by image."""
-        classes = self.weights.shape[1]
-        vectors: Tensor = -self.probabilities[indices // classes]
-        vectors[torch.arange(len(indices), device=vectors.device), indices % classes] += 1
-        return F.normalize(vectors, dim=1, eps=torch.finfo(torch.float64).tiny)
-
-
-def _squared_lengths(probabilities: Tensor) -> Tensor:
-    """|e_c - p|^2 for each class: (1 - p_c)^2 + the sum of the others' squares, which loses no digits near one."""
-    squares = probabilities.square()
-    others = squares.sum(1, keepdim=True) - squares
-    lengths: Tensor = (1 - probabilities).square() + others.clamp_min(0)
-    return lengths
+from bitwright.task.factors import Factor
 
 
 class PairNorms:
@@ -66,7 +20,7 @@ class PairNorms:
 
     Args:
         loss: The network, and the images.
-        pairs: Of those images.
+        factor: Of the curvature at the outputs of those images; it has the directions.
         micro_batch: Pairs in one backward pass: what bounds the memory.
         partial: Norms computed before, and where to keep them.
         computed: Called with the number of pairs after each pass (of each process).
@@ -75,13 +29,13 @@ class PairNorms:
     def __init__(
         self,
         loss: GraphLoss,
-        pairs: Pairs,
+        factor: Factor,
         micro_batch: int,
         partial: Partial | None = None,
         computed: Callable[[int], object] = lambda count: None,
     ) -> None:
         self.loss = loss
-        self.pairs = pairs
+        self.factor = factor
         self.micro_batch = micro_batch
         self.partial = partial or Partial()
         self.computed = computed
@@ -97,7 +51,7 @@ class PairNorms:
         return len(self.indices)
 
     def of(self, indices: Tensor) -> Tensor:
-        """Squared norms of the pairs' gradients.
+        """Squared norms of the pairs' gradients, with the signs of the pairs.
 
         Args:
             indices: Pairs, int64 on the CPU; they may repeat.
@@ -120,6 +74,6 @@ class PairNorms:
         self.norms = torch.cat([self.norms, norms])
 
     def _compute(self, indices: Tensor) -> Tensor:
-        images = self.loss.images[(indices // self.pairs.weights.shape[1]).to(self.loss.images.device)]
-        directions = self.pairs.directions(indices.to(self.pairs.weights.device))
-        return torch.cat(gradient_norms(self.loss, images, directions), 1).cpu()
+        images = self.loss.images[(indices // self.factor.columns).to(self.loss.images.device)]
+        directions, signs = self.factor.directions(indices.to(self.factor.weights.device))
+        return (torch.cat(gradient_norms(self.loss, images, directions), 1) * signs[:, None]).cpu()

@@ -187,6 +187,7 @@ class SensitivityTable:
         data: The data's name.
         batch: Number of images in the loss.
         seed: Of the probes.
+        task: What the network is for, by name: its loss is what suffers.
         network: SHA-256 of the network, its weights and its input size; None for figures from elsewhere.
         images: SHA-256 of the images and labels; None for figures from elsewhere.
     """
@@ -197,6 +198,7 @@ class SensitivityTable:
     data: str
     batch: int
     seed: int
+    task: str = "classification"
     network: str | None = None
     images: str | None = None
 
@@ -220,7 +222,10 @@ class SensitivityTable:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        head = {name: getattr(self, name) for name in ("model", "data", "metric", "batch", "seed", "network", "images")}
+        head = {
+            name: getattr(self, name)
+            for name in ("model", "data", "metric", "task", "batch", "seed", "network", "images")
+        }
         return {"format": FORMAT, **head, "layers": [layer.to_dict() for layer in self.layers]}
 
     @classmethod
@@ -256,7 +261,7 @@ class SensitivityTable:
         faults += [
             f"'{name}' must be a text{end}, got {shown(entry[name])}"
             for name, kinds, end in (
-                *((name, str, "") for name in ("metric", "model", "data")),
+                *((name, str, "") for name in ("metric", "model", "data", "task")),
                 *((name, str | None, " or null") for name in ("network", "images")),
             )
             if not isinstance(entry[name], kinds)
@@ -270,6 +275,7 @@ class SensitivityTable:
             entry["data"],
             batch,
             seed,
+            entry["task"],
             entry["network"],
             entry["images"],
         )
