@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from bitwright.errors import CaptureError
-from bitwright.graph import capture
+from bitwright.graph import FloatModel, capture
 from bitwright.graph.aten import HANDLERS, IGNORED, supported
 from bitwright.graph.aten.registry import handles
 from bitwright.graph.nodes import AvgPool2d, Bounds, Conv2d, MaxPool2d
-from graph.networks import IMAGE, Called, Then, captured, kinds
+from graph.networks import IMAGE, Called, Then, captured, kinds, randomized
 
 aten = torch.ops.aten
 
@@ -31,6 +31,9 @@ EXAMPLES: dict[str, nn.Module] = {
     "_unsafe_view": Then(lambda x: aten._unsafe_view(x, [x.shape[0], -1])),
     "_upsample_nearest_exact2d": Then(lambda x: F.interpolate(x, scale_factor=(2, 0.25), mode="nearest-exact")),
     "adaptive_avg_pool2d": Then(lambda x: F.adaptive_avg_pool2d(x, (2, 4))),
+    "adaptive_max_pool2d": Then(lambda x: F.adaptive_max_pool2d(x, (3, 1))),
+    "amax": Then(lambda x: x.flatten(2).amax(-1)),
+    "conv_transpose2d": nn.ConvTranspose2d(3, 6, (3, 5), 2, (0, 1), 1, groups=3, dilation=(1, 2)),
     "add": Then(lambda x: torch.add(x, F.relu(x))),
     "addmm": Called(lambda m, x: torch.addmm(m.b, x.mean((2, 3)), m.w, beta=2, alpha=0.5), **factors(b=(4,), w=(3, 4))),
     "alias": Then(lambda x: F.relu(aten.alias(x))),
@@ -223,6 +226,53 @@ def test_pooling_defaults() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), "Take Take AvgPool2d"),
+        (lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "Take Take AvgPool2d"),
+        (lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True), "Pad Take Take AvgPool2d"),
+        (lambda x: F.avg_pool2d(x, 2, 2, 1, ceil_mode=True, count_include_pad=False), "Take Take AvgPool2d"),
+        (lambda x: F.avg_pool2d(x, 2, 2, divisor_override=2), "AvgPool2d"),
+        (lambda x: F.adaptive_avg_pool2d(x, (3, 5)), "Take Take AvgPool2d"),
+        (lambda x: F.adaptive_avg_pool2d(x, (16, 8)), "Take"),
+        (lambda x: F.adaptive_avg_pool2d(x[:, :, :1, :1], 7), "Slice Take Take Take Take"),
+        (lambda x: F.adaptive_max_pool2d(x, 1), "MaxPool2d"),
+        (lambda x: x.sum((2, 3)), "AvgPool2d Flatten"),
+        (lambda x: x.mean(3, keepdim=True), "AvgPool2d"),
+        (lambda x: x.view(x.shape[0], 8, -1).mean(2), "AvgPool2d Flatten"),
+    ],
+)
+def test_windows_of_any_form(function: Any, expected: str) -> None:
+    """Means over windows of unlike lengths repeat places until all windows are of one length."""
+    assert kinds(captured(Then(function))) == ["Input", "Conv2d", *expected.replace("Slice ", "").split()]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(3, 4, 2, 2),
+        nn.ConvTranspose2d(3, 4, 4, 2, 1),
+        nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1, bias=False),
+        nn.ConvTranspose2d(3, 6, 3, 3, 1, groups=3, dilation=2),
+        nn.ConvTranspose2d(3, 4, (3, 5), 1, (1, 0)),
+        nn.ConvTranspose2d(3, 4, 2, 3),
+    ],
+)
+def test_transposed_convolutions(layer: nn.Module) -> None:
+    """Any kernel, padding, dilation and groups: one convolution, and moves."""
+    assert kinds(captured(layer)).count("Conv2d") == 1
+
+
+def test_what_follows_a_transposed_convolution_becomes_part_of_it() -> None:
+    """Batch norm and clamp go through the move of channels into pixels."""
+    model = randomized(nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2), nn.BatchNorm2d(4), nn.ReLU()))
+    graph = capture(model, IMAGE)
+    assert kinds(graph) == ["Input", "Conv2d", "DepthToSpace"]
+    images = torch.randn(5, *IMAGE)
+    torch.testing.assert_close(FloatModel(graph).eval()(images), model(images), rtol=1e-5, atol=1e-5)
+
+
 def test_global_pooling_in_all_its_forms() -> None:
     """Adaptive pooling to one pixel, a mean over both axes and a pooling of the image's size are one node."""
     forms = [
@@ -285,11 +335,9 @@ def test_features_are_joined_and_split_like_channels() -> None:
         (lambda x: torch.cat([x, x], 2), "a concatenation along axis 2; only channels"),
         (lambda x: torch.cat([x, x], 0), "a concatenation along axis 0; only channels"),
         (lambda x: x.clamp(x, None), "its bounds are activations"),
-        (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), "set count_include_pad=True"),
-        (lambda x: F.avg_pool2d(x, 3, 2, divisor_override=2), "an average with divisor_override"),
-        (lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "ceil_mode whose last window leaves the image"),
-        (lambda x: F.adaptive_avg_pool2d(x, 3), r"adaptive pooling from \(8, 8\) to \(3, 3\), whose windows differ"),
-        (lambda x: F.adaptive_avg_pool2d(x, 16), r"adaptive pooling from \(8, 8\) to \(16, 16\)"),
+        (lambda x: F.interpolate(F.conv2d(x, x.new_ones(1, 8, 1, 1)), size=97).flatten(1), "up-sampling from 8 to 97"),
+        (lambda x: F.adaptive_avg_pool2d(x.repeat(1, 1, 16, 1), (7, 1)), "have 342 in common, which is too long"),
+        (lambda x: F.conv_transpose2d(x, x.new_ones(8, 2, 2, 2), stride=(1, 2)), "unlike strides"),
         (lambda x: x.mean(1), r"a mean over axes \[1\]; only height and width"),
         (lambda x: x.mean((1, 2, 3)), r"a mean over axes \[1, 2, 3\]"),
     ],

@@ -39,7 +39,14 @@ def moves(m: nn.Module, x: Tensor) -> Tensor:
     return F.pad(x[:, ::2, :, :8], (2, 1, 0, 0, 3, 1)) + y
 
 
-NETWORKS: dict[str, Forward] = {"constants": constants, "moves": moves}
+def windows(m: nn.Module, x: Tensor) -> Tensor:
+    """Transposed convolution with batch norm, and pools of windows that are not alike."""
+    x = F.relu(m.norm(m.up(F.avg_pool2d(m.normed(x), 3, 2, 1, count_include_pad=False))))
+    x = F.adaptive_avg_pool2d(x, (3, 5)) + F.adaptive_max_pool2d(x, (3, 5))
+    return m.head(F.avg_pool2d(x, 2, 2, ceil_mode=True).sum((2, 3)))
+
+
+NETWORKS: dict[str, Forward] = {"constants": constants, "moves": moves, "windows": windows}
 
 
 def network(forward: Forward) -> nn.Module:
@@ -50,6 +57,8 @@ def network(forward: Forward) -> nn.Module:
             forward,
             normed=nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3, padding=1)),
             conv=nn.Conv2d(8, 8, 3, padding=1),
+            up=nn.ConvTranspose2d(8, 8, 4, 2, 1),
+            norm=nn.BatchNorm2d(8),
             head=nn.Linear(8, 4),
             scale=nn.Parameter(torch.linspace(-1, 2, 8).view(8, 1, 1)),
             offset=nn.Parameter(torch.randn(4)),

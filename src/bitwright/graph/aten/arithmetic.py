@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
@@ -148,15 +147,6 @@ def _stack(builder: Builder, fx_node: fx.Node) -> Stack:
     given = arguments(builder, fx_node)
     parts = tuple(tensor(builder, fx_node, item) for item in given["tensors"])
     return Stack(parts, given["dim"] % (len(builder.shape_of(parts[0])) + 2))
-
-
-@handles("sum")
-def _sum_over(builder: Builder, fx_node: fx.Node) -> str:
-    given = arguments(builder, fx_node)
-    source, axes = given["self"], given.get("dim")
-    if isinstance(source, Stack) and axes == [source.axis] and not given["keepdim"]:
-        return reduce(lambda total, part: sum_of(builder, fx_node, total, part), source.parts)
-    raise builder.refuse(fx_node, f"a sum over axes {axes}; height and width are known, and stacked tensors.")
 
 
 @handles("neg")

@@ -13,7 +13,7 @@ from bitwright.graph.builder import Builder, Constant, Parameter
 from bitwright.graph.nodes import BatchNorm, Conv2d, Linear, Norm
 
 
-def _layer_name(builder: Builder, fx_node: fx.Node, weight: Any, operation: str) -> str:
+def layer_name(builder: Builder, fx_node: fx.Node, weight: Any, operation: str) -> str:
     """That of the module which owns the weight; where the weight was computed, that of the module which uses it."""
     if isinstance(weight, Parameter):
         return builder.unique(weight.name.removesuffix(".weight"))
@@ -32,7 +32,7 @@ def _conv2d(builder: Builder, fx_node: fx.Node) -> str:
         source, padding = padded(builder, fx_node, source, around), (0, 0)
     else:
         padding = (0, 0) if given["padding"] == "valid" else pair(given["padding"])
-    name = _layer_name(builder, fx_node, given["weight"], "conv")
+    name = layer_name(builder, fx_node, given["weight"], "conv")
     return builder.add(
         Conv2d(
             name=name,
@@ -85,7 +85,7 @@ def _matrix_product(builder: Builder, fx_node: fx.Node, source: Any, weight: Any
     if len(shape) != 1:
         raise builder.refuse(fx_node, f"a matrix product of more than (batch, features), here {('batch', *shape)}.")
     inputs = (tensor(builder, fx_node, source),)
-    name = _layer_name(builder, fx_node, weight, "linear")
+    name = layer_name(builder, fx_node, weight, "linear")
     return builder.add(
         Linear(
             name=name,

@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import reduce
+from itertools import pairwise
+from math import lcm, prod
 
 from torch import fx
 
+from bitwright.graph.aten.arithmetic import Stack, affine, sum_of
+from bitwright.graph.aten.moves import padded, take
 from bitwright.graph.aten.registry import arguments, handles, pair, tensor
-from bitwright.graph.aten.views import flatten_node
+from bitwright.graph.aten.views import reshaped, unshaped
 from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import AvgPool2d, MaxPool2d, Pair
+
+_LONGEST = 1024
+"""Places along an axis that repetition may make: beyond, memory and time are out of proportion."""
 
 
 @handles("max_pool2d")
@@ -32,15 +40,15 @@ def _max_pool2d(builder: Builder, fx_node: fx.Node) -> str:
     )
 
 
-def _average(builder: Builder, fx_node: fx.Node, source: Any, kernel: Pair, stride: Pair, padding: Pair) -> str:
-    name, value = tensor(builder, fx_node, source), fx_node.args[0].meta["val"]  # type: ignore[union-attr]
-    size = [int(axis) for axis in value.shape[2:]]
+def _average(builder: Builder, fx_node: fx.Node, source: str, kernel: Pair, stride: Pair, padding: Pair) -> str:
+    """Add means over windows of one area, of which padding is a part."""
+    channels, *size = builder.shape_of(source)
     made = [(size[axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1 for axis in range(2)]
     return builder.add(
         AvgPool2d(
             name=builder.node_name(fx_node, "avg_pool"),
-            inputs=(name,),
-            shape=(int(value.shape[1]), *made),
+            inputs=(source,),
+            shape=(channels, *made),
             place=builder.place(fx_node),
             kernel=kernel,
             stride=stride,
@@ -49,43 +57,152 @@ def _average(builder: Builder, fx_node: fx.Node, source: Any, kernel: Pair, stri
     )
 
 
+Window = tuple[int, int]
+"""Where a window begins within an image, and where it ends (exclusive), along one axis."""
+
+
+def _windows(size: int, kernel: int, stride: int, padding: int, out: int, counted: bool) -> list[Window]:
+    """What the windows of a pool hold along an axis; with its zeros where those count, in places of the padded image."""
+    low, high = (0, size + 2 * padding) if counted else (padding, padding + size)
+    limits = [(max(low, place * stride), min(high, place * stride + kernel)) for place in range(out)]
+    return limits if counted else [(start - padding, stop - padding) for start, stop in limits]
+
+
+def _adaptive(size: int, out: int) -> list[Window]:
+    """The windows of adaptive pooling, which may overlap and differ by one."""
+    return [(place * size // out, -(-(place + 1) * size // out)) for place in range(out)]
+
+
+def _mean_over(builder: Builder, fx_node: fx.Node, source: str, windows: Sequence[list[Window]]) -> str:
+    """Means over windows of any lengths, of two axes.
+
+    Windows of unlike lengths become alike where each of their places is repeated: a mean over 3 places and one over 2 are means
+    over 6, in which each place stands twice, or three times.
+    """
+    kernel, stride = [1, 1], [1, 1]
+    for axis, limits in enumerate(windows):
+        lengths = {stop - start for start, stop in limits}
+        steps = {after[0] - before[0] for before, after in pairwise(limits)} or {limits[0][1]}
+        if len(lengths) == 1 and len(steps) == 1:
+            source = take(builder, fx_node, source, axis + 2, range(limits[0][0], limits[-1][1]))
+            kernel[axis], stride[axis] = lengths.pop(), steps.pop()
+            continue
+        common = lcm(*lengths)
+        if common * len(limits) > _LONGEST:
+            raise builder.refuse(
+                fx_node, f"its windows of {sorted(lengths)} places have {common} in common, which is too long."
+            )
+        places = [
+            place for start, stop in limits for place in range(start, stop) for _ in range(common // (stop - start))
+        ]
+        source = take(builder, fx_node, source, axis + 2, places)
+        kernel[axis] = stride[axis] = common
+    if kernel == [1, 1] and stride == [1, 1]:
+        return source
+    return _average(builder, fx_node, source, (kernel[0], kernel[1]), (stride[0], stride[1]), (0, 0))
+
+
 @handles("avg_pool2d")
 def _avg_pool2d(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
+    source = tensor(builder, fx_node, given["self"])
     kernel, padding = pair(given["kernel_size"]), pair(given["padding"])
-    if given["divisor_override"] is not None:
-        raise builder.refuse(fx_node, "an average with divisor_override.")
-    if padding != (0, 0) and not given["count_include_pad"]:
-        raise builder.refuse(
-            fx_node, "an average that does not count its padding has no constant area; set count_include_pad=True."
-        )
     stride = pair(given["stride"]) if given["stride"] else kernel
-    name = _average(builder, fx_node, given["self"], kernel, stride, padding)
-    if builder.nodes[-1].shape != builder.shape(fx_node):
-        raise builder.refuse(fx_node, "an average with ceil_mode whose last window leaves the image.")
-    return name
+    size, out = builder.shape_of(source)[1:], builder.shape(fx_node)[1:]
+    reach = [(out[axis] - 1) * stride[axis] + kernel[axis] - size[axis] - padding[axis] for axis in range(2)]
+    divisor, counted = given["divisor_override"], bool(given["count_include_pad"])
+    if divisor is not None:
+        around = [padding[1], max(0, reach[1]), padding[0], max(0, reach[0])]
+        mean = _average(builder, fx_node, padded(builder, fx_node, source, around), kernel, stride, (0, 0))
+        return affine(builder, fx_node, mean, gain=prod(kernel) / divisor)
+    if (counted or padding == (0, 0)) and reach[0] <= padding[0] and reach[1] <= padding[1]:
+        return _average(builder, fx_node, source, kernel, stride, padding)
+    windows = [_windows(size[axis], kernel[axis], stride[axis], padding[axis], out[axis], counted) for axis in range(2)]
+    if counted:
+        source = padded(builder, fx_node, source, [padding[1]] * 2 + [padding[0]] * 2)
+    return _mean_over(builder, fx_node, source, windows)
 
 
 @handles("adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(builder: Builder, fx_node: fx.Node) -> str:
-    given = arguments(builder, fx_node)
-    source = fx_node.args[0].meta["val"].shape[2:]  # type: ignore[union-attr]
-    size, made = [int(axis) for axis in source], builder.shape(fx_node)[1:]
-    if any(axis % out for axis, out in zip(size, made, strict=True)):
-        raise builder.refuse(fx_node, f"adaptive pooling from {tuple(size)} to {made}, whose windows differ in area.")
-    kernel = (size[0] // made[0], size[1] // made[1])
+    source = tensor(builder, fx_node, arguments(builder, fx_node)["self"])
+    sizes = zip(builder.shape_of(source)[1:], builder.shape(fx_node)[1:], strict=True)
+    return _mean_over(builder, fx_node, source, [_adaptive(size, out) for size, out in sizes])
+
+
+@handles("adaptive_max_pool2d")
+def _adaptive_max_pool2d(builder: Builder, fx_node: fx.Node) -> list[str | None]:
+    """The maxima; the places where they are have no integer form."""
+    source = tensor(builder, fx_node, arguments(builder, fx_node)["self"])
+    out = tuple(int(size) for size in fx_node.meta["val"][0].shape[2:])
+    for axis, (size, count) in enumerate(zip(builder.shape_of(source)[1:], out, strict=True), 2):
+        windows = _adaptive(size, count)
+        longest = max(stop - start for start, stop in windows)
+        places = [min(place, stop - 1) for start, stop in windows for place in range(start, start + longest)]
+        source = take(builder, fx_node, source, axis, places)
+    height, width = builder.shape_of(source)[1:]
+    return [_maximum(builder, fx_node, source, (height // out[0], width // out[1])), None]
+
+
+def _maximum(builder: Builder, fx_node: fx.Node, source: str, kernel: Pair) -> str:
+    """Maxima over windows that lie side by side."""
     if kernel == (1, 1):
-        return tensor(builder, fx_node, given["self"])
-    return _average(builder, fx_node, given["self"], kernel, kernel, (0, 0))
+        return source
+    channels, height, width = builder.shape_of(source)
+    return builder.add(
+        MaxPool2d(
+            name=builder.node_name(fx_node, "max_pool"),
+            inputs=(source,),
+            shape=(channels, height // kernel[0], width // kernel[1]),
+            place=builder.place(fx_node),
+            kernel=kernel,
+            stride=kernel,
+            padding=(0, 0),
+            dilation=(1, 1),
+            ceil_mode=False,
+        )
+    )
 
 
 @handles("mean")
 def _mean(builder: Builder, fx_node: fx.Node) -> str:
+    source, kernel = _whole_axes(builder, fx_node, "a mean")
+    return reshaped(
+        builder, fx_node, _average(builder, fx_node, source, kernel, kernel, (0, 0)), builder.shape(fx_node)
+    )
+
+
+@handles("sum")
+def _sum(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
-    source = fx_node.args[0].meta["val"]  # type: ignore[union-attr]
-    axes = sorted(int(axis) % source.dim() for axis in given["dim"] or [])
-    if source.dim() != 4 or axes != [2, 3]:
-        raise builder.refuse(fx_node, f"a mean over axes {given['dim']}; only height and width are known.")
-    kernel = (int(source.shape[2]), int(source.shape[3]))
-    name = _average(builder, fx_node, given["self"], kernel, kernel, (0, 0))
-    return name if given["keepdim"] else flatten_node(builder, fx_node, name, builder.shape(fx_node))
+    stack = given["self"]
+    if isinstance(stack, Stack):
+        if given.get("dim") != [stack.axis] or given["keepdim"]:
+            raise builder.refuse(
+                fx_node, f"a sum over axes {given.get('dim')} of tensors that are stacked along {stack.axis}."
+            )
+        return reduce(lambda total, part: sum_of(builder, fx_node, total, part), stack.parts)
+    source, kernel = _whole_axes(builder, fx_node, "a sum")
+    mean = _average(builder, fx_node, source, kernel, kernel, (0, 0))
+    return reshaped(builder, fx_node, affine(builder, fx_node, mean, gain=float(prod(kernel))), builder.shape(fx_node))
+
+
+@handles("amax")
+def _amax(builder: Builder, fx_node: fx.Node) -> str:
+    source, kernel = _whole_axes(builder, fx_node, "a maximum")
+    return reshaped(builder, fx_node, _maximum(builder, fx_node, source, kernel), builder.shape(fx_node))
+
+
+def _whole_axes(builder: Builder, fx_node: fx.Node, what: str) -> tuple[str, Pair]:
+    """The image that a reduction over height, width or both reads, and its window; views of images are looked behind."""
+    given = arguments(builder, fx_node)
+    source = tensor(builder, fx_node, given["self"])
+    rank = len(builder.shape_of(source)) + 1
+    axes = sorted(int(axis) % rank for axis in given["dim"] or range(rank))
+    origin, shape = unshaped(builder, source)
+    if rank != 4 and axes == list(range(2, rank)) and len(shape) == 3 and shape[0] == builder.shape_of(source)[0]:
+        return origin, (shape[1], shape[2])
+    if rank != 4 or not set(axes) <= {2, 3}:
+        raise builder.refuse(fx_node, f"{what} over axes {given['dim']}; only height and width are known.")
+    shape = builder.shape_of(source)
+    return source, (shape[1] if 2 in axes else 1, shape[2] if 3 in axes else 1)

@@ -25,7 +25,7 @@ def flatten_node(builder: Builder, fx_node: fx.Node, source: str, shape: tuple[i
 
 def reshaped(builder: Builder, fx_node: fx.Node, source: str, after: tuple[int, ...]) -> str:
     """Add a view of another shape, of what a chain of views started from; nothing where that has the shape already."""
-    origin, before = _unshaped(builder, source)
+    origin, before = unshaped(builder, source)
     if prod(before) != prod(after):
         raise builder.refuse(fx_node, f"a reshape from {before} to {after}, which mixes the images of a batch.")
     if before == after:
@@ -37,7 +37,7 @@ def reshaped(builder: Builder, fx_node: fx.Node, source: str, after: tuple[int, 
     )
 
 
-def _unshaped(builder: Builder, source: str) -> tuple[str, tuple[int, ...]]:
+def unshaped(builder: Builder, source: str) -> tuple[str, tuple[int, ...]]:
     """The tensor that a chain of reshapes starts from, and its shape: the order of values stays, so one is enough."""
     by_name = {node.name: node for node in builder.nodes}
     node = by_name[source]
@@ -48,7 +48,7 @@ def _unshaped(builder: Builder, source: str) -> tuple[str, tuple[int, ...]]:
 
 def behind_view(builder: Builder, source: str, axis: int) -> tuple[str, int] | None:
     """The tensor of three axes that a view only took axes of one place from, and the same axis there, if there is one."""
-    origin, before = _unshaped(builder, source)
+    origin, before = unshaped(builder, source)
     after = builder.shape_of(source)
     if origin == source or not axis or after[axis - 1] == 1 or len(before) != 3:
         return None

@@ -12,9 +12,18 @@ from bitwright.graph.passes.fold_batch_norm import fold_batch_norm
 from bitwright.graph.passes.fuse_clamps import fuse_clamps
 from bitwright.graph.passes.fuse_pads import fuse_pads
 from bitwright.graph.passes.fuse_tables import fuse_tables
+from bitwright.graph.passes.lift_clamps import lift_clamps
 
 Pass = Callable[[Graph], tuple[Graph, bool]]
-PASSES: tuple[Pass, ...] = (find_channel_shuffles, fuse_tables, absorb_affine, fold_batch_norm, fuse_clamps, fuse_pads)
+PASSES: tuple[Pass, ...] = (
+    find_channel_shuffles,
+    fuse_tables,
+    absorb_affine,
+    fold_batch_norm,
+    lift_clamps,
+    fuse_clamps,
+    fuse_pads,
+)
 """Affine maps become part of tables rather than of layers."""
 
 
@@ -38,5 +47,6 @@ __all__ = [
     "fuse_clamps",
     "fuse_pads",
     "fuse_tables",
+    "lift_clamps",
     "simplify",
 ]

@@ -19,12 +19,15 @@ from bitwright.graph.nodes import (
     Bounds,
     Clamp,
     Conv2d,
+    DepthToSpace,
     Dropout,
     Flatten,
     Layer,
     Linear,
     MaxPool2d,
     Node,
+    Pad,
+    Take,
 )
 from bitwright.graph.shapes import parameter_names
 
@@ -82,6 +85,13 @@ def _before(node: Node, source: Node, gain: Tensor, offset: Tensor) -> tuple[Ten
         channels = [values.reshape(source.shape[0], -1) for values in (gain, offset)]
         alike = all(bool((values == values[:, :1]).all()) for values in channels)
         return (channels[0][:, 0], channels[1][:, 0]) if alike else None
+    if isinstance(node, DepthToSpace):
+        return gain.repeat(node.block**2), offset.repeat(node.block**2)
+    if isinstance(node, Take) and node.axis == 1:
+        if sorted(node.places) != list(range(source.shape[0])):
+            return None
+        order = torch.tensor(node.places, device=gain.device).argsort()
+        return gain[order], offset[order]
     return (gain, offset) if _commutes(node, gain, offset) else None
 
 
@@ -89,6 +99,10 @@ def _commutes(node: Node, gain: Tensor, offset: Tensor) -> bool:
     """Whether a map of each channel may stand before a node as well as after it."""
     if isinstance(node, AvgPool2d):
         return node.padding == (0, 0) or not bool(offset.any())
+    if isinstance(node, Pad):
+        return node.before[0] == node.after[0] == 0 and not bool(offset.any())
+    if isinstance(node, Take):
+        return node.axis > 1
     return isinstance(node, Dropout | Clamp) or (isinstance(node, MaxPool2d) and bool((gain > 0).all()))
 
 

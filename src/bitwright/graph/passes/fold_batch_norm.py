@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from bitwright.graph.evaluate import norm_affine
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import BatchNorm, Layer, Node
+from bitwright.graph.nodes import Affine, BatchNorm, DepthToSpace, Layer, Node, Take
 from bitwright.graph.passes.absorb_affine import depthwise
 
 
@@ -34,6 +36,8 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
         if isinstance(source, Layer) and source.norm is None and source.bounds is None and alone:
             made[source.name] = replace(source, norm=node.norm)
             renamed[node.name] = source.name
+        elif isinstance(source, DepthToSpace | Take) and alone:
+            made[node.name] = _affine(node, parameters)
         elif len(node.shape) == 3:
             weight = f"{node.name}.unit_weight"
             parameters[weight] = torch.ones(node.shape[0], 1, 1, 1, device=parameters[node.norm.mean].device)
@@ -43,3 +47,12 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
     output = renamed.get(graph.output, graph.output)
     changed = tuple(made.values()) != graph.nodes
     return replace(graph, nodes=tuple(made.values()), output=output, parameters=parameters), changed
+
+
+def _affine(node: BatchNorm, parameters: dict[str, Tensor]) -> Affine:
+    """A norm as a map by constants, whose tensors join the parameters: the layer before a move can take it."""
+    names = f"{node.name}.gain", f"{node.name}.offset"
+    parameters |= dict(zip(names, norm_affine(node.norm, parameters), strict=True))
+    return Affine(
+        name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, gain=names[0], offset=names[1]
+    )
