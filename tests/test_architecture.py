@@ -38,6 +38,7 @@ ORDER = (
     "integer",
     "export",
     "benchmark",
+    "auto",
     "zoo",
     "report",
     "demo",

@@ -21,6 +21,7 @@ from bitwright.scheme import Budget, Precision, Scheme
 
 if TYPE_CHECKING:
     from bitwright.allocation import Allocation, LatencyTable, allocate, graph_problem, pareto_frontier
+    from bitwright.auto import AutoSettings, auto_quantize
     from bitwright.benchmark import compare, time_interleaved
     from bitwright.data import load as load_data
     from bitwright.demo import run_demo
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 # Imported when they are first used, so that `import bitwright` and the command line's --help do not wait for PyTorch.
 _SOURCES = {
     "Allocation": "allocation",
+    "AutoSettings": "auto",
     "Checkpointing": "training",
     "FloatModel": "graph",
     "Graph": "graph",
@@ -63,6 +65,7 @@ _SOURCES = {
     "Task": "task",
     "TrainSettings": "training",
     "allocate": "allocation",
+    "auto_quantize": "auto",
     "calibrate": "training",
     "capture": "graph",
     "compare": "benchmark",
@@ -93,6 +96,7 @@ _SOURCES = {
 
 __all__ = [
     "Allocation",
+    "AutoSettings",
     "BitwrightError",
     "Budget",
     "Checkpointing",
@@ -111,6 +115,7 @@ __all__ = [
     "TrainSettings",
     "__version__",
     "allocate",
+    "auto_quantize",
     "calibrate",
     "capture",
     "compare",

@@ -6,6 +6,7 @@ Commands parse, call the library and print; the libraries are imported inside th
 
 # The commands enter themselves in the application when their modules are imported, in the order that --help shows.
 # isort: off
+from bitwright.cli import auto as _auto
 from bitwright.cli import capture as _capture
 from bitwright.cli import sensitivity as _sensitivity
 from bitwright.cli import allocate as _allocate
@@ -21,6 +22,6 @@ from bitwright.cli import zoo as _zoo
 # isort: on
 from bitwright.cli.app import app, main
 
-del _allocate, _bench, _capture, _demo, _evaluate, _export, _lower, _sensitivity, _train, _verify, _zoo
+del _allocate, _auto, _bench, _capture, _demo, _evaluate, _export, _lower, _sensitivity, _train, _verify, _zoo
 
 __all__ = ["app", "main"]

@@ -73,6 +73,19 @@ def real(least: float, most: float = math.inf) -> Callable[[str | float], float]
     return parse
 
 
+def share(text: str | float) -> float:
+    """A part of a whole, as percent or as a number below one.
+
+    >>> share("1%"), share("0.01")
+    (0.01, 0.01)
+    """
+    number = str(text).strip()
+    value = real(0.0)(number.removesuffix("%").strip()) / (100 if number.endswith("%") else 1)
+    if value >= 1:
+        raise typer.BadParameter(f"expected a part of the whole, such as 1% or 0.01, got '{_short(text)}'")
+    return value
+
+
 def _short(text: object) -> str:
     shown = str(text)
     return shown if len(shown) <= 40 else f"{shown[:40]}…"

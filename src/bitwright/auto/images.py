@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""The images that the front door works on: to observe, to measure on, and, where a data set has them, to train with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitwright.data import ImageData
+from bitwright.data.given import each_images, each_labelled
+from bitwright.errors import DataError
+from bitwright.graph.digest import digest
+
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class AutoImages:
+    """What is observed, and what is measured on.
+
+    Attributes:
+        name: Of the data, for files and tables.
+        given: Float32 images [count, channels, height, width] to observe, none of which is measured on.
+        held_out: Batches of (images, labels), the same in every pass.
+        training: The data set, if there is one to train with.
+    """
+
+    name: str
+    given: Tensor
+    held_out: Iterable[Any]
+    training: ImageData | None = None
+
+    @classmethod
+    def of(cls, data: ImageData | tuple[Iterable[Any], Iterable[Any]], count: int) -> AutoImages:
+        """From a data set, or from a pair of iterables of batches: to observe, and held out.
+
+        Args:
+            data: What the user gave.
+            count: How many images to observe, if there are so many.
+
+        Raises:
+            DataError: If it is something else, or the first iterable has no batch.
+        """
+        if isinstance(data, ImageData):
+            images, _ = data.calibration(min(count, len(data.train)))
+            return cls(data.name, images, data.batches("test", BATCH), data)
+        if not (isinstance(data, tuple) and len(data) == 2):
+            raise DataError(
+                "expected a data set, or a pair of DataLoaders or other iterables of batches, (to observe, held out), got "
+                f"{type(data).__name__}."
+            )
+        return cls("own data", _first(data[0], count), data[1])
+
+    def observed(self, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Some images to observe, with their labels where these are known."""
+        if self.training is None:
+            return self.given[:count], None
+        return self.training.calibration(min(count, len(self.training.train)), seed)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of an image."""
+        return tuple(self.given.shape[1:])
+
+    def digest(self) -> str:
+        """SHA-256 of all that a result depends on: what is observed, and what is measured on."""
+        parts = [self.given]
+        for images, labels in each_labelled(self.held_out):
+            parts += [images.sum((1, 2, 3), dtype=torch.float64), labels]
+        return digest(*parts)
+
+
+def _first(batches: Iterable[Any], count: int) -> Tensor:
+    found: list[Tensor] = []
+    seen = 0
+    for images in each_images(batches):
+        found.append(images[: count - seen].float())
+        seen += len(found[-1])
+        if seen == count:
+            break
+    if not found:
+        raise DataError("expected at least one batch of images to observe, got none.")
+    return torch.cat(found)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright auto`: from a trained model and images to a file of the accuracy that was asked for."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitwright.cli.app import app
+from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
+from bitwright.cli.interruption import require_resumed, resumable
+from bitwright.cli.models import load_data, make_model, refuse_ignored_weights
+from bitwright.cli.numbers import real, share, whole
+from bitwright.cli.options import Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
+from bitwright.cli.outputs import reserve
+
+if TYPE_CHECKING:
+    from bitwright.auto import AutoResult
+    from bitwright.training import TrainSettings
+
+EXAMPLES = """
+Examples: bitwright auto pytorchcv:resnet18 --pretrained --data imagefolder:/data/imagenet --max-drop 1% -o resnet18.onnx
+
+bitwright auto my.models:net --weights net.pth --data imagefolder:pictures --size-mb 3 --train -o net.onnx
+"""
+
+
+@app.command(epilog=EXAMPLES)
+def auto(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="pytorchcv:NAME, torchvision:NAME, package.module:factory, or a graph file."
+        ),
+    ],
+    data: Data,
+    output: Output,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            parser=share,
+            metavar="1%",
+            help="Points of top-1 that the integers may lose on the held-out images; by default 1%, none under a budget.",
+        ),
+    ] = None,
+    size_mb: Annotated[float | None, typer.Option("--size-mb", metavar="MB", help="Budget of the weights.")] = None,
+    bops_g: Annotated[float | None, typer.Option("--bops-g", metavar="G", help="Budget of bit operations.")] = None,
+    cost: Annotated[str, typer.Option("--least", help="What is to be least within the drop: size or bops.")] = "size",
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            "--choices",
+            help="What a layer may have: 2-8, or precisions such as W4A4,W8A8.",
+            show_default="W2A4 to W8A8",
+        ),
+    ] = None,
+    reconstruct: Annotated[
+        bool, typer.Option("--reconstruct", help="Learn the rounding of each scheme, block by block: minutes each.")
+    ] = False,
+    train: Annotated[
+        bool, typer.Option("--train/--no-training", help="Fine-tune where nothing else is accurate enough.")
+    ] = False,
+    epochs: Annotated[int, typer.Option("--epochs", parser=whole(1), help="Of --train, for each scheme.")] = 1,
+    learning_rate: Annotated[float, typer.Option("--lr", parser=real(0.0), help="Of --train.")] = 0.01,
+    engine: Annotated[
+        str | None, typer.Option("--engine", "-e", help="To write for; by default, whose files end as OUTPUT does.")
+    ] = None,
+    pretrained: Pretrained = False,
+    weights: Weights = None,
+    ema: Ema = False,
+    image_size: ImageSize = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the cheapest integers that are accurate enough, prove them, write them, run what was written.
+
+    Schemes on the Pareto frontier are calibrated, lowered and evaluated until one is within --max-drop whose next cheaper one was
+    measured and is not. With --size-mb or --bops-g alone it is the most accurate scheme within them.
+    """
+    from bitwright.auto import AutoSettings, auto_quantize
+    from bitwright.auto.quantize import state_files
+    from bitwright.auto.settings import EVERY_WIDTH, MAX_DROP
+    from bitwright.cli.allocate import parse_choices
+    from bitwright.graph import Graph
+    from bitwright.graph import capture as capture_model
+    from bitwright.scheme import Budget
+    from bitwright.training import TrainSettings
+
+    refuse_ignored_weights(context)
+    if not train:
+        refuse_ignored(context, "nothing is trained. Add --train.", "epochs", "learning_rate")
+    limits = tuple(Budget(kind, limit) for kind, limit in (("size", size_mb), ("bops", bops_g)) if limit is not None)
+    drop = max_drop if max_drop is not None or limits else MAX_DROP
+    settings = AutoSettings(
+        max_drop=drop,
+        budgets=limits,
+        cost=cost,
+        choices=EVERY_WIDTH if choices is None else tuple(parse_choices(choices)),
+        reconstruct=reconstruct,
+        seed=seed,
+    )
+    states = state_files(output)
+    for state in states:
+        require_resumed(state, resume)
+    reserve(output, reads=[weights, model])
+    options = ["--pretrained"] * pretrained + (["--weights", str(weights)] if weights else []) + ["--ema"] * ema
+    options += ["--image-size", str(image_size)] if image_size else []
+    if Path(model).is_file():
+        refuse_ignored(context, "a graph has its weights.", "pretrained", "weights", "ema", "image_size")
+        network = Graph.load(model)
+    else:
+        made, shape = make_model(
+            model, pretrained=pretrained, weights=weights, ema=ema, data=data, image_size=image_size, seed=seed
+        )
+        network = capture_model(made, shape, name=model)
+    found = load_data(data, network.input_shape, seed, outputs=network.output_shape[0])
+    training = TrainSettings(epochs=epochs, learning_rate=learning_rate, seed=seed) if train else None
+    with resumable(states[-1]):  # which is there until all is done
+        result = auto_quantize(
+            network, found, output, settings, training=training, engine=engine, name=model, resume=resume, stage=bar
+        )
+    steps = _commands(model, options, data, output, result, training)
+    show(result.to_dict() | {"commands": steps}, as_json, lambda: _table(result, steps))
+    for path in result.files.values():
+        note(f"wrote {path}")
+    note(f"{output}: {result.checked}")
+
+
+def _commands(
+    model: str, options: list[str], data: str, output: Path, result: AutoResult, training: TrainSettings | None
+) -> list[str]:
+    """What makes the same integers, step by step; from the second on where the model is a graph."""
+    stem = output.with_suffix("")
+    graph = model if Path(model).is_file() else f"{stem}.graph"
+    made = [] if graph == model else [["capture", model, *options, "--data", data, "-o", graph]]
+    made.append(["sensitivity", graph, "--data", data, "-o", f"{stem}.sensitivities.json"])
+    how = ["--epochs", "0"]
+    if result.way == "fine-tuned" and training is not None:
+        how = ["--epochs", str(training.epochs), "--lr", f"{training.learning_rate:g}"]
+    made.append(["train", graph, "--data", data, "--scheme", f"{stem}.yaml", *how, "-o", f"{stem}.checkpoint"])
+    made.append(["lower", f"{stem}.checkpoint", "-o", f"{stem}.integer"])
+    made.append(["export", f"{stem}.integer", "-o", str(output)])
+    made.append(["evaluate", str(output), "--data", data])
+    return [shlex.join(["bitwright", *step]) for step in made]
+
+
+def _table(result: AutoResult, steps: list[str]) -> Any:
+    """One table for people, and the commands that it stands for."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    def percent(value: float, error: float) -> str:
+        return f"{100 * value:.2f} ± {100 * error:.2f}"
+
+    whole, integers, ms = result.float_measured, result.measured, result.milliseconds
+    table = Table("", "float", "integers")
+    table.add_row("top-1 (%)", percent(whole.top1, whole.top1_error), percent(integers.top1, integers.top1_error))
+    table.add_row("drop (points)", "", percent(integers.drop, integers.drop_error))
+    if result.cheaper is not None:
+        table.add_row("next cheaper (points)", "", percent(result.cheaper.drop, result.cheaper.drop_error))
+    table.add_row("weights (MB)", f"{result.float_cost.size_mb:.3f}", f"{result.cost.size_mb:.3f}")
+    table.add_row("bit operations (G)", f"{result.float_cost.bops_g:.3f}", f"{result.cost.bops_g:.3f}")
+    table.add_row("one image (ms)", f"{ms['float']:.3f}", f"{ms['integers']:.3f}")
+    table.add_row("all logits equal", "", f"{result.equal[0]:,} of {result.equal[1]:,}")
+    words = [f"{result.scheme.name}, {result.way}: the same, step by step:", *(f"  {step}" for step in steps)]
+    # Commands are there to be copied: no line is broken.
+    return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in words))

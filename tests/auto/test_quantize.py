@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""From a trained network to a file within the drop that was asked for: each figure counted once more here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bitwright.auto import AutoResult, AutoSettings, auto_quantize
+from bitwright.benchmark import load_engine
+from bitwright.data import ImageData, subset
+from bitwright.errors import BudgetError, DataError, ExportError, FileFormatError
+from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
+from bitwright.integer import load_integer, run
+from bitwright.progress import Progress, silent
+from bitwright.scheme import Budget, Precision, Scheme
+from bitwright.training import TrainSettings, fit
+from training.small import SHAPE, SmallResidual, digits
+
+SETTINGS = AutoSettings(max_drop=0.005, points=9, calibration_images=128, sensitivity_images=64)
+
+
+@cache
+def network() -> nn.Module:
+    """The small network, trained for a second."""
+    torch.manual_seed(0)
+    model = SmallResidual()
+    fit(model, digits(), TrainSettings(epochs=5, learning_rate=0.1, seed=0))
+    return model.eval()
+
+
+@cache
+def graph() -> Graph:
+    """The same, captured."""
+    return capture(network(), SHAPE, name="small")
+
+
+@cache
+def data() -> ImageData:
+    """The digits, with fewer to measure on."""
+    return replace(digits(), test=subset(digits().test, 0.4))
+
+
+def batches(images: ImageData, split: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """As a user's own loader gives them."""
+    return list(images.batches(split, 100))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AutoResult]:
+    """The folder of a finished search, and its result."""
+    folder = tmp_path_factory.mktemp("auto")
+    return folder, auto_quantize(graph(), data(), folder / "net.onnx", SETTINGS)
+
+
+def test_the_drop_that_was_asked_for(found: tuple[Path, AutoResult]) -> None:
+    """The file's own logits are within it, and the next cheaper scheme is not; all counted again from the files."""
+    folder, result = found
+    images, labels = (torch.cat(parts) for parts in zip(*batches(data(), "test"), strict=True))
+    with torch.no_grad():
+        whole = FloatModel(graph()).eval()(images).argmax(1) == labels
+    integers = load_engine("onnxruntime", folder / "net.onnx")(images.numpy())
+    model = load_integer(folder / "net.integer")
+    assert (run(model, images).numpy() == integers).all()
+    right = (torch.from_numpy(integers) * torch.from_numpy(model.output_unit)).argmax(1) == labels
+    assert result.float_measured.right == int(whole.sum())
+    assert result.measured.right == int(right.sum())
+    assert result.measured.drop == pytest.approx((int(whole.sum()) - int(right.sum())) / len(labels))
+    assert result.measured.drop <= 0.005
+    assert result.cheaper is not None
+    assert result.cheaper.drop > 0.005
+    assert result.equal == (len(labels), len(labels))
+    assert Scheme.load(folder / "net.yaml") == result.scheme == model.scheme
+    assert result.cost == scheme_cost(layer_costs(graph()), result.scheme)
+    written = json.loads((folder / "net.json").read_text())
+    assert written["integers"]["right"] == result.measured.right
+    assert len(written["tried"]) == len(result.tried) == len({(way, name) for way, name, _ in result.tried})
+    assert not list(folder.glob("*state*"))
+    assert {path.name for path in folder.iterdir()} == {path.name for path in result.files.values()}
+
+
+def test_batches_of_ones_own(tmp_path: Path) -> None:
+    """A module and two lists of batches, for another engine, under a budget: the same integers as from the data set."""
+    settings = replace(SETTINGS, max_drop=None, budgets=(Budget.parse("size0.4"),))
+    observed = [data().calibration(128)]
+    result = auto_quantize(network(), (observed, batches(data(), "test")), tmp_path / "net.onnx", settings)
+    named = auto_quantize(graph(), data(), tmp_path / "named.onnx", settings)
+    assert result.cheaper is None
+    assert result.measured == named.measured
+    assert (tmp_path / "net.yaml").read_bytes() == (tmp_path / "named.yaml").read_bytes()
+    half = scheme_cost(layer_costs(graph()), Scheme.load(tmp_path / "net.yaml"))
+    assert half.size_mb < result.float_cost.size_mb / 4
+
+
+def test_out_of_reach(tmp_path: Path) -> None:
+    """It says how near the best came, and leaves no file of an engine."""
+    two_bits = replace(SETTINGS, max_drop=0.0, choices=(Precision(2, 2),), points=3)
+    with pytest.raises(BudgetError, match=r"loses at most 0\.00 points, got \d+\.\d\d ± \d\.\d\d from the best of 1"):
+        auto_quantize(graph(), data(), tmp_path / "net.onnx", two_bits)
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_what_training_reaches(tmp_path: Path) -> None:
+    """Schemes are fine-tuned where none is accurate enough as it is."""
+    settings = replace(SETTINGS, max_drop=0.04, choices=(Precision(2, 2), Precision(3, 2)), points=3)
+    training = TrainSettings(epochs=1, learning_rate=0.02, data_fraction=0.5)
+    result = auto_quantize(graph(), data(), tmp_path / "net.onnx", settings, training=training)
+    assert result.way == "fine-tuned"
+    assert {way for way, _, _ in result.tried} == {"calibrated", "fine-tuned"}
+    assert result.measured.drop <= 0.04 < min(found.drop for way, _, found in result.tried if way == "calibrated")
+
+
+@pytest.mark.parametrize("stop", ["tracing", "making", "exporting"])
+def test_interrupted_it_goes_on(stop: str, found: tuple[Path, AutoResult], tmp_path: Path) -> None:
+    """With the same files in the end; what was measured is not measured again, and a new start does not write over it."""
+    seen: list[str] = []
+
+    @contextmanager
+    def stage(task: str) -> Iterator[Progress]:
+        if task.startswith(stop) and (stop != "making" or len(seen) > 8):
+            raise KeyboardInterrupt
+        seen.append(task)
+        yield silent
+
+    with pytest.raises(KeyboardInterrupt):
+        auto_quantize(graph(), data(), tmp_path / "net.onnx", SETTINGS, stage=stage)
+    if (tmp_path / "net.state").exists():
+        with pytest.raises(FileFormatError, match="give resume=True to go on with this search"):
+            auto_quantize(graph(), data(), tmp_path / "net.onnx", SETTINGS)
+        with pytest.raises(FileFormatError, match=r"max_drop was 0\.005, is 0\.5"):
+            auto_quantize(graph(), data(), tmp_path / "net.onnx", replace(SETTINGS, max_drop=0.5), resume=True)
+    auto_quantize(graph(), data(), tmp_path / "net.onnx", SETTINGS, resume=True)
+    for kind in ("yaml", "integer", "sensitivities.json"):
+        assert (tmp_path / f"net.{kind}").read_bytes() == (found[0] / f"net.{kind}").read_bytes()
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    """Before anything is measured."""
+    with pytest.raises(ExportError, match=r"expected a file whose name ends in one of \.\w+, "):
+        auto_quantize(graph(), data(), tmp_path / "net.bin")
+    with pytest.raises(DataError, match="expected a data set, or a pair"):
+        auto_quantize(graph(), batches(data(), "test"), tmp_path / "net.onnx")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="at least one batch of images to observe"):
+        auto_quantize(graph(), ([], []), tmp_path / "net.onnx")
+    for wrong in ({"max_drop": 1.5}, {"max_drop": None}, {"cost": "latency"}):
+        with pytest.raises(BudgetError):
+            AutoSettings(**wrong)

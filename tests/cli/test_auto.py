@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright auto` writes what the commands that it names write."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from auto.test_quantize import graph
+from cli.conftest import Command
+
+
+def test_the_commands_that_it_names_make_the_same(
+    bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step by step, the integers and the file are the same, byte for byte."""
+    monkeypatch.chdir(tmp_path)
+    graph().save("net.graph")
+    made = bitwright(
+        "auto",
+        "net.graph",
+        "-d",
+        "mnist-5k",
+        "--bops-g",
+        "0.01",
+        "--choices",
+        "W4A4,W8A8",
+        "-o",
+        "small.onnx",
+        "--json",
+    )
+    assert made.status == 0, made.err
+    result = json.loads(made.out)
+    assert result["equal_images"] == result["compared_images"] == 1000
+    files = {name: Path(name).read_bytes() for name in ("small.integer", "small.onnx", "small.sensitivities.json")}
+    for name in files:
+        Path(name).unlink()
+    for step in result["commands"]:
+        done = bitwright(*shlex.split(step)[1:])
+        assert done.status == 0, done.err
+    assert {name: Path(name).read_bytes() for name in files} == files
+    assert f"top-1 {100 * result['integers']['top1']:.2f} %" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--max-drop", "110%"), "expected a part of the whole, such as 1% or 0.01"),
+        (("--epochs", "3"), "--epochs would be ignored: nothing is trained"),
+        (("--pretrained",), "--pretrained would be ignored: a graph has its weights"),
+        (("--size-mb", "0.000001"), "no allocation fits 9.537e-07 MB: the smallest (all W2A4) needs"),
+    ],
+)
+def test_what_is_refused(arguments: tuple[str, ...], message: str, bitwright: Command, tmp_path: Path) -> None:
+    """In one line, and nothing is written."""
+    graph().save(tmp_path / "net.graph")
+    done = bitwright("auto", tmp_path / "net.graph", "-d", "mnist-5k", "-o", tmp_path / "net.onnx", *arguments)
+    assert done.status != 0
+    assert message in " ".join(done.err.split())
+    assert not (tmp_path / "net.onnx").exists()
+    assert not list(tmp_path.glob("*.state"))
