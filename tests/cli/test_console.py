@@ -31,3 +31,28 @@ def test_a_bar_says_which_stage_it_is_in(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "0/?" in shown
     assert "0:00:0" in shown
     assert re.search(r"verifying net: \d+\.\d s", shown)
+
+
+def test_a_log_tells_how_far_the_work_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal: a line every half minute with count, figures and time left, and none for what is short."""
+    screen, now = StringIO(), [0.0]
+    monkeypatch.setattr(console, "stderr", Console(file=screen, force_terminal=False, width=40))
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.bar("training net") as progress:
+        for done in range(1, 13):
+            now[0] += 10
+            progress(done, 120, loss=2 / done)
+        progress.stage("settling")
+        now[0] += 40
+        progress.stage("writing")
+    with console.bar("short"):
+        now[0] += 1
+    assert screen.getvalue().splitlines() == [
+        "training net: 3 of 120, loss 0.6667, 0:19:30 left",
+        "training net: 6 of 120, loss 0.3333, 0:19:00 left",
+        "training net: 9 of 120, loss 0.2222, 0:18:30 left",
+        "training net: 12 of 120, loss 0.1667, 0:18:00 left",
+        "training net: writing ...",
+        "training net: 160.0 s",
+        "short: 1.0 s",
+    ]

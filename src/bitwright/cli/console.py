@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import typer
@@ -15,6 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 stdout = Console()
 stderr = Console(stderr=True)
+
+LINE_SECONDS = 30.0
+"""From one line of a log to the next, while work goes on."""
 
 
 def show(value: Mapping[str, Any], as_json: bool, render: Callable[[], RenderableType]) -> None:
@@ -31,32 +35,60 @@ def note(text: str) -> None:
 
 
 class Bar:
-    """What moves a bar: a `Progress` that also says, in words, what is being done."""
+    """What moves a bar, or writes lines: a `Progress` that also says, in words, what is being done.
 
-    def __init__(self, drawn: Progress, task: str) -> None:
+    Args:
+        drawn: The bar, on a terminal.
+        task: What is done.
+        lines: Whether to write a line every `LINE_SECONDS`, where there is no terminal to draw on.
+    """
+
+    def __init__(self, drawn: Progress, task: str, *, lines: bool) -> None:
         self._drawn = drawn
-        self._task = task
+        self._task = self._now = task
+        self._lines = lines
         self._id = drawn.add_task(task, total=None, figures="")
+        self._begin = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int, /, **figures: float) -> None:
+        total = max(total, done)
         text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        self._drawn.update(self._id, completed=done, total=max(total, done), figures=text)
+        self._drawn.update(self._id, completed=done, total=total, figures=text)
+        if self._due():
+            left = (self._last - self._begin) / max(done, 1) * (total - done)
+            words = [f"{done:,} of {total:,}", *([text] if text else []), f"{timedelta(seconds=round(left))} left"]
+            note(f"{self._now}: {', '.join(words)}")
 
     def stage(self, words: str) -> None:
         """Begin a part of the work: without a total until it has told one, while the time goes on."""
-        self._drawn.update(self._id, description=f"{self._task}: {words}", completed=0, figures="")
+        self._now = f"{self._task}: {words}"
+        self._begin = time.monotonic()
+        self._drawn.update(self._id, description=self._now, completed=0, figures="")
         self._drawn.tasks[self._id].total = None  # which `update` takes for no change
+        if self._due():
+            note(f"{self._now} ...")
+
+    def _due(self) -> bool:
+        """Whether it is time for a line; what is short needs none but its last."""
+        now = time.monotonic()
+        if not self._lines or now - self._last < LINE_SECONDS:
+            return False
+        self._last = now
+        return True
 
 
 @contextmanager
 def bar(task: str, *, shown: bool = True) -> Iterator[Bar]:
-    """A progress bar with the time left, on stderr, where that is a terminal; gone when done. Of several processes one shows."""
+    """How far work is, with the time left, on stderr: as a bar that goes when done on a terminal, else as lines, for logs.
+
+    Of several processes one shows it.
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("eta"),
         TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
     )  # fmt: skip
-    start = time.monotonic()
-    with Progress(*columns, console=stderr, transient=True, disable=not (shown and stderr.is_terminal)) as progress:
-        yield Bar(progress, task)
+    start, terminal = time.monotonic(), stderr.is_terminal
+    with Progress(*columns, console=stderr, transient=True, disable=not (shown and terminal)) as progress:
+        yield Bar(progress, task, lines=shown and not terminal)
     if shown:
         note(f"{task}: {time.monotonic() - start:.1f} s")
