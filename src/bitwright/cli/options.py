@@ -29,7 +29,7 @@ Seed = Annotated[int, typer.Option("--seed", parser=whole(0, MAX_SEED), help="Of
 GraphFile = Annotated[Path, typer.Argument(metavar="GRAPH", help="A file that `bitwright capture` or `train` wrote.")]
 
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="pytorchcv:NAME, torchvision:NAME or package.module:factory.")
+    str, typer.Argument(metavar="MODEL", help="pytorchcv:NAME, torchvision:NAME, timm:NAME or package.module:factory.")
 ]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Download the source's own weights.")]
 Weights = Annotated[

@@ -41,7 +41,7 @@ def published_weights(source: str, model: str) -> Published:
     Raises:
         UnknownNameError: If the source publishes none of this model.
     """
-    found = _pytorchcv(model) if source == "pytorchcv" else _torchvision(model)
+    found = _PUBLISHED[source](model)
     if found is None:
         raise UnknownNameError(
             f"{source} publishes no weights of '{model}': leave out --pretrained, or give a state dict of your own."
@@ -69,6 +69,21 @@ def _torchvision(model: str) -> Published | None:
         return None
     url = str(models.get_model_weights(model).DEFAULT.url)
     return Published(url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2])
+
+
+def _timm(model: str) -> Published | None:
+    import timm
+
+    config = timm.get_pretrained_cfg(model)
+    if config is None or not config.has_weights:
+        return None
+    url = (
+        f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors" if config.hf_hub_id else config.url
+    )
+    return Published(str(url), Path(torch.hub.get_dir()) / "checkpoints" / f"timm-{model}{Path(str(url)).suffix}")
+
+
+_PUBLISHED = {"pytorchcv": _pytorchcv, "torchvision": _torchvision, "timm": _timm}
 
 
 @contextmanager

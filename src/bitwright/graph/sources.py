@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Models by name: `pytorchcv:resnet50`, `torchvision:resnet18`, or `package.module:factory` of the user's own."""
+"""Models by name: `pytorchcv:resnet50`, `torchvision:resnet18`, `timm:NAME`, or `package.module:factory` of the user's own."""
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
-from bitwright.errors import FileFormatError, ModelError, UnknownNameError, unknown_name
+from bitwright.errors import BitwrightWarning, FileFormatError, ModelError, UnknownNameError, unknown_name
 from bitwright.graph.factory import call_factory, find_factory
 from bitwright.graph.head import with_weights
-from bitwright.graph.pretrained import fetching
+from bitwright.graph.pretrained import fetching, published_weights
 from bitwright.graph.weights_file import FoundWeights, find_weights
 from bitwright.raised import described
 
@@ -35,7 +37,7 @@ def load_model(
     """Make a model by name, in evaluation mode.
 
     Args:
-        name: `SOURCE:MODEL`; SOURCE is pytorchcv, torchvision, or a Python module whose factory MODEL is called.
+        name: `SOURCE:MODEL`; SOURCE is pytorchcv, torchvision, timm (an extra), or a Python module whose factory MODEL is called.
         pretrained: Download the source's own weights.
         weights: A file to load them from instead: `.safetensors`, or a PyTorch file, which is read without executing code; see
             `find_weights` for what it may hold.
@@ -55,7 +57,7 @@ def load_model(
     if not model:
         raise UnknownNameError(
             f"expected a model as SOURCE:MODEL, got '{name}': for instance pytorchcv:resnet18, torchvision:resnet18, "
-            "or package.module:factory."
+            "timm:resnet18, or package.module:factory."
         )
     if ema and weights is None:
         raise FileFormatError("a moving average is one of the weights in a file: name the file (weights=, --weights).")
@@ -92,8 +94,8 @@ def _maker(source: str, model: str, suggested: dict[str, Any], options: dict[str
 
 
 def image_size(name: str, model: nn.Module) -> int:
-    """The image side a model was made for: its own `in_size`, else 299 for Inception and 224 for the others."""
-    size = getattr(model, "in_size", None)
+    """The image side a model was made for: its own `in_size`, or what timm says; else 299 for Inception and 224 for others."""
+    size = getattr(model, "in_size", None) or getattr(model, "pretrained_cfg", {}).get("input_size", ())[1:]
     if isinstance(size, tuple | list) and size:
         return int(size[0])
     return 299 if "inception" in name.lower() else 224
@@ -124,6 +126,39 @@ def _torchvision(model: str, options: dict[str, Any], pretrained: bool) -> nn.Mo
     return _call(f"torchvision:{model}", make, options, pretrained)
 
 
+def _timm(model: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    if find_spec("timm") is None:
+        raise ModelError(f"timm is not installed, which makes 'timm:{model}': pip install 'bitwright[timm]'.")
+    import timm
+
+    if not timm.is_model(model):
+        raise unknown_name("timm model", model, timm.list_models())
+    options.pop("in_size", None)  # of some families only, and those take any size without it
+    if "in_channels" in options:
+        options["in_chans"] = options.pop("in_channels")
+    make = partial(timm.create_model, model, pretrained=pretrained)
+    if pretrained and (kept := published_weights("timm", model).path).is_file():
+        make = partial(make, pretrained_cfg_overlay={"file": str(kept)})
+    made = _call(f"timm:{model}", make, options, pretrained)
+    if pretrained:
+        _say_preprocessing(model, vars(made)["pretrained_cfg"])
+    return made
+
+
+def _say_preprocessing(model: str, config: Mapping[str, Any]) -> None:
+    """Warn where weights expect images otherwise normalised than ImageNet's mostly are."""
+    from bitwright.data.folder import MEAN, STD
+
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    if (mean, std) != (MEAN, STD):
+        warnings.warn(
+            f"the weights of 'timm:{model}' expect images with mean {mean} and standard deviation {std}, not ImageNet's usual "
+            f"{MEAN} and {STD}: normalise yours alike.",
+            BitwrightWarning,
+            stacklevel=5,
+        )
+
+
 def _from_module(module: str, factory: str, suggested: dict[str, Any], options: dict[str, Any]) -> nn.Module:
     return call_factory(f"'{module}:{factory}'", find_factory(module, factory, SOURCES), options, suggested)
 
@@ -139,4 +174,4 @@ def _call(name: str, factory: Callable[..., nn.Module], options: dict[str, Any],
         raise ModelError(f"{name} cannot be made with {options}: it raised {described(error)}.") from error
 
 
-SOURCES: dict[str, Source] = {"pytorchcv": _pytorchcv, "torchvision": _torchvision}
+SOURCES: dict[str, Source] = {"pytorchcv": _pytorchcv, "torchvision": _torchvision, "timm": _timm}
