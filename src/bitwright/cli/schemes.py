@@ -11,7 +11,13 @@ from bitwright.errors import SchemeError
 from bitwright.scheme import Precision, Scheme
 
 
-def scheme_for(name: str, layers: Collection[str], residual_bits: int = 8, deploy: str | None = None) -> Scheme:
+def scheme_for(
+    name: str,
+    layers: Collection[str],
+    residual_bits: int = 8,
+    deploy: str | None = None,
+    activations: str | None = None,
+) -> Scheme:
     """The scheme of a network.
 
     Args:
@@ -19,6 +25,7 @@ def scheme_for(name: str, layers: Collection[str], residual_bits: int = 8, deplo
         layers: Names of the network's layers with weights, in order.
         residual_bits: Of the streams that additions read and write; a file has its own.
         deploy: What the formats are to suit; by default, what a file says, or any engine.
+        activations: Which integers tensors have that can be negative; a file has its own.
 
     Raises:
         SchemeError: If it is neither, or does not fit the network.
@@ -33,4 +40,10 @@ def scheme_for(name: str, layers: Collection[str], residual_bits: int = 8, deplo
         raise SchemeError(
             f"expected a scheme's file or a precision such as W4A4, got '{name}': no such file."
         ) from error
-    return replace(Scheme.uniform(layers, precision), residual_bits=residual_bits, deploy=deploy or "any")
+    chosen = Scheme.uniform(layers, precision)
+    return replace(
+        chosen,
+        residual_bits=residual_bits,
+        deploy=deploy or chosen.deploy,
+        activations=activations or chosen.activations,
+    )

@@ -123,6 +123,14 @@ def train(
     residual_bits: Annotated[
         int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual streams: 8 or 16.")
     ] = 8,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            "--activations",
+            help="Integers of what can be negative: asymmetric, as calibration finds them best, or symmetric.",
+            show_default="asymmetric",
+        ),
+    ] = None,
     deploy: Annotated[
         list[str] | None,
         typer.Option(
@@ -189,7 +197,9 @@ def train(
         else:
             options = {"ranges": ranges, "free_norm": free_norm, "settle_norm": settle_norm}
             falling = None if layerwise is None else _Falling(layerwise, rungs or ["W8A8"], layers_per_stage)
-            _train_quantized(run, Path(model), scheme, residual_bits, deploy or [], teacher_alpha, falling, options)
+            _train_quantized(
+                run, Path(model), scheme, residual_bits, activations, deploy or [], teacher_alpha, falling, options
+            )
     leave_processes()
 
 
@@ -205,6 +215,7 @@ def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
             "settle_norm",
             "teacher_alpha",
             "residual_bits",
+            "activations",
             "deploy",
             "layerwise",
         )
@@ -216,7 +227,7 @@ def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
             context, reason, "pretrained", "weights", "ema", "image_size", "channels", "classes", "replace_head"
         )
     if not in_float and Path(context.params["scheme"]).exists():
-        refuse_ignored(context, "the file of a scheme has its own.", "residual_bits")
+        refuse_ignored(context, "the file of a scheme has its own.", "residual_bits", "activations")
     if context.params["layerwise"] is None:
         reason = "it is about layers that fall one after another. Add --layerwise SENSITIVITIES."
         refuse_ignored(context, reason, "rungs", "layers_per_stage")
@@ -340,6 +351,7 @@ def _train_quantized(
     path: Path,
     scheme: str,
     residual_bits: int,
+    activations: str | None,
     deploy: list[str],
     teacher_alpha: float,
     falling: _Falling | None,
@@ -360,7 +372,7 @@ def _train_quantized(
             f"'{path}' holds integers, which cannot be trained: give the checkpoint it was lowered from."
         )
     graph = start if isinstance(start, Graph) else start.float_graph()
-    chosen = scheme_for(scheme, graph.layers, residual_bits, "tensorrt" if "tensorrt" in deploy else None)
+    chosen = scheme_for(scheme, graph.layers, residual_bits, "tensorrt" if "tensorrt" in deploy else None, activations)
     require_deployable(graph, chosen, deploy)
     float_network = FloatModel(graph).eval().requires_grad_(False)
     task = task_for(run.task, graph.output_shape, graph.model).towards(float_network)
