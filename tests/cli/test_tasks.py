@@ -42,6 +42,9 @@ def test_a_segmenter_goes_through_every_command(graph: Path, bitwright: Command,
     run("sensitivity", graph, "-d", "shapes", *DENSE, "-n", 32, "--relative-error", 0.3, "-o", table)
     run("train", graph, "-d", "shapes", *DENSE, "-s", "W4A4", "-b", 32, "--lr", 0.02, "-o", checkpoint)
     run("lower", checkpoint, "-o", integer)
+    assert "mean IoU before making it safe" in run(
+        "lower", checkpoint, "--target", "avx2", "-d", "shapes", *DENSE, "-o", tmp_path / "n"
+    )
     run("export", integer, "-o", onnx)
     figures = [json.loads(run("evaluate", path, "-d", "shapes", *DENSE, "--json")) for path in (integer, onnx)]
     assert figures[0]["task"] == "dense-classification"

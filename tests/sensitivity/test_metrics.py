@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
+import typer.main
 
+from bitwright.cli import app
 from bitwright.sensitivity import (
     METRICS,
     LayerSensitivity,
@@ -16,6 +19,7 @@ from bitwright.sensitivity import (
     metric,
     metrics,
 )
+from bitwright.sensitivity.settings import DEFAULT_METRIC
 from sensitivity.problems import problem
 
 
@@ -38,6 +42,12 @@ def test_a_metric_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_documents_name_every_metric() -> None:
-    """The settings' docstring explains each."""
+    """The settings' docstring explains each, and so do the page about them and the command's help."""
+    page = (Path(__file__).parents[2] / "docs" / "sensitivity.md").read_text(encoding="utf-8")
+    command = typer.main.get_command(app).commands["sensitivity"]
+    (option,) = (option for option in command.params if option.name == "metric")
+    assert option.default == DEFAULT_METRIC
     for name in METRICS:
         assert f"`{name}`" in inspect.getdoc(SensitivitySettings)
+        assert f"| `{name}`" in page
+        assert name in option.help

@@ -12,11 +12,12 @@ from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.numbers import whole
-from bitwright.cli.options import Json, Output
+from bitwright.cli.options import Json, Output, TaskName
 from bitwright.cli.outputs import reserve
 
 if TYPE_CHECKING:
     from bitwright.integer import IntegerModel
+    from bitwright.task import Scores, Task
 
 _BATCH = 100
 _CHOOSING = 32  # images that show what costs less: more than that change no choice that matters
@@ -40,20 +41,21 @@ def lower(
             "--data",
             "-d",
             metavar="NAME",
-            help="With --target avx2: choose on its training images (else weights); count accuracy before and after.",
+            help="With --target avx2: choose on its training images (else weights); judge before and after.",
         ),
     ] = None,
+    task: TaskName = "classification",
     images: Annotated[
         int | None, typer.Option("--images", parser=whole(1), help="To count on; by default, all.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Make the integer model, prove that float32 engines compute the same integers, write it packed."""
-    from bitwright.cli.models import load_data
+    from bitwright.cli.models import load_data, task_for
     from bitwright.cost import BYTES_PER_MB
     from bitwright.errors import unknown_name
     from bitwright.export import Target
-    from bitwright.graph import layer_costs, scheme_cost
+    from bitwright.graph import FloatModel, layer_costs, scheme_cost
     from bitwright.integer import lower as lower_model
     from bitwright.report import lowering_summary, lowering_table
     from bitwright.training import load_quantized
@@ -61,15 +63,18 @@ def lower(
     if target not in (Target.ANY, Target.AVX2):
         raise unknown_name("target of lowering", target, [Target.ANY, Target.AVX2])
     if target != Target.AVX2:
-        refuse_ignored(context, "it is for --target avx2. Evaluate with: bitwright evaluate.", "data", "images")
+        refuse_ignored(context, "it is for --target avx2. Evaluate with: bitwright evaluate.", "data", "task", "images")
     elif data is None:
-        refuse_ignored(context, "there is nothing to count on. Name a data set with --data.", "images")
+        refuse_ignored(context, "there is nothing to judge by. Name a data set with --data.", "task", "images")
     reserve(output, reads=[checkpoint])
     model = load_quantized(checkpoint)
     name = f"{model.plan.graph.model}, {model.plan.scheme.name}"
-    before, chosen_on = None, None
+    before, chosen_on, purpose = None, None, None
+    scores: dict[str, Scores] = {}
     if target == Target.AVX2 and data is not None:
-        found = load_data(data, model.plan.graph.input_shape)
+        source = model.plan.source
+        purpose = task_for(task, source.output_shape, source.model).towards(FloatModel(model.float_graph()).eval())
+        found = load_data(data, source.input_shape)
         chosen_on, _ = found.calibration(min(_CHOOSING, len(found.train)))
         with bar(f"lowering {name} as it is") as progress:
             before = lower_model(model, progress=progress)
@@ -82,22 +87,22 @@ def lower(
         "file_mb": output.stat().st_size / BYTES_PER_MB,
         "file": str(output),
     }
-    if before is not None and data is not None:
-        summary["accuracy"] = {"before": _accuracy(before, data, images), "after": _accuracy(integer, data, images)}
-    show(summary, as_json, lambda: lowering_table(summary))
+    if before is not None and purpose is not None and data is not None:
+        scores = {"before": _judged(before, purpose, data, images), "after": _judged(integer, purpose, data, images)}
+        summary["accuracy"] = {when: found.to_dict() for when, found in scores.items()}
+    show(summary, as_json, lambda: lowering_table(summary, scores))
     note(f"wrote {output}")
 
 
-def _accuracy(model: IntegerModel, data: str, count: int | None) -> dict[str, float]:
-    """Right guesses on the first `count` test images."""
-    from bitwright.cli.models import load_data
+def _judged(model: IntegerModel, task: Task, data: str, count: int | None) -> Scores:
+    """Scores on the first `count` test images."""
+    from bitwright.cli.models import class_outputs, load_data
     from bitwright.integer import prepare
     from bitwright.training import evaluate
 
-    found = load_data(data, model.input_shape, outputs=model.output_shape[0]).test
+    found = load_data(data, model.input_shape, outputs=class_outputs(task, model.output_shape)).test
     total = min(count or len(found), len(found))
     starts = range(0, total, _BATCH)
     batches = (found.read(range(start, min(start + _BATCH, total))) for start in starts)
     with bar(f"evaluating {model.scheme.name} on {data}") as progress:
-        accuracy = evaluate(prepare(model).logits, batches, progress=progress)
-    return accuracy.to_dict()
+        return evaluate(prepare(model).logits, batches, task=task, model=model.model, progress=progress)

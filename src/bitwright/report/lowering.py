@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from rich.table import Table
 
 from bitwright.integer import IntegerModel
+from bitwright.task import Scores
 
 
 def lowering_summary(model: IntegerModel) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def _chosen(model: IntegerModel, mark: str, keys: tuple[str, ...]) -> dict[str, 
     return {name: {key: fact[key] for key in keys if key in fact} for name, fact in model.facts.items() if mark in fact}
 
 
-def lowering_table(summary: Mapping[str, Any]) -> Table:
+def lowering_table(summary: Mapping[str, Any], scores: Mapping[str, Scores] = MappingProxyType({})) -> Table:
     """The same for the terminal."""
     title = f"{summary['model']}, {summary['scheme']}: every channel proved"
     table = Table(show_header=False, title=title, title_justify="left")
@@ -67,9 +69,9 @@ def lowering_table(summary: Mapping[str, Any]) -> Table:
     unsafe = len(summary["layers_unsafe_on_avx2"])
     table.add_row("layers that need VNNI or NEON to be exact", f"{unsafe}")
     _remedy_rows(table, summary["narrowed"], summary["seven_bit_inputs"])
-    if "accuracy" in summary:
-        for when, accuracy in summary["accuracy"].items():
-            table.add_row(f"top-1 {when} making it safe", f"{accuracy['top1_percent']:.2f} %")
+    for when, found in scores.items():
+        score = found.scores[0]
+        table.add_row(f"{score.name} {when} making it safe", score.show(found.leading))
     if "size_mb" in summary:
         table.add_row("model size by the formula (MB)", f"{summary['size_mb']:.3f}")
         table.add_row("file (MB)", f"{summary['file_mb']:.3f}")

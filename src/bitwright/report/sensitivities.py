@@ -13,7 +13,8 @@ WIDTHS = (8, 4, 2)
 
 def sensitivity_table(table: SensitivityTable) -> Table:
     """One row for each layer: its trace with standard error, and the expected loss at some widths."""
-    shown = Table(title=f"{table.model}, {table.metric} on {table.batch} images of {table.data}", title_justify="left")
+    title = f"{table.model}, {table.metric} for {table.task} on {table.batch} images of {table.data}"
+    shown = Table(title=title, title_justify="left")
     shown.add_column("Layer")
     widths = [bits for bits in WIDTHS if all(bits in entry.perturbation for entry in table.layers)]
     # Eigenvalues come with a bound, traces with a standard error.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -128,7 +128,7 @@ def train(
             begin = time.monotonic() - waited
             hooks.before_step(done.steps)
             rate = settings.rate(done.steps, per_epoch)
-            value, outputs, targets = descent.take(*task.of(batch), done.steps, rate)
+            value, outputs, targets = descent.take(batch, done.steps, rate)
             if not math.isfinite(value):
                 raise TrainingError(_not_finite(value, epoch, done.steps, settings.learning_rate, file))
             done.end_step(value)
@@ -170,24 +170,26 @@ class _Descent:
         self._distillation = distillation
         if distillation is not None:
             distillation.teacher.to(accelerator.device)
+        if isinstance(task.reference, nn.Module):
+            task.reference.to(accelerator.device)
         self._seed = seed
         self._fits = False
 
-    def take(self, images: Tensor, targets: Tensor, step: int, rate: float) -> tuple[float, Tensor, Tensor]:
+    def take(self, batch: Any, step: int, rate: float) -> tuple[float, Tensor, Tensor]:
         """Take a step, unless the loss is no finite number.
 
         Returns:
             The mean loss of all processes, which all see one that is not finite, and stop together; outputs and targets.
         """
-        loss, outputs, targets = self._loss(images, targets, step)
+        loss, outputs, targets = self._loss(batch, step)
         mean = float(self._accelerator.reduce(loss.detach(), "mean"))
         if math.isfinite(mean):
             self._step(loss, rate)
         return mean, outputs.detach(), targets
 
-    def _loss(self, images: Tensor, targets: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, batch: Any, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch, with random numbers of this step and process; its outputs and its targets."""
-        images, targets = images.to(self._accelerator.device), targets.to(self._accelerator.device)
+        images, targets = self._task.of(send_to_device(batch, self._accelerator.device))
         with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
             outputs = self._model(images)
         if not self._fits:
