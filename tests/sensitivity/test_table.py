@@ -151,7 +151,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(
         FileFormatError,
-        match="expected a mapping with batch, data, images, layers, metric, model, network, seed, got list",
+        match="expected a mapping with batch, data, format, images, layers, metric, model, network, seed, task, got list",
     ):
         SensitivityTable.load(path)
 
