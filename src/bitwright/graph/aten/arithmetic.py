@@ -14,6 +14,7 @@ from bitwright.graph.aten.registry import arguments, constant, handles, tensor
 from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import Add, Affine
 from bitwright.graph.operations.product import product_of
+from bitwright.graph.operations.table import table_of
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,10 @@ def _div(builder: Builder, fx_node: fx.Node) -> str:
     if given.get("rounding_mode") is not None:
         raise builder.refuse(fx_node, "a division that rounds.")
     if isinstance(given["other"], str):
-        raise builder.refuse(fx_node, "a division by an activation.")
+        inverse = table_of(builder, fx_node, given["other"], "reciprocal")
+        if isinstance(given["self"], str):
+            return product_of(builder, fx_node, given["self"], inverse)
+        return affine(builder, fx_node, inverse, gain=constant(builder, fx_node, given["self"]))
     return affine(
         builder, fx_node, tensor(builder, fx_node, given["self"]), gain=1 / constant(builder, fx_node, given["other"])
     )

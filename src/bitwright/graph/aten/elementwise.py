@@ -13,7 +13,8 @@ from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import Bounds, Clamp, Concat, Dropout, Probabilities
 
 
-def _clamp_node(builder: Builder, fx_node: fx.Node, source: Any, bounds: Bounds) -> str:
+def clamp_node(builder: Builder, fx_node: fx.Node, source: Any, bounds: Bounds) -> str:
+    """Add a clamp of an activation."""
     return builder.add(
         Clamp(
             name=builder.node_name(fx_node, "clamp"),
@@ -27,25 +28,25 @@ def _clamp_node(builder: Builder, fx_node: fx.Node, source: Any, bounds: Bounds)
 
 @handles("relu")
 def _relu(builder: Builder, fx_node: fx.Node) -> str:
-    return _clamp_node(builder, fx_node, arguments(builder, fx_node)["self"], Bounds(0.0))
+    return clamp_node(builder, fx_node, arguments(builder, fx_node)["self"], Bounds(0.0))
 
 
 @handles("relu6")
 def _relu6(builder: Builder, fx_node: fx.Node) -> str:
-    return _clamp_node(builder, fx_node, arguments(builder, fx_node)["self"], Bounds(0.0, 6.0))
+    return clamp_node(builder, fx_node, arguments(builder, fx_node)["self"], Bounds(0.0, 6.0))
 
 
 @handles("hardtanh")
 def _hardtanh(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
-    return _clamp_node(builder, fx_node, given["self"], Bounds(float(given["min_val"]), float(given["max_val"])))
+    return clamp_node(builder, fx_node, given["self"], Bounds(float(given["min_val"]), float(given["max_val"])))
 
 
 @handles("clamp", "clamp_min", "clamp_max")
 def _clamp(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     lower, upper = (_bound(builder, fx_node, given.get(key)) for key in ("min", "max"))
-    return _clamp_node(builder, fx_node, given["self"], Bounds(lower, upper))
+    return clamp_node(builder, fx_node, given["self"], Bounds(lower, upper))
 
 
 def _bound(builder: Builder, fx_node: fx.Node, value: Any) -> float | None:
@@ -65,7 +66,7 @@ def _threshold(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     if given["threshold"] != given["value"]:
         raise builder.refuse(fx_node, "a threshold with another value below it makes a jump, which no clamp has.")
-    return _clamp_node(builder, fx_node, given["self"], Bounds(float(given["value"])))
+    return clamp_node(builder, fx_node, given["self"], Bounds(float(given["value"])))
 
 
 @handles("maximum", "max")
@@ -87,9 +88,9 @@ def _extreme(builder: Builder, fx_node: fx.Node, largest: bool) -> str:
     if not (isinstance(first, str) and isinstance(second, str)):
         source, number = (first, second) if isinstance(first, str) else (second, first)
         bound = _bound(builder, fx_node, number)
-        return _clamp_node(builder, fx_node, source, Bounds(bound) if largest else Bounds(None, bound))
+        return clamp_node(builder, fx_node, source, Bounds(bound) if largest else Bounds(None, bound))
     difference = sum_of(builder, fx_node, first, second, factor=-1.0)
-    clamped = _clamp_node(builder, fx_node, difference, Bounds(0.0) if largest else Bounds(None, 0.0))
+    clamped = clamp_node(builder, fx_node, difference, Bounds(0.0) if largest else Bounds(None, 0.0))
     return sum_of(builder, fx_node, clamped, second)
 
 
