@@ -7,13 +7,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from bitwright.benchmark import ENGINES, checked_export
+from bitwright.benchmark.table_probe import table_probe
 from bitwright.errors import ExportError
 from bitwright.export import export_onnx, export_openvino, form_of
+from bitwright.export.onnx.functions import function_in_onnx
+from bitwright.export.onnx.graph import OnnxGraph
 from bitwright.export.seal import NOT_CHECKED, stated
-from bitwright.integer import IntegerModel
+from bitwright.graph.functions import Program
+from bitwright.integer import IntegerModel, IntegerTable, run
+from export.models import images_alone
+from integer.gated import gated_model
 from random_networks import RandomModel, random_model
 
 
@@ -83,3 +91,33 @@ def test_what_cannot_be_run_here_is_not_checked(
     words = checked_export(write, given.model, tmp_path / "model.onnx", form_of("onnx"), pixels=given.pixels)
     assert words == "not checked on this machine: onnxruntime is not installed"
     assert stated(tmp_path / "model.onnx")["checked"] == NOT_CHECKED
+
+
+def test_functions_are_run_on_all_their_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry of one table that is another, which no image of the check reads, removes the file."""
+    model = gated_model("W8A8")
+    images = torch.zeros(3, *model.input_shape)
+    assert checked_export(export_onnx, model, tmp_path / "model.onnx", form_of("onnx"), images=images)
+
+    def clipped(program: Program, x: str, output: str, graph: OnnxGraph, **options: bool) -> str:
+        least = graph.node("Min", [x, graph.scalar(3.0)], f"{output}.least")
+        return function_in_onnx(program, least, output, graph, **options)
+
+    monkeypatch.setattr("bitwright.export.operations.table.function_in_onnx", clipped)
+    with pytest.raises(ExportError, match="expected the entries of all tables of gated from onnxruntime"):
+        checked_export(export_onnx, model, tmp_path / "other.onnx", form_of("onnx"), images=images)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_the_probe_reads_every_entry() -> None:
+    """Of each table that engines may compute, once, in the order of its integers."""
+    model = gated_model("W4A4")
+    found = table_probe(model)
+    assert found is not None
+    probe, image = found
+    results = run(probe, image)[0]
+    tables = [op for op in probe if isinstance(op, IntegerTable)]
+    assert len(tables) == results.shape[0] == sum(isinstance(op, IntegerTable) and op.computable for op in model)
+    for op, got in zip(tables, results, strict=True):
+        assert got.flatten().tolist() == np.resize(op.entries, 256).tolist()
+    assert table_probe(images_alone(model)) is None

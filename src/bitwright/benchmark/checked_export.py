@@ -15,6 +15,7 @@ from torch import Tensor
 from bitwright.benchmark.engines import ENGINES, Engine
 from bitwright.benchmark.environment import environment
 from bitwright.benchmark.equality import Equality, compare
+from bitwright.benchmark.table_probe import table_probe
 from bitwright.errors import ExportError
 from bitwright.export.form import Form
 from bitwright.export.pixels import Pixels
@@ -42,7 +43,8 @@ def checked_export(
     """Write a file and run it where its engine is installed, in a process of its own.
 
     Batches of 1, 2 and 3 images, with one thread and with all, at the engine's default level: the logits are compared with the
-    reference executor's. The file then states as `checked` what was run; until then it states that it was not.
+    reference executor's. Functions that the engine computes in floating point are run on all their inputs. The file then
+    states as `checked` what was run; until then it states that it was not.
 
     Args:
         write: How to export; called again with the first part of the model, to find where a difference begins.
@@ -76,6 +78,11 @@ def checked_export(
             raise ExportError(
                 f"expected the integers of {model.model} from '{place}', got: {wrong}; {where}. The file is removed: use another "
                 "engine, or keep it with --no-check to look into it."
+            )
+        if (wrong := _differing_tables(model, place, form, engine, Target(target))) is not None:
+            raise ExportError(
+                f"expected the entries of all tables of {model.model} from {engine.name}, on every integer that they can read, "
+                f"got: {wrong}. '{place}' is removed: use another engine, or keep it with --no-check to look into it."
             )
     except BaseException:
         for written in (place, *companions(place)):
@@ -119,6 +126,17 @@ def _first_difference(
         smaller=SMALLER_BATCHES,
     )
     return next((result for result in results if not result.exact), None)
+
+
+def _differing_tables(model: IntegerModel, path: Path, form: Form, engine: Engine, target: Target) -> Equality | None:
+    """What an engine makes of all inputs of the model's tables, in a file of their own, if that is not exact."""
+    probe = table_probe(model)
+    if probe is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="bitwright-") as folder:
+        part = Path(folder) / f"tables{path.suffix}"
+        form.export(probe[0], part, target)
+        return _first_difference(probe[0], part, engine, probe[1], None, [1])
 
 
 def _first_operation(
