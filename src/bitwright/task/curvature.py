@@ -76,15 +76,20 @@ class DenseSoftmaxCurvature(Curvature):
         return counted * p * (vectors - (p * vectors).sum(1, keepdim=True)) / targets[0].numel()
 
     def factor(self, outputs: Tensor, targets: Tensor, seed: int = 0) -> Factor:
-        p, counted = outputs.double().softmax(1), self._counted(targets).double()
-        trace = (counted * (1 - p.square().sum(1, keepdim=True))).flatten(1).sum(1) / targets[0].numel()
+        counted, pixels = self._counted(targets), targets[0].numel()
+        # Image by image, since the maps of all of them in float64 would be the largest thing in memory.
+        traces = [
+            (some * (1 - output.double().softmax(0).square().sum(0))).sum() / pixels
+            for output, some in zip(outputs, counted[:, 0], strict=True)
+        ]
+        trace = torch.stack(traces)
 
         def draw(image: int, generator: torch.Generator) -> tuple[Tensor, float]:
-            uniform = torch.rand(p.shape[2:], generator=generator, dtype=torch.float64).to(p.device)
-            chosen = (p[image].cumsum(0) < uniform).sum(0).clamp_max(p.shape[1] - 1)
-            vector = -p[image]
-            vector.scatter_add_(0, chosen[None], torch.ones_like(uniform)[None])
-            return counted[image] * vector / (targets[0].numel() * trace[image]).sqrt(), 1.0
+            p = outputs[image].double().softmax(0)
+            uniform = torch.rand(p.shape[1:], generator=generator, dtype=torch.float64).to(p.device)
+            chosen = (p.cumsum(0) < uniform).sum(0).clamp_max(len(p) - 1)
+            vector = (-p).scatter_add_(0, chosen[None], torch.ones_like(uniform)[None])
+            return counted[image] * vector / (pixels * trace[image]).sqrt(), 1.0
 
         return Drawn(trace[:, None], draw, seed)
 
