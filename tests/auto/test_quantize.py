@@ -19,7 +19,7 @@ from bitwright.benchmark import load_engine
 from bitwright.data import ImageData, subset
 from bitwright.errors import BudgetError, DataError, ExportError, FileFormatError
 from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
-from bitwright.integer import load_integer, run
+from bitwright.integer import load_integer, logits, run
 from bitwright.progress import Progress, silent
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.training import TrainSettings, fit
@@ -98,6 +98,21 @@ def test_batches_of_ones_own(tmp_path: Path) -> None:
     assert (tmp_path / "net.yaml").read_bytes() == (tmp_path / "named.yaml").read_bytes()
     half = scheme_cost(layer_costs(graph()), Scheme.load(tmp_path / "net.yaml"))
     assert half.size_mb < result.float_cost.size_mb / 4
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    """The float network is right by definition, and the drop is how often the integers disagree with it."""
+    held_out = [images for images, _ in batches(data(), "test")]
+    settings = replace(SETTINGS, max_drop=None, budgets=(Budget.parse("size0.1"),))
+    result = auto_quantize(graph(), ([data().calibration(128)], held_out), tmp_path / "net.onnx", settings)
+    images = torch.cat(held_out)
+    with torch.no_grad():
+        whole = FloatModel(graph()).eval()(images).argmax(1)
+    differing = int((logits(result.model, images).argmax(1) != whole).sum())
+    assert not result.labelled
+    assert result.float_measured.right == len(images)
+    assert result.measured.lost == differing > 0
+    assert result.measured.gained == 0
 
 
 def test_out_of_reach(tmp_path: Path) -> None:

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitwright.data import ImageData
-from bitwright.data.given import each_images, each_labelled
+from bitwright.data.given import each_images, each_labelled, has_labels
 from bitwright.errors import DataError
+from bitwright.graph import FloatModel, Graph
 from bitwright.graph.digest import digest
 
 BATCH = 100
@@ -25,14 +26,16 @@ class AutoImages:
     Attributes:
         name: Of the data, for files and tables.
         given: Float32 images [count, channels, height, width] to observe, none of which is measured on.
-        held_out: Batches of (images, labels), the same in every pass.
+        held_out: Batches of (images, labels), the same in every pass; without labels, before `judged_by`.
         training: The data set, if there is one to train with.
+        labelled: Whether the held-out images have labels of their own.
     """
 
     name: str
     given: Tensor
     held_out: Iterable[Any]
     training: ImageData | None = None
+    labelled: bool = True
 
     @classmethod
     def of(cls, data: ImageData | tuple[Iterable[Any], Iterable[Any]], count: int) -> AutoImages:
@@ -53,7 +56,13 @@ class AutoImages:
                 "expected a data set, or a pair of DataLoaders or other iterables of batches, (to observe, held out), got "
                 f"{type(data).__name__}."
             )
-        return cls("own data", _first(data[0], count), data[1])
+        observed, held_out = data
+        first = next(iter(held_out), None)
+        return cls("own data", _first(observed, count), held_out, labelled=first is None or has_labels(first))
+
+    def judged_by(self, graph: Graph) -> AutoImages:
+        """The same with the guesses of the float network in place of labels, where there are none."""
+        return self if self.labelled else replace(self, held_out=_Guessed(self.held_out, graph))
 
     def observed(self, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
         """Some images to observe, with their labels where these are known."""
@@ -72,6 +81,23 @@ class AutoImages:
         for images, labels in each_labelled(self.held_out):
             parts += [images.sum((1, 2, 3), dtype=torch.float64), labels]
         return digest(*parts)
+
+
+class _Guessed:
+    """Batches of images, and what the float network takes them for."""
+
+    def __init__(self, batches: Iterable[Any], graph: Graph) -> None:
+        self._batches = batches
+        self._model = FloatModel(graph).eval()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images in each_images(self._batches):
+            with torch.no_grad():
+                guesses = self._model(images).argmax(1)
+            yield images, guesses
+
+    def __len__(self) -> int:
+        return len(self._batches) if isinstance(self._batches, Sized) else 0
 
 
 def _first(batches: Iterable[Any], count: int) -> Tensor:

@@ -59,6 +59,7 @@ class AutoResult:
         scheme: Bits of every layer.
         way: How its integers were made: `calibrated`, `reconstructed` or `fine-tuned`.
         model: The integers.
+        labelled: Whether right guesses are those of labels; else they are the float network's.
         float_measured: The float network on the held-out images.
         measured: The integers on them.
         cheaper: The next cheaper scheme of the frontier, measured; None where there is none.
@@ -73,6 +74,7 @@ class AutoResult:
     scheme: Scheme
     way: str
     model: IntegerModel = field(repr=False)
+    labelled: bool
     float_measured: Measured
     measured: Measured
     cheaper: Measured | None
@@ -89,6 +91,7 @@ class AutoResult:
         return {
             "scheme": self.scheme.to_dict(),
             "way": self.way,
+            "judged_by": "labels" if self.labelled else "the float network",
             "float": self.float_measured.to_dict(),
             "integers": self.measured.to_dict(),
             "next_cheaper": None if self.cheaper is None else self.cheaper.to_dict(),
@@ -128,7 +131,8 @@ def auto_quantize(
 
     Args:
         model: A trained network, a classifier, or its graph.
-        data: A data set; or a pair of iterables of batches: some to observe, and some held out, with labels.
+        data: A data set; or a pair of iterables of batches: some to observe, and some held out. Where these have no labels, the
+            float network's own guesses take their place: the drop is then the share of images at which the integers disagree.
         path: Of the engine's file.
         settings: What to look for.
         training: How to fine-tune; None where nothing is to be trained. It needs a data set.
@@ -146,7 +150,7 @@ def auto_quantize(
     form = _form(Path(path), engine)
     images = AutoImages.of(data, max(settings.calibration_images, settings.sensitivity_images))
     graph = model if isinstance(model, Graph) else capture(model, images.input_shape, name=name)
-    job = _Search(graph, images, Path(path), settings, training, stage, resume)
+    job = _Search(graph, images.judged_by(graph), Path(path), settings, training, stage, resume)
     try:
         result = job.written(job.best(), form)
     except BudgetError:
@@ -319,12 +323,23 @@ class _Search:
             equal = compare(found.model, {runs_in: self.path}, batches, progress=progress)
         with self.stage("timing") as progress:
             milliseconds = self._timed(runs_in, progress)
-        costs = scheme_cost(layer_costs(self.graph), found.scheme), float_cost(self.graph)
         whole = compared(self._float, self._float)
         result = AutoResult(
-            found.scheme, found.way, found.model, whole, found.measured, found.cheaper, *costs, milliseconds,
-            (min(entry.equal_images for entry in equal), equal[0].images), checked, files, tuple(self.tried),
-        )  # fmt: skip
+            scheme=found.scheme,
+            way=found.way,
+            model=found.model,
+            labelled=self.images.labelled,
+            float_measured=whole,
+            measured=found.measured,
+            cheaper=found.cheaper,
+            cost=scheme_cost(layer_costs(self.graph), found.scheme),
+            float_cost=float_cost(self.graph),
+            milliseconds=milliseconds,
+            equal=(min(entry.equal_images for entry in equal), equal[0].images),
+            checked=checked,
+            files=files,
+            tried=tuple(self.tried),
+        )
         facts = {
             "file_mb": exported_bytes(self.path) / BYTES_PER_MB,
             "settings": _plain(self.settings),

@@ -46,6 +46,15 @@ def only_images(batch: Any) -> Tensor:
     return batch if isinstance(batch, Tensor) else _parts(batch)[0]
 
 
+def has_labels(batch: Any) -> bool:
+    """Whether a batch has labels beside its images.
+
+    Raises:
+        DataError: If it has no images.
+    """
+    return not isinstance(batch, Tensor) and _parts(batch)[1] is not None
+
+
 def labelled(batch: Any) -> tuple[Tensor, Tensor]:
     """Images and labels of a batch.
 
