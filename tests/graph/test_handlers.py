@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from bitwright.errors import CaptureError
 from bitwright.graph import FloatModel, capture
@@ -34,6 +34,12 @@ EXAMPLES: dict[str, nn.Module] = {
     "adaptive_max_pool2d": Then(lambda x: F.adaptive_max_pool2d(x, (3, 1))),
     "amax": Then(lambda x: x.flatten(2).amax(-1)),
     "conv_transpose2d": nn.ConvTranspose2d(3, 6, (3, 5), 2, (0, 1), 1, groups=3, dilation=(1, 2)),
+    "conv1d": Called(
+        lambda m, x: m.conv(F.relu(m.norm(m.first(x[:, :, 0])))).mean(2),
+        first=nn.Conv1d(3, 6, 3, padding=1),
+        norm=nn.BatchNorm1d(6),
+        conv=nn.Conv1d(6, 4, 4, 2, padding=2, groups=2),
+    ),
     "add": Then(lambda x: torch.add(x, F.relu(x))),
     "addmm": Called(lambda m, x: torch.addmm(m.b, x.mean((2, 3)), m.w, beta=2, alpha=0.5), **factors(b=(4,), w=(3, 4))),
     "alias": Then(lambda x: F.relu(aten.alias(x))),
@@ -265,6 +271,31 @@ def test_windows_of_any_form(function: Any, expected: str) -> None:
 def test_transposed_convolutions(layer: nn.Module) -> None:
     """Any kernel, padding, dilation and groups: one convolution, and moves."""
     assert kinds(captured(layer)).count("Conv2d") == 1
+
+
+def test_features_that_become_images_again() -> None:
+    """Matrix products between them are convolutions of one pixel, as in gates that are written with linear layers."""
+
+    def gate(m: nn.Module, x: Tensor) -> Tensor:
+        y = x.mean((2, 3)) if m.pooled else x.flatten(1)
+        return x * torch.sigmoid(m.second(F.relu(m.first(y)))).view(-1, 3, 1, 1)
+
+    for pooled in (True, False):
+        model = Called(gate, first=nn.Linear(3 if pooled else 192, 4), second=nn.Linear(4, 3))
+        model.pooled = pooled
+        graph = captured(model)
+        assert all(isinstance(layer, Conv2d) for layer in graph.layers.values())
+        assert not {"Reshape", "Flatten", "Linear"} & set(kinds(graph))
+
+
+def test_sequences_are_refused_with_advice() -> None:
+    """A network of one axis says how it can be captured, and then is."""
+    network = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Flatten())
+    with pytest.raises(
+        CaptureError, match=r"\(batch, 3, 16\), .* on images.squeeze\(2\), with images of shape \(3, 1, 16\)\.$"
+    ):
+        capture(network, (3, 16))
+    captured(Called(lambda m, x: m.network(x.squeeze(2)), network=network), (3, 1, 16))
 
 
 def test_what_follows_a_transposed_convolution_becomes_part_of_it() -> None:

@@ -34,6 +34,8 @@ def translate(program: ExportedProgram, name: str) -> Graph:
             if fx_node.name in owned:
                 builder.values[fx_node] = Parameter(owned[fx_node.name])
             else:
+                if len(builder.shape(fx_node)) != 3:
+                    raise _no_images(name, builder.shape(fx_node))
                 made = Input(name=builder.unique("input"), inputs=(), shape=builder.shape(fx_node), place="the input")
                 builder.values[fx_node] = builder.add(made)
     output = _single_output(builder, _walk(builder, program.graph_module))
@@ -41,6 +43,19 @@ def translate(program: ExportedProgram, name: str) -> Graph:
     named = {tensor for node in used for tensor in parameter_names(node)}
     kept = {key: value for key, value in builder.tensors.items() if key in named or key not in builder.spent}
     return Graph(name, used, output, {key: value.detach().clone() for key, value in kept.items()})
+
+
+def _no_images(name: str, shape: tuple[int, ...]) -> CaptureError:
+    """The network reads vectors, sequences or volumes."""
+    axes = ", ".join(map(str, ("batch", *shape)))
+    advice = "wrap it in a module that reshapes images to that."
+    if len(shape) == 2:
+        advice = (
+            f"capture a module that calls it on images.squeeze(2), with images of shape ({shape[0]}, 1, {shape[1]})."
+        )
+    return CaptureError(
+        f"{name} reads inputs of shape ({axes}), expected images (batch, channels, height, width): {advice}"
+    )
 
 
 def _walk(builder: Builder, module: fx.GraphModule) -> Any:

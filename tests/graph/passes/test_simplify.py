@@ -19,6 +19,7 @@ def mixed(m: nn.Module, x: Tensor) -> Tensor:
     """Something for every pass: folded and lone norms, fused and lone clamps, a shuffle, a pad, a weighted sum, dead ends."""
     y = F.relu(m.norm1(m.conv1(F.pad(x, (1, 1, 1, 1)))))
     y = y * torch.sigmoid(y)
+    y = y * torch.sigmoid(m.gate(y.mean((2, 3)))).view(-1, 8, 1, 1)
     z = m.norm2(m.conv2(y))
     y = F.relu6(F.relu(y + 0.5 * z))
     y = torch.cat([y, F.relu(F.max_pool2d(z, 3, 1, 1))], 1)
@@ -37,6 +38,7 @@ def model() -> nn.Module:
             norm1=nn.BatchNorm2d(8),
             conv2=nn.Conv2d(8, 8, 3, padding=1, bias=False),
             norm2=nn.BatchNorm2d(8, affine=False),
+            gate=nn.Linear(8, 8),
             norm3=nn.BatchNorm2d(16),
             head=nn.Linear(16, 4),
         )

@@ -9,6 +9,7 @@ from torch import fx
 
 from bitwright.graph.aten.moves import padded
 from bitwright.graph.aten.registry import arguments, constant, handles, optional_parameter, pair, parameter, tensor
+from bitwright.graph.aten.views import reshaped
 from bitwright.graph.builder import Builder, Constant, Parameter
 from bitwright.graph.nodes import BatchNorm, Conv2d, Linear, Norm
 
@@ -47,6 +48,34 @@ def _conv2d(builder: Builder, fx_node: fx.Node) -> str:
             groups=int(given["groups"]),
         )
     )
+
+
+@handles("conv1d")
+def _conv1d(builder: Builder, fx_node: fx.Node) -> str:
+    """A convolution of images of one row."""
+    given = arguments(builder, fx_node)
+    channels, length = builder.shape_of(tensor(builder, fx_node, given["input"]))
+    dilation, weight = int(given["dilation"][0]), constant(builder, fx_node, given["weight"])
+    source = reshaped(builder, fx_node, given["input"], (channels, 1, length))
+    padding = given["padding"] if isinstance(given["padding"], str) else int(given["padding"][0])
+    if padding == "same":
+        total = (weight.shape[2] - 1) * dilation
+        source = padded(builder, fx_node, source, [total // 2, total - total // 2])
+    name = layer_name(builder, fx_node, given["weight"], "conv")
+    filters, made = builder.shape(fx_node)
+    layer = Conv2d(
+        name=name,
+        inputs=(source,),
+        shape=(filters, 1, made),
+        place=builder.place(fx_node),
+        weight=builder.keep(f"{name}.weight", weight.unsqueeze(2)),
+        bias=optional_parameter(builder, fx_node, given["bias"], f"{name}.bias"),
+        stride=(1, int(given["stride"][0])),
+        padding=(0, padding if isinstance(padding, int) else 0),
+        dilation=(1, dilation),
+        groups=int(given["groups"]),
+    )
+    return reshaped(builder, fx_node, builder.add(layer), (filters, made))
 
 
 @handles("linear")

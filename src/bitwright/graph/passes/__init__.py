@@ -13,10 +13,12 @@ from bitwright.graph.passes.fuse_clamps import fuse_clamps
 from bitwright.graph.passes.fuse_pads import fuse_pads
 from bitwright.graph.passes.fuse_tables import fuse_tables
 from bitwright.graph.passes.lift_clamps import lift_clamps
+from bitwright.graph.passes.resolve_views import resolve_views
 
 Pass = Callable[[Graph], tuple[Graph, bool]]
 PASSES: tuple[Pass, ...] = (
     find_channel_shuffles,
+    resolve_views,
     fuse_tables,
     absorb_affine,
     fold_batch_norm,
@@ -48,5 +50,6 @@ __all__ = [
     "fuse_pads",
     "fuse_tables",
     "lift_clamps",
+    "resolve_views",
     "simplify",
 ]
