@@ -220,7 +220,7 @@ class Attention(nn.Module):
         (Called(lambda m, x: m.vit(x), vit=Attention()), "permute", "vit"),
         (Then(lambda x: torch.cumsum(x, 1)), "cumsum", "the top module"),
         (Then(lambda x: torch.remainder(x, x)), "remainder", "the top module"),
-        (Called(lambda m, x: m.deep(x[None])[0], deep=nn.Conv3d(3, 4, 1)), "conv3d", "deep"),
+        (Called(lambda m, x: m.deep(x[:, :, None])[:, :, 0], deep=nn.Conv3d(3, 4, 1)), "conv3d", "deep"),
     ],
 )
 def test_unsupported_operations_are_refused_by_name_and_place(model: nn.Module, operation: str, place: str) -> None:
