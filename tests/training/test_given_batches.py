@@ -18,7 +18,7 @@ from bitwright.errors import BitwrightWarning, DataError, FileFormatError, TaskE
 from bitwright.graph import FloatModel, Graph
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
-from bitwright.task import Task
+from bitwright.task import Task, agreement
 from bitwright.training import Checkpointing, TrainSettings, calibrate, evaluate, fine_tune, quantize, train
 from training.small import digits, few, small_graph
 
@@ -215,6 +215,20 @@ def test_a_loss_of_ones_own(tmp_path: Path) -> None:
             TrainSettings(epochs=1, learning_rate=0.1, label_smoothing=0.1),
             task=own(Halved()),
         )
+
+
+def test_a_network_imitates_another_without_labels(tmp_path: Path) -> None:
+    """Images alone train it, towards the reference's outputs; with another reference the training does not go on."""
+    found = graph()
+    moved = found.with_parameters({name: value * 1.1 for name, value in found.parameters.items()})
+    images = [part for part, _ in few(64)]
+    settings = TrainSettings(epochs=3, learning_rate=0.01, weight_decay=0.0)
+    checkpoint = Checkpointing(tmp_path / "state", resume=True)
+    teacher = FloatModel(found).eval()
+    result = train(FloatModel(moved), images, settings, task=agreement(teacher), checkpoint=checkpoint)
+    assert result.losses[-1] < result.losses[0]
+    with pytest.raises(FileFormatError, match=r"task\.reference differs"):
+        train(FloatModel(moved), images, settings, task=agreement(FloatModel(moved).eval()), checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize(("count", "asked", "settled"), [(64, True, 64), (64, False, 0), (63, False, 0), (63, True, 0)])

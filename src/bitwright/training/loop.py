@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from bitwright.data.sampling import derive_seed
 from bitwright.errors import DataError, TrainingError
+from bitwright.graph.digest import digest
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.processes import meet_again
 from bitwright.task import Task, classification, require_outputs
@@ -103,7 +104,7 @@ def train(
     file, done = None, None
     if checkpoint is not None:
         kept = {
-            **settings.descent(), "start": start.settings(), "batches": length, "task": task.identity(),
+            **settings.descent(), "start": start.settings(), "batches": length, "task": _identity(task),
             "distillation": None if distillation is None else distillation.settings(),
             **_surroundings(model, accelerator), **checkpoint.origin,
         }  # fmt: skip
@@ -263,6 +264,13 @@ def _after(begun: int, loader: Iterable[Any], accelerator: Accelerator) -> Itera
     if isinstance(loader, DataLoader):
         return accelerator.skip_first_batches(loader, begun)  # type: ignore[no-any-return]
     return islice(loader, begun, None)
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    """What of a task decides the weights, as JSON values; of the network that it imitates a digest."""
+    if isinstance(task.reference, nn.Module):
+        return {**task.identity(), "reference": digest(*task.reference.state_dict().values())}
+    return task.identity()
 
 
 def _share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
