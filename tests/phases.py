@@ -13,8 +13,9 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
-from bitwright.graph import nodes
+from bitwright.graph import Product, Table, nodes
 from bitwright.graph import operations as graph_operations
+from bitwright.graph.nodes import node_kinds
 from bitwright.integer import operations as integer_operations
 from bitwright.integer import ops
 
@@ -25,7 +26,7 @@ def _kinds(module: Any, operations: Any) -> tuple[type[nodes.Node], ...]:
     """The kinds of a module, in its order, then those that are modules of their own."""
     found = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, nodes.Node)]
     own = [kind for kind in found if kind.__module__ == module.__name__ and kind not in _ABSTRACT]
-    return (*own, *(getattr(operations, name) for name in operations.__all__))
+    return (*own, *node_kinds(operations.__name__).values())
 
 
 UNRESOLVED = (nodes.Affine, nodes.BatchNorm, nodes.Probabilities, nodes.Reshape, nodes.Transpose)
@@ -57,8 +58,8 @@ _NOT_PUBLISHED = dict.fromkeys(
         nodes.Take,
         nodes.Pad,
         nodes.DepthToSpace,
-        graph_operations.Product,
-        graph_operations.Table,
+        Product,
+        Table,
     ),
     "no published checkpoint has it",
 )

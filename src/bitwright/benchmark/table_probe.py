@@ -10,7 +10,7 @@ from torch import Tensor
 from bitwright.graph.nodes import Concat, Node, Slice
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers
-from bitwright.integer.operations import IntegerTable
+from bitwright.integer.operations.table import IntegerTable
 from bitwright.integer.ops import IntegerRequantize, Quantize, Rescale
 from bitwright.integer.quant_params import QuantParams
 

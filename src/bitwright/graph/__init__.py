@@ -8,7 +8,8 @@ from bitwright.graph.evaluate import folded_weight
 from bitwright.graph.execute import execute
 from bitwright.graph.float_model import FloatModel
 from bitwright.graph.graph import Graph
-from bitwright.graph.operations import Product, Table
+from bitwright.graph.operations.product import Product
+from bitwright.graph.operations.table import Table
 from bitwright.graph.sources import load_model
 from bitwright.graph.ties import ties
 

@@ -9,7 +9,8 @@ from bitwright.integer.lowering.certification_effect import CertificationEffect,
 from bitwright.integer.lowering.lower import lower
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers, requantize
-from bitwright.integer.operations import IntegerProduct, IntegerTable
+from bitwright.integer.operations.product import IntegerProduct
+from bitwright.integer.operations.table import IntegerTable
 from bitwright.integer.proof.certificate import Certified, certify
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.reader import load_integer

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Forms of operations that are one module each, in every engine."""
 
-# They enter themselves in the exporters when they are imported.
-from bitwright.export.operations import product as _product
-from bitwright.export.operations import table as _table
+from importlib import import_module
+from pkgutil import iter_modules
 
-del _product, _table
+# All modules enter themselves in the open functions when they are imported.
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 __all__: list[str] = []

@@ -19,8 +19,8 @@ from bitwright.export.onnx.streams import StreamBuilder
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.graph.evaluate import Tensors
-from bitwright.graph.operations import Product
-from bitwright.integer.operations import IntegerProduct
+from bitwright.graph.operations.product import Product
+from bitwright.integer.operations.product import IntegerProduct
 from bitwright.integer.quant_params import QuantParams
 from bitwright.scheme import MAX_BITS
 

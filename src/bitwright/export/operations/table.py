@@ -24,8 +24,8 @@ from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.export.openvino.functions import function_in_openvino
 from bitwright.graph.evaluate import Tensors
-from bitwright.graph.operations import Table
-from bitwright.integer.operations import IntegerTable
+from bitwright.graph.operations.table import Table
+from bitwright.integer.operations.table import IntegerTable
 
 
 @add_float.register

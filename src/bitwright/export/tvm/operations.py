@@ -11,7 +11,8 @@ from bitwright.export.tvm.kernels.bytewise import Lookup, Multiplication, Shape,
 from bitwright.export.tvm.kernels.elementwise import LANES
 from bitwright.export.tvm.kernels.rescaling import plan_rounding
 from bitwright.export.tvm.network import Network, add_to_tvm
-from bitwright.integer.operations import IntegerProduct, IntegerTable
+from bitwright.integer.operations.product import IntegerProduct
+from bitwright.integer.operations.table import IntegerTable
 
 
 @add_to_tvm.register

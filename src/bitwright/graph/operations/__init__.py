@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Operations each of which is one module: its node, and what that means wherever a graph is looked at."""
 
-# They enter themselves in the open functions when they are imported.
-from bitwright.graph.operations.product import Product
-from bitwright.graph.operations.table import Table
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["Product", "Table"]
+# All modules enter themselves in the open functions when they are imported.
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__: list[str] = []

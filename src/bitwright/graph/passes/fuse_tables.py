@@ -18,7 +18,8 @@ from bitwright.graph.evaluate import Tensors
 from bitwright.graph.functions import Program, inserted
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Add, Affine, Bounds, Clamp, Node
-from bitwright.graph.operations import Product, Table
+from bitwright.graph.operations.product import Product
+from bitwright.graph.operations.table import Table
 from bitwright.graph.shapes import parameter_names
 
 MAX_STEPS = 100

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Instructions each of which is one module: the operation, how nodes become it, its proof, and its executors."""
 
-# They enter themselves in the open functions when they are imported.
-from bitwright.integer.operations.product import IntegerProduct
-from bitwright.integer.operations.table import IntegerTable
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["IntegerProduct", "IntegerTable"]
+# All modules enter themselves in the open functions when they are imported.
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__: list[str] = []

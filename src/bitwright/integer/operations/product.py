@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bitwright.errors import LoweringError
 from bitwright.graph.nodes import Node, Pair
-from bitwright.graph.operations import Product
+from bitwright.graph.operations.product import Product
 from bitwright.integer.execution.prepared import PreparedModel, Step, prepare_op
 from bitwright.integer.execution.reference import execute_op, finish
 from bitwright.integer.execution.triton_steps import as_prepared, triton_op

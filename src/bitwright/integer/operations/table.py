@@ -21,7 +21,7 @@ from torch import Tensor
 from bitwright.errors import LoweringError
 from bitwright.graph.functions import Program, check_program, compute
 from bitwright.graph.nodes import Node
-from bitwright.graph.operations import Table
+from bitwright.graph.operations.table import Table
 from bitwright.integer.execution.prepared import PreparedModel, Step, prepare_op
 from bitwright.integer.execution.reference import execute_op
 from bitwright.integer.execution.triton_steps import as_prepared, triton_op

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """How operations of `graph.operations` are computed in a QuantizedModel, one module each."""
 
-# They enter themselves in the open functions when they are imported.
-from bitwright.training.operations import product as _product
-from bitwright.training.operations import table as _table
+from importlib import import_module
+from pkgutil import iter_modules
 
-del _product, _table
+# All modules enter themselves in the open functions when they are imported.
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 __all__: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from bitwright.graph.operations import Product
+from bitwright.graph.operations.product import Product
 from bitwright.training.context import ForwardContext
 from bitwright.training.fake_quantize import fake_quantize, rescale
 from bitwright.training.quantized import Quantized

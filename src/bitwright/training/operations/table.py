@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from bitwright.graph.functions import compute
-from bitwright.graph.operations import Table
+from bitwright.graph.operations.table import Table
 from bitwright.training.context import ForwardContext
 from bitwright.training.fake_quantize import fake_quantize, finish, follow, scale_of
 from bitwright.training.quantized import Quantized
