@@ -12,6 +12,13 @@ _ATTENTION = (
 )
 _RECURRENT = "a recurrence feeds results back: unroll it into layers, or keep that part of the network in float."
 _SORTING = "its result is places or an order, not values: leave it to what reads the network's output."
+_BETWEEN = (
+    "it computes values between pixels: use nearest up-sampling by whole factors or a transposed convolution, or resize what "
+    "leaves the network."
+)
+_AXES = (
+    "it reorders axes, and images stay (channels, height, width) here: leave that to what reads the network's output."
+)
 
 REASONS: dict[str, str] = {
     **dict.fromkeys(
@@ -23,6 +30,11 @@ REASONS: dict[str, str] = {
     ),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"), _RECURRENT),
     **dict.fromkeys(("argmax", "argmin", "topk", "sort", "argsort", "nms", "nonzero"), _SORTING),
+    **dict.fromkeys(
+        ("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "grid_sampler", "grid_sampler_2d"),
+        _BETWEEN,
+    ),
+    **dict.fromkeys(("permute", "movedim", "swapaxes"), _AXES),
     **dict.fromkeys(("embedding", "embedding_bag"), "it looks values up by integers; images are real numbers."),
     **dict.fromkeys(
         ("conv3d", "conv_transpose3d", "max_pool3d", "avg_pool3d"), "it needs volumes; images have two axes."
