@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from bitwright.allocation import Allocation, allocate, graph_problem, pareto_fro
 from bitwright.allocation.problem import Problem
 from bitwright.auto.images import BATCH, AutoImages
 from bitwright.auto.measured import Measured, compared, right_guesses
+from bitwright.auto.result import AutoResult
 from bitwright.auto.search import cheapest
 from bitwright.auto.settings import DEFAULT, AutoSettings
-from bitwright.benchmark import checked_export, compare, environment, load_engine, time_interleaved
+from bitwright.benchmark import checked_export, compare, load_engine, time_interleaved
 from bitwright.benchmark.engines import engine_of
-from bitwright.cost import BYTES_PER_MB, ModelCost
+from bitwright.cost import BYTES_PER_MB
 from bitwright.data import ImageData
 from bitwright.data.given import each_labelled
 from bitwright.errors import BudgetError, ExportError
@@ -49,62 +50,6 @@ CALIBRATING = TrainSettings(epochs=0)
 
 def _unseen(task: str) -> AbstractContextManager[Progress]:
     return nullcontext(silent)
-
-
-@dataclass(frozen=True)
-class AutoResult:
-    """What was found, and what was written.
-
-    Attributes:
-        scheme: Bits of every layer.
-        way: How its integers were made: `calibrated`, `reconstructed` or `fine-tuned`.
-        model: The integers.
-        labelled: Whether right guesses are those of labels; else they are the float network's.
-        float_measured: The float network on the held-out images.
-        measured: The integers on them.
-        cheaper: The next cheaper scheme of the frontier, measured; None where there is none.
-        cost: Size of the weights (MB of 2**20 bytes) and bit operations for one image (G of 10**9); and of the float network.
-        milliseconds: For one image in the file's engine, median; and of the float network in ONNX Runtime.
-        equal: Of how many held-out images all logits of the file equal those that were measured, and of how many.
-        checked: What the file states about where it was run.
-        files: What was written, by what it is.
-        tried: All that was measured: (way, scheme's name, counts), in order.
-    """
-
-    scheme: Scheme
-    way: str
-    model: IntegerModel = field(repr=False)
-    labelled: bool
-    float_measured: Measured
-    measured: Measured
-    cheaper: Measured | None
-    cost: ModelCost
-    float_cost: ModelCost
-    milliseconds: Mapping[str, float]
-    equal: tuple[int, int]
-    checked: str
-    files: Mapping[str, Path]
-    tried: tuple[tuple[str, str, Measured], ...] = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "scheme": self.scheme.to_dict(),
-            "way": self.way,
-            "judged_by": "labels" if self.labelled else "the float network",
-            "float": self.float_measured.to_dict(),
-            "integers": self.measured.to_dict(),
-            "next_cheaper": None if self.cheaper is None else self.cheaper.to_dict(),
-            "cost": asdict(self.cost),
-            "float_cost": asdict(self.float_cost),
-            "milliseconds": dict(self.milliseconds),
-            "equal_images": self.equal[0],
-            "compared_images": self.equal[1],
-            "checked": self.checked,
-            "files": {name: str(path) for name, path in self.files.items()},
-            "tried": [{"way": way, "scheme": name, **found.to_dict()} for way, name, found in self.tried],
-            "environment": environment().to_dict(),
-        }
 
 
 def auto_quantize(
