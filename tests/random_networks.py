@@ -256,7 +256,7 @@ def _move_windows(draw: random.Random, quantized: QuantizedModel) -> None:
     """Some windows anywhere: around the calibrated range, or with one end of it, or none, inside."""
     plan = quantized.plan
     clamped = {plan.quantizer_of[node.name] for node in plan.graph if getattr(node, "bounds", None) is not None}
-    for name in sorted(plan.movable - {plan.raw}):
+    for name in sorted(plan.movable - plan.accumulators):
         quantizer = quantized.activation_quantizer(name)
         if draw.random() < 0.4:
             codes = 1 << quantizer.format.bit_width
@@ -334,7 +334,7 @@ def random_graph(draw: random.Random, name: str) -> Graph:
         if node.name in needed:
             needed.update(node.inputs)
     nodes = tuple(node for node in growing.nodes.values() if node.name in needed)
-    return simplify(Graph(name, nodes, last, growing.parameters))
+    return simplify(Graph(name, nodes, {"logits": last}, growing.parameters))
 
 
 def _layer(growing: Growing, source: str, kind: type[Node], shape: tuple[int, ...], bias: bool, **form: Any) -> str:

@@ -48,7 +48,7 @@ def simulated(graph: Graph, choice: Mapping[str, Precision]) -> int:
     """Bits at the worst moment: walk through the nodes, keep what somebody still reads, store at what its readers want."""
 
     def wanted(name: str) -> int:
-        bits = [32] if name == graph.output else []
+        bits = [32] if name in graph.returned else []
         for reader in graph.consumers()[name]:
             if isinstance(reader, Layer):
                 bits.append(choice[reader.name].act_bits)
@@ -61,7 +61,7 @@ def simulated(graph: Graph, choice: Mapping[str, Precision]) -> int:
     def needed_after(name: str, step: int) -> bool:
         readers = graph.consumers()[name]
         places = [index for index, node in enumerate(graph) if node in readers]
-        if name == graph.output or any(place > step for place in places):
+        if name in graph.returned or any(place > step for place in places):
             return True
         return any(isinstance(reader, VIEWS) and needed_after(reader.name, step) for reader in readers)
 

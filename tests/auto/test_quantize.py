@@ -70,7 +70,7 @@ def test_the_drop_that_was_asked_for(found: tuple[Path, AutoResult]) -> None:
     integers = load_engine("onnxruntime", folder / "net.onnx")(images.numpy())
     model = load_integer(folder / "net.integer")
     assert (run(model, images).numpy() == integers).all()
-    right = (torch.from_numpy(integers) * torch.from_numpy(model.output_unit)).argmax(1) == labels
+    right = (torch.from_numpy(integers) * torch.from_numpy(model.outputs["logits"].unit)).argmax(1) == labels
     assert result.float_measured.right == int(whole.sum())
     assert result.measured.right == int(right.sum())
     assert result.measured.drop == pytest.approx((int(whole.sum()) - int(right.sum())) / len(labels))

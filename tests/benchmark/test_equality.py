@@ -62,7 +62,7 @@ def test_floats_and_other_shapes_are_not_equal() -> None:
     expected = np.ones((2, 3), dtype=np.int32)
     for got in (expected.astype(np.float32), expected[:1]):
         counts = np.zeros(5, dtype=np.int64)
-        count(got, expected, counts)
+        assert count({"logits": got}, {"logits": expected}, counts) == ["logits"]
         assert counts[:4].tolist() == [2, 0, 6, 6]
 
 

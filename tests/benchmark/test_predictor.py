@@ -29,7 +29,7 @@ def test_files_of_every_engine(engine: Engine, tmp_path: Path) -> None:
     assert found.description == f"{path.name} in {engine.name}"
     images, _ = digits().test.read(range(20))
     for part in (images[:13], images[13:]):
-        expected = run(model, part).numpy().astype(np.float32) * model.output_unit.astype(np.float32)
+        expected = run(model, part).numpy().astype(np.float32) * model.outputs["logits"].unit.astype(np.float32)
         assert np.array_equal(found.predict(part).numpy(), expected)
     if engine.form.suffix == ".onnx":  # of which there are two
         (measured,) = side_by_side({"model": path}, batches=(1,), rounds=1)

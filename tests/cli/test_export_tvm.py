@@ -15,6 +15,7 @@ from bitwright.errors import FileFormatError
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerRequantize, Quantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.integer.reader import load_integer
 from bitwright.scheme import Scheme
 from cli.conftest import Command
@@ -36,7 +37,7 @@ def integer(tmp_path: Path) -> Path:
         Quantize(name="x", inputs=(), shape=SHAPE, scale=0.5, low=-128, high=127),
         IntegerRequantize(name="half", inputs=("x",), shape=SHAPE, rescale=rescale),
     )
-    model = IntegerModel("tiny", Scheme("none", {}), ops, {"x": params, "half": doubled}, "half", np.ones(1))
+    model = IntegerModel("tiny", Scheme("none", {}), ops, {"x": params, "half": doubled}, single_output("half"))
     model.save(tmp_path / "tiny.integer")
     return tmp_path / "tiny.integer"
 

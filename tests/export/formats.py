@@ -19,6 +19,7 @@ from bitwright.integer.ops import (
     Quantize,
     Rescale,
 )
+from bitwright.integer.outputs import single_output
 from bitwright.scheme import Precision, Scheme
 
 FORMATS = {
@@ -71,7 +72,7 @@ def network(maker: str, source: str, reader: str, result: str) -> IntegerModel:
         name, formats["read"] = "read", FORMATS.get(result, made)
     layers = [op.name for op in ops if isinstance(op, IntegerConv2d | IntegerLinear)]
     scheme = Scheme.uniform(layers or ["none"], Precision(8, 8))
-    return IntegerModel("pair", scheme, tuple(ops), formats, name, np.array([formats[name].scale]))
+    return IntegerModel("pair", scheme, tuple(ops), formats, single_output(name, np.array([formats[name].scale])))
 
 
 def _reader(reader: str, result: QuantParams) -> Node | None:

@@ -17,6 +17,7 @@ from bitwright.graph import Graph, capture, load_model
 from bitwright.graph.nodes import Node
 from bitwright.integer import IntegerModel, QuantParams, lower
 from bitwright.integer.ops import Quantize
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
@@ -74,7 +75,7 @@ def of_scale(model: IntegerModel, scale: float) -> IntegerModel:
 def images_alone(model: IntegerModel) -> IntegerModel:
     """The quantization of the images that `model` begins with, and nothing else."""
     first = model.ops[0].name
-    return replace(model, ops=model.ops[:1], output=first, output_unit=np.array([model.formats[first].scale]))
+    return replace(model, ops=model.ops[:1], outputs=single_output(first, np.array([model.formats[first].scale])))
 
 
 def on_images(op: Node, params: QuantParams, shape: tuple[int, ...]) -> IntegerModel:
@@ -82,7 +83,7 @@ def on_images(op: Node, params: QuantParams, shape: tuple[int, ...]) -> IntegerM
     scale, low, high = params.scale, params.quant_min, params.quant_max
     first = Quantize(name="images", inputs=(), shape=shape, scale=scale, low=low, high=high)
     ops = (first, op.reading("images"))
-    return IntegerModel("one", Scheme("none", {}), ops, {"images": params}, op.name, np.ones(1))
+    return IntegerModel("one", Scheme("none", {}), ops, {"images": params}, single_output(op.name))
 
 
 @cache

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bitwright.graph.nodes import Flatten, Pair
 from bitwright.integer import IntegerModel, QuantParams
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Quantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import accumulator_bounds
 from bitwright.integer.proof.certificate import certify
 from bitwright.scheme import Precision, Scheme
@@ -25,7 +26,7 @@ def network(op: Any, source: QuantParams, result: QuantParams, shape: tuple[int,
         ops.append(Flatten(name="flat", inputs=("input",), shape=(shape[0],), place=""))
         formats["flat"] = source
     scheme = Scheme.uniform(["layer"], Precision(8, 8))
-    return IntegerModel("wide", scheme, (*ops, op), formats, "layer", np.ones(1))
+    return IntegerModel("wide", scheme, (*ops, op), formats, single_output("layer"))
 
 
 def rescaled(

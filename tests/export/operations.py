@@ -17,6 +17,7 @@ from bitwright.integer import IntegerModel, QuantParams
 from bitwright.integer.operations.product import IntegerProduct, find_multiplier
 from bitwright.integer.operations.table import IntegerTable, is_computable, real_results, rounded_entries
 from bitwright.integer.ops import Quantize
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.margins import SCALE_FREEDOM, nearby
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Scheme
@@ -41,7 +42,9 @@ WINDOW = TensorFormat(8, -31, 224)
 
 def _model(ops: list[Node], formats: dict[str, QuantParams]) -> IntegerModel:
     name = ops[-1].name
-    return IntegerModel("one operation", Scheme("none", {}), tuple(ops), formats, name, np.array([formats[name].scale]))
+    return IntegerModel(
+        "one operation", Scheme("none", {}), tuple(ops), formats, single_output(name, np.array([formats[name].scale]))
+    )
 
 
 def _quantize(params: QuantParams, shape: tuple[int, ...]) -> Node:

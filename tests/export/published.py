@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bitwright.integer import IntegerModel, Multipliers, QuantParams
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, IntegerFloorAvgPool2d, ReciprocalQuantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.scheme import Precision, Scheme
 
 BYTE, WIDE = QuantParams.symmetric(8, 0.01), QuantParams.symmetric(32, 1.0)
@@ -32,7 +33,7 @@ def constants(
     )  # fmt: skip
     formats = {"input": BYTE, "conv": WIDE}
     scheme = Scheme.uniform(["conv"], Precision(8, 8))
-    return IntegerModel("constants", scheme, ops, formats, "conv", np.ones(1))
+    return IntegerModel("constants", scheme, ops, formats, single_output("conv"))
 
 
 def near_halves(count: int) -> tuple[npt.NDArray[np.int64], Multipliers]:
@@ -78,4 +79,4 @@ def tail(side: int, kernel: int, *, shift: int = 0) -> IntegerModel:
         ),
     )  # fmt: skip
     formats = {"input": BYTE, "conv": WIDE, "sum": WIDE, "mean": WIDE}
-    return IntegerModel("tail", scheme, ops, formats, "mean", np.ones(1))
+    return IntegerModel("tail", scheme, ops, formats, single_output("mean"))

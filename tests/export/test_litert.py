@@ -29,6 +29,7 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
+from bitwright.integer.outputs import single_output
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from export.litert_files import RUNS, run_in_child
@@ -119,7 +120,11 @@ def test_images_at_every_threshold(kind: type, params: QuantParams, tmp_path: Pa
         name="input", inputs=(), shape=shape, place="", scale=params.scale, low=params.quant_min, high=params.quant_max
     )
     model = IntegerModel(
-        "images", Scheme.uniform([], Precision(8, 8)), (first,), {"input": params}, "input", np.array([params.scale])
+        "images",
+        Scheme.uniform([], Precision(8, 8)),
+        (first,),
+        {"input": params},
+        single_output("input", np.array([params.scale])),
     )
     near = [quotient_rises(first)]
     for _ in range(4):
@@ -148,7 +153,7 @@ def test_logits_beyond_float32_are_summed_in_parts(tmp_path: Path) -> None:
         weight_bits=8, bias=np.full(10, 2**25 + 1, dtype=np.int32), stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
     )  # fmt: skip
     for layer in (sums, replace(sums, weight=np.full_like(weight, 127))):
-        wider = replace(model, ops=(*until, layer), output="sums", output_unit=np.ones(1))
+        wider = replace(model, ops=(*until, layer), outputs=single_output("sums"))
         assert int(run(wider, images).max()) > 2**25
         assert_equal(wider, images, tmp_path / "model.tflite")
 
@@ -216,7 +221,7 @@ def clamped(what: str, params: QuantParams, low: int, high: int) -> IntegerModel
     first = Quantize(name="input", inputs=(), scale=1.0, low=-128, high=127, **common)
     ops = (made["image"],) if what == "image" else (first, made[what])
     scheme = Scheme.uniform([], Precision(8, 8))
-    return IntegerModel("clamped", scheme, ops, {"input": source, "made": params}, "made", np.ones(1))
+    return IntegerModel("clamped", scheme, ops, {"input": source, "made": params}, single_output("made"))
 
 
 def test_streams_of_16_bits(tmp_path: Path) -> None:
@@ -239,7 +244,7 @@ def test_additions_on_bytes(tmp_path: Path) -> None:
         total = IntegerAdd(name="sum", inputs=("a", "b"), multipliers=(a, b), shift=shift, low=0, high=255, **common)
         formats = dict.fromkeys(("input", "a", "b", "sum"), params)
         scheme = Scheme.uniform([], Precision(8, 8))
-        model = IntegerModel("sum", scheme, (first, *halves, total), formats, "sum", np.ones(1))
+        model = IntegerModel("sum", scheme, (first, *halves, total), formats, single_output("sum"))
         images = torch.from_numpy(np.stack(np.meshgrid(np.arange(256), np.arange(256)))[None].astype(np.float32))
         assert_equal(model, images, tmp_path / "model.tflite")
         assert (kinds_of(tmp_path / "model.tflite", "ADD") == {"INT8"}) is on_bytes
@@ -271,7 +276,7 @@ def test_concatenated_clamps(tmp_path: Path) -> None:
     names = tuple(op.name for op in ops)
     ops.append(Concat(name="all", inputs=names, shape=(2 * len(names), 4, 8), place=""))
     formats = dict.fromkeys((*names, "all"), params)
-    model = IntegerModel("concat", Scheme.uniform([], Precision(8, 8)), tuple(ops), formats, "all", np.ones(1))
+    model = IntegerModel("concat", Scheme.uniform([], Precision(8, 8)), tuple(ops), formats, single_output("all"))
     images = torch.from_numpy(np.random.default_rng(0).integers(-128, 128, (4, 2, 4, 8)).astype(np.float32))
     assert_equal(model, images, tmp_path / "model.tflite")
 
@@ -292,7 +297,7 @@ def test_dilated_maxima(signed: bool, tmp_path: Path) -> None:
         )  # fmt: skip
         formats = {"input": params, "pool": params}
         scheme = Scheme.uniform([], Precision(8, 8))
-        model = IntegerModel("pool", scheme, (first, pool), formats, "pool", np.ones(1))
+        model = IntegerModel("pool", scheme, (first, pool), formats, single_output("pool"))
         assert_equal(model, images, tmp_path / "model.tflite")
 
 
@@ -312,7 +317,7 @@ def test_refusals(tmp_path: Path) -> None:
         padding=(0, 0),
     )
     with pytest.raises(ExportError, match=r"'mean' in float32, which holds 2\*\*24, but a window of it can be larger"):
-        to_litert(IntegerModel("mean", scheme, (first, mean), {"input": params}, "mean", np.ones(1)))
+        to_litert(IntegerModel("mean", scheme, (first, mean), {"input": params}, single_output("mean")))
     (tmp_path / "noise.tflite").write_bytes(b"noise")
     with pytest.raises(FileFormatError, match=r"LiteRT cannot read .*noise\.tflite"):
         load_engine("litert", tmp_path / "noise.tflite")

@@ -16,6 +16,7 @@ from bitwright.export import Pixels, export_litert
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, run
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import IntegerAdd, IntegerRequantize, Rescale
+from bitwright.integer.outputs import single_output
 from export.published import constants, exactly, near_halves, tail
 
 pytestmark = pytest.mark.skipif(not ENGINES["litert"].installed, reason="the extra 'litert' is not installed")
@@ -67,9 +68,16 @@ def test_streams_and_means(pixels: Pixels | None, tmp_path: Path) -> None:
     in_litert(model, images, tmp_path, pixels)
     for multiplier, shift in ((2**31 - 1, 42), (3, 8)):
         ratio = Rescale(Multipliers(np.array([multiplier]), np.array([shift])), -128, 127)
-        last = IntegerRequantize(name="last", inputs=(model.output,), shape=model.ops[-1].shape, rescale=ratio)
+        last = IntegerRequantize(
+            name="last", inputs=(model.outputs["logits"].tensor,), shape=model.ops[-1].shape, rescale=ratio
+        )
         formats = {**model.formats, "last": QuantParams.symmetric(8, 1.0)}
-        in_litert(replace(model, ops=(*model.ops, last), formats=formats, output="last"), images, tmp_path, pixels)
+        in_litert(
+            replace(model, ops=(*model.ops, last), formats=formats, outputs=single_output("last")),
+            images,
+            tmp_path,
+            pixels,
+        )
 
 
 def test_what_has_no_exact_form_is_refused() -> None:

@@ -22,6 +22,7 @@ from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, QuantParams, lower, run
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import IntegerAvgPool2d, Quantize, ReciprocalQuantize
+from bitwright.integer.outputs import single_output
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from export.models import (
@@ -133,7 +134,7 @@ def test_sums_beyond_float32_are_cut(tmp_path: Path) -> None:
     until = model.ops[: model.ops.index(layer)]
     formats = {name: params for name, params in model.formats.items() if name != "wide"}
     last = replace(layer, rescale=None)
-    raw = replace(model, ops=(*until, last), formats=formats, facts={}, output="wide", output_unit=np.ones(1))
+    raw = replace(model, ops=(*until, last), formats=formats, facts={}, outputs=single_output("wide"))
     assert assert_equal(raw, images, tmp_path / "raw.xml")["wide"] == PARTS
     alone = replace(last, bias=np.full_like(layer.bias, 2**25))
     assert assert_equal(replace(raw, ops=(*until, alone)), images, tmp_path / "raw.xml")
@@ -262,7 +263,7 @@ def test_images_times_a_reciprocal(pixels: Pixels | None, tmp_path: Path) -> Non
     flat = Flatten(name="flat", inputs=("input",), shape=(1024,), place="")
     params = QuantParams.symmetric(8, scale)
     formats = {"input": params, "flat": params}
-    model = IntegerModel("images", Scheme("none", {}), (op, flat), formats, "flat", np.array([scale]))
+    model = IntegerModel("images", Scheme("none", {}), (op, flat), formats, single_output("flat", np.array([scale])))
     if pixels is None:
         halves = (np.arange(-130, 130) + 0.5).astype(np.float32) * np.float32(scale)
         near = np.concatenate([halves, *(np.nextafter(halves, np.float32(end)) for end in (-9, 9))])

@@ -19,6 +19,7 @@ from bitwright.export import Target, to_openvino
 from bitwright.export.openvino.kernels import DOUBLED, FLOAT32, INT8, PARTS
 from bitwright.integer import IntegerModel, QuantParams, lower, run
 from bitwright.integer.ops import IntegerAdd, Quantize, ReciprocalQuantize
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
@@ -146,7 +147,9 @@ def test_images_at_all_thresholds(kind: Any) -> None:
         limits = {"low": source.quant_min, "high": source.quant_max}
         op = kind(name="input", inputs=(), shape=(1, 1, 1), place="", scale=scale, **limits)
         params = QuantParams(source.format, scale)
-        model = IntegerModel("images", Scheme("none", {}), (op,), {"input": params}, "input", np.full(1, scale))
+        model = IntegerModel(
+            "images", Scheme("none", {}), (op,), {"input": params}, single_output("input", np.full(1, scale))
+        )
         steps = np.arange(source.quant_min - 3, source.quant_max + 4)
         near = [np.float32((steps - 0.5) * scale)]
         for direction in (-np.inf, np.inf):
@@ -162,7 +165,9 @@ def test_scales_of_images_that_have_no_inverse_are_refused() -> None:
     """Products with the inverse of a scale beyond 2**100 are no normal numbers."""
     op = Quantize(name="input", inputs=(), shape=(1, 1, 1), place="", scale=2.0**101, low=0, high=255)
     params = QuantParams.unsigned(8, op.scale)
-    model = IntegerModel("images", Scheme("none", {}), (op,), {"input": params}, "input", np.full(1, op.scale))
+    model = IntegerModel(
+        "images", Scheme("none", {}), (op,), {"input": params}, single_output("input", np.full(1, op.scale))
+    )
     with pytest.raises(
         ExportError, match=r"'input': expected a scale of images from 2\*\*-100 to 2\*\*100, got 2.54e\+30"
     ):
@@ -223,4 +228,4 @@ def test_additions_of_bytes_round_once() -> None:
         ]
         ops = (model.ops[0], *layers, *sums)
         formats = dict.fromkeys((op.name for op in ops), source)
-        assert_equal(replace(model, ops=ops, formats=formats, output="abc"), images)
+        assert_equal(replace(model, ops=ops, formats=formats, outputs=single_output("abc")), images)

@@ -94,7 +94,7 @@ def test_the_file_states_its_conditions() -> None:
     model, _ = integer_model(RESNET20, 32, "W4A4")
     facts = {entry.key: entry.value for entry in to_qonnx(model).metadata_props}
     assert json.loads(facts["bitwright"]) == {"scheme": model.scheme.to_dict(), "layers": model.facts}
-    assert json.loads(facts["output_unit"]) == model.output_unit.tolist()
+    assert json.loads(facts["output_unit"]) == model.outputs["logits"].unit.tolist()
     assert facts["images"] == "float32, normalised as in training"
     assert facts["sums"] == "within 2**24, as float32 convolutions need in any order of summation"
     assert json.loads(facts["digits"]) == {}

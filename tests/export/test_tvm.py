@@ -22,6 +22,7 @@ from bitwright.graph.nodes import Concat
 from bitwright.integer import IntegerModel, QuantParams, lower, run
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, Multipliers
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, IntegerRequantize, Quantize, ReciprocalQuantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from bitwright.zoo import import_checkpoint
@@ -109,7 +110,7 @@ def direct(ops: list[object], formats: dict[str, QuantParams], shape: tuple[int,
         name="x", inputs=(), shape=shape, scale=1.0, low=formats["x"].quant_min, high=formats["x"].quant_max
     )
     made = (first, *ops)
-    return IntegerModel("direct", Scheme("none", {}), made, formats, made[-1].name, np.ones(1))  # type: ignore[attr-defined]
+    return IntegerModel("direct", Scheme("none", {}), made, formats, single_output(made[-1].name))  # type: ignore[attr-defined]
 
 
 RATIOS = {
@@ -167,7 +168,11 @@ def test_images_near_halves(tmp_path: Path) -> None:
     for kind in (Quantize, ReciprocalQuantize):
         op = kind(name="x", inputs=(), shape=shape, scale=scale, low=-128, high=127)
         model = IntegerModel(
-            "x", Scheme("none", {}), (op,), {"x": QuantParams.symmetric(8, scale)}, "x", np.array([scale])
+            "x",
+            Scheme("none", {}),
+            (op,),
+            {"x": QuantParams.symmetric(8, scale)},
+            single_output("x", np.array([scale])),
         )
         logits.append(run(model, images))
         assert_equal(model, images, tmp_path)
@@ -220,14 +225,16 @@ def test_a_library_says_what_it_is(tmp_path: Path) -> None:
     assert stated["input"]["shape"] == [3, 15, 15]
     assert stated["input"]["dtype"] == "uint8"
     assert stated["input"]["scale"] == model.formats[model.ops[0].name].scale
-    assert stated["output"] == {"shape": [7], "unit": model.output_unit.tolist()}
+    assert stated["output"] == {"shape": [7], "unit": model.outputs["logits"].unit.tolist()}
     assert stated["scheme"] == model.scheme.to_dict()
     assert stated["tvm"] == tvm.__version__
     images = torch.randint(0, 256, (8, 3, 15, 15), dtype=torch.uint8)
     (result,) = compare(model, {"tvm": tmp_path / "model.so"}, [images], pixels=pixels)
     assert result.exact
     integers, logits = machine["main"](tvm.runtime.tensor(images.numpy()))
-    assert np.array_equal(logits.numpy(), integers.numpy().astype(np.float32) * model.output_unit.astype(np.float32))
+    assert np.array_equal(
+        logits.numpy(), integers.numpy().astype(np.float32) * model.outputs["logits"].unit.astype(np.float32)
+    )
     (timed,) = side_by_side({"tvm": tmp_path / "model.so"}, batches=[2], rounds=1)
     assert (timed.engine, timed.batch) == ("tvm", 2)
 

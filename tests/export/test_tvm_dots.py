@@ -17,6 +17,7 @@ from bitwright.graph.nodes import Concat, Node
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, Multipliers
 from bitwright.integer.ops import IntegerConv2d, Quantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.scheme import Scheme
 from export.one_layer import convolution
 
@@ -54,7 +55,7 @@ def layers(params: QuantParams) -> IntegerModel:
     limits = {"low": params.quant_min, "high": params.quant_max}
     first = Quantize(name="x", inputs=(), shape=(CHANNELS, *IMAGE), scale=1.0, **limits)
     formats = {"x": params} | {op.name: wide for op in (*ops, together)}
-    return IntegerModel("dots", Scheme("none", {}), (first, *ops, together), formats, "all", np.ones(1))
+    return IntegerModel("dots", Scheme("none", {}), (first, *ops, together), formats, single_output("all"))
 
 
 def plain(target: object) -> Instructions:

@@ -16,6 +16,7 @@ from bitwright.benchmark import load_engine
 from bitwright.export import form_of
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, run
 from bitwright.integer.ops import IntegerAvgPool2d, Quantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.certificate import verify
 from bitwright.scheme import Precision, Scheme
 
@@ -39,7 +40,7 @@ def mean_of_a_stream() -> IntegerModel:
         ),
     )  # fmt: skip
     scheme = Scheme.uniform(["none"], Precision(8, 8))
-    return IntegerModel("mean", scheme, ops, {"input": wide, "mean": byte}, "mean", np.ones(1))
+    return IntegerModel("mean", scheme, ops, {"input": wide, "mean": byte}, single_output("mean"))
 
 
 def images_next_to_thresholds(model: IntegerModel) -> torch.Tensor:

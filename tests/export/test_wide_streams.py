@@ -20,6 +20,7 @@ from bitwright.graph.nodes import ChannelShuffle, Concat, Flatten, MaxPool2d, No
 from bitwright.integer import IntegerModel, Multipliers, prepare, run
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import IntegerConv2d, ReciprocalQuantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.scheme import Precision, Scheme
 from export.published import BYTE, ONCE, WIDE
@@ -76,7 +77,7 @@ def stream() -> tuple[IntegerModel, torch.Tensor]:
         ),
     )  # fmt: skip
     formats = {"input": BYTE, "stream": WIDE}
-    model = IntegerModel("stream", Scheme.uniform(["stream"], Precision(8, 8)), ops, formats, "stream", np.ones(1))
+    model = IntegerModel("stream", Scheme.uniform(["stream"], Precision(8, 8)), ops, formats, single_output("stream"))
     generator = torch.Generator().manual_seed(0)
     return model, torch.randint(-130, 130, (3, 1, SIDE, SIDE), generator=generator) * 0.01
 
@@ -85,7 +86,9 @@ def stream() -> tuple[IntegerModel, torch.Tensor]:
 def test_no_bit_is_lost(kind: str, tmp_path: Path) -> None:
     """The integers are those of a literal twin, though most of them are no float32 numbers."""
     (alone, images), op = stream(), MOVES[kind]
-    model = replace(alone, ops=(*alone.ops, op), formats={**alone.formats, "moved": WIDE}, output="moved")
+    model = replace(
+        alone, ops=(*alone.ops, op), formats={**alone.formats, "moved": WIDE}, outputs=single_output("moved")
+    )
     expected = literally(op, run(alone, images).numpy().astype(np.int64))
     assert np.abs(expected).max() > 2 * FLOAT32_EXACT
     assert (expected.astype(np.float32).astype(np.int64) != expected).mean() > 0.2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -266,13 +267,20 @@ def test_images_of_a_batch_are_not_mixed(after: Callable[[Tensor], Tensor]) -> N
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda m, x: (m.conv(x), x), "mine returns 2 tensors in evaluation mode, but one tensor of logits is needed"),
-        (lambda m, x: {"out": m.conv(x), "aux": x}, "mine returns 2 tensors"),
-        (lambda m, x: m.conv.weight, "mine returns a constant: its output does not depend on the images"),
+        (lambda m, x: None, "mine returns no tensor in evaluation mode"),
+        (lambda m, x: (m.conv(x), 3), "mine returns an object of type int as 'output1', but a network returns tensors"),
+        (lambda m, x: {"a.b": m.conv(x), "a": {"b": x}}, "mine returns two tensors that are both called 'a.b'"),
+        (lambda m, x: {"images": m.conv(x), "b": x}, "mine: an output cannot be called 'images'"),
+        (
+            lambda m, x: {"b": m.conv(x), "b_int32": x},
+            "mine: the name 'b_int32' of an output is that of another's integers",
+        ),
+        (lambda m, x: m.conv.weight, "mine returns a constant: its output 'logits' does not depend on the images"),
+        (lambda m, x: (m.conv(x), m.conv.bias), "mine returns a constant: its output 'output1' does not depend"),
     ],
 )
-def test_one_output_is_needed(forward: Callable[[nn.Module, Tensor], Tensor], message: str) -> None:
-    """Two outputs, or one that no image changes, are refused."""
+def test_outputs_that_are_refused(forward: Callable[[nn.Module, Tensor], Any], message: str) -> None:
+    """No output, one that is no tensor or that no image changes, and names that no file can have."""
     with pytest.raises(CaptureError, match=message):
         capture(Called(forward, conv=nn.Conv2d(3, 8, 3)), IMAGE, name="mine")
 
@@ -281,7 +289,7 @@ def test_one_output_is_needed(forward: Callable[[nn.Module, Tensor], Tensor], me
 def test_one_output_in_a_container_is_that_output(wrap: Callable[[Tensor], object]) -> None:
     """A list or dictionary with one tensor in it is that tensor."""
     graph = capture(Called(lambda m, x: wrap(m.conv(x)), conv=nn.Conv2d(3, 4, 3)), IMAGE)
-    assert graph.output == "conv"
+    assert graph.outputs == {"logits": "conv"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from bitwright.graph import capture
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, lower, prepare, run
 from bitwright.integer.execution.exact_sums import int8_exact
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerRequantize, Quantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, SATURATING_SUM, largest_pair_sum
 from bitwright.integer.proof.certificate import EXHAUSTIVE, certify_requantize
 from bitwright.integer.proof.recheck import recheck
@@ -116,7 +117,7 @@ def one_layer(weight: npt.NDArray[np.int8], bias: int, multiplier: int, shift: i
             weight_bits=8, bias=np.array([bias], np.int32), stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
         ),
     )  # fmt: skip
-    return IntegerModel("one", Scheme("none", {}), ops, {"images": params, "layer": wide}, "layer", np.ones(1))
+    return IntegerModel("one", Scheme("none", {}), ops, {"images": params, "layer": wide}, single_output("layer"))
 
 
 def assert_prepared(model: IntegerModel) -> None:
@@ -168,5 +169,5 @@ def test_magnitudes_beyond_bytes() -> None:
             IntegerRequantize(name="half", inputs=("images",), shape=(4, 1, 1), rescale=half),
         )
         assert_prepared(
-            IntegerModel("one", Scheme("none", {}), ops, {"images": params, "half": out}, "half", np.ones(1))
+            IntegerModel("one", Scheme("none", {}), ops, {"images": params, "half": out}, single_output("half"))
         )

@@ -10,6 +10,7 @@ from bitwright.errors import LoweringError
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, requantize
 from bitwright.integer.multipliers import dyadic, float32_exact, hawq_dyadic, requantize_float32
 from bitwright.integer.ops import IntegerRequantize, ReciprocalQuantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.certificate import verify
 from bitwright.integer.proof.narrow import float32_multipliers, narrow
 from bitwright.scheme import Scheme
@@ -78,7 +79,7 @@ def test_a_float32_number_is_no_proof() -> None:
             IntegerRequantize(name="y", inputs=("wide",), shape=shape, rescale=rescale),
         )
         formats = {"x": QuantParams.symmetric(8, 1.0), "wide": wide, "y": QuantParams.unsigned(7, 1.0)}
-        model = IntegerModel("published", Scheme("none", {}), ops, formats, "y", np.ones(1))
+        model = IntegerModel("published", Scheme("none", {}), ops, formats, single_output("y"))
         try:
             found = narrow(model).ops[-1].rescale.multipliers  # type: ignore[attr-defined]
         except LoweringError:  # no float32 number near by has the same staircase

@@ -18,6 +18,7 @@ from bitwright.integer.ops import (
     Quantize,
     Rescale,
 )
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.ranges import tensor_ranges
 from bitwright.scheme import Precision, Scheme
 
@@ -57,7 +58,7 @@ def network() -> IntegerModel:
     )
     formats = {op.name: BYTE if op.name == "input" else WIDE for op in ops}
     scheme = Scheme.uniform(["conv"], Precision(8, 8))
-    return IntegerModel("test", scheme, ops, formats, "both", np.ones(1))
+    return IntegerModel("test", scheme, ops, formats, single_output("both"))
 
 
 def test_ends_are_reached() -> None:

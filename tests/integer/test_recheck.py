@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from bitwright.graph import capture
 from bitwright.graph.nodes import AvgPool2d
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, load, lower, prepare
 from bitwright.integer.ops import IntegerAdd, IntegerAvgPool2d, IntegerConv2d, IntegerLinear, IntegerRequantize
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import largest_pair_sum
 from bitwright.integer.proof.certificate import verify
 from bitwright.integer.proof.ranges import accumulators
@@ -68,6 +70,11 @@ def found(kind: type) -> Any:
 def changed(name: str, **values: Any) -> Change:
     """With another operation in the place of one."""
     return lambda model: replace(model, ops=tuple(replace(op, **values) if op.name == name else op for op in model))
+
+
+def _worth(model: IntegerModel, unit: npt.NDArray[np.float64]) -> IntegerModel:
+    """With another unit of its output."""
+    return replace(model, outputs=single_output("classify", unit))
 
 
 def reformatted(name: str, window: TensorFormat) -> Change:
@@ -147,9 +154,9 @@ TAMPERED: dict[str, tuple[Callable[[], Change], str]] = {
     "scale of a term": (lambda: rescaled_format("inner", scale=0.5), f"addition '{ADD().name}': expected the multiplier"),
     "scale of a mean": (lambda: rescaled_format(POOL().name, scale=0.5), f"'{POOL().name}': expected a multiplier near"),
     "scale of a stream": (lambda: rescaled_format(NARROWER().name, scale=0.5), f"'{NARROWER().name}': expected a multiplier n"),
-    "unit": (lambda: lambda model: replace(model, output_unit=-model.output_unit), "output 'classify': expected positive"),
-    "number of units": (lambda: lambda model: replace(model, output_unit=np.ones(3)), "expected one output unit, or one a class"),
-    "output": (lambda: lambda model: replace(model, output="stem"), "output|unit"),
+    "unit": (lambda: lambda model: _worth(model, -model.outputs["logits"].unit), "output 'logits': expected positive"),
+    "number of units": (lambda: lambda model: _worth(model, np.ones(3)), "expected one unit of its output 'logits', or one a ch"),
+    "output": (lambda: lambda model: replace(model, outputs=single_output("stem")), "output|unit"),
     "term": (lambda: changed(ADD().name, multipliers=(2 * ADD().multipliers[0], 1)), f"addition '{ADD().name}'"),
     "sum": (lambda: changed(ADD().name, multipliers=(2**17, 2**17)), f"addition '{ADD().name}': its sum can reach"),
     "shift of a sum": (lambda: changed(ADD().name, shift=1), f"addition '{ADD().name}': expected the multiplier"),

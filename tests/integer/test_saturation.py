@@ -202,7 +202,8 @@ def test_the_expected_change_is_what_the_last_layer_sees() -> None:
         (remedy,) = [remedy for remedy in found.chosen.values() if remedy.layers == ("fc",)]
         seen: dict[str, Quantized] = {}
         real = model(images, seen.__setitem__).double()
-        values, unit = seen[remedy.tensor], seen[model.plan.raw or ""].scale
+        (final,) = model.plan.accumulators
+        values, unit = seen[remedy.tensor], seen[final].scale
         (source,) = [seen[node.inputs[0]] for node in model.plan.graph if node.name == remedy.tensor]
         mean = source.values.double().mean((2, 3)) * (source.scale / values.scale).double()
         coarse = 2 * (mean / 2).round().clamp(0, 127)

@@ -33,7 +33,7 @@ def assert_lowered_as_trained(model: QuantizedModel, images: Tensor) -> IntegerM
     assert {
         name: int((got[name].double() != value.double()).sum()) for name, value in expected.items()
     } == dict.fromkeys(expected, 0)
-    assert torch.equal(prepare(integer).run(images), expected[integer.output])
+    assert torch.equal(prepare(integer).run(images), expected[integer.outputs["logits"].tensor])
     return integer
 
 
@@ -43,12 +43,12 @@ def test_any_windows_are_lowered_as_trained(data: st.DataObject, precision: str,
     """Windows anywhere, after a step of training: every tensor that may be negative can have any."""
     model = small_quantized(precision, residual_bits=residual_bits)
     train(model, few(64), TrainSettings(epochs=1, learning_rate=0.01))
-    for name in sorted(model.plan.movable - {model.plan.raw}):
+    for name in sorted(model.plan.movable - model.plan.accumulators):
         quantizer = model.activation_quantizer(name)
         bits = quantizer.format.bit_width
         quantizer.place(data.draw(windows(bits, bits)), float(quantizer.scale.detach()))
     integer = assert_lowered_as_trained(model, digits().calibration(16)[0])
-    for name in model.plan.movable - {model.plan.raw}:
+    for name in model.plan.movable - model.plan.accumulators:
         assert integer.formats[name].format == model.activation_quantizer(name).format
 
 
@@ -90,7 +90,7 @@ def test_windows_are_kept_in_files(ranges: Ranges, tmp_path: Path) -> None:
     train(model, few(64), TrainSettings(epochs=1, learning_rate=0.01))
     again = small_quantized("W4A4", ranges=ranges)
     again.load_state_dict(model.state_dict())
-    found = {name: model.activation_quantizer(name).format for name in model.plan.movable - {model.plan.raw}}
+    found = {name: model.activation_quantizer(name).format for name in model.plan.movable - model.plan.accumulators}
     assert any(window not in (TensorFormat.symmetric(4), TensorFormat.symmetric(8)) for window in found.values())
     assert found == {name: again.activation_quantizer(name).format for name in found}
     integer = lower(again)
@@ -100,8 +100,8 @@ def test_windows_are_kept_in_files(ranges: Ranges, tmp_path: Path) -> None:
     assert loaded.formats == integer.formats
     assert torch.equal(run(loaded, images), run(lower(model), images))
     data = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "old.safetensors").write_bytes(data.replace(b"bitwright.integer.2", b"bitwright.integer.1"))
-    with pytest.raises(FileFormatError, match=r"got 'bitwright.integer.1'.*Another version of Bitwright wrote it"):
+    (tmp_path / "old.safetensors").write_bytes(data.replace(b"bitwright.integer.3", b"bitwright.integer.2"))
+    with pytest.raises(FileFormatError, match=r"got 'bitwright.integer.2'.*Another version of Bitwright wrote it"):
         load(tmp_path / "old.safetensors")
 
 

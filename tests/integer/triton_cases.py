@@ -22,6 +22,7 @@ from bitwright.graph.nodes import Flatten
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, prepare, run
 from bitwright.integer.multipliers import hawq_dyadic
 from bitwright.integer.ops import IntegerAdd, IntegerConv2d, IntegerLinear, Quantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import accumulator_bounds
 from bitwright.integer.proof.certificate import certify
 from bitwright.quantizer.formats import TensorFormat
@@ -108,8 +109,7 @@ def single(layer: Layer) -> tuple[IntegerModel, Tensor]:
         Scheme("none", {}, 8),
         (first, flat, op) if layer.linear else (first, op),
         formats,
-        "layer",
-        np.array([1.0]),
+        single_output("layer"),
     )
     integers = generator.integers(params.quant_min, params.quant_max + 1, (layer.batch, *shape))
     integers.flat[:2] = params.quant_min, params.quant_max
@@ -131,7 +131,7 @@ def added(bits: tuple[int, int, int]) -> tuple[IntegerModel, Tensor]:
     )  # fmt: skip
     formats = {**base.formats, "second": other.formats["layer"], "sum": out}
     ops = (quantize, first, replace(second, name="second"), total)
-    return replace(base, ops=ops, formats=formats, output="sum"), images
+    return replace(base, ops=ops, formats=formats, outputs=single_output("sum")), images
 
 
 def compare(make: Callable[[], tuple[IntegerModel, Tensor]], kernels: str, products: str | None, device: str) -> str:

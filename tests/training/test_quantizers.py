@@ -255,7 +255,7 @@ def test_one_scale_for_a_layer() -> None:
         assert found.tolist() == [float(each.weight_quantizer(name).scale.max())] * len(found)
     images = digits().calibration(16)[0]
     integer = lower(one)
-    assert torch.equal(run(integer, images).double() * torch.from_numpy(integer.output_unit), one(images))
+    assert torch.equal(run(integer, images).double() * torch.from_numpy(integer.outputs["logits"].unit), one(images))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -268,7 +268,7 @@ def test_narrow_biases_are_clamped(bits: int) -> None:
     assert largest[narrow] == limit < largest[free]
     images = digits().calibration(16)[0]
     integer = lowered[narrow]
-    assert torch.equal(run(integer, images).double() * torch.from_numpy(integer.output_unit), narrow(images))
+    assert torch.equal(run(integer, images).double() * torch.from_numpy(integer.outputs["logits"].unit), narrow(images))
     assert not torch.equal(narrow.train()(images), free.train()(images))
 
 

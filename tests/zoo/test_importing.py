@@ -37,8 +37,11 @@ def resnet18(tmp_path_factory: pytest.TempPathFactory) -> tuple[IntegerModel, Tw
 
 def assert_same(one: IntegerModel, other: IntegerModel) -> None:
     """Equal in all fields of all operations, and in everything else."""
-    assert np.array_equal(one.output_unit, other.output_unit)
-    rest = [(model.model, model.scheme, dict(model.formats), model.output, model.facts) for model in (one, other)]
+    assert np.array_equal(one.outputs["logits"].unit, other.outputs["logits"].unit)
+    rest = [
+        (model.model, model.scheme, dict(model.formats), model.outputs["logits"].tensor, model.facts)
+        for model in (one, other)
+    ]
     assert rest[0] == rest[1]
     for first, second in zip(one, other, strict=True):
         assert type(first) is type(second)

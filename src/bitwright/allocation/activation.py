@@ -98,7 +98,8 @@ def peak_activation(graph: Graph, residual_bits: int = 8) -> PeakActivation:
             last_use[stored[name]] = step
         if node.name == stored[node.name]:
             tensors[node.name] = LiveTensor(node.name, prod(node.shape), wanted[node.name])
-    last_use[stored[graph.output]] = len(graph.nodes)
+    for name in graph.returned:
+        last_use[stored[name]] = len(graph.nodes)
 
     steps = []
     alive: dict[str, LiveTensor] = {}

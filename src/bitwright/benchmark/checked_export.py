@@ -22,6 +22,7 @@ from bitwright.export.pixels import Pixels
 from bitwright.export.seal import companions, state_checked
 from bitwright.export.target import Target
 from bitwright.integer.model import IntegerModel
+from bitwright.integer.outputs import single_output
 
 LARGEST_BATCH = 3
 SMALLER_BATCHES = (1, 2)
@@ -155,9 +156,9 @@ def _first_operation(
         while wrong - right > 1:
             middle = (right + wrong) // 2
             last = model.ops[middle - 1]
-            params = model.formats.get(last.name)  # accumulators, which have none, are worth what the logits are
-            unit = model.output_unit if params is None else np.array([params.scale])
-            first = replace(model, ops=model.ops[:middle], output=last.name, output_unit=unit, facts={})
+            params = model.formats.get(last.name)  # accumulators have none, and are compared whatever they are worth
+            outputs = single_output(last.name) if params is None else single_output(last.name, [params.scale])
+            first = replace(model, ops=model.ops[:middle], outputs=outputs, facts={})
             try:
                 write(first, part)
             except ExportError as error:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from bitwright.benchmark import engine_server, runtimes
 from bitwright.benchmark.engines import known_engine
 from bitwright.errors import EngineError
+from bitwright.graph.outputs import Returned, returned
 
 
 class Setting(NamedTuple):
@@ -64,9 +65,7 @@ class EngineProcess:
         found = self._answer({"path": str(path), **setting._asdict()})
         return tuple(found["shape"]), found["kind"]
 
-    def logits(
-        self, path: str | Path, images: npt.NDArray[Any], setting: Setting, *, real: bool = False
-    ) -> npt.NDArray[Any]:
+    def logits(self, path: str | Path, images: npt.NDArray[Any], setting: Setting, *, real: bool = False) -> Returned:
         """What the engine computes.
 
         Args:
@@ -76,7 +75,7 @@ class EngineProcess:
             real: Whether real logits are wanted.
 
         Returns:
-            The int32 logits, or the real ones, [count, classes].
+            The int32 logits, or the real ones, [count, classes]; of several outputs, these by name.
 
         Raises:
             EngineError: If it cannot load the file, fails, or ends.
@@ -85,12 +84,14 @@ class EngineProcess:
         np.save(given, images)
         return self.logits_of(path, given, setting, real=real)
 
-    def logits_of(self, path: str | Path, images: Path, setting: Setting, *, real: bool = False) -> npt.NDArray[Any]:
+    def logits_of(self, path: str | Path, images: Path, setting: Setting, *, real: bool = False) -> Returned:
         """The same for images in an .npy file, which several processes may share."""
-        made = Path(self._folder.name) / "logits.npy"
+        made = Path(self._folder.name) / "logits.npz"
         what = "logits" if real else "integers"  # as a session calls them
-        self._answer({"path": str(path), "images": str(images), "what": what, "logits": str(made), **setting._asdict()})
-        return np.asarray(np.load(made))
+        asked = {"path": str(path), "images": str(images), "what": what, "logits": str(made), **setting._asdict()}
+        names = self._answer(asked)["outputs"]
+        with np.load(made) as found:
+            return returned(dict(zip(names, (found[key] for key in found.files), strict=True)))
 
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the process says to a request.

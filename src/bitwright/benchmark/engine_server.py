@@ -21,8 +21,8 @@ def serve(runtimes: str, name: str, answers: TextIO) -> None:
     Args:
         runtimes: Where the module with the registry of runtimes is.
         name: Of the engine.
-        answers: Gets `{}` where the logits are written as asked; the shape and the type of an image where no images are given;
-            `{"failure": "…"}` where that is impossible.
+        answers: Gets the names of the outputs where these are written as asked, in their order; the shape and the type of an
+            image where no images are given; `{"failure": "…"}` where that is impossible.
     """
     load_engine = runpy.run_path(runtimes)["load_engine"]
     sessions: dict[tuple[str, str, int], Any] = {}
@@ -40,8 +40,10 @@ def serve(runtimes: str, name: str, answers: TextIO) -> None:
             if "images" in asked:
                 compute, images = getattr(session, asked["what"]), np.load(asked["images"])
                 parts = [compute(images[start : start + batch]) for start in range(0, len(images), batch)]
-                np.save(asked["logits"], np.concatenate(parts))
-                answer = {}
+                if not isinstance(parts[0], dict):
+                    parts = [{session.outputs[0]: part} for part in parts]
+                np.savez(asked["logits"], *(np.concatenate([part[name] for part in parts]) for name in parts[0]))
+                answer = {"outputs": list(parts[0])}
             else:
                 answer = {"shape": session.shape, "kind": session.kind}
         except Exception as error:  # whatever an engine raises is an answer

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from bitwright.benchmark.engine_process import EngineProcess, Setting
@@ -19,6 +20,7 @@ from bitwright.benchmark.environment import environment
 from bitwright.errors import DataError, EngineError, ExportError
 from bitwright.export import Target
 from bitwright.export.pixels import Pixels
+from bitwright.graph.outputs import SINGLE, by_name
 from bitwright.integer.execution.prepare import prepare
 from bitwright.integer.model import IntegerModel
 from bitwright.progress import Progress, silent
@@ -33,6 +35,8 @@ class Counts(NamedTuple):
     differing_logits: int
     largest_difference: int
 
+
+Array = npt.NDArray[Any]
 
 Stage = Callable[[str], object]
 """Told in words what begins."""
@@ -52,6 +56,7 @@ class Equality:
         logits: How many were compared.
         differing_logits: Of those, how many differ.
         largest_difference: The largest distance of a logit from its reference, in its own units.
+        differing_outputs: The names of the outputs that differ anywhere.
         failure: How it failed or ended, in words; empty if it did not. All logits that it owes count as differing.
     """
 
@@ -64,6 +69,7 @@ class Equality:
     logits: int
     differing_logits: int
     largest_difference: int
+    differing_outputs: tuple[str, ...] = ()
     failure: str = ""
 
     @property
@@ -77,7 +83,8 @@ class Equality:
 
     def __str__(self) -> str:
         how = f"{self.engine} ({self.level}, batch {self.batch}, threads {self.threads})"
-        return f"{how}: {self.failure or f'{self.equal_images:,} of {self.images:,} images equal'}"
+        where = f" (differing: {', '.join(self.differing_outputs)})" if set(self.differing_outputs) - {SINGLE} else ""
+        return f"{how}: {self.failure or f'{self.equal_images:,} of {self.images:,} images equal{where}'}"
 
 
 def compare(
@@ -94,7 +101,7 @@ def compare(
     progress: Progress = silent,
     stage: Stage | None = None,
 ) -> list[Equality]:
-    """Run exported files over images and count equal logits; each engine runs in a process of its own.
+    """Run exported files over images and count equal logits, of all outputs; each engine runs in a process of its own.
 
     Args:
         model: What the files were made from.
@@ -119,7 +126,8 @@ def compare(
     chosen = levels or {}
     numbers = [threads] if isinstance(threads, int) else list(threads)
     reference = prepare(model)
-    counts: dict[Setting, np.ndarray[Any, Any]] = {}
+    counts: dict[Setting, Array] = {}
+    differing: dict[Setting, list[str]] = {}
     failures: dict[Setting, str] = {}
     settings: list[Setting] = []
     done = 0
@@ -128,7 +136,8 @@ def compare(
         processes = {name: stack.enter_context(EngineProcess(name, variables)) for name in files}
         (stage or _say_nothing)(f"comparing {', '.join(files)}")
         for done, images in enumerate(batches, start=1):
-            expected = reference.run(images if pixels is None else pixels.normalise(images)).numpy()
+            computed = by_name(reference.run(images if pixels is None else pixels.normalise(images)))
+            expected = {name: values.numpy() for name, values in computed.items()}
             given = Path(folder) / "images.npy"
             np.save(given, images.cpu().numpy())
             if done == 1:
@@ -141,20 +150,26 @@ def compare(
                     for size in sizes
                 ]
                 largest = sizes[-1]
+                differing = {setting: [] for setting in settings}
                 counts = {setting: np.zeros(len(Counts._fields), dtype=np.int64) for setting in settings}
             for setting in settings:
                 if done == 1 or setting.batch == largest:
                     try:
-                        got = processes[setting.engine].logits_of(files[setting.engine], given, setting)
+                        got = by_name(processes[setting.engine].logits_of(files[setting.engine], given, setting))
                     except EngineError as error:
                         failures.setdefault(setting, str(error))
-                        got = np.empty(0)
-                    count(got, expected, counts[setting])
+                        got = {}
+                    differing[setting] += count(got, expected, counts[setting])
             progress(done, total or done)
     if not done:
         raise DataError("comparing engines needs at least one batch of images, got none.")
     return [
-        Equality(**setting._asdict(), **Counts(*map(int, found))._asdict(), failure=failures.get(setting, ""))
+        Equality(
+            **setting._asdict(),
+            **Counts(*map(int, found))._asdict(),
+            differing_outputs=tuple(dict.fromkeys(differing[setting])),
+            failure=failures.get(setting, ""),
+        )
         for setting, found in counts.items()
     ]
 
@@ -224,16 +239,35 @@ def _say_nothing(words: str) -> None:
     """The stage of those who do not ask."""
 
 
-def count(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> None:
-    """Add a batch to [images, equal images, logits, differing logits, largest difference]; other shapes differ throughout."""
-    counts[0] += len(expected)
-    counts[2] += expected.size
-    if got.shape != expected.shape or not np.issubdtype(got.dtype, np.integer):
-        counts[3] += expected.size
-        counts[4] = np.iinfo(np.int32).max
-        return
-    differing = got != expected
-    counts[1] += int((~differing.reshape(len(expected), -1).any(axis=1)).sum())
-    counts[3] += int(differing.sum())
-    distance = np.abs(got.astype(np.int64) - expected.astype(np.int64))
-    counts[4] = max(int(counts[4]), int(distance.max(initial=0)))
+def count(got: Mapping[str, Array], expected: Mapping[str, Array], counts: Array) -> list[str]:
+    """Add a batch to [images, equal images, logits, differing logits, largest difference]; other shapes differ throughout.
+
+    Args:
+        got: Arrays of shape [images, ...] by output.
+        expected: Likewise.
+        counts: Five numbers.
+
+    Returns:
+        The names of the outputs that differ.
+    """
+    differing = []
+    equal = np.ones(len(next(iter(expected.values()))), dtype=np.bool_)
+    counts[0] += len(equal)
+    for name, wanted in expected.items():
+        counts[2] += wanted.size
+        found = got.get(name)
+        if found is None or found.shape != wanted.shape or not np.issubdtype(found.dtype, np.integer):
+            counts[3] += wanted.size
+            counts[4] = np.iinfo(np.int32).max
+            equal[:] = False
+            differing.append(name)
+            continue
+        wrong = found != wanted
+        equal &= ~wrong.reshape(len(wanted), -1).any(axis=1)
+        counts[3] += int(wrong.sum())
+        distance = np.abs(found.astype(np.int64) - wanted.astype(np.int64))
+        counts[4] = max(int(counts[4]), int(distance.max(initial=0)))
+        if wrong.any():
+            differing.append(name)
+    counts[1] += int(equal.sum())
+    return differing

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from bitwright.errors import EngineError, FileFormatError
 from bitwright.export.form import is_exported
 from bitwright.export.seal import look_for_changes
 from bitwright.graph import FloatModel, Graph
+from bitwright.graph.outputs import Returned, first
 from bitwright.integer import IntegerModel, load, prepare
 from bitwright.training import QuantizedModel
 
@@ -31,7 +32,7 @@ class Predictor:
         description: What computes them, in words.
         input_shape: (channels, height, width) of an image.
         output_shape: Of what is predicted for an image: (classes,).
-        predict: float32 images (batch, channels, height, width) to real logits (batch, classes).
+        predict: float32 images (batch, channels, height, width) to real logits (batch, classes); of several outputs, the first.
     """
 
     description: str
@@ -53,17 +54,27 @@ def predictor(path: str | Path) -> Predictor:
         return _exported(Path(path))
     found = load(path)
     if isinstance(found, Graph):
-        return Predictor(f"{found.model} in float", found.input_shape, found.output_shape, FloatModel(found).eval())
+        what = f"{found.model} in float{_which(found.outputs)}"
+        return Predictor(what, found.input_shape, found.output_shape, _first_of(FloatModel(found).eval()))
     if isinstance(found, QuantizedModel):
         source = found.plan.source
-        what = f"{source.model}, {found.plan.scheme.name}, as trained"
-        return Predictor(what, source.input_shape, source.output_shape, found.eval())
+        what = f"{source.model}, {found.plan.scheme.name}, as trained{_which(source.outputs)}"
+        return Predictor(what, source.input_shape, source.output_shape, _first_of(found.eval()))
     return _integer(found)
 
 
 def _integer(model: IntegerModel) -> Predictor:
-    description = f"{model.model}, {model.scheme.name}, in integers"
-    return Predictor(description, model.input_shape, model.output_shape, prepare(model).logits)
+    description = f"{model.model}, {model.scheme.name}, in integers{_which(model.outputs)}"
+    return Predictor(description, model.input_shape, model.output_shape, _first_of(prepare(model).logits))
+
+
+def _first_of(compute: Callable[[Tensor], Returned]) -> Callable[[Tensor], Tensor]:
+    return lambda images: first(compute(images))
+
+
+def _which(outputs: Collection[str]) -> str:
+    """Which output is predicted, where there are several."""
+    return f", output '{next(iter(outputs))}'" if len(outputs) > 1 else ""
 
 
 def _exported(path: Path) -> Predictor:
@@ -101,7 +112,7 @@ class _Running:
     def __call__(self, images: Tensor) -> Tensor:
         try:
             setting = self._setting._replace(batch=len(images))
-            return torch.from_numpy(self._process.logits(self._path, images.numpy(), setting, real=True))
+            return torch.from_numpy(first(self._process.logits(self._path, images.numpy(), setting, real=True)))
         except EngineError as error:
             raise EngineError(self._told(error)) from error
 

@@ -2,7 +2,8 @@
 """What reads files of engines: each turns one into functions from images to logits.
 
 One runtime is one function in the registry. A process that runs an engine imports this module alone, without PyTorch. What an
-integer model returns are its int32 logits, or these times their unit; a float model returns its float32 logits as either.
+integer model returns are its int32 logits, or these times their unit; a float model returns its float32 logits as either. A model
+with several outputs returns all, by name.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,10 +24,11 @@ import numpy.typing as npt
 
 from bitwright.errors import ExportError, FileFormatError, unknown_name
 
-Predict = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-"""From images [batch, channels, height, width], as the file wants them, to logits [batch, classes]."""
+Predict = Callable[[npt.NDArray[Any]], Any]
+"""From images [batch, channels, height, width], as the file wants them, to logits [batch, classes]; several outputs by name."""
 
-INTEGER_OUTPUT, REAL_OUTPUT = "logits_int32", "logits"
+INTEGERS = "_int32"
+"""The end of the name of an output's integers; its real numbers have the name without it."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,18 @@ class Session:
     Attributes:
         shape: Of an image: (channels, height, width).
         kind: Type of its values: `float32` for normalised images, `uint8` for pixels.
-        integers: To int32 logits; those of a float model are float32.
-        logits: To real logits.
+        integers: To int32 logits; those of a float model are float32. A dict of these by name where there are several outputs.
+        logits: To real logits; likewise.
+        outputs: The names of the outputs; that of a single one decides nothing.
     """
 
     shape: tuple[int, ...]
     kind: str
     integers: Predict
     logits: Predict
+    outputs: tuple[str, ...] = ("logits",)
 
-    def __call__(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def __call__(self, images: npt.NDArray[Any]) -> Any:
         return self.integers(images)
 
 
@@ -154,15 +158,15 @@ def _(path: Path, threads: int, level: str) -> Session:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(f"ONNX Runtime cannot read '{path}': {reason}") from error
     names = [output.name for output in session.get_outputs()]
+    outputs = outputs_of(names)
     given = session.get_inputs()[0]
     shape = tuple(size if isinstance(size, int) else 0 for size in given.shape[1:])
     kind = "float32" if given.type == "tensor(float)" else given.type.removeprefix("tensor(").removesuffix(")")
 
-    def reading(output: str) -> Predict:
-        wanted = output if output in names else names[0]
-        return lambda images: np.asarray(session.run([wanted], {given.name: images})[0])
+    def reading(wanted: list[str]) -> Predict:
+        return lambda images: _by_name(outputs, map(np.asarray, session.run(wanted, {given.name: images})))
 
-    return Session(shape, kind, reading(INTEGER_OUTPUT), reading(REAL_OUTPUT))
+    return Session(shape, kind, reading(integers_of(outputs, names)), reading(reals_of(outputs, names)), outputs)
 
 
 @runtime("litert", "ai_edge_litert", "litert")
@@ -174,25 +178,24 @@ def _(path: Path, threads: int, level: str) -> Session:
     except ValueError as error:
         raise FileFormatError(f"LiteRT cannot read '{path}': {' '.join(str(error).split())}") from error
     (given,) = interpreter.get_input_details()
-    outputs = {entry["name"]: entry["index"] for entry in interpreter.get_output_details()}
+    places = {entry["name"]: entry["index"] for entry in interpreter.get_output_details()}
+    outputs = outputs_of(list(places))
     sized: list[tuple[int, ...]] = []
 
-    def reading(output: str) -> Predict:
-        wanted = outputs.get(output, next(iter(outputs.values())))
-
-        def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def reading(wanted: list[str]) -> Predict:
+        def predict(images: npt.NDArray[Any]) -> Any:
             if [images.shape] != sized:
                 interpreter.resize_tensor_input(given["index"], list(images.shape))
                 interpreter.allocate_tensors()
                 sized[:] = [images.shape]
             interpreter.set_tensor(given["index"], images)
             interpreter.invoke()
-            return np.asarray(interpreter.get_tensor(wanted))
+            return _by_name(outputs, (np.asarray(interpreter.get_tensor(places[name])) for name in wanted))
 
         return predict
 
-    shape = tuple(map(int, given["shape"][1:]))
-    return Session(shape, np.dtype(given["dtype"]).name, reading(INTEGER_OUTPUT), reading(REAL_OUTPUT))
+    shape, kind = tuple(map(int, given["shape"][1:])), np.dtype(given["dtype"]).name
+    return Session(shape, kind, reading(integers_of(outputs, places)), reading(reals_of(outputs, places)), outputs)
 
 
 @runtime("openvino", "openvino", "openvino")
@@ -213,12 +216,18 @@ def _(path: Path, threads: int, level: str) -> Session:
     sizes = list(given.partial_shape)[1:]
     shape = tuple(size.get_length() if size.is_static else 0 for size in sizes)
 
-    def reading(output: str) -> Predict:
-        found = [port for port in compiled.outputs if output in port.get_names()]
-        wanted = found[0] if found else compiled.outputs[0]
-        return lambda images: np.array(compiled(np.ascontiguousarray(images))[wanted])
+    ports = {name: port for port in compiled.outputs for name in sorted(port.get_names())}
+    outputs = outputs_of(list(ports))
 
-    return Session(shape, given.element_type.to_dtype().name, reading(INTEGER_OUTPUT), reading(REAL_OUTPUT))
+    def reading(wanted: list[str]) -> Predict:
+        def predict(images: npt.NDArray[Any]) -> Any:
+            found = compiled(np.ascontiguousarray(images))
+            return _by_name(outputs, (np.array(found[ports[name]]) for name in wanted))
+
+        return predict
+
+    kind = given.element_type.to_dtype().name
+    return Session(shape, kind, reading(integers_of(outputs, ports)), reading(reals_of(outputs, ports)), outputs)
 
 
 @runtime("qonnx", "qonnx", "qonnx", threaded=False)
@@ -230,32 +239,43 @@ def _(path: Path, threads: int, level: str) -> Session:
     try:
         stored = ModelWrapper(str(path))
         facts = {entry.key: entry.value for entry in stored.model.metadata_props}
-        unit = np.array(json.loads(facts["output_unit"]), dtype=np.float32)
+        units = json.loads(facts["output_unit"])
+        names = [output.name for output in stored.model.graph.output]
+        outputs = outputs_of(names)
         shape = tuple(stored.get_tensor_shape("images")[1:])
     except Exception as error:  # protobuf raises a type of its own for each fault
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(f"qonnx cannot read '{path}': {reason}") from error
     sized: dict[tuple[int, ...], Any] = {}
 
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def computed(images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         if images.shape not in sized:  # the package knows no dynamic batch
             model = ModelWrapper(str(path))
             model.set_tensor_shape("images", list(images.shape))
-            classes = stored.get_tensor_shape(INTEGER_OUTPUT)[1:]
-            model.set_tensor_shape(INTEGER_OUTPUT, [len(images), *classes])
+            for name in names:
+                model.set_tensor_shape(name, [len(images), *stored.get_tensor_shape(name)[1:]])
             sized[images.shape] = model.transform(InferShapes(), make_deepcopy=False, cleanup=False)
-        logits = execute_onnx(sized[images.shape], {"images": images.astype(np.float32)})[INTEGER_OUTPUT]
-        if not np.array_equal(logits, np.rint(logits)):
+        found = execute_onnx(sized[images.shape], {"images": images.astype(np.float32)})
+        if any(not np.array_equal(found[name], np.rint(found[name])) for name in names):
             raise ExportError(f"expected integers from '{path}', got fractions.")
-        return np.asarray(logits).astype(np.int32)
+        return [np.asarray(found[name]).astype(np.int32) for name in names]
 
-    def real(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        integers = predict(images)
-        return np.asarray(integers.astype(np.float32) * unit.reshape(-1, *[1] * (integers.ndim - 2)))
+    def scaled(integers: npt.NDArray[Any], unit: Any) -> npt.NDArray[Any]:
+        factor = np.array(unit, dtype=np.float32)
+        if factor.ndim != integers.ndim - 1:
+            factor = factor.reshape(-1, *[1] * (integers.ndim - 2))
+        return np.asarray(integers.astype(np.float32) * factor)
+
+    def predict(images: npt.NDArray[Any]) -> Any:
+        return _by_name(outputs, computed(images))
+
+    def real(images: npt.NDArray[Any]) -> Any:
+        each = [units] if len(outputs) == 1 else [units[name] for name in outputs]
+        return _by_name(outputs, map(scaled, computed(images), each))
 
     # Pixels are float32 as everything is in QONNX; `predict` makes them so.
     kind = "uint8" if facts.get("images", "").startswith("uint8") else "float32"
-    return Session(shape, kind, predict, real)
+    return Session(shape, kind, predict, real, outputs)
 
 
 _tvm_threads: list[int] = []
@@ -279,22 +299,50 @@ def _(path: Path, threads: int, level: str) -> Session:
         with tempfile.TemporaryDirectory() as folder:
             library = shutil.copy(path, folder)
             machine = VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
-            main, given = machine["main"], json.loads(str(machine["bitwright"]()))["input"]
+            main, facts = machine["main"], json.loads(str(machine["bitwright"]()))
+            given, outputs = facts["input"], tuple(facts.get("outputs", ["logits"]))
     except Exception as error:  # from the linker, from TVM's own functions, or for want of them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(f"TVM cannot read '{path}': {reason}") from error
     configure = tvm.get_global_func("runtime.config_threadpool")
 
-    def reading(output: int) -> Predict:
-        def predict(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def reading(first: int) -> Predict:
+        def predict(images: npt.NDArray[Any]) -> Any:
             if _tvm_threads != [threads]:  # its threads are the process's, not the library's
                 configure(any_core, threads)
                 _tvm_threads[:] = [threads]
-            return np.asarray(main(tvm.runtime.tensor(np.ascontiguousarray(images)))[output].numpy())
+            found = main(tvm.runtime.tensor(np.ascontiguousarray(images)))
+            return _by_name(outputs, (np.asarray(found[first + 2 * place].numpy()) for place in range(len(outputs))))
 
         return predict
 
-    return Session(tuple(given["shape"]), given["dtype"], reading(0), reading(1))
+    return Session(tuple(given["shape"]), given["dtype"], reading(0), reading(1), outputs)
+
+
+def outputs_of(names: list[str]) -> tuple[str, ...]:
+    """The outputs of a file that returns tensors of these names: of an integer model, those that have integers.
+
+    >>> outputs_of(["boxes_int32", "boxes", "logits_int32"]), outputs_of(["score"])
+    (('boxes', 'logits'), ('score',))
+    """
+    found = [name.removesuffix(INTEGERS) for name in names if name.endswith(INTEGERS)]
+    return tuple(found or names)
+
+
+def integers_of(outputs: Iterable[str], names: Container[str]) -> list[str]:
+    """The tensors of integers among those of a file; of a float model, its real ones."""
+    return [f"{name}{INTEGERS}" if f"{name}{INTEGERS}" in names else name for name in outputs]
+
+
+def reals_of(outputs: Iterable[str], names: Container[str]) -> list[str]:
+    """The tensors of real numbers among those of a file, where it has them."""
+    return [name if name in names else f"{name}{INTEGERS}" for name in outputs]
+
+
+def _by_name(outputs: tuple[str, ...], values: Iterable[npt.NDArray[Any]]) -> Any:
+    """The one array, or all by the names of the outputs."""
+    found = dict(zip(outputs, values, strict=True))
+    return found if len(found) > 1 else found[outputs[0]]
 
 
 def _require_whole_elf(path: Path) -> None:

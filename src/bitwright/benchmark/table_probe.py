@@ -12,6 +12,7 @@ from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.operations.table import IntegerTable
 from bitwright.integer.ops import IntegerRequantize, Quantize, Rescale
+from bitwright.integer.outputs import single_output
 from bitwright.integer.quant_params import QuantParams
 
 _SIDE = 16
@@ -57,7 +58,7 @@ def table_probe(model: IntegerModel) -> tuple[IntegerModel, Tensor] | None:
     made_of_all = tuple(f"made{channel}" for channel in range(len(found)))
     ops.append(Concat(name="all", inputs=made_of_all, shape=first.shape))
     formats["all"] = _WIDE
-    probe = IntegerModel(f"tables of {model.model}", model.scheme, tuple(ops), formats, "all", np.ones(1))
+    probe = IntegerModel(f"tables of {model.model}", model.scheme, tuple(ops), formats, single_output("all"))
     return probe, torch.from_numpy(np.stack(image)[None].astype(np.float32))
 
 

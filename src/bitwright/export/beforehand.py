@@ -109,7 +109,7 @@ def _kind(node: Node, planned: QuantPlan) -> str:
     given: dict[str, Any] = {"name": "", "place": "", "inputs": (), **named}
     bare = replace(node, **given)
     sources = [(by_name[name].shape, type(by_name[name]).__name__, planned.format(name)) for name in node.inputs]
-    own = None if node.name == planned.raw else planned.format(node.name)
+    own = None if node.name in planned.accumulators else planned.format(node.name)
     bits = planned.scheme.layers[node.name].weight_bits if node.name in planned.scheme.layers else None
     weights = tuple(planned.graph.parameters[node.weight].shape) if isinstance(node, Layer) else None
     return repr((bare, sources, len(set(node.inputs)), own, bits, weights))

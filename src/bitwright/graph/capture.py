@@ -13,14 +13,14 @@ from io import StringIO
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils._pytree import tree_leaves
 
 from bitwright.errors import CaptureError
 from bitwright.graph.autocast import autocast_ignored, full_precision
-from bitwright.graph.diagnosis import check_returned, explain_export, explain_run
+from bitwright.graph.diagnosis import explain_export, explain_run
 from bitwright.graph.graph import Graph
-from bitwright.graph.intake import as_type, evaluating, network_of, warn_of_cast
+from bitwright.graph.intake import as_type, evaluating, naming_outputs, network_of, warn_of_cast
 from bitwright.graph.nodes import BatchNorm, Probabilities, Reshape, Transpose
+from bitwright.graph.outputs import fault_of_names
 from bitwright.graph.passes import simplify
 from bitwright.graph.probabilities import without_probabilities
 from bitwright.graph.self_check import check_equal, check_norms
@@ -35,8 +35,9 @@ def capture(model: nn.Module | ExportedProgram, input_shape: tuple[int, ...], *,
     that no mistake in the translation can pass for a quantization loss later.
 
     Args:
-        model: Any module that takes one batch of images and returns one tensor of logits; it may be wrapped by `torch.compile`
-            or DataParallel, or exported for any batch size. It stays as it is.
+        model: Any module that takes one batch of images and returns tensors; it may be wrapped by `torch.compile`
+            or DataParallel, or exported for any batch size. It stays as it is. Several tensors, in a dict, tuple, list or
+            dataclass, make as many outputs, named after their places there; None is none.
         input_shape: (channels, height, width) of an image.
         name: What messages and files call the model.
 
@@ -52,11 +53,17 @@ def capture(model: nn.Module | ExportedProgram, input_shape: tuple[int, ...], *,
         raise CaptureError(f"expected the shape of an image, (channels, height, width), got {input_shape}.")
     network = network_of(model, name)
     warn_of_cast(network, name)
-    with evaluating(network), as_type(network, torch.float32), autocast_ignored(), torch.random.fork_rng(devices=[]):
+    with (
+        evaluating(network),
+        as_type(network, torch.float32),
+        autocast_ignored(),
+        torch.random.fork_rng(devices=[]),
+        naming_outputs(network, name),
+    ):
         device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
         example = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
         expected = _run(network, example, name)
-        translated = translate(_export(network, example, name), name)
+        translated = translate(_export(network, example, name), name, list(expected))
         check_norms(translated)
         graph = simplify(translated)
         _refuse_leftovers(graph)
@@ -64,15 +71,19 @@ def capture(model: nn.Module | ExportedProgram, input_shape: tuple[int, ...], *,
     return without_probabilities(graph)
 
 
-def _run(network: nn.Module, example: Tensor, name: str) -> Tensor:
-    """What the network itself returns."""
+def _run(network: nn.Module, example: Tensor, name: str) -> dict[str, Tensor]:
+    """What the network itself returns, by name."""
     try:
         with torch.no_grad(), _quiet():
-            returned = network(example.clone())
+            found: dict[str, Tensor] = network(example.clone())
+    except CaptureError:
+        raise
     except Exception as error:  # whatever a forward() may raise
         raise explain_run(error, network, tuple(example.shape[1:]), name) from error
-    check_returned(returned, name)
-    return next(leaf for leaf in [*tree_leaves(returned), example.new_empty(0)] if isinstance(leaf, Tensor))
+    fault = fault_of_names(found)
+    if fault is not None:
+        raise CaptureError(f"{name}: {fault}. Rename what the model returns.")
+    return found
 
 
 def _export(network: nn.Module, example: Tensor, name: str) -> ExportedProgram:
@@ -107,8 +118,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _refuse_leftovers(graph: Graph) -> None:
+    readers = graph.consumers()
     for node in graph:
-        if isinstance(node, Probabilities) and node.name != graph.output:
+        if isinstance(node, Probabilities) and (node.name not in graph.returned or readers[node.name]):
             raise CaptureError(
                 f"{graph.model}: unsupported softmax at {node.place}: its sum depends on the image: it has no integer form "
                 "within a network, as in attention; only one that ends it is left out."

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch import fx, nn
 
 from bitwright.errors import CaptureError
 from bitwright.raised import described, place
@@ -44,18 +42,6 @@ def explain_export(error: Exception, model: nn.Module, shape: tuple[int, ...], n
             f"({place(error)}). Write x.shape[0] or -1 for the batch."
         )
     return CaptureError(f"{start} {described(error)}. Rewrite that part of forward() in operations on whole tensors.")
-
-
-def check_returned(returned: object, name: str) -> None:
-    """Refuse objects that hold tensors in a way that `torch.export` does not know."""
-    for leaf in tree_leaves(returned):
-        if leaf is not None and not isinstance(leaf, Tensor | int | float | bool | str):
-            fields = [field.name for field in dataclasses.fields(leaf)] if dataclasses.is_dataclass(leaf) else []
-            example = f", for instance its .{fields[0]}" if fields else ""
-            raise CaptureError(
-                f"{name} returns an object of type {type(leaf).__name__}, which torch.export does not know: wrap the model in a "
-                f"module that returns the tensor of logits{example}."
-            )
 
 
 def _is_exported(model: nn.Module) -> bool:

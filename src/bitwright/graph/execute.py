@@ -10,6 +10,7 @@ from torch import Tensor
 from bitwright.graph.evaluate import Tensors, clamp, convolve, evaluate, folded_weight
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Input, Layer, Node
+from bitwright.graph.outputs import Returned, returned
 
 Linearity = Callable[[Layer, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -22,7 +23,7 @@ def execute(
     weights: Mapping[str, tuple[Tensor, Tensor | None]] | None = None,
     observe: Callable[[Node, Tensor], None] | None = None,
     linear: Linearity | None = None,
-) -> Tensor:
+) -> Returned:
     """Run `graph` in float.
 
     Args:
@@ -34,10 +35,11 @@ def execute(
         linear: Computes the linear part of every layer in place of `convolve`, with the same arguments.
 
     Returns:
-        The network's output, of shape (batch, classes) for a classifier.
+        The network's output, of shape (batch, classes) for a classifier; or its outputs by name.
     """
     remaining = {name: len(readers) for name, readers in graph.consumers().items()}
-    remaining[graph.output] += 1
+    for tensor in graph.returned:
+        remaining[tensor] += 1
     values: dict[str, Tensor] = {}
     for node in graph:
         inputs = [images] if isinstance(node, Input) else [values[name] for name in node.inputs]
@@ -52,4 +54,4 @@ def execute(
             remaining[name] -= 1
             if remaining[name] == 0:
                 del values[name]
-    return values[graph.output]
+    return returned({name: values[tensor] for name, tensor in graph.outputs.items()})

@@ -11,6 +11,7 @@ from bitwright.graph.execute import execute
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import check_images
 from bitwright.graph.nodes import BatchNorm, Conv2d, Linear
+from bitwright.graph.outputs import Returned
 
 
 class FloatModel(nn.Module):
@@ -23,7 +24,8 @@ class FloatModel(nn.Module):
         for name, tensor in graph.parameters.items():
             register(self, name, tensor.clone(), trainable=name not in statistics and tensor.is_floating_point())
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Returned:
+        """What the network returns, a tensor or several by name, for images of shape (batch, channels, height, width)."""
         check_images(images, self._graph.input_shape, self._graph.model)
         return execute(self._graph, named_tensors(self, self._graph.parameters), images)
 

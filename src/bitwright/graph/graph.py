@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,26 +17,28 @@ from bitwright.decode import decode
 from bitwright.errors import CaptureError, FileFormatError, shown, unknown_name
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Bounds, Input, Layer, Node, Norm, node_kinds
+from bitwright.graph.outputs import fault_of_names
 from bitwright.graph.shapes import check_shapes
 from bitwright.graph.tensors_file import read_structure, serialize
 
-FORMAT = "bitwright.graph.1"
+FORMAT = "bitwright.graph.2"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A directed acyclic graph of nodes with one input and one output.
+    """A directed acyclic graph of nodes with one input and one or several outputs.
 
     Attributes:
         model: What it was captured from, for instance `pytorchcv:resnet18`.
         nodes: In topological order; the first is the input.
-        output: Name of the tensor that the network returns.
+        outputs: Names of the tensors that the network returns, by the names of the outputs, in their order; a single output is
+            called `logits`.
         parameters: Tensors by their names in the model's state dict, in row-major layout.
     """
 
     model: str
     nodes: tuple[Node, ...]
-    output: str
+    outputs: Mapping[str, str]
     parameters: Mapping[str, Tensor] = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -46,8 +49,12 @@ class Graph:
                 fault = f"reads {shown(missing[0])} before it is made" if missing else "appears twice"
                 raise CaptureError(f"malformed graph of {self.model}: node '{node.name}' {fault}.")
             known.add(node.name)
-        if self.output not in known:
-            raise CaptureError(f"malformed graph of {self.model}: its output {shown(self.output)} is no node.")
+        wrong = fault_of_names(self.outputs)
+        if wrong is not None:
+            raise CaptureError(f"malformed graph of {self.model}: {wrong}.")
+        for tensor in self.outputs.values():
+            if tensor not in known:
+                raise CaptureError(f"malformed graph of {self.model}: its output {shown(tensor)} is no node.")
 
         # In one memory layout, that of files: the layout decides in which order floats are added, and so their last bits.
         if not all(_is_row_major(tensor) for tensor in self.parameters.values()):
@@ -71,9 +78,19 @@ class Graph:
         return next(node.shape for node in self.nodes if isinstance(node, Input))
 
     @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what the network returns for an image, by output: (classes,) for a classifier."""
+        return {name: self[tensor].shape for name, tensor in self.outputs.items()}
+
+    @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of what the network returns for an image: (classes,) for a classifier."""
-        return self[self.output].shape
+        """Of the first output."""
+        return next(iter(self.output_shapes.values()))
+
+    @property
+    def returned(self) -> frozenset[str]:
+        """The tensors that leave the network, whatever else reads them."""
+        return frozenset(self.outputs.values())
 
     @property
     def layers(self) -> dict[str, Layer]:
@@ -88,8 +105,10 @@ class Graph:
                 readers[name].append(node)
         return readers
 
-    def with_nodes(self, nodes: tuple[Node, ...], output: str | None = None) -> Graph:
-        return replace(self, nodes=nodes, output=output or self.output)
+    def with_nodes(self, nodes: tuple[Node, ...], renamed: Mapping[str, str] = MappingProxyType({})) -> Graph:
+        """The same network of other nodes; `renamed` says which tensors are others now."""
+        outputs = {name: renamed.get(tensor, tensor) for name, tensor in self.outputs.items()}
+        return replace(self, nodes=nodes, outputs=outputs)
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Graph:
         """The same network with other tensors of the same names and shapes.
@@ -109,7 +128,8 @@ class Graph:
 
     def to_dict(self) -> dict[str, Any]:
         """The structure as JSON values, without the tensors."""
-        return {"model": self.model, "output": self.output, "nodes": [node_to_dict(node) for node in self.nodes]}
+        nodes = [node_to_dict(node) for node in self.nodes]
+        return {"model": self.model, "outputs": dict(self.outputs), "nodes": nodes}
 
     @classmethod
     def from_dict(cls, structure: Any, parameters: Mapping[str, Tensor], where: str = "graph") -> Graph:

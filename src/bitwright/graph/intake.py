@@ -7,6 +7,8 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from bitwright.errors import BitwrightWarning, CaptureError
+from bitwright.graph.outputs import named_tensors
 
 _WRAPPED = {"DataParallel": "module", "DistributedDataParallel": "module", "AveragedModel": "module"}
 _WRAPPED["OptimizedModule"] = "_orig_mod"  # of torch.compile
@@ -102,6 +105,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in was_training.items():
             module.training = training
+
+
+@contextmanager
+def naming_outputs(model: nn.Module, name: str) -> Iterator[None]:
+    """With a forward() that returns its tensors by name, whatever holds them; afterwards with its own.
+
+    `torch.export` follows what makes such a dict, but knows few of the types that a model may return.
+    """
+    own, original = "forward" in vars(model), model.forward
+
+    @wraps(original)
+    def forward(*given: Any, **options: Any) -> dict[str, Tensor]:
+        return named_tensors(original(*given, **options), name)
+
+    model.forward = forward
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = original
+        else:
+            del model.forward
 
 
 @contextmanager

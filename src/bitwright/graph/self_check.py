@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from bitwright.errors import CaptureError
 from bitwright.graph.float_model import FloatModel
 from bitwright.graph.graph import Graph
 from bitwright.graph.intake import as_type
 from bitwright.graph.nodes import BatchNorm
+from bitwright.graph.outputs import by_name
 
 _FLOAT32, _FLOAT64 = 1e-3, 1e-6
 """Relative differences of a reordered computation that pass; those in float64 are of whatever the model does in float32."""
@@ -36,45 +38,47 @@ def check_norms(graph: Graph) -> None:
 
 
 @torch.no_grad()
-def check_equal(model: nn.Module, graph: Graph, images: Tensor, expected: Tensor) -> None:
+def check_equal(model: nn.Module, graph: Graph, images: Tensor, expected: Mapping[str, Tensor]) -> None:
     """Compare graph and model, in float32 and, where rounding may be what differs, in float64.
 
     Args:
-        model: In evaluation mode and float32.
+        model: In evaluation mode and float32; it returns its tensors by name.
         graph: What was captured of it.
         images: Of shape (batch, channels, height, width).
-        expected: What the model returns for them.
+        expected: What the model returns for them, by name.
 
     Raises:
         CaptureError: If they differ beyond rounding, or nothing finite can be compared.
     """
-    name, got = graph.model, FloatModel(graph).to(images.device).eval()(images)
-    if expected.shape != got.shape:
-        raise CaptureError(
-            f"{name}: the captured graph returns shape {tuple(got.shape)}, the model {tuple(expected.shape)}."
-        )
-    if not bool(expected.isfinite().all()):
-        raise CaptureError(
-            f"{name} returns NaN or infinity for images of normal noise, although its weights are finite: some layer "
-            "overflows, or divides by zero."
-        )
-    difference, span = _difference(expected, got)
-    if difference <= _FLOAT32 * span or _equal_in_double(model, graph, images):
-        return
-    raise CaptureError(
-        f"{name}: the captured graph differs from the model by {difference:.3g} on logits of size {span:.3g}. "
-        "The model computes something that capture misread; please report it with its code."
-    )
+    got = by_name(FloatModel(graph).to(images.device).eval()(images))
+    for output, values in expected.items():
+        name = graph.model if len(expected) == 1 else f"{graph.model}, output '{output}'"
+        if values.shape != got[output].shape:
+            raise CaptureError(
+                f"{name}: the captured graph returns shape {tuple(got[output].shape)}, the model {tuple(values.shape)}."
+            )
+        if not bool(values.isfinite().all()):
+            raise CaptureError(
+                f"{name} returns NaN or infinity for images of normal noise, although its weights are finite: some layer "
+                "overflows, or divides by zero."
+            )
+        difference, span = _difference(values, got[output])
+        if difference > _FLOAT32 * span and not _equal_in_double(model, graph, images, output):
+            raise CaptureError(
+                f"{name}: the captured graph differs from the model by {difference:.3g} on logits of size {span:.3g}. "
+                "The model computes something that capture misread; please report it with its code."
+            )
 
 
-def _equal_in_double(model: nn.Module, graph: Graph, images: Tensor) -> bool:
+def _equal_in_double(model: nn.Module, graph: Graph, images: Tensor, output: str) -> bool:
     """Whether the difference is rounding, which float64 takes away: an ill-conditioned network magnifies it."""
     try:
         with as_type(model, torch.float64):
-            expected = next(leaf for leaf in tree_leaves(model(images.double())) if isinstance(leaf, Tensor))
+            expected = model(images.double())[output]
     except Exception:  # a model may well insist on float32: then nothing speaks for it
         return False
-    difference, span = _difference(expected, FloatModel(graph).to(images.device).double().eval()(images.double()))
+    got = by_name(FloatModel(graph).to(images.device).double().eval()(images.double()))[output]
+    difference, span = _difference(expected, got)
     return difference <= _FLOAT64 * span
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,11 +19,17 @@ from bitwright.graph.nodes import Input, Node
 from bitwright.graph.shapes import parameter_names
 
 
-def translate(program: ExportedProgram, name: str) -> Graph:
+def translate(program: ExportedProgram, name: str, outputs: Sequence[str]) -> Graph:
     """The graph of a program that takes one batch of images.
 
+    Args:
+        program: What was exported.
+        name: What messages call it.
+        outputs: The names of the tensors that it returns, in their order.
+
     Raises:
-        CaptureError: If an operation has no handler, or not in this form, or the program returns no tensor, or several.
+        CaptureError: If an operation has no handler, or not in this form, or what the program returns does not
+            depend on the images.
     """
     signature = program.graph_signature
     owned = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -38,11 +45,12 @@ def translate(program: ExportedProgram, name: str) -> Graph:
                     raise _no_images(name, builder.shape(fx_node))
                 made = Input(name=builder.unique("input"), inputs=(), shape=builder.shape(fx_node), place="the input")
                 builder.values[fx_node] = builder.add(made)
-    output = _single_output(builder, _walk(builder, program.graph_module))
-    used = _reachable(builder.nodes, output)
+    returned = _walk(builder, program.graph_module)
+    tensors = {key: _output(builder, key, value) for key, value in zip(outputs, returned, strict=True)}
+    used = _reachable(builder.nodes, set(tensors.values()))
     named = {tensor for node in used for tensor in parameter_names(node)}
     kept = {key: value for key, value in builder.tensors.items() if key in named or key not in builder.spent}
-    return Graph(name, used, output, {key: value.detach().clone() for key, value in kept.items()})
+    return Graph(name, used, tensors, {key: value.detach().clone() for key, value in kept.items()})
 
 
 def _no_images(name: str, shape: tuple[int, ...]) -> CaptureError:
@@ -107,23 +115,17 @@ def _refuse_written_view(builder: Builder, fx_node: fx.Node, target: str) -> Non
             raise builder.refuse(fx_node, "it writes into a view of another tensor; use the form that is not in-place.")
 
 
-def _single_output(builder: Builder, returned: Any) -> str:
-    """The name of the one tensor that a program returns."""
-    results = [item for item in returned if item is not None] if isinstance(returned, list | tuple) else [returned]
-    if len(results) != 1:
-        raise CaptureError(
-            f"{builder.model} returns {len(results)} tensors in evaluation mode, but one tensor of logits is needed: "
-            "wrap it in a module that returns the one to keep."
-        )
-    value = builder.values.get(results[0]) if isinstance(results[0], fx.Node) else None
+def _output(builder: Builder, name: str, returned: Any) -> str:
+    """The tensor that a program returns as `name`."""
+    value = builder.values.get(returned) if isinstance(returned, fx.Node) else None
     if not isinstance(value, str):
-        raise CaptureError(f"{builder.model} returns a constant: its output does not depend on the images.")
+        raise CaptureError(f"{builder.model} returns a constant: its output '{name}' does not depend on the images.")
     return value
 
 
-def _reachable(nodes: list[Node], output: str) -> tuple[Node, ...]:
-    """Only what the output needs, in order; the input stays."""
-    needed = {output}
+def _reachable(nodes: list[Node], outputs: set[str]) -> tuple[Node, ...]:
+    """Only what the outputs need, in order; the input stays."""
+    needed = set(outputs)
     kept: list[Node] = []
     for node in reversed(nodes):
         if node.name in needed or isinstance(node, Input):

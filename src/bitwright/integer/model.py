@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bitwright.files import write_bytes
-from bitwright.graph.nodes import Node
+from bitwright.graph.nodes import Node, Selection
 from bitwright.graph.tensors_file import serialize
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
+from bitwright.integer.outputs import Output
 from bitwright.integer.packing import pack, pack_bytes
 from bitwright.integer.quant_params import QuantParams
 from bitwright.scheme import Scheme
 
-FORMAT = "bitwright.integer.2"
+FORMAT = "bitwright.integer.3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,7 @@ class IntegerModel:
         scheme: Precision of every layer.
         ops: In topological order; the first quantizes the images.
         formats: Format and scale of every tensor but the accumulators that leave the network.
-        output: Name of the tensor that the network returns.
-        output_unit: float64 [classes] or [1]: what one integer of the output is worth.
+        outputs: What the network returns, by name, in order; a single output is called `logits`.
         facts: What lowering established: bounds, certificates, engine conditions.
     """
 
@@ -44,8 +43,7 @@ class IntegerModel:
     scheme: Scheme
     ops: tuple[Node, ...]
     formats: Mapping[str, QuantParams]
-    output: str
-    output_unit: npt.NDArray[np.float64]
+    outputs: Mapping[str, Output]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Node]:
@@ -57,9 +55,27 @@ class IntegerModel:
         return self.ops[0].shape
 
     @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what the network returns for an image, by output: (classes,) for a classifier."""
+        shapes = {op.name: op.shape for op in self.ops}
+        return {name: shapes[output.tensor] for name, output in self.outputs.items()}
+
+    @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of what the network returns for an image: (classes,) for a classifier."""
-        return next(op.shape for op in self.ops if op.name == self.output)
+        """Of the first output."""
+        return next(iter(self.output_shapes.values()))
+
+    @property
+    def returned(self) -> frozenset[str]:
+        """The tensors that leave the network, whatever else reads them."""
+        return frozenset(output.tensor for output in self.outputs.values())
+
+    def real(self, integers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The real numbers, float64, that the outputs' integers stand for."""
+        return {
+            name: values.double() * torch.from_numpy(self.outputs[name].across(values.dim() - 1)).to(values.device)
+            for name, values in integers.items()
+        }
 
     def layers(self) -> dict[str, IntegerConv2d | IntegerLinear]:
         """The operations with weights, by name."""
@@ -69,13 +85,14 @@ class IntegerModel:
         """The file: structure as JSON metadata, weights packed at their bit width, other arrays in as few bytes as hold them."""
         tensors: dict[str, Tensor] = {}
         entries = [_entry(op, tensors) for op in self.ops]
-        tensors["output_unit"] = torch.from_numpy(np.array(self.output_unit))
+        for name, output in self.outputs.items():
+            tensors[unit_name(name)] = torch.from_numpy(np.array(output.unit))
         structure = {
             "model": self.model,
             "scheme": self.scheme.to_dict(),
             "ops": entries,
             "formats": {name: dataclasses.asdict(params) for name, params in self.formats.items()},
-            "output": self.output,
+            "outputs": {name: output.tensor for name, output in self.outputs.items()},
             "facts": dict(self.facts),
         }
         return serialize(tensors, FORMAT, {"structure": json.dumps(structure, separators=(",", ":"))})
@@ -83,6 +100,19 @@ class IntegerModel:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically."""
         write_bytes(path, self.to_bytes())
+
+
+def moved_from(tensor: str, model: IntegerModel) -> str:
+    """The operation that made the integers of a tensor, which others may only have selected or moved."""
+    by_name = {op.name: op for op in model}
+    while isinstance(by_name[tensor], Selection):
+        tensor = by_name[tensor].inputs[0]
+    return tensor
+
+
+def unit_name(output: str) -> str:
+    """The name of an output's unit in the file."""
+    return f"output_unit:{output}"
 
 
 def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:

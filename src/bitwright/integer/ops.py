@@ -56,7 +56,7 @@ class ReciprocalQuantize(Node):
 class Accumulate(Node):
     """Sums of products, exact in int32, rescaled unless they leave the network as they are.
 
-    One accumulator is worth `multiplier / 2**shift` times the scale of the result; for the logits, the model's `output_unit`.
+    One accumulator is worth `multiplier / 2**shift` times the scale of the result; for an output, its unit.
 
     Attributes:
         rescale: None for the logits.

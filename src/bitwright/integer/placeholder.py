@@ -36,6 +36,7 @@ from bitwright.integer.ops import (
     Quantize,
     Rescale,
 )
+from bitwright.integer.outputs import single_output
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.plan import QuantPlan
 
@@ -104,7 +105,7 @@ def _model(ops: list[Node], plan: QuantPlan) -> IntegerModel:
             formats[name] = _BYTE
         elif getattr(op, "rescale", _ONE) is not None:
             formats[op.name] = params_of(name, plan)
-    return IntegerModel(plan.graph.model, plan.scheme, tuple(ops), formats, ops[-1].name, np.ones(1))
+    return IntegerModel(plan.graph.model, plan.scheme, tuple(ops), formats, single_output(ops[-1].name))
 
 
 @singledispatch
@@ -114,7 +115,7 @@ def placeholder_op(node: Node, plan: QuantPlan) -> Node:
 
 
 def _rescale(node: Node, plan: QuantPlan) -> Rescale | None:
-    if node.name == plan.raw:
+    if node.name in plan.accumulators:
         return None
     params = params_of(node.name, plan)
     return Rescale(_ONE, params.quant_min, params.quant_max)

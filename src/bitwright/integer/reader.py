@@ -19,9 +19,10 @@ from bitwright.decode import decode, value_of
 from bitwright.errors import FileFormatError, LoweringError, shown
 from bitwright.graph.nodes import Node, node_kinds
 from bitwright.graph.tensors_file import read_structure
-from bitwright.integer.model import FORMAT, IntegerModel
+from bitwright.integer.model import FORMAT, IntegerModel, unit_name
 from bitwright.integer.multipliers import Multipliers
 from bitwright.integer.ops import Rescale, instructions
+from bitwright.integer.outputs import Output
 from bitwright.integer.packing import unpack, unpack_bytes
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.quant_params import QuantParams
@@ -39,17 +40,23 @@ def load_integer(path: str | Path) -> IntegerModel:
     where = f"'{path}'"
     found = decode(_Structure, structure, where)
     ops = tuple(_op(entry, tensors, f"{where}: operation {number}") for number, entry in enumerate(found.ops))
-    unit = tensors.get("output_unit")
-    if unit is None or unit.dtype != torch.float64 or unit.dim() != 1 or not bool(unit.isfinite().all()):
-        raise FileFormatError(f"{where}: expected the array 'output_unit', finite float64 numbers in one axis.")
-    check_shapes(ops, found.formats, found.output, unit.numpy(), where)
+    outputs = {name: Output(tensor, _unit(tensors, unit_name(name), where)) for name, tensor in found.outputs.items()}
+    check_shapes(ops, found.formats, outputs, where)
     scheme = Scheme.from_dict(found.scheme, where)
-    model = IntegerModel(found.model, scheme, ops, found.formats, found.output, unit.numpy(), found.facts)
+    model = IntegerModel(found.model, scheme, ops, found.formats, outputs, found.facts)
     try:
         recheck(model)
     except LoweringError as error:
         raise FileFormatError(f"{where} holds a model that is not proved: {error}") from error
     return model
+
+
+def _unit(tensors: Mapping[str, Tensor], name: str, where: str) -> npt.NDArray[np.float64]:
+    """What the integers of an output are worth."""
+    unit = tensors.get(name)
+    if unit is None or unit.dtype != torch.float64 or not bool(unit.isfinite().all()):
+        raise FileFormatError(f"{where}: expected the array '{name}', finite float64 numbers.")
+    return np.asarray(unit.numpy())
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class _Structure:
     scheme: Mapping[str, object]
     ops: tuple[Mapping[str, object], ...]
     formats: Mapping[str, QuantParams]
-    output: str
+    outputs: Mapping[str, str]
     facts: Mapping[str, Mapping[str, object]]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
 
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from bitwright.errors import FileFormatError, reason
 from bitwright.graph.evaluate import select
 from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.graph.outputs import fault_of_names
 from bitwright.integer.ops import (
     Accumulate,
     IntegerAdd,
@@ -29,21 +29,21 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
+from bitwright.integer.outputs import Output
 from bitwright.integer.quant_params import QuantParams
 
 
 def check_shapes(
     ops: Sequence[Node],
     formats: Mapping[str, QuantParams],
-    output: str,
-    output_unit: npt.NDArray[object],  # type: ignore[type-var]
+    outputs: Mapping[str, Output],
     where: str,
 ) -> None:
     """Run a model on shapes alone, without computing a number.
 
     Raises:
         FileFormatError: If the first operation is not the only one that reads images, a tensor or its format is missing or
-            named twice, or an operation makes another shape than it says; names the operation.
+            named twice, an operation makes another shape than it says, or an output has other units; names it.
     """
     made: dict[str, Tensor] = {}
     raw: set[str] = set()  # accumulators, which have no format
@@ -67,10 +67,16 @@ def check_shapes(
             raise FileFormatError(f"{here} does not fit its inputs or arrays ({reason(error)}).") from error
         if tuple(made[op.name].shape[1:]) != op.shape:
             raise FileFormatError(f"{here} makes {tuple(made[op.name].shape[1:])}, but says {op.shape}.")
-    if output not in made:
-        raise FileFormatError(f"{where}: its output '{output}' is no operation.")
-    if output_unit.shape not in ((1,), made[output].shape[1:2]):
-        raise FileFormatError(f"{where}: expected one output unit, or one a class, got shape {output_unit.shape}.")
+    wrong = fault_of_names(outputs)
+    if wrong is not None:
+        raise FileFormatError(f"{where}: {wrong}.")
+    for name, output in outputs.items():
+        if output.tensor not in made:
+            raise FileFormatError(f"{where}: its output '{name}', '{output.tensor}', is no operation.")
+        if not output.fits(tuple(made[output.tensor].shape[1:])):
+            raise FileFormatError(
+                f"{where}: expected one unit of its output '{name}', or one a channel, got shape {output.unit.shape}."
+            )
 
 
 @singledispatch

@@ -39,13 +39,13 @@ def demands(graph: Graph, residual_bits: int, output_bits: int = MAX_BITS) -> di
     Args:
         graph: The network.
         residual_bits: Width of the streams that additions read.
-        output_bits: What is wanted of the tensor that leaves the network.
+        output_bits: What is wanted of the tensors that leave the network.
     """
     consumers = graph.consumers()
     found: dict[str, Demand] = {}
     for node in reversed(graph.nodes):
         readers = consumers[node.name]
-        unread = Demand(output_bits if node.name == graph.output else 0 if readers else MAX_BITS)
+        unread = Demand(output_bits if node.name in graph.returned else 0 if readers else MAX_BITS)
         for reader in readers:
             unread = unread.joined(demand(reader, found[reader.name], residual_bits))
         found[node.name] = unread

@@ -7,23 +7,23 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import (
     AvgPool2d,
     Concat,
-    Dropout,
-    Flatten,
     Input,
     Layer,
-    MaxPool2d,
     Node,
     Requantize,
     Selection,
-    Take,
 )
 from bitwright.graph.signs import negative_tensors
 from bitwright.quantizer.demand import Demand, demand, demands
 from bitwright.quantizer.formats import TensorFormat
+from bitwright.quantizer.units import moved_unit
 from bitwright.scheme import MAX_BITS, Scheme
 
 
@@ -38,7 +38,7 @@ class QuantPlan:
         formats: The format of each quantizer before calibration, by its name.
         movable: The quantizers whose windows calibration may place anew, with as many integers.
         quantizer_of: The quantizer of each tensor, by the tensor's name. Tensors of one name share one scale.
-        raw: The tensor that leaves the network as int32 accumulators, if the last operation makes accumulators.
+        accumulators: The tensors of sums that leave the network as they are, in int32, since nothing computes with them.
     """
 
     source: Graph
@@ -47,7 +47,7 @@ class QuantPlan:
     formats: Mapping[str, TensorFormat]
     movable: frozenset[str]
     quantizer_of: Mapping[str, str]
-    raw: str | None
+    accumulators: frozenset[str]
 
     def format(self, tensor: str) -> TensorFormat:
         """The format of a tensor before calibration, by the tensor's name."""
@@ -76,7 +76,7 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
     carried = {name: demand.bits(scheme.layers) for name, demand in wanted.items()}
     expanded = _insert_requantize(graph, scheme, carried)
     quantizer_of = _share_quantizers(expanded)
-    raw = _raw_output(expanded)
+    accumulators = _final_accumulators(expanded)
     negative = _negative_quantizers(expanded, quantizer_of)
     formats: dict[str, TensorFormat] = {}
     for node in expanded:
@@ -85,7 +85,7 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
             bits = node.bit_width if isinstance(node, Requantize) else carried[node.name]
             formats[key] = _format(bits, negative[key], scheme)
     movable = frozenset(key for key in formats if negative[key] and _movable(formats[key].bit_width, scheme))
-    return QuantPlan(graph, expanded, scheme, formats, movable, quantizer_of, raw)
+    return QuantPlan(graph, expanded, scheme, formats, movable, quantizer_of, accumulators)
 
 
 def _movable(bits: int, scheme: Scheme) -> bool:
@@ -105,7 +105,7 @@ def _format(bits: int, negative: bool, scheme: Scheme) -> TensorFormat:
 
 def _insert_requantize(graph: Graph, scheme: Scheme, carried: Mapping[str, int]) -> Graph:
     """Readers of fewer bits read through a Requantize; those of one tensor and width share it."""
-    single = {name for name, readers in graph.consumers().items() if len(readers) == 1}
+    single = {name for name, readers in graph.consumers().items() if len(readers) == 1} - graph.returned
     by_name = {node.name: node for node in graph}
     made: dict[str, Node] = {}
 
@@ -168,24 +168,17 @@ def _negative_quantizers(graph: Graph, quantizer_of: Mapping[str, str]) -> dict[
     return found
 
 
-def _raw_output(graph: Graph) -> str | None:
-    """The last node that computes, if it accumulates and only movers follow that leave each channel what it is worth."""
-    node = graph[graph.output]
+def _final_accumulators(graph: Graph) -> frozenset[str]:
+    """The nodes that accumulate, and whose sums nothing reads but what moves them out of the network."""
     readers = graph.consumers()
-    kept = True
-    while isinstance(node, Selection) and len(readers[node.inputs[0]]) == 1:
-        kept = kept and _keeps_channels(node, graph)
-        node = graph[node.inputs[0]]
-    if not (kept or isinstance(node, AvgPool2d)):  # whose sums are all worth the same
-        return None
-    accumulates = isinstance(node, Layer | AvgPool2d) and getattr(node, "bounds", None) is None
-    return node.name if accumulates and len(readers[node.name]) <= 1 else None
 
+    def leaves(node: Node, unit: Tensor) -> bool:
+        for reader in readers[node.name]:
+            moved = moved_unit(reader, unit, node.shape) if isinstance(reader, Selection) else None
+            if moved is None or not leaves(reader, moved):
+                return False
+        return bool(readers[node.name]) or node.name in graph.returned
 
-def _keeps_channels(node: Selection, graph: Graph) -> bool:
-    """Whether each channel of what a node makes is the same channel of what it reads."""
-    if isinstance(node, Take):
-        return node.axis > 1
-    if isinstance(node, Flatten):
-        return node.shape == graph[node.inputs[0]].shape[:1]
-    return isinstance(node, MaxPool2d | Dropout)
+    sums = [node for node in graph if isinstance(node, Layer | AvgPool2d) and getattr(node, "bounds", None) is None]
+    units = {node.name: torch.ones(node.shape[0] if isinstance(node, Layer) else 1) for node in sums}
+    return frozenset(node.name for node in sums if leaves(node, units[node.name]))

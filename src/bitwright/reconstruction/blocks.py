@@ -22,14 +22,16 @@ class Block:
     Attributes:
         nodes: In execution order, at least one layer among them.
         source: The tensor that the first of them reads.
+        results: The tensors that leave the block: outputs of the network, and last the one that is read after it.
     """
 
     nodes: tuple[Node, ...]
     source: str
+    results: tuple[str, ...]
 
     @property
     def result(self) -> str:
-        """The tensor that leaves the block."""
+        """The tensor that is read after the block."""
         return self.nodes[-1].name
 
     @property
@@ -47,8 +49,7 @@ def blocks(graph: Graph) -> tuple[Block, ...]:
         Li et al. 2021, BRECQ, arXiv:2102.05426, section 3.3 (blocks as the units of reconstruction).
     """
     last_use = {name: step for step, node in enumerate(graph) for name in node.inputs}
-    last_use[graph.output] = len(graph.nodes)
-    found: list[Block] = []
+    parts: list[tuple[tuple[Node, ...], str]] = []
     alive: set[str] = set()
     begun, source = 1, graph.nodes[0].name
     for step, node in enumerate(graph):
@@ -57,16 +58,22 @@ def blocks(graph: Graph) -> tuple[Block, ...]:
             continue
         nodes = graph.nodes[begun : step + 1]
         if any(isinstance(part, Layer) for part in nodes):
-            found.append(Block(nodes, source))
+            parts.append((nodes, source))
             begun, source = step + 1, node.name
     rest = graph.nodes[begun:]
-    if rest:  # what follows the last layer, such as a pooling or a clamp
-        found[-1] = Block(found[-1].nodes + rest, found[-1].source)
-    return tuple(found)
+    if any(isinstance(part, Layer) for part in rest):
+        parts.append((rest, source))
+    elif rest:  # what follows the last layer, such as a pooling or a clamp
+        parts[-1] = (parts[-1][0] + rest, parts[-1][1])
+    return tuple(Block(nodes, source, _results(nodes, graph)) for nodes, source in parts)
 
 
-def run_float(block: Block, values: Tensor, parameters: Tensors) -> Tensor:
-    """The block in float.
+def _results(nodes: tuple[Node, ...], graph: Graph) -> tuple[str, ...]:
+    return (*(node.name for node in nodes[:-1] if node.name in graph.returned), nodes[-1].name)
+
+
+def run_float(block: Block, values: Tensor, parameters: Tensors) -> dict[str, Tensor]:
+    """The results of the block in float.
 
     Args:
         block: The nodes.
@@ -81,11 +88,11 @@ def run_float(block: Block, values: Tensor, parameters: Tensors) -> Tensor:
             made[node.name] = clamp(convolve(node, inputs[0], weight, bias), node.bounds)
         else:
             made[node.name] = evaluate(node, inputs, parameters)
-    return made[block.result]
+    return {name: made[name] for name in block.results}
 
 
-def run_quantized(block: Block, values: Quantized, context: ForwardContext) -> Quantized:
-    """The block in integers.
+def run_quantized(block: Block, values: Quantized, context: ForwardContext) -> dict[str, Quantized]:
+    """The results of the block in integers.
 
     Args:
         block: The nodes.
@@ -95,4 +102,4 @@ def run_quantized(block: Block, values: Quantized, context: ForwardContext) -> Q
     made = {block.source: values}
     for node in block.nodes:
         made[node.name] = fake_quantize(node, [made[name] for name in node.inputs], context)
-    return made[block.result]
+    return {name: made[name] for name in block.results}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -125,15 +126,15 @@ def reconstruct(
         task.commit()
         context = model.context()
         with torch.no_grad():
-            made_scale = run_quantized(block, Quantized(integers[:1], scale), context).scale
-            integers = _in_batches(
+            made_scale = run_quantized(block, Quantized(integers[:1], scale), context)[block.result].scale
+            made = _in_batches(
                 lambda part, block=block, scale=scale, context=context: (
-                    run_quantized(block, Quantized(part, scale), context).values
+                    {block.result: run_quantized(block, Quantized(part, scale), context)[block.result].values}
                 ),
                 integers,
                 settings,
             )
-        real, scale = target, made_scale
+        integers, real, scale = made[block.result], target[block.result], made_scale
     return model.eval()
 
 
@@ -161,13 +162,13 @@ class _Block:
                 columns = quantizer.current_scale().reshape(-1, *[1] * (weight.dim() - 1))
                 self.roundings[node.name] = LearnedRounding(weight / columns, quantizer.format)
 
-    def fit(self, integers: Tensor, real: Tensor, target: Tensor, scale: Tensor, told: Any) -> None:
+    def fit(self, integers: Tensor, real: Tensor, target: Mapping[str, Tensor], scale: Tensor, told: Any) -> None:
         """Descend on the squared error of the block's outputs.
 
         Args:
             integers: Of the block's source, as the quantized network makes them, shape (count, ...).
             real: The same tensor in the float network.
-            target: The block's result in the float network.
+            target: The block's results in the float network.
             scale: Of `integers`, shape ().
             told: Called with each step and its loss, relative to the first.
         """
@@ -187,7 +188,8 @@ class _Block:
                 values, floats = integers[chosen], real[chosen] / scale
                 source = Quantized(torch.where(dropped.chosen(values), floats, values), scale)
                 made = run_quantized(self.block, source, context)
-                loss = (_real(made) - target[chosen]).square().flatten(1).sum(1).mean()
+                errors = [(made[name].real() - wanted[chosen]).square() for name, wanted in target.items()]
+                loss = torch.cat([error.flatten(1) for error in errors], 1).sum(1).mean()
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     raise TrainingError(
@@ -222,7 +224,7 @@ class _Block:
         if rate == 0:
             return groups
         kept = {self.model.plan.quantizer_of[node.name] for node in self.block.nodes}
-        for name in sorted(kept - ({self.model.plan.raw} if self.model.plan.raw else set())):
+        for name in sorted(kept - self.model.plan.accumulators):
             scale = self.model.activation_quantizer(name).scale
             if isinstance(scale, nn.Parameter):
                 groups.append({"params": [scale], "lr": rate * float(scale.detach().abs())})
@@ -252,11 +254,8 @@ class _Block:
             weight.copy_(integers * columns * sign)
 
 
-def _real(made: Quantized) -> Tensor:
-    scale = made.scale
-    return made.values * (scale.reshape(-1, *[1] * (made.values.dim() - 2)) if scale.dim() else scale)
-
-
 @torch.no_grad()
-def _in_batches(compute: Any, values: Tensor, settings: ReconstructionSettings) -> Tensor:
-    return torch.cat([compute(part) for part in torch.split(values, 4 * settings.batch_size)])
+def _in_batches(compute: Any, values: Tensor, settings: ReconstructionSettings) -> dict[str, Tensor]:
+    """What `compute` makes of all values, by name."""
+    parts = [compute(part) for part in torch.split(values, 4 * settings.batch_size)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bitwright.errors import DataError, TrainingError
+from bitwright.errors import DataError, TaskError, TrainingError
 from bitwright.graph.evaluate import convolve, folded_weight
 from bitwright.graph.execute import Linearity, execute
 from bitwright.graph.graph import Graph
@@ -48,6 +48,11 @@ class GraphLoss:
             weight, bias = folded_weight(layer, self.parameters)
             self.weights[name] = weight.detach().clone().requires_grad_()
             self.biases[name] = bias
+        if len(graph.outputs) > 1:
+            raise TaskError(
+                f"{graph.model} returns {', '.join(graph.outputs)}, but sensitivities are those of the loss of one output: wrap "
+                "the network in a module that returns the one that the task is of."
+            )
         require_outputs(self.task, graph.output_shape, graph.model)
         check_images(images, graph.input_shape, graph.model)
         if not len(images):
@@ -109,7 +114,8 @@ class GraphLoss:
     def outputs(self, weights: Mapping[str, Tensor], images: Tensor, linear: Linearity | None = None) -> Tensor:
         """The network's output for `images`, of shape (batch, *outputs); see `execute` for `linear`."""
         pairs = {name: (weights[name], bias) for name, bias in self.biases.items()}
-        return execute(self.graph, self.parameters, images, weights=pairs, linear=linear)
+        found: Tensor = execute(self.graph, self.parameters, images, weights=pairs, linear=linear)
+        return found
 
     @torch.no_grad()
     def all_outputs(self, micro_batch: int) -> Tensor:

@@ -12,7 +12,7 @@ from bitwright.task.curvature import (
 )
 from bitwright.task.definition import Task
 from bitwright.task.dense import dense_classification
-from bitwright.task.registry import load_task, names, require_outputs, task
+from bitwright.task.registry import load_task, names, require_one_output, require_outputs, task
 from bitwright.task.score import Score, Scores
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "dense_classification",
     "load_task",
     "names",
+    "require_one_output",
     "require_outputs",
     "task",
 ]

@@ -46,6 +46,8 @@ class Task:
         expects: The outputs of one image, in words: `(classes,)`.
         fits: Whether outputs of one image can have this shape.
         check: Raises a DataError for targets that do not fit outputs of this shape.
+        several_outputs: Whether it is of networks with several outputs, which loss and scores then get by name; `fits` and
+            `check` get the shape of the first.
         label_free: Whether targets are what `reference` says of the images, and labels are not looked at.
         reference: The network that is imitated, for instance the float one; None leaves it to who knows it (training takes the
             network that is quantized).
@@ -64,6 +66,7 @@ class Task:
     expects: str = "any shape"
     fits: Callable[[Shape], bool] = _fits_any
     check: Callable[[Tensor, Shape], None] = _check_nothing
+    several_outputs: bool = False
     label_free: bool = False
     reference: Network | None = None
     class_labels: bool = False

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from bitwright.errors import BitwrightError, TaskError, unknown_name
@@ -90,6 +90,26 @@ def require_outputs(task: Task, shape: Shape, model: str) -> None:
         raise TaskError(
             f"{model} returns {' x '.join(map(str, shape)) or 'one number'} for each image, but the task {task.name} expects "
             f"{task.expects}: use --task {_fitting(shape)} (in Python, task=), or a task of your own."
+        )
+
+
+def require_one_output(task: Task, outputs: Collection[str], model: str, *, distilled: bool = False) -> None:
+    """Refuse a network with several outputs, unless its task is of several and no teacher takes part.
+
+    Args:
+        task: What it is trained for.
+        outputs: Their names.
+        model: Its name.
+        distilled: Whether it is compared with a teacher.
+
+    Raises:
+        TaskError: It names the outputs.
+    """
+    if len(outputs) > 1 and (distilled or not task.several_outputs):
+        what = "distillation" if task.several_outputs else f"the task {task.name}"
+        raise TaskError(
+            f"{model} returns {', '.join(outputs)}, but {what} is of one output: train it for a task of your own with "
+            "several_outputs=True, whose loss gets all of them by name."
         )
 
 

@@ -132,7 +132,7 @@ def calibrate(
     if not seen:
         raise DataError("calibration needs at least one batch of images, got none.")
     for key, observer in observers.items():
-        if key != model.plan.raw:
+        if key not in model.plan.accumulators:
             quantizer = model.activation_quantizer(key)
             window = quantizer.format
             if quantizer.movable:
@@ -155,7 +155,7 @@ def set_ranges(model: QuantizedModel, ranges: Mapping[str, tuple[float, float]])
         How many quantizers were set.
     """
     bounds = {node.name: getattr(node, "bounds", None) for node in model.plan.graph}
-    known = [key for key in ranges if key in model.plan.formats and key != model.plan.raw]
+    known = [key for key in ranges if key in model.plan.formats and key not in model.plan.accumulators]
     for key in known:
         low, high = ranges[key]
         found = bounds[key]
@@ -182,7 +182,7 @@ def carry_scales(model: QuantizedModel, former: QuantizedModel) -> int:
     """
     carried = set_ranges(model, former.ranges())
     for key, usual in former.plan.formats.items():
-        if model.plan.formats.get(key) == usual and key not in (model.plan.raw, former.plan.raw):
+        if model.plan.formats.get(key) == usual and key not in model.plan.accumulators | former.plan.accumulators:
             quantizer, found = model.activation_quantizer(key), former.activation_quantizer(key)
             if quantizer.movable or quantizer.format == found.format:
                 quantizer.place(found.format, float(found.scale))

@@ -21,7 +21,7 @@ from bitwright.training.model import QuantizedModel
 from bitwright.training.quantizers import QuantizerSettings
 from bitwright.training.state import load_weights
 
-MODEL_FORMAT = "bitwright.quantized.3"
+MODEL_FORMAT = "bitwright.quantized.4"
 _SLOT = "optimizer."
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import DataError, TaskError
+from bitwright.graph.outputs import Returned, first
 from bitwright.progress import Progress, silent
 from bitwright.task import Scores, Task, classification, require_outputs
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def evaluate(
-    predict: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor], Returned],
     batches: Iterable[Any],
     *,
     task: Task | None = None,
@@ -30,7 +31,8 @@ def evaluate(
     """Judge a network on a data set.
 
     Args:
-        predict: Images to real outputs, of shape (batch, *outputs).
+        predict: Images to real outputs, of shape (batch, *outputs). Of several outputs by name, the first is judged, unless the
+            task is of several.
         batches: (images, labels), as pairs or as dictionaries; without labels, where the task is free of them.
         task: What the network is for; None is classification.
         model: Its name, for messages.
@@ -48,15 +50,17 @@ def evaluate(
     seen = 0
     total = len(batches) if isinstance(batches, Sized) else 0
     for done, (images, given) in enumerate(task.batches(batches), 1):
-        outputs = predict(images)
-        targets, shape = given.to(outputs.device), tuple(outputs.shape[1:])
+        returned = predict(images)
+        leading = first(returned)
+        outputs = returned if task.several_outputs else leading
+        targets, shape = given.to(leading.device), tuple(leading.shape[1:])
         if not metrics:
             require_outputs(task, shape, model)
-            metrics = [score.make(shape).to(outputs.device) for score in task.scores]
+            metrics = [score.make(shape).to(leading.device) for score in task.scores]
         task.check(targets, shape)
         for metric in metrics:
             metric.update(outputs, targets)
-        seen += len(outputs)
+        seen += len(leading)
         if observe is not None:
             observe(outputs, targets)
         progress(done, max(total, done), **{task.scores[0].name: float(metrics[0].compute())})

@@ -31,6 +31,7 @@ from bitwright.graph.nodes import (
 )
 from bitwright.quantizer.formats import clamp_limits
 from bitwright.quantizer.sums import FLOAT32_EXACT, magnitude, window_sums
+from bitwright.quantizer.units import moved_unit
 from bitwright.training.context import ForwardContext
 from bitwright.training.folding import (
     accumulator_unit,
@@ -123,7 +124,7 @@ def _(node: Conv2d | Linear, inputs: list[Quantized], context: ForwardContext) -
     gain, bias = folded_gain_and_bias(node, context.parameters)
     unit, integers = accumulator_unit(source.scale, weight_scale, gain, bias, integers)
     offsets = bias_integers(bias, unit, context.quantizing.bias_limit)
-    if node.name == context.plan.raw:
+    if node.name in context.plan.accumulators:
         return Quantized(convolve(node, source.values, integers, offsets), unit)
     columns = (-1, *[1] * (len(node.shape) - 1))
     if context.activations[node.name].follows_data:
@@ -166,7 +167,7 @@ def _free_norm_layer(
     one = torch.ones_like(source.scale)
     momentum = context.norm_momentum
     assert momentum is not None
-    if node.name == context.plan.raw:
+    if node.name in context.plan.accumulators:
         return Quantized(normalise_by_batch(node, accumulator, unit, one, context.parameters, momentum), one)
     if context.activations[node.name].follows_data:
         real = normalise_by_batch(node, accumulator, unit, one, context.parameters, momentum)
@@ -188,7 +189,7 @@ def _(node: AvgPool2d, inputs: list[Quantized], context: ForwardContext) -> Quan
     values = inputs[0].values.double() if wide else inputs[0].values
     total = F.avg_pool2d(values, node.kernel, node.stride, node.padding, divisor_override=1)
     unit = inputs[0].scale / area
-    if node.name == context.plan.raw:
+    if node.name in context.plan.accumulators:
         return Quantized(total, unit)
     return rescale(node, total.to(inputs[0].values.dtype), unit, context)  # rounded once, as the certificate says
 
@@ -226,4 +227,7 @@ def _(node: Dropout, inputs: list[Quantized], context: ForwardContext) -> Quanti
 
 @fake_quantize.register(Selection)
 def _(node: Selection, inputs: list[Quantized], context: ForwardContext) -> Quantized:
-    return Quantized(select(node, inputs[0].values), inputs[0].scale)
+    (source,) = inputs
+    scale = moved_unit(node, source.scale, tuple(source.values.shape[1:]))
+    assert scale is not None  # the plan lets no other accumulators leave
+    return Quantized(select(node, source.values), scale)

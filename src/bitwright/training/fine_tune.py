@@ -21,7 +21,7 @@ from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
 from bitwright.progress import Progress, silent
 from bitwright.scheme import Scheme
-from bitwright.task import Task, classification, require_outputs
+from bitwright.task import Task, classification, require_one_output, require_outputs
 from bitwright.training.calibrate import PERCENTILE, Calibration, calibrate
 from bitwright.training.distillation import Distillation
 from bitwright.training.loop import TrainResult, train
@@ -150,6 +150,7 @@ def fine_tune(
     if isinstance(data, ImageData):
         part_of(len(data.train), settings.data_fraction)  # refused before anything is computed
     task = task or classification()
+    require_one_output(task, graph.outputs, graph.model)
     require_outputs(task, graph.output_shape, graph.model)
     images = _calibrating(graph, data, calibration_images, settings.seed)
     model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader
 from bitwright.data.sampling import derive_seed
 from bitwright.errors import DataError, TrainingError
 from bitwright.graph.digest import digest
+from bitwright.graph.outputs import Returned, by_name, first
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.processes import meet_again
-from bitwright.task import Task, classification, require_outputs
+from bitwright.task import Task, classification, require_one_output, require_outputs
 from bitwright.task.curvature import Loss
 from bitwright.task.labels import all_targets
 from bitwright.training.distillation import Distillation
@@ -186,9 +187,9 @@ class _Descent:
         mean = float(self._accelerator.reduce(loss.detach(), "mean"))
         if math.isfinite(mean):
             self._step(loss, rate)
-        return mean, outputs.detach(), targets
+        return mean, first(outputs).detach(), targets
 
-    def _loss(self, batch: Any, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, batch: Any, step: int) -> tuple[Tensor, Returned, Tensor]:
         """The loss of a batch, with random numbers of this step and process; its outputs and its targets."""
         images, targets = self._task.of(send_to_device(batch, self._accelerator.device))
         with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
@@ -203,9 +204,11 @@ class _Descent:
             loss = self._distillation.combine(self._task, loss, outputs, images)
         return loss, outputs, targets
 
-    def _require_fit(self, outputs: Tensor, targets: Tensor) -> None:
+    def _require_fit(self, outputs: Returned, targets: Tensor) -> None:
         """Refuse before the first step outputs that are not the task's, and targets, of all images where they are known."""
-        shape = tuple(outputs.shape[1:])
+        named = by_name(outputs)
+        require_one_output(self._task, named, "the model", distilled=self._distillation is not None)
+        shape = tuple(first(outputs).shape[1:])
         require_outputs(self._task, shape, "the model")
         self._task.check(all_targets(self._batches, targets), shape)
         self._fits = True

@@ -17,6 +17,7 @@ from bitwright.graph.autocast import full_precision
 from bitwright.graph.float_model import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
+from bitwright.graph.outputs import Returned, returned
 from bitwright.quantizer.plan import QuantPlan, plan
 from bitwright.quantizer.refusals import lowering_refusals, require_none
 from bitwright.scheme import Scheme
@@ -56,7 +57,7 @@ class QuantizedModel(nn.Module):
         for name, tensor in plan.graph.parameters.items():
             trainable = tensor.is_floating_point() and name not in statistics and not name.endswith(".unit_weight")
             register(self.network, name, tensor.detach().clone(), trainable=trainable)
-        used = set(plan.quantizer_of.values()) - ({plan.raw} if plan.raw else set())
+        used = set(plan.quantizer_of.values()) - plan.accumulators
         shared = plan.shared()
         self.activations = nn.ModuleDict(
             {
@@ -80,7 +81,8 @@ class QuantizedModel(nn.Module):
         self._settling: float | None = None
         self.certificates: dict[str, Certificate] = {}
         self._readers = {name: len(nodes) for name, nodes in plan.graph.consumers().items()}
-        self._readers[plan.graph.output] += 1
+        for name in plan.graph.returned:
+            self._readers[name] += 1
 
     def settings(self) -> dict[str, Any]:
         """All that decides what it computes, besides its weights and scales, as JSON values."""
@@ -121,7 +123,7 @@ class QuantizedModel(nn.Module):
             {
                 name: self.activation_quantizer(name)
                 for name, key in self.plan.quantizer_of.items()
-                if key != self.plan.raw
+                if key not in self.plan.accumulators
             },
             {name: self.weight_quantizer(name) for name in self.plan.graph.layers},
             self.certificates,
@@ -133,7 +135,7 @@ class QuantizedModel(nn.Module):
         """The least and the greatest real value that each quantizer of activations can hold, by its name in the plan."""
         found = {}
         for key in self.plan.formats:
-            if key != self.plan.raw:
+            if key not in self.plan.accumulators:
                 quantizer = self.activation_quantizer(key)
                 window, scale = quantizer.format, float(quantizer.current_scale().detach())
                 found[key] = scale * window.quant_min, scale * window.quant_max
@@ -195,8 +197,8 @@ class QuantizedModel(nn.Module):
         super().train(mode)
         return self
 
-    def forward(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> Tensor:
-        """Real logits.
+    def forward(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> Returned:
+        """Real logits; of a network with several outputs, these by name.
 
         Args:
             images: float32, shape (batch, channels, height, width).
@@ -206,15 +208,14 @@ class QuantizedModel(nn.Module):
             Shape (batch, classes): integers times the scale of each class. float32; float64 once the model is lowered, which
             are the very logits of its integer model.
         """
-        output = self.integers(images, observe)
-        scale = output.scale.double() if self.certificates else output.scale
-        if scale.dim() == 1:
-            scale = scale.reshape(-1, *[1] * (output.values.dim() - 2))
-        return output.values.to(scale.dtype) * scale
+        found = self.integers(images, observe)
+        return returned(
+            {name: output.real(torch.float64 if self.certificates else None) for name, output in found.items()}
+        )
 
     @full_precision()
-    def integers(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> Quantized:
-        """The integers that leave the network, and their scale; autocast is left, which would round them."""
+    def integers(self, images: Tensor, observe: Callable[[str, Quantized], None] | None = None) -> dict[str, Quantized]:
+        """The integers that leave the network, by output, and their scales; autocast is left, which would round them."""
         if not (self._warned or self.calibrated):
             self._warned = True
             warnings.warn(
@@ -239,7 +240,7 @@ class QuantizedModel(nn.Module):
         for quantizer in self.activations.values():
             assert isinstance(quantizer, ActivationQuantizer)
             quantizer.move()
-        return values[self.plan.graph.output]
+        return {name: values[tensor] for name, tensor in self.plan.graph.outputs.items()}
 
     def calibrate_following_weights(self) -> None:
         """Set the weight scales that follow the weights, by `ema`, from those after the last step."""

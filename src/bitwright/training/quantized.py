@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from bitwright.quantizer.formats import TensorFormat
+from bitwright.quantizer.units import across
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,16 @@ class Quantized:
 
     Attributes:
         values: Integers, held as floats.
-        scale: Shape () or (channels,): `real = scale * values`.
+        scale: Shape () or (channels,), or that of `values` without the batch, as `units` has it: `real = scale * values`.
     """
 
     values: Tensor
     scale: Tensor
+
+    def real(self, kind: torch.dtype | None = None) -> Tensor:
+        """The real numbers that the integers stand for, as `kind`; by default, as the scale is."""
+        scale = self.scale.to(kind or self.scale.dtype)
+        return self.values.to(scale.dtype) * across(scale, self.values.dim() - 1)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ class Step:
         index: Its place in the epoch, from 0.
         per_epoch: Steps in an epoch.
         loss: Before the step, the mean over all processes.
-        outputs: Of this process, shape (batch, *outputs), without gradient.
+        outputs: Of this process, shape (batch, *outputs), without gradient; of several outputs, the first.
         targets: What the task compares them with.
         waited: Seconds until the batch was there.
         seconds: In all, the waiting included.

@@ -17,6 +17,7 @@ from bitwright.errors import FileFormatError, LoweringError
 from bitwright.graph.capture import capture
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Add, AvgPool2d, Bounds, Conv2d, Flatten, Input, Linear, MaxPool2d, Node
+from bitwright.graph.outputs import SINGLE
 from bitwright.graph.sources import image_size, load_model
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
@@ -29,6 +30,7 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
+from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.formats import UNCLAMPED_BITS
@@ -116,8 +118,7 @@ def to_integer_model(checkpoint: Checkpoint, graph: Graph, names: Layout, scheme
         scheme,
         tuple(importing.ops),
         importing.formats,
-        importing.renamed[graph.output],
-        importing.output_unit,
+        single_output(importing.renamed[graph.outputs[SINGLE]], importing.output_unit),
         importing.facts,
     )
 
@@ -235,7 +236,7 @@ def _(node: Conv2d | Linear, importing: _Importing) -> str:
         source = importing.requantized(source, input_activation(module), shape)
     params = importing.formats[source]
     scale, weight, bias = importing.integers(node.name, tuple(importing.graph.parameters[node.weight].shape))
-    raw, rescale, output = node.name == importing.graph.output, None, None
+    raw, rescale, output = node.name in importing.graph.returned, None, None
     if raw:
         product = (np.float32(params.scale) * scale).astype(np.float32)
         importing.output_unit = product.astype(np.float64)

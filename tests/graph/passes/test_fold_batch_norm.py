@@ -47,7 +47,7 @@ def raw(groups: int, biased: bool, affine: bool, seed: int) -> Graph:
         conv,
         BatchNorm(name="norm", inputs=("conv",), shape=(8, 6, 6), norm=norm),
     )
-    return Graph("raw", nodes, "norm", parameters)
+    return Graph("raw", nodes, {"logits": "norm"}, parameters)
 
 
 @given(st.sampled_from([1, 2, 4]), st.booleans(), st.booleans(), st.integers(0, 2**32))
@@ -57,7 +57,7 @@ def test_folding_leaves_outputs_unchanged(groups: int, biased: bool, affine: boo
     folded, changed = fold_batch_norm(graph)
     assert changed
     assert kinds(folded) == ["Input", "Conv2d"]
-    assert folded.output == "conv"
+    assert folded.outputs == {"logits": "conv"}
     images = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     with torch.no_grad():
         expected, got = FloatModel(graph)(images), FloatModel(folded)(images)
@@ -132,10 +132,10 @@ def test_a_shared_convolution_is_not_folded(forward: object) -> None:
 def test_an_output_is_not_folded() -> None:
     """A convolution whose own result is returned keeps it."""
     graph = raw(1, True, True, 0)
-    graph = Graph(graph.model, graph.nodes, "conv", graph.parameters)
+    graph = Graph(graph.model, graph.nodes, {"logits": "conv"}, graph.parameters)
     folded, _ = fold_batch_norm(graph)
     assert folded.layers["conv"].norm is None
-    assert folded.output == "conv"
+    assert folded.outputs == {"logits": "conv"}
 
 
 @pytest.mark.parametrize(

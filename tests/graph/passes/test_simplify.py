@@ -91,7 +91,7 @@ def test_simplifying_twice_is_simplifying_once(raw: Graph) -> None:
     """The fixed point is one: nodes, output and parameters stay."""
     once = simplify(raw)
     twice = simplify(once)
-    assert (twice.nodes, twice.output, set(twice.parameters)) == (once.nodes, once.output, set(once.parameters))
+    assert (twice.nodes, twice.outputs, set(twice.parameters)) == (once.nodes, once.outputs, set(once.parameters))
 
 
 def test_passes_do_not_touch_their_input(raw: Graph) -> None:

@@ -14,8 +14,6 @@ from __future__ import annotations
 from functools import singledispatch
 from pathlib import Path
 
-import numpy as np
-
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, for_float32
 from bitwright.export.litert.addition import add_sum
@@ -25,6 +23,7 @@ from bitwright.export.litert.images import quantize_images
 from bitwright.export.litert.moves import move_in_litert
 from bitwright.export.litert.real import as_real, combined, store_rounded, whole_of
 from bitwright.export.litert.wide import floor_average, in_int64, rescale_in_int64
+from bitwright.export.names import integer_name
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
@@ -41,6 +40,7 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
+from bitwright.integer.outputs import Output
 
 
 def export_litert(
@@ -49,7 +49,7 @@ def export_litert(
     """Write `model` for LiteRT, atomically.
 
     The graph takes `images` (batch x channels x height x width) and returns `logits_int32` (the integers of the model) and
-    `logits` (float32, the integers times the unit of each class).
+    `logits` (float32, the integers times the unit of each class); of several outputs, `NAME_int32` and `NAME` for each.
 
     Args:
         model: What to export.
@@ -74,7 +74,15 @@ def to_litert(model: IntegerModel, pixels: Pixels | None = None) -> bytes:
             quantize_images(op, builder, images)
         else:
             add_to_litert(op, builder)
-    shape, whole = builder.shape(model.output), whole_of(model.output, builder)
+    outputs = [given for name, output in model.outputs.items() for given in _add_output(name, output, builder)]
+    facts = conditions(model, Target.ANY, pixels)
+    facts["engine"] = "the interpreter with its default delegate, XNNPACK; the reference kernels round otherwise"
+    return builder.finish([images], outputs, facts)
+
+
+def _add_output(name: str, output: Output, builder: LitertBuilder) -> tuple[int, int]:
+    """The integers of an output, channels first, and these times their unit."""
+    shape, whole = builder.shape(output.tensor), whole_of(output.tensor, builder)
     if len(shape) == 3:
         whole = builder.node(
             "TRANSPOSE",
@@ -82,22 +90,18 @@ def to_litert(model: IntegerModel, pixels: Pixels | None = None) -> bytes:
             builder.tensor([-1, *shape], "INT32"),
             "TransposeOptions",
         )
-    named = builder.tensor([-1, *shape], "INT32", "logits_int32")
-    builder.reshape(whole, named, [-1, *shape])
+    integers = builder.reshape(whole, builder.tensor([-1, *shape], "INT32", integer_name(name)), [-1, *shape])
     kinds = builder.schema.TensorType
     real = builder.node(
         "CAST",
-        [named],
+        [integers],
         builder.tensor([-1, *shape], "FLOAT32"),
         "CastOptions",
         inDataType=kinds.INT32,
         outDataType=kinds.FLOAT32,
     )
-    unit = builder.floats(np.array(model.output_unit).reshape(-1, *[1] * (len(shape) - 1)))
-    logits = builder.node("MUL", [real, unit], builder.tensor([-1, *shape], "FLOAT32", "logits"), "MulOptions")
-    facts = conditions(model, Target.ANY, pixels)
-    facts["engine"] = "the interpreter with its default delegate, XNNPACK; the reference kernels round otherwise"
-    return builder.finish([images], [named, logits], facts)
+    unit = builder.floats(output.across(len(shape)))
+    return integers, builder.node("MUL", [real, unit], builder.tensor([-1, *shape], "FLOAT32", name), "MulOptions")
 
 
 @singledispatch

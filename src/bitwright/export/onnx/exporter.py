@@ -20,6 +20,7 @@ and add in 32, exactly, on every CPU.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,17 @@ from onnx import TensorProto, helper
 
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, for_float32
+from bitwright.export.names import integer_name
 from bitwright.export.onnx.builder import OnnxBuilder, Weight, saturates, zero_point
 from bitwright.export.onnx.float64 import add_in_float64, floor_average, rescale_in_float64
 from bitwright.export.onnx.graph import BATCH, move_in_onnx, window
+from bitwright.export.onnx.outputs import add_real, file_names, output_infos
 from bitwright.export.onnx.streams import add_streams, rescale_stream
 from bitwright.export.onnx.sums import add_sums, add_wide_average, needs_float64
 from bitwright.export.pixels import Pixels, affine
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target, check_target
-from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.graph.nodes import Concat, DepthToSpace, MaxPool2d, Node, Selection
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     Accumulate,
@@ -53,6 +56,7 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
+from bitwright.integer.outputs import Output
 from bitwright.integer.proof.narrow import in_float32
 
 
@@ -62,7 +66,7 @@ def export_onnx(
     """Write `model` as ONNX, atomically.
 
     The graph takes `images` (batch x channels x height x width) and returns `logits_int32` (the integers of the model) and
-    `logits` (float32, the integers times the unit of each class).
+    `logits` (float32, the integers times the unit of each class); of several outputs, `NAME_int32` and `NAME` for each.
 
     Args:
         model: What to export.
@@ -86,20 +90,15 @@ def to_onnx(model: IntegerModel, target: Target | str = Target.ANY, pixels: Pixe
     check_target(builder.model, builder.target)
     for op in builder.model:
         add_to_onnx(op, builder)
-    output = _integer_output(builder)
-    unit = np.array(model.output_unit, dtype=np.float32)
-    shape = next(op.shape for op in model if op.name == model.output)
-    builder.node("Cast", [output], "logits.float", to=TensorProto.FLOAT)
-    units = builder.constant("logits.unit", unit.reshape(-1, *[1] * (len(shape) - 1)))
-    builder.node("Mul", ["logits.float", units], "logits")
+    inner = builder.make_room(file_names(model))
+    for name, output in builder.model.outputs.items():
+        _add_integers(name, output, inner.get(output.tensor, output.tensor), builder)
+        add_real(name, output, len(model.output_shapes[name]), builder)
     kind = TensorProto.FLOAT if pixels is None else TensorProto.UINT8
     return builder.finish(
         model.model,
         [helper.make_tensor_value_info("images", kind, [BATCH, *model.input_shape])],
-        [
-            helper.make_tensor_value_info("logits_int32", TensorProto.INT32, [BATCH, *shape]),
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, *shape]),
-        ],
+        output_infos(model),
         onnx_conditions(model, builder.target, pixels),
     )
 
@@ -118,17 +117,17 @@ def onnx_conditions(model: IntegerModel, target: Target, pixels: Pixels | None) 
     return {**conditions(model, target, pixels), "saturation": words}
 
 
-def _integer_output(builder: OnnxBuilder) -> str:
-    """`logits_int32`: accumulators as they are, quantized values without their zero point."""
-    model = builder.model
-    params = model.formats.get(model.output)
+def _add_integers(name: str, output: Output, source: str, builder: OnnxBuilder) -> None:
+    """`NAME_int32`: accumulators as they are, quantized values without their zero point."""
+    params, integers = builder.model.formats.get(output.tensor), integer_name(name)
     if params is None:
-        return builder.node("Identity", [model.output], "logits_int32")
-    if builder.wide(model.output):
-        return builder.node("Cast", [model.output], "logits_int32", to=TensorProto.INT32)
-    builder.node("Cast", [model.output], "output.int32", to=TensorProto.INT32)
-    point = builder.constant("output.zero_point", np.array(zero_point(params), dtype=np.int32))
-    return builder.node("Sub", ["output.int32", point], "logits_int32")
+        builder.node("Identity", [source], integers)
+    elif builder.wide(output.tensor):
+        builder.node("Cast", [source], integers, to=TensorProto.INT32)
+    else:
+        builder.node("Cast", [source], f"{integers}:stored", to=TensorProto.INT32)
+        point = builder.constant(f"{integers}:zero_point", np.array(zero_point(params), dtype=np.int32))
+        builder.node("Sub", [f"{integers}:stored", point], integers)
 
 
 @singledispatch
@@ -139,7 +138,13 @@ def add_to_onnx(op: Node, builder: OnnxBuilder) -> None:
 
 @add_to_onnx.register
 def _(op: Selection | Concat, builder: OnnxBuilder) -> None:
-    move_in_onnx(op, builder)
+    if builder.carrier(op.name) != TensorProto.INT32 or not isinstance(op, MaxPool2d | DepthToSpace):
+        move_in_onnx(op, builder)
+        return
+    # ONNX has no maxima of int32, and ONNX Runtime no such pixels: float64 holds all of them.
+    moved = replace(op, name=f"{op.name}.double", inputs=(builder.cast(op.inputs[0], TensorProto.DOUBLE),))
+    move_in_onnx(moved, builder)
+    builder.node("Cast", [moved.name], op.name, to=TensorProto.INT32)
 
 
 @add_to_onnx.register(Quantize)

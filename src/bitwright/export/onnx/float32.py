@@ -49,7 +49,7 @@ class Float32Graph(OnnxGraph, ABC):
         model: What is exported.
         pixels: How images were normalised, if the file takes pixels.
         images: The float32 tensor of images or pixels.
-        logits_type: What carries the accumulators that leave the network.
+        in_int32: The tensors of accumulators that int32 carries, and what they are moved to; float32 does all others.
     """
 
     bias_in_convolution: ClassVar[bool]
@@ -58,7 +58,7 @@ class Float32Graph(OnnxGraph, ABC):
     model: IntegerModel = field(kw_only=True)
     pixels: Pixels | None = field(kw_only=True, default=None)
     images: str = field(kw_only=True, default="images")
-    logits_type: int = field(kw_only=True, default=int(TensorProto.FLOAT))
+    in_int32: set[str] = field(kw_only=True, default_factory=set)
 
     @cached_property
     def cuts(self) -> dict[str, Digits]:
@@ -104,7 +104,7 @@ class Float32Graph(OnnxGraph, ABC):
         if op.rescale is None:
             high, low = (self.node("Cast", [term], f"{term}.int32", to=TensorProto.INT32) for term in (high, low))
             factor = self.constant(f"int32.{1 << shift}", np.array(1 << shift, dtype=np.int32))
-            self.logits_type = int(TensorProto.INT32)
+            self.in_int32.add(op.name)
         else:
             factor = self.scalar(1 << shift)
         self.node("Add", [self.node("Mul", [high, factor], f"{high}.shifted"), low], _accumulator(op))

@@ -39,7 +39,8 @@ from bitwright.graph.nodes import (
 def export_float_onnx(graph: Graph, path: str | Path) -> onnx.ModelProto:
     """Write `graph` with its own weights as float32 ONNX, atomically.
 
-    The file takes `images` (float32, batch x channels x height x width) and returns `logits` (float32); the batch is dynamic.
+    The file takes `images` (float32, batch x channels x height x width) and returns `logits` (float32), or each of several
+    outputs under its name; the batch is dynamic.
 
     Raises:
         ExportError: If a node has no ONNX form.
@@ -55,12 +56,14 @@ def to_float_onnx(graph: Graph) -> onnx.ModelProto:
     made = OnnxGraph()
     for node in graph:
         add_float(node, made, graph.parameters)
-    made.node("Identity", [graph.output], "logits")
-    shape = graph[graph.output].shape
+    inner = made.make_room(list(graph.outputs))
+    for name, tensor in graph.outputs.items():
+        made.node("Identity", [inner.get(tensor, tensor)], name)
+    shapes = graph.output_shapes.items()
     return made.finish(
         graph.model,
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, *graph.input_shape])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, *shape])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *shape]) for name, shape in shapes],
         {},
     )
 

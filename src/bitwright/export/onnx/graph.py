@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -51,6 +51,17 @@ class OnnxGraph:
     def stored_zero(self, name: str) -> str:
         """The constant that a tensor stores for zero; empty where it is zero."""
         return ""
+
+    def make_room(self, names: Collection[str]) -> Mapping[str, str]:
+        """Rename the tensors so far that bear `names`, those of the graph's outputs, as a layer may; returns their new names."""
+        new = {name: f"{name}:inner" for name in names}
+        for node in self.nodes:
+            node.name = new.get(node.name, node.name)
+            for places in (node.input, node.output):
+                places[:] = [new.get(name, name) for name in places]
+        for name in new.keys() & self.constants.keys():
+            self.constants[name].name = new[name]
+        return new
 
     def finish(
         self,

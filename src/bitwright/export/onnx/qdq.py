@@ -30,8 +30,10 @@ from onnx import TensorProto, helper
 
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions
+from bitwright.export.names import integer_name
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32, in_float32_multipliers
 from bitwright.export.onnx.graph import BATCH, move_in_onnx
+from bitwright.export.onnx.outputs import add_real, file_names, output_infos
 from bitwright.export.pixels import Pixels
 from bitwright.export.qonnx.digits import digits_as_json, sums_of
 from bitwright.export.seal import write_sealed
@@ -135,7 +137,7 @@ def export_qdq(
 ) -> onnx.ModelProto:
     """Write `model` as ONNX in float operators between QuantizeLinear and DequantizeLinear, atomically.
 
-    The graph takes `images` and returns `logits_int32` and `logits`, as that of `export_onnx` does.
+    The graph takes `images` and returns what that of `export_onnx` does.
 
     Args:
         model: What to export.
@@ -160,11 +162,11 @@ def to_qdq(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelProto
         builder.images = builder.node("Cast", ["images"], "images.float", to=TensorProto.FLOAT)
     for op in model:
         add_in_float32(op, builder)
-    shape = next(op.shape for op in model if op.name == model.output)
-    integers = builder.node("Cast", [model.output], "logits_int32", to=TensorProto.INT32)
-    unit = np.array(model.output_unit, dtype=np.float32).reshape(-1, *[1] * (len(shape) - 1))
-    builder.node("Cast", [integers], "logits.float", to=TensorProto.FLOAT)
-    builder.node("Mul", ["logits.float", builder.constant("logits.unit", unit)], "logits")
+    inner = builder.make_room(file_names(model))
+    for name, output in model.outputs.items():
+        source = inner.get(output.tensor, output.tensor)
+        builder.node("Cast", [source], integer_name(name), to=TensorProto.INT32)
+        add_real(name, output, len(model.output_shapes[name]), builder)
     kind = TensorProto.FLOAT if pixels is None else TensorProto.UINT8
     facts = conditions(model, Target.ANY, pixels)
     facts["form"] = "QuantizeLinear and DequantizeLinear of scale 1 around float32 operators on integers"
@@ -175,10 +177,7 @@ def to_qdq(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelProto
     return builder.finish(
         model.model,
         [helper.make_tensor_value_info("images", kind, [BATCH, *model.input_shape])],
-        [
-            helper.make_tensor_value_info("logits_int32", TensorProto.INT32, [BATCH, *shape]),
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, *shape]),
-        ],
+        output_infos(model),
         facts,
     )
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, for_float32, require_float32_mean
+from bitwright.export.names import integer_name
 from bitwright.export.onnx.graph import identifier
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.kernels import DOUBLED, FLOAT32, INT8, PARTS, may_be_matrix_products
@@ -56,8 +57,8 @@ def export_openvino(
     """Write `model` for OpenVINO, atomically: an .xml file, and a .bin file of its weights beside it.
 
     The graph takes `images` (batch x channels x height x width) and returns `logits_int32` (the integers of the model) and
-    `logits` (float32, the integers times the unit of each class). It must run in float32, which OpenVINO leaves where a CPU
-    has bfloat16: compile it with `INFERENCE_PRECISION_HINT` f32.
+    `logits` (float32, the integers times the unit of each class); of several outputs, `NAME_int32` and `NAME` for each. It must
+    run in float32, which OpenVINO leaves where a CPU has bfloat16: compile it with `INFERENCE_PRECISION_HINT` f32.
 
     Args:
         model: What to export.
@@ -92,14 +93,14 @@ def to_openvino(model: IntegerModel, target: Target | str = Target.ANY, pixels: 
     builder.values["images"] = images
     for op in builder.model:
         builder.values[op.name] = add_to_openvino(op, builder)
-    integers = ops.convert(builder.values[model.output], "i32")
-    shape = next(op.shape for op in model if op.name == model.output)
-    unit = np.array(model.output_unit, dtype=np.float32).reshape(-1, *[1] * (len(shape) - 1))
-    real = ops.multiply(ops.convert(integers, "f32"), builder.floats(unit))
     results = []
-    for name, value in (("logits_int32", integers), ("logits", real)):
-        value.output(0).set_names({name})
-        results.append(ops.result(value))
+    for name, output in model.outputs.items():
+        integers = ops.convert(builder.values[output.tensor], "i32")
+        unit = output.across(len(model.output_shapes[name]))
+        real = ops.multiply(ops.convert(integers, "f32"), builder.floats(unit))
+        for given, value in ((integer_name(name), integers), (name, real)):
+            value.output(0).set_names({given})
+            results.append(ops.result(value))
     made = builder.openvino.Model(results, [images], identifier(model.model))
     words = ", ".join(
         f"{list(builder.kernels.values()).count(kernel)} {kernel}" for kernel in (INT8, DOUBLED, FLOAT32, PARTS)

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions
+from bitwright.export.names import integer_name
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32, in_float32_multipliers
 from bitwright.export.onnx.graph import BATCH, IR_VERSION, identifier, may_end_behind, move_in_onnx
 from bitwright.export.pixels import Pixels
@@ -27,7 +28,8 @@ from bitwright.export.qonnx.digits import digits_as_json, sums_of
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
 from bitwright.graph.nodes import MaxPool2d, Node
-from bitwright.integer.model import IntegerModel
+from bitwright.graph.outputs import returned
+from bitwright.integer.model import IntegerModel, moved_from
 from bitwright.integer.ops import IntegerAvgPool2d
 from bitwright.quantizer.formats import TensorFormat
 
@@ -86,8 +88,8 @@ def export_qonnx(
     """Write `model` as QONNX, atomically.
 
     The graph takes `images` and returns `logits_int32`: the integers of the model, carried by float32 as everything in QONNX, or
-    int32 where they can exceed 2**24. What one integer of each class is worth stands in the metadata, as `output_unit`; which
-    layers are in two digits, as `digits`.
+    int32 where they can exceed 2**24; of several outputs, `NAME_int32` for each. What one integer of each class is worth stands
+    in the metadata, as `output_unit`, by name where there are several; which layers are in two digits, as `digits`.
 
     Args:
         model: What to export.
@@ -109,13 +111,18 @@ def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelPro
     builder = QonnxBuilder(model=model, pixels=pixels)
     for op in model:
         add_in_float32(op, builder)
-    builder.node("Identity", [model.output], "logits_int32")
-    shape = next(op.shape for op in model if op.name == model.output)
+    inner = builder.make_room([integer_name(name) for name in model.outputs])
+    outputs = []
+    for name, output in model.outputs.items():
+        kind = TensorProto.INT32 if moved_from(output.tensor, model) in builder.in_int32 else TensorProto.FLOAT
+        builder.node("Identity", [inner.get(output.tensor, output.tensor)], integer_name(name))
+        sizes = model.output_shapes[name]
+        outputs.append(helper.make_tensor_value_info(integer_name(name), kind, [BATCH, *sizes]))
     graph = helper.make_graph(
         builder.nodes,
         identifier(model.model),
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, *model.input_shape])],
-        [helper.make_tensor_value_info("logits_int32", builder.logits_type, [BATCH, *shape])],
+        outputs,
         list(builder.constants.values()),
     )
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
@@ -124,7 +131,8 @@ def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelPro
     facts = conditions(model, Target.ANY, pixels)
     facts["sums"] = sums_of(builder.cuts, builder.means)
     facts["digits"] = digits_as_json(builder.cuts)
-    facts["output_unit"] = json.dumps(np.array(model.output_unit).tolist())
+    units = {name: np.asarray(output.unit).tolist() for name, output in model.outputs.items()}
+    facts["output_unit"] = json.dumps(returned(units))
     helper.set_model_props(made, facts)
     return made
 

@@ -17,11 +17,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bitwright.errors import ExportError
 from bitwright.export.conditions import require_proof
 from bitwright.export.pixels import Pixels, images_in_words
 from bitwright.export.seal import seal_of, write_sealed
 from bitwright.export.target import Target
+from bitwright.graph.outputs import SINGLE
 from bitwright.integer.model import IntegerModel
 from bitwright.progress import Progress, silent
 
@@ -48,7 +51,7 @@ def export_tvm(
     """Compile `model` to a shared library for TVM's virtual machine, atomically.
 
     Its function `main` takes `images` (batch x channels x height x width) and returns the integers of the model (int32) and
-    the logits (float32, the integers times the unit of each class); `bitwright` returns its conditions, as JSON.
+    the logits (float32, the integers times the unit of each class), for each output; `bitwright` returns its conditions, as JSON.
 
     Args:
         model: What to export.
@@ -211,7 +214,11 @@ def _conditions(
     import tvm
 
     images = images_in_words(pixels)
-    shape = next(op.shape for op in model if op.name == model.output)
+    shapes = model.output_shapes
+    outputs = {
+        name: {"shape": list(shapes[name]), "unit": np.asarray(output.unit).tolist()}
+        for name, output in model.outputs.items()
+    }
     return {
         **seal_of(model),
         "model": model.model,
@@ -224,7 +231,7 @@ def _conditions(
             "images": images,
             "scale": model.formats[model.ops[0].name].scale,
         },
-        "output": {"shape": list(shape), "unit": [float(value) for value in model.output_unit]},
+        **({"outputs": outputs} if len(outputs) > 1 else {"output": outputs[SINGLE]}),
         "exact": "on every CPU that has the target's instructions: integer arithmetic throughout",
         "instructions": instructions.described(),
         "target": str(target),

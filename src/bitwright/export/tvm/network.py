@@ -384,14 +384,16 @@ def _(op: DepthToSpace, network: Network) -> None:
     _place(op, source, network, places, channels)
 
 
-def outputs(network: Network) -> tuple[Any, Any]:
-    """The integers and the real numbers that the network returns, channels first."""
-    name = network.model.output
-    shape = network.shapes[name]
-    unit = np.array(network.model.output_unit, dtype=np.float32).reshape(-1)
+def outputs(network: Network) -> list[Any]:
+    """For each output, the integers and the real numbers that the network returns, channels first."""
     made = []
-    for units, dtype in ((0, "int32"), (len(unit), "float32")):
-        spec = Logits(shape, network.dtype(name), units)
-        constants = [unit] if units else []
-        made.append(network.call(spec, output, [network.values[name]], constants, shape, dtype))
-    return made[0], made[1]
+    for returned in network.model.outputs.values():
+        name, shape = returned.tensor, network.shapes[returned.tensor]
+        unit = returned.unit.astype(np.float32)
+        if unit.ndim > 1:
+            unit = np.ascontiguousarray(np.broadcast_to(unit, shape)).reshape(-1)
+        for units, dtype in ((0, "int32"), (len(unit), "float32")):
+            spec = Logits(shape, network.dtype(name), units)
+            constants = [unit] if units else []
+            made.append(network.call(spec, output, [network.values[name]], constants, shape, dtype))
+    return made

@@ -52,7 +52,7 @@ def _backward(graph: Graph, node: Affine, gain: Tensor, offset: Tensor) -> Graph
     by_name, readers = {made.name: made for made in graph}, graph.consumers()
     made: dict[str, Node] = {}
     source = by_name[node.inputs[0]]
-    while len(readers[source.name]) == 1 and source.name != graph.output:
+    while len(readers[source.name]) == 1 and source.name not in graph.returned:
         bounds: Bounds | None = getattr(source, "bounds", None)
         if bounds is not None:
             moved = _moved_bounds(bounds, gain, offset)
@@ -110,7 +110,7 @@ def _forward(graph: Graph, node: Affine, gain: Tensor, offset: Tensor) -> Graph 
     """Into the layer that alone reads the result of the map."""
     readers = graph.consumers()
     source: Node = node
-    while len(readers[source.name]) == 1 and source.name != graph.output:
+    while len(readers[source.name]) == 1 and source.name not in graph.returned:
         (reader,) = readers[source.name]
         if isinstance(reader, Layer):
             found = _scaled_input(reader, graph.parameters, gain, offset)
@@ -217,5 +217,4 @@ def _rewritten(graph: Graph, dropped: Affine | None, made: Mapping[str, Node], t
     kept = {name: tensor for name, tensor in graph.parameters.items() if name in read or name not in former}
     like = next(iter(graph.parameters.values()))
     new = {name: tensor.to(like.device, torch.float32) for name, tensor in tensors.items()}
-    output = renamed.get(graph.output, graph.output)
-    return replace(graph, nodes=nodes, output=output, parameters=kept | new)
+    return replace(graph.with_nodes(nodes, renamed), parameters=kept | new)

@@ -24,11 +24,12 @@ def find_channel_shuffles(graph: Graph) -> tuple[Graph, bool]:
             continue
         if first.shape[2:] != last.shape[1:]:  # cuts images otherwise than between channels
             continue
-        if len(readers[first.name]) != 1 or len(readers[middle.name]) != 1:
+        within = (first.name, middle.name)
+        if any(len(readers[name]) != 1 or name in graph.returned for name in within):
             continue
         replaced[last.name] = ChannelShuffle(
             name=last.name, inputs=first.inputs, shape=last.shape, place=last.place, groups=first.shape[0]
         )
-        dropped |= {first.name, middle.name}
+        dropped.update(within)
     nodes = tuple(replaced.get(node.name, node) for node in graph if node.name not in dropped)
     return graph.with_nodes(nodes), bool(replaced)

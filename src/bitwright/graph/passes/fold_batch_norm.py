@@ -32,7 +32,7 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
             made[node.name] = node
             continue
         source = made.get(node.inputs[0])
-        alone = source is not None and len(readers[source.name]) == 1 and graph.output != source.name
+        alone = source is not None and len(readers[source.name]) == 1 and source.name not in graph.returned
         if isinstance(source, Layer) and source.norm is None and source.bounds is None and alone:
             made[source.name] = replace(source, norm=node.norm)
             renamed[node.name] = source.name
@@ -44,9 +44,8 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
             made[node.name] = replace(depthwise(node, weight, None), norm=node.norm)
         else:
             made[node.name] = node
-    output = renamed.get(graph.output, graph.output)
-    changed = tuple(made.values()) != graph.nodes
-    return replace(graph, nodes=tuple(made.values()), output=output, parameters=parameters), changed
+    nodes = tuple(made.values())
+    return replace(graph.with_nodes(nodes, renamed), parameters=parameters), nodes != graph.nodes
 
 
 def _affine(node: BatchNorm, parameters: dict[str, Tensor]) -> Affine:

@@ -12,13 +12,13 @@ from bitwright.graph.nodes import Clamp, Node
 
 def fuse_clamps(graph: Graph) -> tuple[Graph, bool]:
     """Fuse every clamp that is the only reader of a node that can clamp itself."""
-    readers = graph.consumers()
+    readers, kept = graph.consumers(), set(graph.returned)
     made: dict[str, Node] = {}
     renamed: dict[str, str] = {}
     for node in graph:
         node = node.reading(*(renamed.get(name, name) for name in node.inputs))
         source = made.get(node.inputs[0]) if node.inputs else None
-        alone = source is not None and len(readers[source.name]) == 1 and graph.output != source.name
+        alone = source is not None and len(readers[source.name]) == 1 and source.name not in kept
         if isinstance(node, Clamp) and source is not None and hasattr(source, "bounds") and alone:
             bounds: dict[str, Any] = {
                 "bounds": node.bounds if source.bounds is None else source.bounds.then(node.bounds)
@@ -26,8 +26,8 @@ def fuse_clamps(graph: Graph) -> tuple[Graph, bool]:
             made[source.name] = replace(source, **bounds)
             renamed[node.name] = source.name
             readers[source.name] = readers[node.name]
+            kept |= {source.name} if node.name in kept else set()
         else:
             made[node.name] = node
-    output = renamed.get(graph.output, graph.output)
     nodes = tuple(made.values())
-    return graph.with_nodes(nodes, output), nodes != graph.nodes
+    return graph.with_nodes(nodes, renamed), nodes != graph.nodes

@@ -13,7 +13,7 @@ def fuse_pads(graph: Graph) -> tuple[Graph, bool]:
     """Let every reader that can pad by itself read what the pad reads; a pad that nothing reads any more goes."""
     pads = {node.name: node for node in graph if isinstance(node, Pad) and _is_even(node)}
     made = [_padding_itself(node, pads[node.inputs[0]]) if set(node.inputs) & set(pads) else node for node in graph]
-    read = {name for node in made for name in node.inputs} | {graph.output}
+    read = {name for node in made for name in node.inputs} | graph.returned
     nodes = tuple(node for node in made if node.name not in pads or node.name in read)
     return graph.with_nodes(nodes), nodes != graph.nodes
 

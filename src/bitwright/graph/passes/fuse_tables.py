@@ -110,8 +110,8 @@ def _clamp(bounds: Bounds | None) -> Program:
 
 
 def _without_unread(graph: Graph, nodes: list[Node]) -> Graph:
-    """The graph of those nodes that its output needs, and of the tensors that these read."""
-    needed = {graph.output, graph.nodes[0].name}
+    """The graph of those nodes that its outputs need, and of the tensors that these read."""
+    needed = {*graph.returned, graph.nodes[0].name}
     kept: list[Node] = []
     for node in reversed(nodes):
         if node.name in needed:

@@ -14,7 +14,7 @@ def lift_clamps(graph: Graph) -> tuple[Graph, bool]:
     readers, by_name = graph.consumers(), {node.name: node for node in graph}
     for clamp in graph:
         source = by_name[clamp.inputs[0]] if isinstance(clamp, Clamp) else None
-        if not (isinstance(clamp, Clamp) and isinstance(source, Selection)) or graph.output == source.name:
+        if not (isinstance(clamp, Clamp) and isinstance(source, Selection)) or source.name in graph.returned:
             continue
         if len(readers[source.name]) > 1 or (isinstance(source, Pad) and clamp.bounds.clamp(0.0) != 0):
             continue
@@ -24,5 +24,5 @@ def lift_clamps(graph: Graph) -> tuple[Graph, bool]:
         renamed = {clamp.name: source.name}
         others = {node.name: node.reading(*(renamed.get(name, name) for name in node.inputs)) for node in graph}
         nodes = tuple(made for node in graph for made in swapped.get(node.name, (others[node.name],)))
-        return graph.with_nodes(nodes, source.name if graph.output == clamp.name else graph.output), True
+        return graph.with_nodes(nodes, renamed), True
     return graph, False

@@ -37,7 +37,7 @@ def _step(graph: Graph) -> Graph | None:
             before = by_name[source.inputs[0]].shape
             if len(before) == 3 and before[0] == source.shape[0]:
                 return _behind(graph, node, source, before)
-        alone = source is not None and len(readers[source.name]) == 1 and source.name != graph.output
+        alone = source is not None and len(readers[source.name]) == 1 and source.name not in graph.returned
         if isinstance(node, Reshape) and alone and len(node.shape) == 3 and node.shape[1:] == (1, 1):
             if isinstance(source, _ELEMENTWISE) and len(source.inputs) == 1 and len(source.shape) == 1:
                 return _before(graph, node, replace(source, shape=node.shape), node.shape)
@@ -106,10 +106,10 @@ def _with(graph: Graph, made: dict[str, tuple[Node, ...]], renamed: dict[str, st
         for part in made.get(node.name, (node,)):
             keep = node.name in made and renamed.get(node.name) == part.name  # which reads what it is named for
             nodes.append(part if keep else part.reading(*(renamed.get(name, name) for name in part.inputs)))
-    output = renamed.get(graph.output, graph.output)
-    needed, kept = {output}, []
+    needed = {renamed.get(name, name) for name in graph.returned}
+    kept: list[Node] = []
     for node in reversed(nodes):
         if node.name in needed or not node.inputs:
             needed.update(node.inputs)
             kept.append(node)
-    return graph.with_nodes(tuple(reversed(kept)), output)
+    return graph.with_nodes(tuple(reversed(kept)), renamed)

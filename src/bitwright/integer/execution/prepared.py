@@ -27,6 +27,7 @@ from bitwright.graph.autocast import full_precision
 from bitwright.graph.evaluate import select
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.graph.outputs import Returned, by_name, returned
 from bitwright.integer.execution.blockwise import scale_round_, weighted_sum
 from bitwright.integer.execution.exact_sums import ExactSums
 from bitwright.integer.execution.reference import execute_op, finish
@@ -88,13 +89,13 @@ class PreparedModel:
         self.shapes = {op.name: op.shape for op in model}
         self._steps = [step_of(op, self) for op in model]
         last = {name: index for index, op in enumerate(model.ops) for name in op.inputs}
-        last.pop(model.output, None)
+        for name in model.returned:
+            last.pop(name, None)
         self._freed: list[list[str]] = [[] for _ in model.ops]
         for name, index in last.items():
             self._freed[index].append(name)
         largest = 4 * max(prod(op.shape) for op in model)
         self._images_at_once = max(1, _TENSOR_BYTES // largest) if self.device.type == "cpu" else 2**31
-        self._unit = torch.from_numpy(np.array(model.output_unit)).to(self.device)
 
     def narrow(self, name: str) -> bool:
         """Whether a tensor travels in float32."""
@@ -105,12 +106,12 @@ class PreparedModel:
         """Whether the tensor `name` is a layer's own, which nothing but `op` reads, once: its memory may be reused."""
         made = next(other for other in self.model if other.name == name)
         readers = [other for other in self.model for source in other.inputs if source == name]
-        return isinstance(made, Accumulate) and readers == [op] and name != self.model.output
+        return isinstance(made, Accumulate) and readers == [op] and name not in self.model.returned
 
     @torch.inference_mode()
     @full_precision()
-    def run(self, images: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
-        """The logits: int32, shape (batch, classes), in units of `model.output_unit`.
+    def run(self, images: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Returned:
+        """The logits: int32, shape (batch, classes), in the units of `model.outputs`; of several outputs, these by name.
 
         Args:
             images: float32, shape (batch, channels, height, width), normalised as in training.
@@ -121,17 +122,17 @@ class PreparedModel:
         """
         images = float_images(images.to(self.device), self.model.input_shape, self.model.model)
         if observe is not None or len(images) <= self._images_at_once:
-            return self._run(images, observe)
-        parts = images.chunk(-(-len(images) // self._images_at_once))
-        return torch.cat([self._run(part, None) for part in parts])
+            return returned(self._run(images, observe))
+        parts = [self._run(part, None) for part in images.chunk(-(-len(images) // self._images_at_once))]
+        return returned({name: torch.cat([part[name] for part in parts]) for name in self.model.outputs})
 
     @torch.inference_mode()
     @full_precision()
-    def run_unchecked(self, images: Tensor) -> Tensor:
+    def run_unchecked(self, images: Tensor) -> Returned:
         """What `run` returns, for good images that are on the device: without waiting for it, as CUDA graphs demand."""
-        return self._run(images, None)
+        return returned(self._run(images, None))
 
-    def _run(self, images: Tensor, observe: Callable[[str, Tensor], None] | None) -> Tensor:
+    def _run(self, images: Tensor, observe: Callable[[str, Tensor], None] | None) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         for op, step, freed in zip(self.model.ops, self._steps, self._freed, strict=True):
             values[op.name] = step([values[name] for name in op.inputs] if op.inputs else [images])
@@ -139,12 +140,11 @@ class PreparedModel:
                 observe(op.name, values[op.name].clone())
             for name in freed:
                 del values[name]
-        return values[self.model.output].to(torch.int32)
+        return {name: values[output.tensor].to(torch.int32) for name, output in self.model.outputs.items()}
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Real logits, float64, shape (batch, classes): integers times the unit of each class."""
-        integers = self.run(images)
-        return integers.double() * self._unit.reshape(-1, *[1] * (integers.dim() - 2))
+    def logits(self, images: Tensor) -> Returned:
+        """Real logits, float64, shape (batch, classes): integers times the unit of each class; of several outputs, by name."""
+        return returned(self.model.real(by_name(self.run(images))))
 
 
 @singledispatch

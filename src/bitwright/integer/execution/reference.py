@@ -20,6 +20,7 @@ from bitwright.graph.autocast import full_precision
 from bitwright.graph.evaluate import select
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Concat, MaxPool2d, Move, Node
+from bitwright.graph.outputs import Returned, by_name, returned
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     IntegerAdd,
@@ -37,7 +38,7 @@ from bitwright.integer.quant_params import QuantParams
 
 
 @full_precision()
-def run(model: IntegerModel, images: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
+def run(model: IntegerModel, images: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Returned:
     """Execute `model`.
 
     Args:
@@ -46,7 +47,7 @@ def run(model: IntegerModel, images: Tensor, observe: Callable[[str, Tensor], No
         observe: Called with the name and the integers of every tensor.
 
     Returns:
-        int32, shape (batch, classes): the logits, in units of `model.output_unit`.
+        int32, shape (batch, classes): the logits, in the units of `model.outputs`; of several outputs, these by name.
 
     Raises:
         DataError: If the images have another shape than the model's input, or are not finite.
@@ -61,16 +62,14 @@ def run(model: IntegerModel, images: Tensor, observe: Callable[[str, Tensor], No
         if observe is not None:
             observe(op.name, values[op.name])
         for name in op.inputs:
-            if last_use[name] == op.name and name != model.output:
+            if last_use[name] == op.name and name not in model.returned:
                 values.pop(name, None)
-    return values[model.output]
+    return returned({name: values[output.tensor] for name, output in model.outputs.items()})
 
 
-def logits(model: IntegerModel, images: Tensor) -> Tensor:
-    """Real logits, float64, shape (batch, classes): integers times the unit of each class."""
-    integers = run(model, images)
-    unit = torch.from_numpy(np.array(model.output_unit)).to(integers.device)
-    return integers.double() * unit.reshape(-1, *[1] * (integers.dim() - 2))
+def logits(model: IntegerModel, images: Tensor) -> Returned:
+    """Real logits, float64, shape (batch, classes): integers times the unit of each class; of several outputs, these by name."""
+    return returned(model.real(by_name(run(model, images))))
 
 
 @singledispatch

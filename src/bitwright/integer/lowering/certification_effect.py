@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import LoweringError
+from bitwright.graph.outputs import first
 from bitwright.progress import Progress, silent
 from bitwright.task import Scores, Task
 from bitwright.training.evaluate import evaluate
@@ -42,7 +43,7 @@ class CertificationEffect:
 
     Attributes:
         tensors: Counts by tensor, in execution order. Differences of earlier tensors act on later ones.
-        before: Scores with the ratios of training.
+        before: Scores, of the first output of several, with the ratios of training.
         after: Scores with proved multipliers, which is that of the integer model.
     """
 
@@ -107,9 +108,9 @@ def certification_effect(
                 elements[name] = elements.get(name, 0) + other.numel()
                 differing[name] = differing.get(name, 0) + int((other != value.values).sum())
 
-            guesses[True].append((model(images, keep), labels))
+            guesses[True].append((first(model(images, keep)), labels))
             model.certify({})
-            guesses[False].append((model(images, compare), labels))
+            guesses[False].append((first(model(images, compare)), labels))
             model.certify(certificates)
             progress(done, max(total, done))
     finally:

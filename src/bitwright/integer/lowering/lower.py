@@ -49,6 +49,7 @@ from bitwright.integer.ops import (
     Quantize,
     Rescale,
 )
+from bitwright.integer.outputs import Output
 from bitwright.integer.proof.bounds import (
     FLOAT32_EXACT,
     SATURATING_SUM,
@@ -61,6 +62,7 @@ from bitwright.integer.quant_params import QuantParams
 from bitwright.progress import Progress, silent
 from bitwright.quantizer.formats import clamp_limits
 from bitwright.quantizer.sums import magnitude, window_sums
+from bitwright.quantizer.units import moved_unit
 from bitwright.quantizer.weights import quantize_weight
 from bitwright.training.folding import bias_integers
 from bitwright.training.model import QuantizedModel
@@ -78,7 +80,7 @@ class Lowering:
     certificates: dict[str, Certificate] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
-    output_unit: npt.NDArray[np.float64] | None = None
+    units: dict[str, Tensor] = field(default_factory=dict)
 
     def inputs(self, node: Node) -> tuple[str, ...]:
         return tuple(self.renamed.get(name, name) for name in node.inputs)
@@ -91,6 +93,13 @@ class Lowering:
     def limits(self, node: Node) -> tuple[int, int]:
         params = self.params(node)
         return clamp_limits(getattr(node, "bounds", None), params.format, params.scale)
+
+    def output(self, name: str) -> Output:
+        """The tensor `name` of the graph, as it leaves the network."""
+        tensor = self.renamed.get(name, name)
+        if tensor in self.formats:
+            return Output(tensor, np.array([self.formats[tensor].scale]))
+        return Output(tensor, self.units[tensor].double().cpu().numpy())
 
     def record(self, node: Node, certified: Certified, **more: Any) -> None:
         """Keep the facts of a certificate for the file and the report."""
@@ -155,11 +164,8 @@ def lower(
         certificates = lowering.remedies.certified(model, certificates)
         scheme = lowering.remedies.scheme(plan)
     model.certify(certificates)
-    output = lowering.renamed.get(plan.graph.output, plan.graph.output)
-    unit = lowering.output_unit
-    if unit is None:
-        unit = np.array([lowering.formats[output].scale])
-    return IntegerModel(plan.graph.model, scheme, tuple(ops), lowering.formats, output, unit, lowering.facts)
+    outputs = {name: lowering.output(tensor) for name, tensor in plan.graph.outputs.items()}
+    return IntegerModel(plan.graph.model, scheme, tuple(ops), lowering.formats, outputs, lowering.facts)
 
 
 @singledispatch
@@ -185,7 +191,7 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
     input_params = lowering.formats[source]
     found = layer_weights(node, lowering.source, lowering.parameters, input_params)
     bias, integers, unit = found.bias, found.integers, found.unit
-    raw = node.name == lowering.source.plan.raw
+    final = node.name in lowering.source.plan.accumulators
     rescale = None
     limit = pair_limit(input_params)
     alive = integers.flatten(1).any(1).reshape(-1, *[1] * (integers.dim() - 1))
@@ -194,7 +200,7 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
         unit, integers = unit * narrowing.factor, narrowing.integers
     # A scale that moves must not make a safe layer unsafe.
     fits = lowering.remedies is not None and torch.equal(fit_pairs(integers, limit), integers)
-    if not raw:
+    if not final:
 
         def quantize_at(other: Tensor) -> Tensor:
             # Channels that are their bias alone keep their zeros.
@@ -212,8 +218,8 @@ def _(node: Conv2d | Linear, lowering: Lowering) -> Node:
         raise LoweringError(
             f"layer '{node.name}': an accumulator can reach {bound}, beyond int32. Lower its weight or activation bits."
         )
-    if raw:
-        lowering.output_unit = unit.double().cpu().numpy()
+    if final:
+        lowering.units[node.name] = unit
         lowering.facts[node.name] = {"channels": len(unit)}
     else:
         lowering.formats[node.name] = lowering.params(node)
@@ -295,13 +301,13 @@ def _(node: AvgPool2d, lowering: Lowering) -> Node:
     params = lowering.formats[source]
     sums = window_sums(node.kernel, params.ends)
     area = node.kernel[0] * node.kernel[1]
-    unit = np.array([params.scale / area])
+    unit = params.scale / area
     rescale = None
-    if node.name == lowering.source.plan.raw:
-        lowering.output_unit = unit
+    if node.name in lowering.source.plan.accumulators:
+        lowering.units[node.name] = torch.tensor([unit], dtype=torch.float64)
         lowering.facts[node.name] = {"channels": 1, "largest_accumulator": magnitude(sums)}
     else:
-        rescale = _certified_rescale(node, lowering, params.scale / area, sums)
+        rescale = _certified_rescale(node, lowering, unit, sums)
         lowering.facts[node.name]["largest_accumulator"] = magnitude(sums)
     return IntegerAvgPool2d(
         name=node.name, inputs=(source,), shape=node.shape, place=node.place, rescale=rescale,
@@ -386,4 +392,8 @@ def _(node: Selection, lowering: Lowering) -> Node:
     (source,) = lowering.inputs(node)
     if source in lowering.formats:
         lowering.formats[node.name] = lowering.formats[source]
+    else:
+        unit = moved_unit(node, lowering.units[source], lowering.source.plan.graph[node.inputs[0]].shape)
+        assert unit is not None  # the plan lets no other accumulators leave
+        lowering.units[node.name] = unit
     return node.reading(source)  # type: ignore[no-any-return]

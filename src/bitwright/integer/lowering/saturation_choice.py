@@ -29,6 +29,7 @@ from torch import Tensor
 
 from bitwright.graph.evaluate import convolve
 from bitwright.graph.nodes import Concat, Layer, Node, Selection
+from bitwright.graph.outputs import by_name
 from bitwright.integer.lowering.layer_weights import LayerWeights, layer_weights, tensor_params
 from bitwright.integer.lowering.saturation import Narrowed, narrowed, pair_limit
 from bitwright.integer.quant_params import QuantParams
@@ -181,7 +182,7 @@ class _Meter:
             change = narrow[name].integers * narrow[name].factor.reshape(columns) - before[name].integers
             # One accumulator in units of the layer's result, as its gradient is.
             unit = before[name].unit
-            ratio = torch.ones_like(unit) if name == plan.raw else unit / tensor_params(model, name).scale
+            ratio = torch.ones_like(unit) if name in plan.accumulators else unit / tensor_params(model, name).scale
             self.steps[name] = change * ratio.reshape(columns)
         self.makers: dict[str, list[Node]] = {tensor: [] for tensor in self.layers}
         for maker in plan.graph:
@@ -199,7 +200,8 @@ class _Meter:
         images = images.to(next(iter(self.steps.values())).device)
         with torch.enable_grad():
             # Quantizers whose scale is no parameter would leave the first tensor without a gradient.
-            logits = self.model(images.requires_grad_(), kept.__setitem__)
+            returned = by_name(self.model(images.requires_grad_(), kept.__setitem__))
+            logits = torch.cat([output.flatten(1) for output in returned.values()], 1)
         self.power += float(logits.detach().double().square().sum())
         names = list(dict.fromkeys([*self.steps, *(node.name for nodes in self.makers.values() for node in nodes)]))
         gradients: list[dict[str, Tensor]] = []
@@ -217,7 +219,7 @@ class _Meter:
     def _by_weights(self, node: Layer, kept: Mapping[str, Quantized]) -> Tensor:
         """What narrowed weights change in a layer's result."""
         moved = convolve(node, kept[node.inputs[0]].values.detach(), self.steps[node.name], None)
-        if node.name == self.model.plan.raw:
+        if node.name in self.model.plan.accumulators:
             return moved
         params = tensor_params(self.model, node.name)
         low, high = clamp_limits(node.bounds, params.format, params.scale)

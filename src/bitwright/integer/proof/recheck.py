@@ -27,7 +27,7 @@ import numpy as np
 
 from bitwright.errors import FileFormatError, LoweringError, shown
 from bitwright.graph.nodes import Concat, Node, Selection
-from bitwright.integer.model import IntegerModel
+from bitwright.integer.model import IntegerModel, moved_from
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, MAX_ADDITION_CHANGE, MAX_SHIFT
 from bitwright.integer.ops import (
     Accumulate,
@@ -41,6 +41,7 @@ from bitwright.integer.ops import (
     ReciprocalQuantize,
     Rescale,
 )
+from bitwright.integer.outputs import Output
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, SATURATING_SUM, largest_pair_sum, partial_sum_bound
 from bitwright.integer.proof.certificate import MAX_RELATIVE_CHANGE, verify
 from bitwright.integer.proof.ranges import Range, accumulators, result_range
@@ -61,7 +62,7 @@ def recheck(model: IntegerModel) -> None:
         LoweringError: If an operation, which it names, is not what the model says.
     """
     try:
-        check_shapes(model.ops, model.formats, model.output, np.asarray(model.output_unit), "the model")
+        check_shapes(model.ops, model.formats, model.outputs, "the model")
     except FileFormatError as error:
         raise LoweringError(str(error)) from error
     ranges: dict[str, Range] = {}
@@ -69,7 +70,8 @@ def recheck(model: IntegerModel) -> None:
         sources = [ranges[name] for name in op.inputs]
         check_op(op, sources, model)
         ranges[op.name] = _within_format(op, result_range(op, sources, model), model)
-    _check_output(model)
+    for name, output in model.outputs.items():
+        _check_output(name, output, model)
 
 
 def _format(name: str, reader: Node, model: IntegerModel) -> QuantParams:
@@ -90,15 +92,13 @@ def _within_format(op: Node, found: Range, model: IntegerModel) -> Range:
     return found
 
 
-def _check_output(model: IntegerModel) -> None:
-    unit = np.asarray(model.output_unit)
+def _check_output(name: str, output: Output, model: IntegerModel) -> None:
+    unit = np.asarray(output.unit)
     if not (np.isfinite(unit).all() and (unit > 0).all()):
-        raise LoweringError(f"output '{model.output}': expected positive, finite units.")
-    params = model.formats.get(model.output)
+        raise LoweringError(f"output '{name}': expected positive, finite units.")
+    params = model.formats.get(output.tensor)
     if params is not None and (unit != params.scale).any():
-        raise LoweringError(
-            f"output '{model.output}': expected its unit to be its scale {params.scale}, got {unit[0]}."
-        )
+        raise LoweringError(f"output '{name}': expected its unit to be its scale {params.scale}, got {unit.flat[0]}.")
 
 
 @singledispatch
@@ -165,10 +165,12 @@ def _(op: IntegerAvgPool2d, sources: list[Range], model: IntegerModel) -> None:
     _check_sums(op, sources, model)
     if op.rescale is not None:
         _check_ratio(op, op.rescale, params.scale / area, model)
-    elif op.name in model.facts and (np.asarray(model.output_unit) != params.scale / area).any():
-        raise LoweringError(
-            f"'{op.name}': expected sums that are worth {params.scale / area}, got {model.output_unit}."
-        )
+    elif op.name in model.facts:
+        for output in model.outputs.values():
+            if moved_from(output.tensor, model) == op.name and (np.asarray(output.unit) != params.scale / area).any():
+                raise LoweringError(
+                    f"'{op.name}': expected sums that are worth {params.scale / area}, got {output.unit}."
+                )
 
 
 @check_op.register(IntegerRequantize)

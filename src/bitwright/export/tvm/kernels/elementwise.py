@@ -207,7 +207,7 @@ class Logits:
     Attributes:
         shape: Of the result: (classes,) or (channels, height, width).
         source: Type of the operand.
-        units: How many there are: one for each channel, or 1; 0 leaves integers.
+        units: How many there are: one for each channel, or for each value, or 1; 0 leaves integers.
     """
 
     shape: tuple[int, ...]
@@ -226,7 +226,8 @@ def output(spec: Logits, name: str) -> Any:
         with tasks(made, 1) as (image, _), T.serial(channels) as channel, T.serial(area) as pixel:
             value = cast(cast(load(values, image, pixel * channels + channel), "int32"), dtype)
             if units is not None:
-                value = value * load(units, channel if spec.units > 1 else number(0))
+                each = {1: number(0), channels: channel}.get(spec.units, channel * area + pixel)
+                value = value * load(units, each)
             place = [T.floordiv(pixel, spec.shape[2]), T.floormod(pixel, spec.shape[2])] if len(spec.shape) > 1 else []
             store(result, value, image, channel, *place)
     return made.finished

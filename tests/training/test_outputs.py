@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Networks with several outputs: trained with a loss of one's own, refused the cross entropy, reconstructed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from bitwright.errors import TaskError
+from bitwright.graph import FloatModel
+from bitwright.integer import logits, lower
+from bitwright.reconstruction import reconstruct
+from bitwright.reconstruction.blocks import blocks
+from bitwright.reconstruction.reconstruct import ReconstructionSettings
+from bitwright.scheme import Precision, Scheme
+from bitwright.sensitivity.loss import GraphLoss
+from bitwright.task import Score, Task
+from bitwright.training import Distillation, TrainSettings, evaluate, fine_tune, train
+from several_outputs import captured, images, quantized
+
+LABELS = torch.arange(16) % 5
+
+
+def objective(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+    """A loss of one's own, of all outputs."""
+    assert list(outputs) == ["features", "logits"]
+    return torch.nn.functional.cross_entropy(outputs["logits"], targets) + outputs["features"].square().mean()
+
+
+class Right(Metric):
+    """Counts the right guesses of one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("right", torch.zeros(()))
+
+    def update(self, outputs: dict[str, Tensor], targets: Tensor) -> None:
+        self.right += (outputs["logits"].argmax(1) == targets).sum()
+
+    def compute(self) -> Tensor:
+        return self.right
+
+
+OWN = Task(
+    name="own",
+    loss=objective,  # type: ignore[arg-type]
+    scores=(Score("right", "right", lambda shape: Right()),),
+    several_outputs=True,
+)
+
+
+def test_a_loss_of_ones_own_gets_all_outputs() -> None:
+    """And each layer learns; the trained model is lowered to the very numbers that it computes."""
+    model = quantized("features and logits", 4)
+    before = {name: tensor.clone() for name, tensor in model.parameters_by_name().items()}
+    batches = [(part, labels) for part, labels in zip(images(16).split(8), LABELS.split(8), strict=True)]
+    settings = TrainSettings(epochs=1, batch_size=8, learning_rate=0.01)
+    train(model, batches, settings, task=OWN)
+    after = model.parameters_by_name()
+    for name in ("stem.0.weight", "features.weight", "logits.weight"):
+        assert not torch.equal(before[name], after[name])
+    model.eval()
+    integer = lower(model)
+    with torch.no_grad():
+        assert all(torch.equal(model(images(5))[name], real) for name, real in logits(integer, images(5)).items())
+
+
+def test_the_cross_entropy_of_several_outputs_is_refused() -> None:
+    """In training, before anything is computed, in distillation and in sensitivities; by the names of the outputs."""
+    graph = captured("features and logits")[1]
+    scheme = Scheme.uniform(graph.layers, Precision(4, 4))
+    batches = [(images(16), LABELS)]
+    settings = TrainSettings(epochs=1, batch_size=8)
+    message = "returns features, logits, but the task classification is of one output: train it for a task of your own with sev"
+    with pytest.raises(TaskError, match=message):
+        fine_tune(graph, scheme, batches, settings)
+    with pytest.raises(TaskError, match=message):
+        train(quantized("features and logits", 4), batches, settings)
+    teacher = Distillation(FloatModel(graph).eval())
+    with pytest.raises(TaskError, match="returns features, logits, but distillation is of one output"):
+        train(quantized("features and logits", 4), batches, settings, task=OWN, distillation=teacher)
+    with pytest.raises(
+        TaskError, match="returns features, logits, but sensitivities are those of the loss of one output"
+    ):
+        GraphLoss(graph, images(16), LABELS)
+
+
+def test_evaluation_is_of_the_first_output() -> None:
+    """As its documentation says; a task of several outputs judges all."""
+    model = FloatModel(captured("tuple")[1]).eval()
+    found = evaluate(model, [(images(16), LABELS)])
+    assert found == evaluate(lambda given: model(given)["output0"], [(images(16), LABELS)])
+    model = FloatModel(captured("features and logits")[1]).eval().requires_grad_(False)
+    right = (model(images(16))["logits"].argmax(1) == LABELS).sum()
+    assert evaluate(model, [(images(16), LABELS)], task=OWN).values == (float(right),)
+
+
+@pytest.mark.parametrize("name", ["tuple", "features and logits", "twice"])
+def test_blocks_are_reconstructed_to_all_outputs(name: str) -> None:
+    """Every output is a result of some block, and all come closer to the float network's together."""
+    model = quantized(name, 3)
+    graph = model.plan.graph
+    assert graph.returned <= {result for block in blocks(graph) for result in block.results} | {graph.nodes[0].name}
+    target = FloatModel(captured(name)[1]).eval().requires_grad_(False)(images(64))
+
+    def error() -> float:
+        with torch.no_grad():
+            return sum(float((made - target[key]).square().sum()) for key, made in model(images(64)).items())
+
+    before = error()
+    reconstruct(model, images(64), ReconstructionSettings(steps=60))
+    assert error() < before
