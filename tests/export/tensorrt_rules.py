@@ -16,8 +16,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 FLOAT_OPERATORS = {
-    "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Flatten", "Floor", "MatMul", "MaxPool", "Mul", "Relu", "Reshape", "Round",
-    "Slice", "Sub", "Transpose",
+    "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "Div", "Elu", "Erf", "Exp", "Flatten", "Floor", "Gather",
+    "HardSigmoid", "Identity", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pad", "Relu", "Reshape",
+    "Round", "Sigmoid", "Slice", "Softplus", "Sqrt", "Sub", "Tanh", "Transpose",
 }  # fmt: skip
 OPSETS = range(9, 26)
 WEIGHTED = {"Conv": 0, "MatMul": 1}
