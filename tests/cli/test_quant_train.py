@@ -334,7 +334,10 @@ def test_a_teacher(train: Train, refused: Train, tmp_path: Path) -> None:
         runs.append(train(name, f"{naive} {tmp_path}/teacher.pth {flags}"))
     assert not any(one.same_weights(other) for index, one in enumerate(runs) for other in runs[:index])
     assert runs[0].same_weights(train("none", f"{naive} {tmp_path}/teacher.pth --distill-alpha 0"))
-    assert "the teacher returns 9 for each image and the student 10" in refused("other", f"{naive} {tmp_path}/other.pth").out
+    assert (
+        "the teacher returns 9 for each image and the student 10"
+        in refused("other", f"{naive} {tmp_path}/other.pth").out
+    )
 
 
 def interrupted(

@@ -108,9 +108,9 @@ def test_literal_convolution() -> None:
 
 
 def test_negative_activations_keep_their_sign() -> None:
-    """MobileNetV2's linear bottlenecks carry negative integers at every bit width."""
+    """MobileNetV2's linear bottlenecks carry negative integers, at the fewest bits and the most."""
     graph, images = settled("torchvision:mobilenet_v2", 96)
-    for bits in (2, 3, 4, 8):
+    for bits in (2, 8):
         integer = lower(quantized(graph, images, Precision(bits, bits)))
         values: dict[str, Tensor] = {}
         run(integer, images, lambda name, value, into=values: into.__setitem__(name, value.clone()))
