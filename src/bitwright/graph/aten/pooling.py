@@ -83,7 +83,7 @@ def _mean_over(builder: Builder, fx_node: fx.Node, source: str, windows: Sequenc
     for axis, limits in enumerate(windows):
         lengths = {stop - start for start, stop in limits}
         steps = {after[0] - before[0] for before, after in pairwise(limits)} or {limits[0][1]}
-        if len(lengths) == 1 and len(steps) == 1:
+        if len(lengths) == 1 and len(steps) == 1 and 0 not in steps:
             source = take(builder, fx_node, source, axis + 2, range(limits[0][0], limits[-1][1]))
             kernel[axis], stride[axis] = lengths.pop(), steps.pop()
             continue
