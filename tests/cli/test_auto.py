@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from auto.test_quantize import graph
+from bitwright.cli import console
 from cli.conftest import Command
 
 
@@ -62,3 +64,18 @@ def test_what_is_refused(arguments: tuple[str, ...], message: str, bitwright: Co
     assert message in " ".join(done.err.split())
     assert not (tmp_path / "net.onnx").exists()
     assert not list(tmp_path.glob("*.state"))
+
+
+def test_commands_are_printed_whole(bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However narrow the terminal is: they are there to be copied."""
+    monkeypatch.chdir(tmp_path)
+    graph().save("a_network_of_a_rather_long_name.graph")
+    monkeypatch.setattr(console.stdout, "width", 40)
+    asked = ("--bops-g", "0.01", "--choices", "W4A4,W8A8", "-o", "a_result_of_a_rather_long_name.onnx")
+    made = bitwright("auto", "a_network_of_a_rather_long_name.graph", "-d", "mnist-5k", *asked)
+    assert made.status == 0, made.err
+    stem, data = "a_result_of_a_rather_long_name", "--data mnist-5k"
+    assert f"  bitwright lower {stem}.checkpoint -o {stem}.integer" in made.out.splitlines()
+    assert f"  bitwright evaluate {stem}.onnx {data}" in made.out.splitlines()
+    assert len(re.findall(r"\d\.\d\d ± \d\.\d\d", made.out)) == 3  # two accuracies, and the drop
+    assert "…" not in made.out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitwright.cli.app import app
-from bitwright.cli.console import bar, note, show
+from bitwright.cli.console import bar, note, say, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.models import load_data, make_model, refuse_ignored_weights
@@ -127,7 +127,11 @@ def auto(
             network, found, output, settings, training=training, engine=engine, name=model, resume=resume, stage=bar
         )
     steps = _commands(model, options, data, output, result, training)
-    show(result.to_dict() | {"commands": steps}, as_json, lambda: _table(result, steps))
+    show(result.to_dict() | {"commands": steps}, as_json, lambda: _table(result))
+    if not as_json:
+        say(f"{result.scheme.name}, {result.way}; the same, step by step:")
+        for step in steps:
+            say(f"  {step}")
     for path in result.files.values():
         note(f"wrote {path}")
     note(f"{output}: {result.checked}")
@@ -151,17 +155,17 @@ def _commands(
     return [shlex.join(["bitwright", *step]) for step in made]
 
 
-def _table(result: AutoResult, steps: list[str]) -> Any:
-    """One table for people, and the commands that it stands for."""
-    from rich.console import Group
+def _table(result: AutoResult) -> Any:
+    """One table for people."""
     from rich.table import Table
-    from rich.text import Text
 
     def percent(value: float, error: float) -> str:
         return f"{100 * value:.2f} ± {100 * error:.2f}"
 
     whole, integers, ms = result.float_measured, result.measured, result.milliseconds
-    table = Table("", "float", "integers")
+    table = Table("")
+    for name in ("float", "integers"):
+        table.add_column(name, no_wrap=True, justify="right")
     table.add_row("top-1 (%)", percent(whole.top1, whole.top1_error), percent(integers.top1, integers.top1_error))
     table.add_row("drop (points)", "", percent(integers.drop, integers.drop_error))
     if result.cheaper is not None:
@@ -170,6 +174,4 @@ def _table(result: AutoResult, steps: list[str]) -> Any:
     table.add_row("bit operations (G)", f"{result.float_cost.bops_g:.3f}", f"{result.cost.bops_g:.3f}")
     table.add_row("one image (ms)", f"{ms['float']:.3f}", f"{ms['integers']:.3f}")
     table.add_row("all logits equal", "", f"{result.equal[0]:,} of {result.equal[1]:,}")
-    words = [f"{result.scheme.name}, {result.way}: the same, step by step:", *(f"  {step}" for step in steps)]
-    # Commands are there to be copied: no line is broken.
-    return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in words))
+    return table

@@ -29,6 +29,11 @@ def show(value: Mapping[str, Any], as_json: bool, render: Callable[[], Renderabl
         stdout.print(render())
 
 
+def say(text: str) -> None:
+    """Print a line of a result whole, however long it is: a command to copy, say."""
+    stdout.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def note(text: str) -> None:
     """Tell a person something that is no result, such as where a file was written."""
     stderr.print(text, markup=False, highlight=False, soft_wrap=True)
