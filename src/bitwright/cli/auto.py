@@ -163,7 +163,8 @@ def _table(result: AutoResult) -> Any:
         return f"{100 * value:.2f} ± {100 * error:.2f}"
 
     whole, integers, ms = result.float_measured, result.measured, result.milliseconds
-    table = Table("")
+    table = Table()
+    table.add_column("", overflow="fold")
     for name in ("float", "integers"):
         table.add_column(name, no_wrap=True, justify="right")
     table.add_row("top-1 (%)", percent(whole.top1, whole.top1_error), percent(integers.top1, integers.top1_error))
