@@ -57,6 +57,9 @@ def evaluate(
         if not metrics:
             require_outputs(task, shape, model)
             metrics = [score.make(shape).to(leading.device) for score in task.scores]
+            for metric in metrics:
+                # Whoever calls judges all that it was given: under torchrun that is the first process alone, and none answers it.
+                metric.distributed_available_fn = _alone
         task.check(targets, shape)
         for metric in metrics:
             metric.update(outputs, targets)
@@ -67,3 +70,8 @@ def evaluate(
     if not metrics:
         raise DataError("the data set has no images to evaluate on.")
     return Scores(seen, task.scores, tuple(float(metric.compute()) for metric in metrics))
+
+
+def _alone() -> bool:
+    """Whether a metric would wait for the counts of other processes."""
+    return False
