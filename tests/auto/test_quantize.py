@@ -17,7 +17,7 @@ from torch import nn
 from bitwright.auto import AutoResult, AutoSettings, auto_quantize
 from bitwright.benchmark import load_engine
 from bitwright.data import ImageData, subset
-from bitwright.errors import BudgetError, DataError, ExportError, FileFormatError
+from bitwright.errors import BudgetError, DataError, ExportError, FileFormatError, TaskError
 from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
 from bitwright.integer import load_integer, logits, run
 from bitwright.progress import Progress, silent
@@ -115,6 +115,17 @@ def test_images_without_labels(tmp_path: Path) -> None:
     assert result.measured.gained == 0
 
 
+def test_images_in_another_order(tmp_path: Path) -> None:
+    """Two networks are compared image by image: a loader that shuffles is refused, whatever its accuracies are."""
+    shuffled = data().batches("test", 100, shuffle=True)
+    settings = replace(SETTINGS, max_drop=None, budgets=(Budget.parse("size0.4"),))
+    with pytest.raises(
+        DataError, match="in the same order in every pass, got another: give a loader with shuffle=False"
+    ):
+        auto_quantize(graph(), ([data().calibration(128)], shuffled), tmp_path / "net.onnx", settings)
+    assert not (tmp_path / "net.onnx").exists()
+
+
 def test_out_of_reach(tmp_path: Path) -> None:
     """It says how near the best came, and leaves no file of an engine."""
     two_bits = replace(SETTINGS, max_drop=0.0, choices=(Precision(2, 2),), points=3)
@@ -165,6 +176,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
         auto_quantize(graph(), batches(data(), "test"), tmp_path / "net.onnx")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="at least one batch of images to observe"):
         auto_quantize(graph(), ([], []), tmp_path / "net.onnx")
+    with pytest.raises(ExportError, match=r"ends in one of \.xml, got"):
+        auto_quantize(graph(), data(), tmp_path / "net.onnx", engine="openvino")
+    with pytest.raises(DataError, match="gone through again, got an iterator"):
+        auto_quantize(graph(), (batches(data(), "test"), iter(batches(data(), "test"))), tmp_path / "net.onnx")
+    segmenter = capture(nn.Conv2d(1, 3, 3), SHAPE, name="maps")
+    with pytest.raises(TaskError, match=r"expected a classifier, .* got maps, which returns logits of 3 x 26 x 26"):
+        auto_quantize(segmenter, data(), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
     for wrong in ({"max_drop": 1.5}, {"max_drop": None}, {"cost": "latency"}):
         with pytest.raises(BudgetError):
             AutoSettings(**wrong)

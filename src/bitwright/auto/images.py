@@ -46,7 +46,7 @@ class AutoImages:
             count: How many images to observe, if there are so many.
 
         Raises:
-            DataError: If it is something else, or the first iterable has no batch.
+            DataError: If it is something else, the first iterable has no batch, or the second can be gone through once only.
         """
         if isinstance(data, ImageData):
             images, _ = data.calibration(min(count, len(data.train)))
@@ -57,6 +57,10 @@ class AutoImages:
                 f"{type(data).__name__}."
             )
         observed, held_out = data
+        if iter(held_out) is held_out:
+            raise DataError(
+                "expected held-out batches that can be gone through again, got an iterator: give a DataLoader or a list."
+            )
         first = next(iter(held_out), None)
         return cls("own data", _first(observed, count), held_out, labelled=first is None or has_labels(first))
 

@@ -64,15 +64,18 @@ class Measured:
         return f"{100 * self.top1:.2f} ± {100 * self.top1_error:.2f} %, drop {100 * self.drop:.2f} ± {100 * self.drop_error:.2f}"
 
 
-def right_guesses(predict: Callable[[Tensor], Tensor], batches: Iterable[Any], progress: Progress) -> Tensor:
-    """At which images, in order, the largest logit is that of the label: bool [images]."""
-    found: list[Tensor] = []
+def right_guesses(
+    predict: Callable[[Tensor], Tensor], batches: Iterable[Any], progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """The label of each image, in order, and whether it is that of the largest logit: int64 and bool [images]."""
+    found: list[tuple[Tensor, Tensor]] = []
 
     def observe(logits: Tensor, labels: Tensor) -> None:
-        found.append((logits.argmax(1) == labels).cpu())
+        found.append((labels.cpu(), (logits.argmax(1) == labels).cpu()))
 
     evaluate(predict, batches, observe=observe, progress=progress)
-    return torch.cat(found)
+    labels, right = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return labels, right
 
 
 def compared(right: Tensor, float_right: Tensor) -> Measured:

@@ -18,7 +18,7 @@ from bitwright.allocation import Allocation, allocate, graph_problem, pareto_fro
 from bitwright.allocation.problem import Problem
 from bitwright.auto.images import BATCH, AutoImages
 from bitwright.auto.measured import Measured, compared, right_guesses
-from bitwright.auto.result import AutoResult
+from bitwright.auto.result import CALIBRATED, RECONSTRUCTED, TRAINED, AutoResult
 from bitwright.auto.search import cheapest
 from bitwright.auto.settings import DEFAULT, AutoSettings
 from bitwright.benchmark import checked_export, compare, load_engine, time_interleaved
@@ -26,8 +26,8 @@ from bitwright.benchmark.engines import engine_of
 from bitwright.cost import BYTES_PER_MB
 from bitwright.data import ImageData
 from bitwright.data.given import each_labelled
-from bitwright.errors import BudgetError, ExportError
-from bitwright.export import export_float_onnx, exported_bytes, form_of
+from bitwright.errors import BudgetError, DataError, ExportError, TaskError
+from bitwright.export import export_float_onnx, exported_bytes, form_of, require_deployable
 from bitwright.export.form import FORMS, Form
 from bitwright.files import write_json
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, scheme_cost
@@ -36,13 +36,12 @@ from bitwright.graph.state_file import StateFile
 from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.progress import Progress, silent
 from bitwright.reconstruction import ReconstructionSettings, reconstruct
-from bitwright.scheme import Scheme
+from bitwright.scheme import MAX_BITS, Precision, Scheme
 from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
 from bitwright.training import TrainSettings, fine_tune
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 FORMAT = "bitwright.auto.1"
-CALIBRATED, RECONSTRUCTED, TRAINED = "calibrated", "reconstructed", "fine-tuned"
 SECONDS = 0.0  # each entry of the state took seconds to measure, and is small
 TIMED = 1  # images at a time
 CALIBRATING = TrainSettings(epochs=0)
@@ -88,13 +87,17 @@ def auto_quantize(
 
     Raises:
         BudgetError: If no scheme is within the budgets, or none accurate enough: the message says how near the best comes.
-        CaptureError, ExportError, LoweringError: If the network has no exact form.
+        CaptureError, ExportError, LoweringError: If the network has no exact form, or the engine none of it.
+        TaskError: If the network is no classifier.
         DataError: If images or labels do not fit the network.
         FileFormatError: If there is a state of another search, or one that is not to be resumed.
     """
     form = _form(Path(path), engine)
     images = AutoImages.of(data, max(settings.calibration_images, settings.sensitivity_images))
     graph = model if isinstance(model, Graph) else capture(model, images.input_shape, name=name)
+    _require_classifier(graph)
+    # What an engine has no form of by shape alone, it has none of at any width: better told before hours than after.
+    require_deployable(graph, Scheme.uniform(graph.layers, Precision(MAX_BITS, MAX_BITS)), [form.engine])
     job = _Search(graph, images.judged_by(graph), Path(path), settings, training, stage, resume)
     try:
         result = job.written(job.best(), form)
@@ -145,7 +148,7 @@ class _Search:
         self._counts: dict[str, Any] = {} if kept is None else kept[1]
         self._made: dict[str, IntegerModel] = {}
         with stage("evaluating the float network") as progress:
-            self._float = right_guesses(FloatModel(graph).eval(), images.held_out, progress)
+            self._labels, self._float = right_guesses(FloatModel(graph).eval(), images.held_out, progress)
         self.tried: list[tuple[str, str, Measured]] = []
 
     def beside(self, suffix: str) -> Path:
@@ -223,7 +226,11 @@ class _Search:
         if key not in self._counts:
             model = self.integers(scheme, way)
             with self.stage(f"evaluating {scheme.name}, {way}") as progress:
-                right = right_guesses(prepare(model).logits, self.images.held_out, progress)
+                labels, right = right_guesses(prepare(model).logits, self.images.held_out, progress)
+            if not torch.equal(labels, self._labels):
+                raise DataError(
+                    "expected the held-out images in the same order in every pass, got another: give a loader with shuffle=False."
+                )
             self._counts[key] = asdict(compared(right, self._float))
             self._state.write({}, self._counts)
         measured = Measured(**self._counts[key])
@@ -273,6 +280,7 @@ class _Search:
             scheme=found.scheme,
             way=found.way,
             model=found.model,
+            engine=form.engine,
             labelled=self.images.labelled,
             float_measured=whole,
             measured=found.measured,
@@ -331,14 +339,28 @@ def _guesses(graph: Graph, images: Tensor) -> Tensor:
         return torch.cat([model(part).argmax(1) for part in torch.split(images, BATCH)])
 
 
+def _require_classifier(graph: Graph) -> None:
+    """Refuse what has no right guesses to count.
+
+    Raises:
+        TaskError: Names what the network returns.
+    """
+    shapes = graph.output_shapes
+    if len(shapes) > 1 or len(graph.output_shape) != 1:
+        returned = ", ".join(f"{name} of {' x '.join(map(str, shape))}" for name, shape in shapes.items())
+        raise TaskError(
+            f"expected a classifier, one row of logits for each image, got {graph.model}, which returns {returned}: take the "
+            "steps by hand, `bitwright train --task` and `bitwright evaluate --task`."
+        )
+
+
 def _form(path: Path, engine: str | None) -> Form:
     """The form of a file, by the engine's name or the end of the file's."""
-    if engine is not None:
-        return form_of(engine)
-    for form in FORMS:
+    forms = FORMS if engine is None else [form_of(engine)]
+    for form in forms:
         if form.suffix == path.suffix:
             return form
-    suffixes = ", ".join(dict.fromkeys(form.suffix for form in FORMS))
+    suffixes = ", ".join(dict.fromkeys(form.suffix for form in forms))
     raise ExportError(f"expected a file whose name ends in one of {suffixes}, got '{path}'.")
 
 

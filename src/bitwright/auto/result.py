@@ -14,6 +14,9 @@ from bitwright.cost import ModelCost
 from bitwright.integer import IntegerModel
 from bitwright.scheme import Scheme
 
+CALIBRATED, RECONSTRUCTED, TRAINED = "calibrated", "reconstructed", "fine-tuned"
+"""How integers are made."""
+
 
 @dataclass(frozen=True)
 class AutoResult:
@@ -23,6 +26,7 @@ class AutoResult:
         scheme: Bits of every layer.
         way: How its integers were made: `calibrated`, `reconstructed` or `fine-tuned`.
         model: The integers.
+        engine: That the file is for.
         labelled: Whether right guesses are those of labels; else they are the float network's.
         float_measured: The float network on the held-out images.
         measured: The integers on them.
@@ -38,6 +42,7 @@ class AutoResult:
     scheme: Scheme
     way: str
     model: IntegerModel = field(repr=False)
+    engine: str
     labelled: bool
     float_measured: Measured
     measured: Measured
@@ -55,6 +60,7 @@ class AutoResult:
         return {
             "scheme": self.scheme.to_dict(),
             "way": self.way,
+            "engine": self.engine,
             "judged_by": "labels" if self.labelled else "the float network",
             "float": self.float_measured.to_dict(),
             "integers": self.measured.to_dict(),

@@ -35,7 +35,8 @@ def auto(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="pytorchcv:NAME, torchvision:NAME, package.module:factory, or a graph file."
+            metavar="MODEL",
+            help="pytorchcv:NAME, torchvision:NAME, timm:NAME, package.module:factory, or a graph file.",
         ),
     ],
     data: Data,
@@ -120,13 +121,14 @@ def auto(
             model, pretrained=pretrained, weights=weights, ema=ema, data=data, image_size=image_size, seed=seed
         )
         network = capture_model(made, shape, name=model)
-    found = load_data(data, network.input_shape, seed, outputs=network.output_shape[0])
+    # As `bitwright train` splits it: another split would hold out what the network was trained on.
+    found = load_data(data, network.input_shape, outputs=network.output_shape[0])
     training = TrainSettings(epochs=epochs, learning_rate=learning_rate, seed=seed) if train else None
     with resumable(states[-1]):  # which is there until all is done
         result = auto_quantize(
             network, found, output, settings, training=training, engine=engine, name=model, resume=resume, stage=bar
         )
-    steps = _commands(model, options, data, output, result, training)
+    steps = _commands(model, options, data, output, result, training, seed)
     show(result.to_dict() | {"commands": steps}, as_json, lambda: _table(result))
     if not as_json:
         say(f"{result.scheme.name}, {result.way}; the same, step by step:")
@@ -138,19 +140,29 @@ def auto(
 
 
 def _commands(
-    model: str, options: list[str], data: str, output: Path, result: AutoResult, training: TrainSettings | None
+    model: str,
+    options: list[str],
+    data: str,
+    output: Path,
+    result: AutoResult,
+    training: TrainSettings | None,
+    seed: int,
 ) -> list[str]:
-    """What makes the same integers, step by step; from the second on where the model is a graph."""
-    stem = output.with_suffix("")
+    """What makes the same integers, step by step; without what no command makes, a learned rounding."""
+    from bitwright.auto.result import RECONSTRUCTED, TRAINED
+
+    stem, seeded = output.with_suffix(""), ["--seed", str(seed)] if seed else []
     graph = model if Path(model).is_file() else f"{stem}.graph"
     made = [] if graph == model else [["capture", model, *options, "--data", data, "-o", graph]]
-    made.append(["sensitivity", graph, "--data", data, "-o", f"{stem}.sensitivities.json"])
+    made.append(["sensitivity", graph, "--data", data, *seeded, "-o", f"{stem}.sensitivities.json"])
+    if result.way == RECONSTRUCTED:
+        return [shlex.join(["bitwright", *step]) for step in made]
     how = ["--epochs", "0"]
-    if result.way == "fine-tuned" and training is not None:
+    if result.way == TRAINED and training is not None:
         how = ["--epochs", str(training.epochs), "--lr", f"{training.learning_rate:g}"]
-    made.append(["train", graph, "--data", data, "--scheme", f"{stem}.yaml", *how, "-o", f"{stem}.checkpoint"])
+    made.append(["train", graph, "--data", data, "--scheme", f"{stem}.yaml", *how, *seeded, "-o", f"{stem}.checkpoint"])
     made.append(["lower", f"{stem}.checkpoint", "-o", f"{stem}.integer"])
-    made.append(["export", f"{stem}.integer", "-o", str(output)])
+    made.append(["export", f"{stem}.integer", "--engine", result.engine, "-o", str(output)])
     made.append(["evaluate", str(output), "--data", data])
     return [shlex.join(["bitwright", *step]) for step in made]
 
