@@ -121,7 +121,6 @@ def auto(
             model, pretrained=pretrained, weights=weights, ema=ema, data=data, image_size=image_size, seed=seed
         )
         network = capture_model(made, shape, name=model)
-    # As `bitwright train` splits it: another split would hold out what the network was trained on.
     found = load_data(data, network.input_shape, outputs=network.output_shape[0])
     training = TrainSettings(epochs=epochs, learning_rate=learning_rate, seed=seed) if train else None
     with resumable(states[-1]):  # which is there until all is done

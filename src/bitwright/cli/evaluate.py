@@ -11,7 +11,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, show
 from bitwright.cli.ignored import refuse_ignored
-from bitwright.cli.options import BatchSize, Data, Json, Seed, TaskName, Workers
+from bitwright.cli.options import BatchSize, Data, Json, TaskName, Workers
 
 
 @app.command(epilog="Example: bitwright evaluate resnet18.w4a4.integer --data imagefolder:/data/imagenet")
@@ -29,7 +29,6 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="train or test.")] = "test",
     batch_size: BatchSize = 100,
     workers: Workers = None,
-    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Judge a network on a data set: top-1 and top-5, or what its task is judged by."""
@@ -45,7 +44,7 @@ def evaluate(
         refuse_ignored(context, f"the task {chosen.name} compares with labels.", "reference")
     elif reference is not None:
         chosen = chosen.towards(predictor(reference).predict)
-    images = load_data(data, found.input_shape, seed, outputs=class_outputs(chosen, found.output_shape))
+    images = load_data(data, found.input_shape, outputs=class_outputs(chosen, found.output_shape))
     with bar(f"evaluating {found.description}") as progress:
         batches = images.batches(split, batch_size, workers=workers)
         scores = judge(found.predict, batches, task=chosen, model=found.description, progress=progress)

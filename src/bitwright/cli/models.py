@@ -101,19 +101,18 @@ def refuse_two_heads(context: typer.Context) -> None:
         )
 
 
-def load_data(name: str, shape: tuple[int, ...], seed: int = 0, *, outputs: int | None = None) -> ImageData:
+def load_data(name: str, shape: tuple[int, ...], *, outputs: int | None = None) -> ImageData:
     """A data set by name, in the shape that a model reads.
 
     Args:
         name: Of the data set.
         shape: (channels, height, width) of an image.
-        seed: Of what the data set draws.
         outputs: How many classes the model tells apart, where labels matter: they become its outputs, and a line says how where
             they are not as many.
     """
     from bitwright.data import load
 
-    found = load(name, channels=shape[0], image_size=shape[1], seed=seed)
+    found = load(name, channels=shape[0], image_size=shape[1])
     return found if outputs is None else match(found, outputs)
 
 

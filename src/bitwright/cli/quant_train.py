@@ -52,7 +52,7 @@ def run(flags: Namespace, command: str = "python quant_train.py …") -> None:
     told: list[str] = []
     start = begin(flags, told.append)
     network = start if isinstance(start, IntegerModel) else start.graph
-    data = load_data(source_of(flags), network.input_shape, flags.seed, outputs=network.output_shape[0])
+    data = load_data(source_of(flags), network.input_shape, outputs=network.output_shape[0])
     log(command)
     for line in (*told, str(data), *notes(flags)):
         log(line)

@@ -176,7 +176,7 @@ class Images:
         """The data set."""
         from bitwright.cli.models import load_data
 
-        return None if self.data is None else load_data(self.data, self.model.input_shape, self.seed)
+        return None if self.data is None else load_data(self.data, self.model.input_shape)
 
     @property
     def count(self) -> int:

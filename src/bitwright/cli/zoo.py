@@ -233,7 +233,7 @@ def reproduce(
     chosen = recipe(name).changed(changes or [])
     shape = (3, image_size_of(published.model), image_size_of(published.model))
     source = f"pytorchcv:{published.model}"
-    images = load_data(data, shape, chosen.seed)  # before weights are fetched for them
+    images = load_data(data, shape)  # before weights are fetched for them
     made, _ = make_model(
         source,
         pretrained=weights is None,

@@ -99,7 +99,7 @@ class _Job:
         self.settings = settings
         self.folder = folder
         self.stage = stage
-        self.data: ImageData = load_data(settings.data, image_size=settings.image_size, seed=settings.seed)
+        self.data: ImageData = load_data(settings.data, image_size=settings.image_size)
 
     def start(self, resume: bool) -> None:
         """Make the folder, or check that it belongs to these settings."""
