@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         train,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported when they are first used, so that `import bitwright` and the command line's --help do not wait for PyTorch.
 _SOURCES = {

@@ -6,13 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from bitwright.benchmark import ENGINES, predictor, side_by_side
 from bitwright.benchmark.engines import Engine, engine_of
 from bitwright.errors import ExportError, FileFormatError
-from bitwright.export import Pixels, Target, export_float_onnx
+from bitwright.export import Pixels, Target, export_float_onnx, export_onnx
 from bitwright.integer import lower, run
 from training.small import SHAPE, digits, small_graph, small_quantized
 
@@ -38,16 +39,33 @@ def test_files_of_every_engine(engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", INSTALLED)
 def test_files_that_cannot_be_evaluated(engine: Engine, tmp_path: Path) -> None:
-    """Files of pixels, damaged and missing files are refused in one line."""
+    """Damaged and missing files are refused in one line."""
     path = tmp_path / f"model{engine.form.suffix}"
     with pytest.raises(FileFormatError, match=r"cannot read '.*': there is no such file"):
         predictor(path)
     path.write_bytes(b"noise")
     with pytest.raises(FileFormatError, match=r"cannot read '.*/model\.\w+'|'.*/model\.so' is not the library"):
         predictor(path)
-    data = digits()
-    engine.form.export(lower(small_quantized("W4A4")), path, Target.ANY, Pixels(data.mean, data.std))
-    with pytest.raises(FileFormatError, match="takes uint8, but float images are evaluated: export it without --data"):
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_files_that_take_pixels(engine: Engine, tmp_path: Path) -> None:
+    """They predict from the pixels what the model makes of the images, normalised as the file says."""
+    model, path, data = lower(small_quantized("W4A4")), tmp_path / f"model{engine.form.suffix}", digits()
+    engine.form.export(model, path, Target.ANY, Pixels(data.mean, data.std))
+    images, _ = data.test.read(range(20))
+    expected = run(model, images).numpy().astype(np.float32) * model.outputs["logits"].unit.astype(np.float32)
+    assert np.array_equal(predictor(path).predict(images).numpy(), expected)
+
+
+def test_a_file_of_pixels_that_says_nothing_of_them(tmp_path: Path) -> None:
+    """Another program's, say, whose normalisation nobody knows."""
+    path = tmp_path / "model.onnx"
+    export_onnx(lower(small_quantized("W4A4")), path, pixels=Pixels((0.5,), (0.5,)))
+    made = onnx.load(path)
+    del made.metadata_props[:]
+    onnx.save(made, path)
+    with pytest.raises(FileFormatError, match="takes uint8, and does not say how that is normalised"):
         predictor(path)
 
 

@@ -73,7 +73,8 @@ class Problem:
         """
         if kind in self.usages:
             return self.usages[kind]
-        needs = {"latency": "a latency table", "activation": "the graph"}.get(kind, "costs")
+        measured = "a latency table, which `bitwright bench layers` measures (--latency-table FILE)"
+        needs = {"latency": measured, "activation": "the graph"}.get(kind, "costs")
         raise BudgetError(f"a budget of {kind} needs {needs}; this search has figures for {', '.join(self.usages)}.")
 
     def first_amounts(self, kind: str) -> tuple[Int64, int]:

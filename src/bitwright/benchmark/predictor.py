@@ -17,7 +17,8 @@ from bitwright.benchmark.runtimes import require_installed
 from bitwright.data.processors import processors
 from bitwright.errors import EngineError, FileFormatError
 from bitwright.export.form import is_exported
-from bitwright.export.seal import look_for_changes
+from bitwright.export.pixels import NORMALISED, Pixels, images_from_words
+from bitwright.export.seal import look_for_changes, stated
 from bitwright.graph import FloatModel, Graph
 from bitwright.graph.outputs import Returned, first
 from bitwright.integer import IntegerModel, load, prepare
@@ -84,13 +85,26 @@ def _exported(path: Path) -> Predictor:
     found = known_engine(engine_of(path))
     require_installed(found)
     running = _Running(path, Setting(found.name, found.levels[-1], processors(), batch=0))
+    predict: Callable[[Tensor], Tensor] = running
     if running.kind != "float32":
+        pixels = _pixels(path, running.kind)
+        predict = lambda images: running(pixels.nearest(images))  # noqa: E731
+    outputs = tuple(predict(torch.zeros(1, *running.shape)).shape[1:])
+    return Predictor(f"{path.name} in {found.name}", running.shape, outputs, predict)
+
+
+def _pixels(path: Path, kind: str) -> Pixels:
+    """How a file that takes pixels normalises them, as it states: of images that are normalised alike, it is given the pixels.
+
+    Raises:
+        FileFormatError: If it does not say.
+    """
+    pixels = images_from_words(stated(path).get("images", NORMALISED))
+    if pixels is None:
         raise FileFormatError(
-            f"'{path}' takes {running.kind}, but float images are evaluated: export it without --data for that; "
-            "both forms compute the same integers."
+            f"'{path}' takes {kind}, and does not say how that is normalised: evaluate a file that takes float32 images."
         )
-    outputs = tuple(running(torch.zeros(1, *running.shape)).shape[1:])
-    return Predictor(f"{path.name} in {found.name}", running.shape, outputs, running)
+    return pixels
 
 
 class _Running:

@@ -8,7 +8,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -20,12 +21,14 @@ MAX_LINE = 2000
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 """What a name from a file or a message of a library could tell a terminal to do."""
 
+ENGINES = ("torch", "onnxruntime", "openvino", "ai-edge-litert", "apache-tvm", "qonnx")
+"""Packages of what runs networks."""
+
 app = typer.Typer(
     name="bitwright",
     help="Mixed-precision integer quantization of convolutional networks: what you evaluate is what you deploy.",
     epilog="Start with: bitwright demo. Every command has an example: bitwright COMMAND --help.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -33,14 +36,30 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bitwright {version('bitwright')}")
+        # Without what computes, so that it is instant; each engine's own package says its version.
+        found = {name: _version(name) for name in ENGINES}
+        engines = ", ".join(f"{name} {number}" for name, number in found.items() if number is not None)
+        typer.echo(f"bitwright {version('bitwright')}\nengines: {engines}; Python {python_version()}")
+        absent = [name for name, number in found.items() if number is None]
+        if absent:
+            typer.echo(f"not installed: {', '.join(absent)}")
         raise typer.Exit
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @app.callback()
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the versions, of engines too, and exit.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Options of no command."""

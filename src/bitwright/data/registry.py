@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from bitwright.data.image_data import ImageData
 from bitwright.errors import DataError, unknown_name
@@ -17,7 +18,6 @@ class Request:
     folder: str | None
     image_size: int | None
     channels: int | None
-    seed: int
 
 
 Source = Callable[[Request], ImageData]
@@ -50,12 +50,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_SOURCES))
 
 
-def load(name: str, *, image_size: int | None = None, channels: int | None = None, seed: int = 0) -> ImageData:
+def load(name: str, *, image_size: int | None = None, channels: int | None = None) -> ImageData:
     """Load a data set.
 
     Args:
         name: One of these.
-            `mnist-5k`: 5,000 MNIST digits, embedded, of which a seeded fifth of every class is the test split.
+            `mnist-5k`: 5,000 MNIST digits, embedded, of which a fifth of every class is held out, always the same.
             `fashion-mnist`, `fashion-mnist:DIR`: 70,000 pictures of clothes; from DIR if given, else from Debian's
             package dataset-fashion-mnist, else from the cache folder, which a first use fills by a download.
             `imagefolder:DIR`: pictures in DIR/train/CLASS/ and DIR/val/CLASS/, as ImageNet's, with torchvision's
@@ -63,7 +63,6 @@ def load(name: str, *, image_size: int | None = None, channels: int | None = Non
         image_size: Height and width in pixels. None keeps the 28 of the embedded sets (for more, they get black borders
             of up to 4 pixels, and beyond that are resized), and means 224 for image folders.
         channels: 1 or 3; None keeps what the images have. Grey images repeat their channel.
-        seed: Of the test split of `mnist-5k`.
 
     Returns:
         The data set, with its splits `train` and `test`.
@@ -74,6 +73,8 @@ def load(name: str, *, image_size: int | None = None, channels: int | None = Non
     """
     key, colon, folder = name.partition(":")
     if key not in _SOURCES:
+        if Path(name).is_dir():
+            raise DataError(f"'{name}' is a folder: for the pictures in it, name the data imagefolder:{name}.")
         raise unknown_name("data set", key, _SOURCES)
     if colon and not folder:
         raise DataError(f"expected a folder after the colon, got '{name}'.")
@@ -81,4 +82,4 @@ def load(name: str, *, image_size: int | None = None, channels: int | None = Non
         raise DataError(f"expected an image size of at least 1 pixel, got {image_size}.")
     if channels not in (None, 1, 3):
         raise DataError(f"expected 1 or 3 channels, got {channels}.")
-    return _SOURCES[key](Request(folder or None, image_size, channels, seed))
+    return _SOURCES[key](Request(folder or None, image_size, channels))

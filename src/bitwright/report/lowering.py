@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from bitwright.benchmark import environment
+from bitwright.export import Target
 from bitwright.integer import IntegerModel
 from bitwright.task import Scores
 
@@ -67,7 +69,8 @@ def lowering_table(summary: Mapping[str, Any], scores: Mapping[str, Scores] = Ma
     table.add_row("largest change of a multiplier", f"{summary['largest_relative_change']:.2g}")
     table.add_row("largest accumulator", f"{summary['largest_accumulator']:,}")
     unsafe = len(summary["layers_unsafe_on_avx2"])
-    table.add_row("layers that need VNNI or NEON to be exact", f"{unsafe}")
+    here = "has" if environment().target is Target.VNNI else "has not, as far as is known"
+    table.add_row(f"layers that need 8-bit dot products to be exact (this CPU {here})", f"{unsafe}")
     _remedy_rows(table, summary["narrowed"], summary["seven_bit_inputs"])
     for when, found in scores.items():
         score = found.scores[0]
