@@ -19,7 +19,7 @@ from bitwright.graph.nodes import node_kinds
 from bitwright.integer import operations as integer_operations
 from bitwright.integer import ops
 
-_ABSTRACT = {nodes.Node, nodes.Bytewise, nodes.Selection, nodes.Move, ops.Accumulate}
+_ABSTRACT = {nodes.Node, nodes.Bytewise, nodes.Selection, nodes.Move, ops.Accumulate, ops.IntegerLayer}
 
 
 def _kinds(module: Any, operations: Any) -> tuple[type[nodes.Node], ...]:
@@ -39,6 +39,7 @@ LAYERS = (nodes.Conv2d, nodes.Linear)
 SELECTIONS = tuple(kind for kind in CAPTURED if issubclass(kind, nodes.Selection))
 INTEGER = (*_kinds(ops, integer_operations), nodes.Concat, *(kind for kind in SELECTIONS if kind is not nodes.Dropout))
 """The instruction set: lowering leaves dropout out."""
+RESCALED = (ops.IntegerConv2d, ops.IntegerLinear, ops.IntegerAvgPool2d, ops.IntegerRequantize)
 
 _RESOLVED = dict.fromkeys((nodes.Reshape, nodes.Transpose), "passes resolve it first")
 _IMAGES = {nodes.Input: "exporters are shown images instead"}
@@ -108,6 +109,7 @@ PHASES = (
     Phase("integer operation, proved", "integer.lowering.lower:lower_node", PLANNED),
     Phase("integer operation, without values", "integer.placeholder:placeholder_op", PLANNED, _IMAGES),
     Phase("shape", "integer.shapes:shape_of", INTEGER),
+    Phase("accumulators", "integer.proof.ranges:accumulators", RESCALED),
     Phase("range", "integer.proof.ranges:result_range", INTEGER),
     Phase("the proof again", "integer.proof.recheck:check_op", INTEGER),
     Phase("reference executor", "integer.execution.reference:execute_op", INTEGER),
@@ -135,6 +137,7 @@ _SETS = {
     CAPTURED: "captured",
     INTEGER: "integer",
     LAYERS: "layers",
+    RESCALED: "rescaled",
     SELECTIONS: "selections",
     (*SELECTIONS, nodes.Concat): "selections, `Concat`",
 }
@@ -157,7 +160,9 @@ def table() -> str:
             f"| {phase.meaning} | `{module.replace('.', '/')}.py` `{function}` | {_SETS[phase.kinds]} | {absent} |"
         )
     sets = [
-        f"*{name}*: {names(kinds)}." for kinds, name in _SETS.items() if name in ("captured", "integer", "selections")
+        f"*{name}*: {names(kinds)}."
+        for kinds, name in _SETS.items()
+        if name in ("captured", "integer", "rescaled", "selections")
     ]
     return "\n".join([*rows, "", *sets])
 

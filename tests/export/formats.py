@@ -14,6 +14,7 @@ from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConv2d,
+    IntegerLayer,
     IntegerLinear,
     IntegerRequantize,
     Quantize,
@@ -70,7 +71,7 @@ def network(maker: str, source: str, reader: str, result: str) -> IntegerModel:
     if read is not None:
         ops.append(read)
         name, formats["read"] = "read", FORMATS.get(result, made)
-    layers = [op.name for op in ops if isinstance(op, IntegerConv2d | IntegerLinear)]
+    layers = [op.name for op in ops if isinstance(op, IntegerLayer)]
     scheme = Scheme.uniform(layers or ["none"], Precision(8, 8))
     return IntegerModel("pair", scheme, tuple(ops), formats, single_output(name, np.array([formats[name].scale])))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node, Selection
 from bitwright.graph.tensors_file import serialize
-from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
+from bitwright.integer.ops import IntegerLayer, Rescale
 from bitwright.integer.outputs import Output
 from bitwright.integer.packing import pack, pack_bytes
 from bitwright.integer.quant_params import QuantParams
@@ -77,9 +77,9 @@ class IntegerModel:
             for name, values in integers.items()
         }
 
-    def layers(self) -> dict[str, IntegerConv2d | IntegerLinear]:
+    def layers(self) -> dict[str, IntegerLayer]:
         """The operations with weights, by name."""
-        return {op.name: op for op in self.ops if isinstance(op, IntegerConv2d | IntegerLinear)}
+        return {op.name: op for op in self.ops if isinstance(op, IntegerLayer)}
 
     def to_bytes(self) -> bytes:
         """The file: structure as JSON metadata, weights packed at their bit width, other arrays in as few bytes as hold them."""
@@ -124,7 +124,7 @@ def _entry(op: Node, tensors: dict[str, Tensor]) -> dict[str, Any]:
             tensors[f"{op.name}.multiplier"] = torch.from_numpy(pack_bytes(value.multipliers.multiplier, signed=False))
             tensors[f"{op.name}.shift"] = torch.from_numpy(pack_bytes(value.multipliers.shift, signed=False))
             value = {"low": value.low, "high": value.high}
-        elif item.name == "weight" and isinstance(op, IntegerConv2d | IntegerLinear):
+        elif item.name == "weight" and isinstance(op, IntegerLayer):
             tensors[f"{op.name}.weight"] = torch.from_numpy(pack(value, op.weight_bits, signed=True))
             value = {"shape": list(value.shape)}
         elif isinstance(value, np.ndarray):

@@ -66,11 +66,11 @@ class Accumulate(Node):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class IntegerConv2d(Accumulate):
-    """Convolution of integers.
+class IntegerLayer(Accumulate):
+    """Sums of products with weights, and a bias for each channel.
 
     Attributes:
-        weight: int8 [out_channels, in_channels / groups, kernel_height, kernel_width].
+        weight: int8 [out_channels, ...].
         weight_bits: Width at which the weights are stored.
         bias: int32 [out_channels], in units of the accumulator.
     """
@@ -78,6 +78,12 @@ class IntegerConv2d(Accumulate):
     weight: npt.NDArray[np.int8]
     weight_bits: int
     bias: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerConv2d(IntegerLayer):
+    """Convolution with `weight` of shape [out_channels, in_channels / groups, kernel_height, kernel_width]."""
+
     stride: Pair
     padding: Pair
     dilation: Pair
@@ -85,12 +91,8 @@ class IntegerConv2d(Accumulate):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class IntegerLinear(Accumulate):
-    """Matrix product of integers, with `weight` of shape [out_features, in_features]."""
-
-    weight: npt.NDArray[np.int8]
-    weight_bits: int
-    bias: npt.NDArray[np.int32]
+class IntegerLinear(IntegerLayer):
+    """Matrix product with `weight` of shape [out_features, in_features]."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

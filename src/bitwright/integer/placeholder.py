@@ -8,34 +8,13 @@ the operation itself, by its shapes and formats.
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import Any
 
 import numpy as np
 
-from bitwright.graph.nodes import (
-    Add,
-    AvgPool2d,
-    Clamp,
-    Concat,
-    Conv2d,
-    Flatten,
-    Input,
-    Linear,
-    Node,
-    Requantize,
-    Selection,
-)
+from bitwright.graph.nodes import Flatten, Input, Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers
-from bitwright.integer.ops import (
-    IntegerAdd,
-    IntegerAvgPool2d,
-    IntegerConv2d,
-    IntegerLinear,
-    IntegerRequantize,
-    Quantize,
-    Rescale,
-)
+from bitwright.integer.ops import IntegerConv2d, Quantize, Rescale
 from bitwright.integer.outputs import single_output
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.plan import QuantPlan
@@ -114,53 +93,9 @@ def placeholder_op(node: Node, plan: QuantPlan) -> Node:
     raise NotImplementedError(f"no integer form of {type(node).__name__}")
 
 
-def _rescale(node: Node, plan: QuantPlan) -> Rescale | None:
+def placeholder_rescale(node: Node, plan: QuantPlan) -> Rescale | None:
+    """A ratio of one, to the format of the tensor that a node makes; None for accumulators that leave the network."""
     if node.name in plan.accumulators:
         return None
     params = params_of(node.name, plan)
     return Rescale(_ONE, params.quant_min, params.quant_max)
-
-
-@placeholder_op.register(Conv2d)
-@placeholder_op.register(Linear)
-def _(node: Conv2d | Linear, plan: QuantPlan) -> Node:
-    shape = plan.graph.parameters[node.weight].shape
-    common: dict[str, Any] = {
-        "name": node.name, "inputs": node.inputs, "shape": node.shape, "place": node.place, "rescale": _rescale(node, plan),
-        "weight": np.zeros(tuple(shape), np.int8), "weight_bits": plan.scheme.layers[node.name].weight_bits,
-        "bias": np.zeros(shape[0], np.int32),
-    }  # fmt: skip
-    if isinstance(node, Linear):
-        return IntegerLinear(**common)
-    return IntegerConv2d(**common, stride=node.stride, padding=node.padding, dilation=node.dilation, groups=node.groups)
-
-
-@placeholder_op.register
-def _(node: AvgPool2d, plan: QuantPlan) -> Node:
-    return IntegerAvgPool2d(
-        name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, rescale=_rescale(node, plan),
-        kernel=node.kernel, stride=node.stride, padding=node.padding,
-    )  # fmt: skip
-
-
-@placeholder_op.register(Requantize)
-@placeholder_op.register(Clamp)
-def _(node: Node, plan: QuantPlan) -> Node:
-    rescale = _rescale(node, plan)
-    assert rescale is not None
-    return IntegerRequantize(name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, rescale=rescale)
-
-
-@placeholder_op.register
-def _(node: Add, plan: QuantPlan) -> Node:
-    params = params_of(node.name, plan)
-    return IntegerAdd(
-        name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, multipliers=(1, 1), shift=0,
-        low=params.quant_min, high=params.quant_max,
-    )  # fmt: skip
-
-
-@placeholder_op.register(Concat)
-@placeholder_op.register(Selection)
-def _(node: Node, plan: QuantPlan) -> Node:
-    return node

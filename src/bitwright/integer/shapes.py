@@ -9,26 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.errors import FileFormatError, reason
-from bitwright.graph.evaluate import select
 from bitwright.graph.nodes import Concat, Node, Selection
 from bitwright.graph.outputs import fault_of_names
-from bitwright.integer.ops import (
-    Accumulate,
-    IntegerAdd,
-    IntegerAvgPool2d,
-    IntegerConv2d,
-    IntegerFloorAvgPool2d,
-    IntegerLinear,
-    IntegerRequantize,
-    Quantize,
-    ReciprocalQuantize,
-    Rescale,
-)
+from bitwright.integer.ops import Accumulate, Quantize, ReciprocalQuantize, Rescale
 from bitwright.integer.outputs import Output
 from bitwright.integer.quant_params import QuantParams
 
@@ -46,7 +32,7 @@ def check_shapes(
             named twice, an operation makes another shape than it says, or an output has other units; names it.
     """
     made: dict[str, Tensor] = {}
-    raw: set[str] = set()  # accumulators, which have no format
+    accumulators: set[str] = set()  # which have no format
     for number, op in enumerate(ops):
         here = f"{where}: operation {number}, '{op.name}'"
         if isinstance(op, Quantize | ReciprocalQuantize) != (number == 0) or op.name in made:
@@ -54,11 +40,11 @@ def check_shapes(
         missing = [name for name in op.inputs if name not in made]
         if missing:
             raise FileFormatError(f"{here} reads '{missing[0]}' before it is made.")
-        moves = isinstance(op, Selection | Concat)
-        if any(name in raw for name in op.inputs) and not moves:
+        reads_accumulators = not accumulators.isdisjoint(op.inputs)
+        if reads_accumulators and not isinstance(op, Selection | Concat):
             raise FileFormatError(f"{here} reads accumulators, which have no format.")
-        if (isinstance(op, Accumulate) and op.rescale is None) or any(name in raw for name in op.inputs):
-            raw.add(op.name)
+        if reads_accumulators or (isinstance(op, Accumulate) and op.rescale is None):
+            accumulators.add(op.name)
         elif op.name not in formats:
             raise FileFormatError(f"{here} has no format.")
         try:
@@ -83,68 +69,6 @@ def check_shapes(
 def shape_of(op: Node, inputs: list[Tensor]) -> Tensor:
     """The result of an operation on tensors without values."""
     raise NotImplementedError(f"{type(op).__name__} is no operation on integers")
-
-
-@shape_of.register(Quantize)
-@shape_of.register(ReciprocalQuantize)
-def _(op: Quantize | ReciprocalQuantize, inputs: list[Tensor]) -> Tensor:
-    if len(op.shape) != 3 or min(op.shape) < 1 or inputs:
-        raise ValueError("images have channels, height and width")
-    return torch.empty((1, *op.shape), device="meta")
-
-
-@shape_of.register
-def _(op: IntegerConv2d, inputs: list[Tensor]) -> Tensor:
-    (values,) = inputs
-    weight, bias = _arrays(op)
-    return rescaled(F.conv2d(values, weight, bias, op.stride, op.padding, op.dilation, op.groups), op.rescale)
-
-
-@shape_of.register
-def _(op: IntegerLinear, inputs: list[Tensor]) -> Tensor:
-    (values,) = inputs
-    weight, bias = _arrays(op)
-    return rescaled(F.linear(values, weight, bias), op.rescale)
-
-
-def _arrays(op: IntegerConv2d | IntegerLinear) -> tuple[Tensor, Tensor]:
-    """Weight and bias, which shapes alone do not compare in PyTorch."""
-    if op.bias.shape != op.weight.shape[:1]:
-        raise ValueError(f"weights of shape {op.weight.shape} with biases of shape {op.bias.shape}")
-    return torch.empty(op.weight.shape, device="meta"), torch.empty(op.bias.shape, device="meta")
-
-
-@shape_of.register(IntegerAvgPool2d)
-@shape_of.register(IntegerFloorAvgPool2d)
-def _(op: IntegerAvgPool2d | IntegerFloorAvgPool2d, inputs: list[Tensor]) -> Tensor:
-    (values,) = inputs
-    sums = F.avg_pool2d(values, op.kernel, op.stride, op.padding)
-    return rescaled(sums, op.rescale) if isinstance(op, IntegerAvgPool2d) else sums
-
-
-@shape_of.register
-def _(op: IntegerAdd, inputs: list[Tensor]) -> Tensor:
-    first, second = inputs
-    if first.shape != second.shape or not 0 <= op.shift <= 62 or op.low > op.high:
-        raise ValueError("two tensors of one shape, a shift of 0 to 62 and a range are needed")
-    return first
-
-
-@shape_of.register
-def _(op: IntegerRequantize, inputs: list[Tensor]) -> Tensor:
-    (values,) = inputs
-    return rescaled(values, op.rescale)
-
-
-@shape_of.register
-def _(op: Concat, inputs: list[Tensor]) -> Tensor:
-    return torch.cat(inputs, 1)
-
-
-@shape_of.register
-def _(op: Selection, inputs: list[Tensor]) -> Tensor:
-    (values,) = inputs
-    return select(op, values)
 
 
 def rescaled(values: Tensor, rescale: Rescale | None) -> Tensor:

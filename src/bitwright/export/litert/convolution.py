@@ -21,7 +21,7 @@ from bitwright.errors import ExportError
 from bitwright.export.litert.builder import Held, LitertBuilder
 from bitwright.export.litert.real import cast, combined, real_of
 from bitwright.graph.nodes import Node, Pair
-from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLinear, Rescale
+from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLayer, Rescale
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, exact_parts, largest_sum
 from bitwright.integer.quant_params import QuantParams
 
@@ -59,13 +59,13 @@ class Convolution:
         return self.groups == self.image[0] > 1
 
 
-def convolution_of(op: IntegerConv2d | IntegerLinear | IntegerAvgPool2d, builder: LitertBuilder) -> Convolution:
+def convolution_of(op: IntegerLayer | IntegerAvgPool2d, builder: LitertBuilder) -> Convolution:
     """The convolution of an operation: a matrix product reads an image of one pixel, a mean sums with weights of one."""
     (source,) = op.inputs
     image = builder.shape(source)
     if isinstance(op, IntegerConv2d):
         return Convolution(source, image, op.shape, op.weight, op.bias, op.stride, op.padding, op.dilation)
-    if isinstance(op, IntegerLinear):
+    if isinstance(op, IntegerLayer):
         return Convolution(source, (*image, 1, 1), (*op.shape, 1, 1), op.weight[..., None, None], op.bias)
     channels = image[0]
     ones, nothing = np.ones((channels, 1, *op.kernel), dtype=np.int8), np.zeros(channels, dtype=np.int32)

@@ -32,9 +32,8 @@ from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
-    IntegerConv2d,
     IntegerFloorAvgPool2d,
-    IntegerLinear,
+    IntegerLayer,
     IntegerRequantize,
     Quantize,
     ReciprocalQuantize,
@@ -114,10 +113,9 @@ add_to_litert.register(Selection, move_in_litert)
 add_to_litert.register(Concat, move_in_litert)
 
 
-@add_to_litert.register(IntegerConv2d)
-@add_to_litert.register(IntegerLinear)
+@add_to_litert.register(IntegerLayer)
 @add_to_litert.register(IntegerAvgPool2d)
-def _(op: IntegerConv2d | IntegerLinear | IntegerAvgPool2d, builder: LitertBuilder) -> None:
+def _(op: IntegerLayer | IntegerAvgPool2d, builder: LitertBuilder) -> None:
     layer, rescale = convolution_of(op, builder), op.rescale
     in_bytes = builder.held[layer.source].kind == "INT8"
     if rescale is not None and in_bytes and not in_int64(op, rescale, builder) and not builder.wide(op.name):

@@ -19,7 +19,7 @@ from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Pair
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.ops import IntegerLayer
 from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
 from bitwright.integer.proof.ranges import Range, tensor_ranges
 from bitwright.integer.quant_params import QuantParams
@@ -130,9 +130,7 @@ class OnnxBuilder(OnnxGraph):
         params = self.model.formats[output]
         self.clamped(output, params, low, high, lambda made: self.node("QuantizeLinear", operands, made))
 
-    def weight(
-        self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8], *, unsigned: bool = False
-    ) -> Weight:
+    def weight(self, op: IntegerLayer, values: npt.NDArray[np.int8], *, unsigned: bool = False) -> Weight:
         """An INT8 tensor, stored as INT4 where its width allows, or an unsigned one where INT8 is not exact on every CPU.
 
         Args:
@@ -176,12 +174,12 @@ def zero_point(params: QuantParams) -> int:
     return -params.quant_min
 
 
-def unsigned_zero(op: IntegerConv2d | IntegerLinear) -> int:
+def unsigned_zero(op: IntegerLayer) -> int:
     """The zero point of weights stored without signs: the smallest integer is stored as 0."""
     return max(0, -int(op.weight.min()))
 
 
-def saturates(op: IntegerConv2d | IntegerLinear, model: IntegerModel) -> bool:
+def saturates(op: IntegerLayer, model: IntegerModel) -> bool:
     """Whether two products of `op` can exceed 16 bits."""
     return largest_pair_sum(op.weight, model.formats[op.inputs[0]]) > SATURATING_SUM
 

@@ -32,7 +32,7 @@ from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConv2d,
-    IntegerLinear,
+    IntegerLayer,
     IntegerRequantize,
     Quantize,
     Rescale,
@@ -164,9 +164,8 @@ def _(op: Quantize, builder: Float32Graph) -> None:
     builder.rounded(builder.node("Add", [scaled, offset], f"{op.name}.real"), op.name, op.low, op.high)
 
 
-@add_in_float32.register(IntegerConv2d)
-@add_in_float32.register(IntegerLinear)
-def _(op: IntegerConv2d | IntegerLinear, builder: Float32Graph) -> None:
+@add_in_float32.register(IntegerLayer)
+def _(op: IntegerLayer, builder: Float32Graph) -> None:
     cut = builder.cuts.get(op.name)
     if cut is None:
         _add_layer(op, Digit(op.weight, op.bias, op.weight_bits), op.name, _accumulator(op), builder)
@@ -203,14 +202,14 @@ def _accumulator(op: Accumulate) -> str:
     return op.name if op.rescale is None else f"{op.name}.accumulator"
 
 
-def _add_layer(op: IntegerConv2d | IntegerLinear, digit: Digit, name: str, output: str, builder: Float32Graph) -> str:
+def _add_layer(op: IntegerLayer, digit: Digit, name: str, output: str, builder: Float32Graph) -> str:
     """A layer with these weights and this bias."""
     bias = digit.bias.astype(np.float32)
-    if isinstance(op, IntegerLinear):
-        operation, values, attributes = "MatMul", np.ascontiguousarray(digit.weight.T), {}
-    else:
+    if isinstance(op, IntegerConv2d):
         operation, values = "Conv", digit.weight
         attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
+    else:
+        operation, values, attributes = "MatMul", np.ascontiguousarray(digit.weight.T), {}
     operands = [op.inputs[0], builder.weight(name, values, digit.bits)]
     if operation == "Conv" and builder.bias_in_convolution:
         return builder.node(operation, [*operands, builder.constant(f"{name}.bias", bias)], output, **attributes)

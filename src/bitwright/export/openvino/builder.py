@@ -18,7 +18,7 @@ from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import IntegerConv2d, IntegerLinear, Rescale
+from bitwright.integer.ops import IntegerConv2d, IntegerLayer, Rescale
 from bitwright.integer.packing import pack
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 
@@ -133,11 +133,11 @@ class OpenvinoBuilder:
         params = self.model.formats[name]
         return self.ops.clamp(value, float(params.quant_min), float(params.quant_max))
 
-    def kernel(self, op: IntegerConv2d | IntegerLinear) -> str:
+    def kernel(self, op: IntegerLayer) -> str:
         """What a layer runs on, which the file states."""
         return self.kernels.setdefault(op.name, kernel(op, self.model, self.target))
 
-    def weight(self, op: IntegerConv2d | IntegerLinear, values: npt.NDArray[np.int8]) -> Value:
+    def weight(self, op: IntegerLayer, values: npt.NDArray[np.int8]) -> Value:
         """A weight tensor, stored in 4 bits where its width allows, else in 8, as the float32 numbers that OpenVINO expects.
 
         Args:

@@ -40,6 +40,7 @@ from bitwright.integer.ops import (
     IntegerAdd,
     IntegerAvgPool2d,
     IntegerConv2d,
+    IntegerLayer,
     IntegerLinear,
     IntegerRequantize,
     Quantize,
@@ -165,7 +166,7 @@ def _window(stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 
 
 
 def _sums(
-    op: IntegerConv2d | IntegerLinear,
+    op: IntegerLayer,
     builder: OpenvinoBuilder,
     weight: npt.NDArray[np.int8],
     window: list[list[int]],
@@ -185,7 +186,7 @@ def _sums(
 
 
 def _products(
-    op: IntegerConv2d | IntegerLinear,
+    op: IntegerLayer,
     builder: OpenvinoBuilder,
     source: Value,
     weight: npt.NDArray[np.int8],
@@ -205,7 +206,7 @@ def _products(
 
 
 def _sums_of_parts(
-    op: IntegerConv2d | IntegerLinear,
+    op: IntegerLayer,
     builder: OpenvinoBuilder,
     source: Value,
     weight: npt.NDArray[np.int8],

@@ -9,7 +9,7 @@ from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX
-from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.ops import IntegerConv2d, IntegerLayer
 from bitwright.integer.proof.bounds import (
     FLOAT32_EXACT,
     SATURATING_SUM,
@@ -25,7 +25,7 @@ from bitwright.scheme import MAX_BITS
 INT8, DOUBLED, FLOAT32, PARTS = "int8", "int8, doubled", "float32", "float32, in parts"
 
 
-def kernel(op: IntegerConv2d | IntegerLinear, model: IntegerModel, target: Target) -> str:
+def kernel(op: IntegerLayer, model: IntegerModel, target: Target) -> str:
     """What a layer runs on.
 
     `INT8` where no two products of the target's kernels saturate; `DOUBLED` where halves of the weights cannot, each with
@@ -42,7 +42,7 @@ def kernel(op: IntegerConv2d | IntegerLinear, model: IntegerModel, target: Targe
     return FLOAT32 if exact else PARTS
 
 
-def _exact_in_bytes(op: IntegerConv2d | IntegerLinear, params: QuantParams, exact: bool) -> bool:
+def _exact_in_bytes(op: IntegerLayer, params: QuantParams, exact: bool) -> bool:
     """Whether kernels for bytes give the sums, or what is made of them.
 
     Where bytes have a zero point, float32 takes the sum over bytes as they are stored, before what the zero point adds is taken
@@ -53,14 +53,14 @@ def _exact_in_bytes(op: IntegerConv2d | IntegerLinear, params: QuantParams, exac
     return exact and partial_sum_bound(op.weight, params.stored) <= FLOAT32_EXACT
 
 
-def _clamped(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
+def _clamped(op: IntegerLayer, params: QuantParams) -> bool:
     """Whether all sums that float32 cannot hold are clamped after it, in every channel."""
     if op.rescale is None or partial_sum_bound(op.weight, params) > INT32_MAX:
         return False
     return bool(clamped_beyond_float32(op.rescale.multipliers, op.bias, op.rescale.low, op.rescale.high).all())
 
 
-def _saturates(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> bool:
+def _saturates(op: IntegerLayer, params: QuantParams) -> bool:
     """Whether two products can leave 16 bits; inputs that int8 holds are stored with 128 added, whatever their width."""
     in_int8 = least_byte(params) == -128
     stored = QuantParams(TensorFormat.starting(MAX_BITS, -128), params.scale) if in_int8 else params
@@ -73,7 +73,7 @@ def least_byte(params: QuantParams) -> int:
     return -128 if window.negative and window.quant_min >= -128 and window.quant_max <= 127 else window.quant_min
 
 
-def _groups(op: IntegerConv2d | IntegerLinear) -> int:
+def _groups(op: IntegerLayer) -> int:
     return op.groups if isinstance(op, IntegerConv2d) else 1
 
 

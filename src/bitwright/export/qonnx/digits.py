@@ -29,7 +29,7 @@ import numpy.typing as npt
 from bitwright.errors import ExportError
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX
-from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLinear
+from bitwright.integer.ops import IntegerAvgPool2d, IntegerLayer
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.formats import MAX_TENSOR_BITS
@@ -74,7 +74,7 @@ class Digits:
     largest_sum: int
 
 
-def digits(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> Digits | None:
+def digits(op: IntegerLayer, params: QuantParams) -> Digits | None:
     """The layer in two digits of about equal width, or None where float32 holds its sums as they are.
 
     Args:
@@ -99,7 +99,7 @@ def digits(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> Digits | N
     )
 
 
-def cut_at(op: IntegerConv2d | IntegerLinear, shift: int, largest: int) -> Digits:
+def cut_at(op: IntegerLayer, shift: int, largest: int) -> Digits:
     """The layer with `shift` bits in its lower digit, whatever the sums; `largest` is that of the whole."""
     (high_weight, low_weight), (high_bias, low_bias) = (in_digits(values, shift) for values in (op.weight, op.bias))
     return Digits(

@@ -43,6 +43,7 @@ from bitwright.integer.ops import (
     IntegerAvgPool2d,
     IntegerConv2d,
     IntegerFloorAvgPool2d,
+    IntegerLayer,
     IntegerLinear,
     IntegerRequantize,
     Quantize,
@@ -141,7 +142,7 @@ def storage(params: QuantParams | None) -> str:
     return "int32"
 
 
-def largest_accumulators(op: IntegerConv2d | IntegerLinear, params: QuantParams) -> Array:
+def largest_accumulators(op: IntegerLayer, params: QuantParams) -> Array:
     """The largest magnitude of each channel's sums, int64 [channels]; refused beyond int32."""
     bound = largest_sums(op.weight, op.bias, params)
     if bound.max(initial=0) > INT32_MAX:

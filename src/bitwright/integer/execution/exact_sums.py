@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitwright.integer.ops import IntegerConv2d, IntegerLinear
+from bitwright.integer.ops import IntegerConv2d, IntegerLayer
 from bitwright.integer.proof.bounds import SATURATING_SUM, exact_parts, largest_pair_sum
 from bitwright.integer.quant_params import QuantParams
 
@@ -45,9 +45,7 @@ class ExactSums:
         kind: What computes them: `int8`, `float32` or `float64`.
     """
 
-    def __init__(
-        self, op: IntegerConv2d | IntegerLinear, params: QuantParams, image: tuple[int, ...], device: torch.device
-    ) -> None:
+    def __init__(self, op: IntegerLayer, params: QuantParams, image: tuple[int, ...], device: torch.device) -> None:
         grouped = isinstance(op, IntegerConv2d) and op.groups > 1
         parts = None if _wide(params) else exact_parts(op.weight, op.bias, params, whole=grouped)
         self.kind = "float64"
@@ -168,7 +166,7 @@ def _packed_int8(
 
 
 def _float_kernel(
-    op: IntegerConv2d | IntegerLinear,
+    op: IntegerLayer,
     weight: npt.NDArray[np.int8],
     bias: npt.NDArray[np.int32],
     image: tuple[int, ...],
@@ -177,7 +175,7 @@ def _float_kernel(
 ) -> Kernel:
     weights = torch.from_numpy(np.ascontiguousarray(weight)).to(device, kind)
     offsets = torch.from_numpy(np.array(bias)).to(device, kind)
-    if isinstance(op, IntegerLinear):
+    if not isinstance(op, IntegerConv2d):
         return lambda values: F.linear(values.to(kind), weights, offsets)
     weights = weights.contiguous(memory_format=torch.channels_last)
     window = op.stride, op.padding, op.dilation, op.groups

@@ -20,36 +20,21 @@ from math import prod
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.evaluate import select
 from bitwright.graph.images import float_images
-from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.graph.nodes import Node
 from bitwright.graph.outputs import Returned, by_name, returned
-from bitwright.integer.execution.blockwise import scale_round_, weighted_sum
-from bitwright.integer.execution.exact_sums import ExactSums
+from bitwright.integer.execution.blockwise import scale_round_
 from bitwright.integer.execution.reference import execute_op, finish
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import (
-    Accumulate,
-    IntegerAdd,
-    IntegerAvgPool2d,
-    IntegerConv2d,
-    IntegerFloorAvgPool2d,
-    IntegerLinear,
-    IntegerRequantize,
-    Quantize,
-    ReciprocalQuantize,
-    Rescale,
-)
-from bitwright.integer.proof.bounds import FLOAT32_EXACT, Int64Array, accumulator_bounds
+from bitwright.integer.ops import Accumulate, Rescale
+from bitwright.integer.proof.bounds import Int64Array
 from bitwright.integer.proof.certificate import verify
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.proof.theorems import max_short_shift, reduced
 from bitwright.quantizer.formats import MAX_TENSOR_BITS
-from bitwright.quantizer.sums import magnitude, weighted_bound, window_sums
 
 Step = Callable[[list[Tensor]], Tensor]
 """From the inputs of an operation to its result: float32 integers of up to 16 bits, int32 beyond."""
@@ -153,8 +138,6 @@ def prepare_op(op: Node, model: PreparedModel) -> Step:
     raise NotImplementedError(f"no prepared form of {type(op).__name__}")
 
 
-@prepare_op.register(ReciprocalQuantize)
-@prepare_op.register(IntegerFloorAvgPool2d)
 def as_reference(op: Node, model: PreparedModel) -> Step:
     """The step of the reference executor, for what has no faster one."""
     formats = [model.model.formats[name] for name in op.inputs if name in model.model.formats]
@@ -167,50 +150,7 @@ def as_reference(op: Node, model: PreparedModel) -> Step:
     return step
 
 
-@prepare_op.register
-def _(op: Quantize, model: PreparedModel) -> Step:
-    scale = torch.tensor(op.scale, dtype=torch.float32, device=model.device)
-    return lambda inputs: (
-        inputs[0].contiguous(memory_format=torch.channels_last).div(scale).round_().clamp_(op.low, op.high)
-    )
-
-
-@prepare_op.register(IntegerConv2d)
-@prepare_op.register(IntegerLinear)
-def _(op: IntegerConv2d | IntegerLinear, model: PreparedModel) -> Step:
-    params = model.model.formats[op.inputs[0]]
-    sums = ExactSums(op, params, model.shapes[op.inputs[0]], model.device)
-    model.arithmetic[op.name] = sums.kind
-    low, high = accumulator_bounds(op.weight, op.bias, params)
-    return _rescaled(sums.rounded, sums.exact, op, op.rescale, low, high, model)
-
-
-@prepare_op.register
-def _(op: IntegerAvgPool2d, model: PreparedModel) -> Step:
-    params = model.model.formats[op.inputs[0]]
-    if not model.narrow(op.inputs[0]):
-        return as_reference(op, model)
-    sums = window_sums(op.kernel, params.ends)
-    low, high = map(np.atleast_1d, sums)
-    exact = magnitude(sums) <= FLOAT32_EXACT
-
-    def summed(values: Tensor) -> Tensor:
-        values = values if exact else values.double()
-        return F.avg_pool2d(values, op.kernel, op.stride, op.padding, divisor_override=1)
-
-    return _rescaled(lambda values: summed(values).float(), summed, op, op.rescale, low, high, model)
-
-
-@prepare_op.register
-def _(op: IntegerRequantize, model: PreparedModel) -> Step:
-    params = model.model.formats[op.inputs[0]]
-    if not model.narrow(op.inputs[0]):
-        return as_reference(op, model)
-    low, high = map(np.atleast_1d, params.ends)
-    return _rescaled(torch.clone, torch.clone, op, op.rescale, low, high, model)
-
-
-def _rescaled(
+def rescaled_step(
     rounded: Callable[[Tensor], Tensor],
     exact: Callable[[Tensor], Tensor],
     op: Node,
@@ -257,27 +197,3 @@ def proved(rescale: Rescale, low: Int64Array, high: Int64Array) -> bool:
             low, high = low.min(keepdims=True), high.max(keepdims=True)
         return bool(verify(multipliers, low, high, rescale.low, rescale.high).all())
     return False
-
-
-@prepare_op.register
-def _(op: IntegerAdd, model: PreparedModel) -> Step:
-    names = (*op.inputs, op.name)
-    reach = weighted_bound((model.model.formats[name].ends for name in op.inputs), op.multipliers)
-    if not all(map(model.narrow, names)) or reach > FLOAT32_EXACT:
-        return as_reference(op, model)
-    # Products and sum are integers of at most 24 bits over a power of two: float32 rounds none of them.
-    first, second = (multiplier / 2**op.shift for multiplier in op.multipliers)
-    reuse = model.sole_reader(op, op.inputs[0])
-    return lambda inputs: weighted_sum(inputs[0], inputs[1], (first, second), op.low, op.high, reuse)
-
-
-@prepare_op.register
-def _(op: Concat, model: PreparedModel) -> Step:
-    return lambda inputs: torch.cat(inputs, 1)
-
-
-@prepare_op.register
-def _(op: Selection, model: PreparedModel) -> Step:
-    if not model.narrow(op.name):
-        return as_reference(op, model)
-    return lambda inputs: select(op, inputs[0])

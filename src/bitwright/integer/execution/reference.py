@@ -8,32 +8,18 @@ in float64 (2**53) otherwise. Everything else is int64 arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import singledispatch
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.evaluate import select
 from bitwright.graph.images import float_images
-from bitwright.graph.nodes import Concat, MaxPool2d, Move, Node
+from bitwright.graph.nodes import Node
 from bitwright.graph.outputs import Returned, by_name, returned
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import (
-    IntegerAdd,
-    IntegerAvgPool2d,
-    IntegerConv2d,
-    IntegerFloorAvgPool2d,
-    IntegerLinear,
-    IntegerRequantize,
-    Quantize,
-    ReciprocalQuantize,
-    Rescale,
-)
-from bitwright.integer.proof.bounds import FLOAT32_EXACT, TF32_EXACT, partial_sum_bound
+from bitwright.integer.ops import Rescale
 from bitwright.integer.quant_params import QuantParams
 
 
@@ -76,83 +62,6 @@ def logits(model: IntegerModel, images: Tensor) -> Returned:
 def execute_op(op: Node, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
     """The int32 result of one operation on int32 inputs (float32 images for `Quantize`)."""
     raise NotImplementedError(f"no reference form of {type(op).__name__}")
-
-
-@execute_op.register
-def _(op: Quantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    scale = torch.tensor(op.scale, dtype=torch.float32, device=inputs[0].device)
-    return (inputs[0] / scale).round().clamp(op.low, op.high).to(torch.int32)
-
-
-@execute_op.register
-def _(op: ReciprocalQuantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    reciprocal = 1.0 / torch.tensor(op.scale, dtype=torch.float32, device=inputs[0].device)
-    return (inputs[0].float() * reciprocal).round().clamp(op.low, op.high).to(torch.int32)
-
-
-@execute_op.register
-def _(op: IntegerConv2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    values, weight, bias = _operands(op, inputs[0], formats[0])
-    # On CUDA, cuDNN may choose Winograd's algorithm, whose transforms have fractions; PyTorch's own kernels add products.
-    with torch.backends.cudnn.flags(enabled=False) if values.is_cuda else nullcontext():
-        sums = F.conv2d(values, weight, None, op.stride, op.padding, op.dilation, op.groups)
-    return finish(sums.to(torch.int64) + bias.reshape(-1, 1, 1), op.rescale)
-
-
-@execute_op.register
-def _(op: IntegerLinear, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    values, weight, bias = _operands(op, inputs[0], formats[0])
-    return finish(F.linear(values, weight).to(torch.int64) + bias, op.rescale)
-
-
-def _operands(op: IntegerConv2d | IntegerLinear, values: Tensor, params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
-    # Where TF32 is allowed, CUDA rounds factors to 11 bits.
-    factors_fit = not values.is_cuda or max(params.quant_max, -params.quant_min) <= TF32_EXACT
-    exact = factors_fit and partial_sum_bound(op.weight, params) <= FLOAT32_EXACT
-    kind = torch.float32 if exact else torch.float64
-    weight = torch.from_numpy(np.array(op.weight)).to(values.device, kind)
-    bias = torch.from_numpy(np.array(op.bias)).to(values.device, torch.int64)
-    return values.to(kind), weight, bias
-
-
-@execute_op.register
-def _(op: IntegerAvgPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    sums = F.avg_pool2d(inputs[0].double(), op.kernel, op.stride, op.padding, divisor_override=1)
-    return finish(sums.to(torch.int64), op.rescale)
-
-
-@execute_op.register
-def _(op: IntegerFloorAvgPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    sums = F.avg_pool2d(inputs[0].double(), op.kernel, op.stride, op.padding, divisor_override=1)
-    area = op.kernel[0] * op.kernel[1]
-    return torch.div(sums.to(torch.int64), area, rounding_mode="floor").to(torch.int32)
-
-
-@execute_op.register
-def _(op: IntegerAdd, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    total = inputs[0].long() * op.multipliers[0] + inputs[1].long() * op.multipliers[1]
-    return round_shift(total, torch.tensor(op.shift, device=total.device)).clamp_(op.low, op.high).to(torch.int32)
-
-
-@execute_op.register
-def _(op: IntegerRequantize, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    return finish(inputs[0].long(), op.rescale)
-
-
-@execute_op.register
-def _(op: Concat, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    return torch.cat(inputs, 1)
-
-
-@execute_op.register
-def _(op: MaxPool2d, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    # float64 holds every int32 integer, and has a pooling kernel on every device.
-    return select(op, inputs[0].double()).to(torch.int32)
-
-
-@execute_op.register
-def _(op: Move, inputs: list[Tensor], formats: list[QuantParams]) -> Tensor:
-    return select(op, inputs[0])
 
 
 def finish(accumulator: Tensor, rescale: Rescale | None) -> Tensor:

@@ -3,31 +3,17 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from functools import singledispatch
 
 import numpy as np
-import numpy.typing as npt
 
-from bitwright.graph.nodes import Concat, Node, Pad, Selection
+from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import requantize
-from bitwright.integer.ops import (
-    IntegerAdd,
-    IntegerAvgPool2d,
-    IntegerConv2d,
-    IntegerFloorAvgPool2d,
-    IntegerLinear,
-    IntegerRequantize,
-    Quantize,
-    ReciprocalQuantize,
-    Rescale,
-)
-from bitwright.integer.proof.bounds import accumulator_bounds
-from bitwright.quantizer.sums import window_sums
+from bitwright.integer.ops import Rescale
+from bitwright.integer.proof.bounds import Int64Array
 
 Range = tuple[int, int]
-Int64Array = npt.NDArray[np.int64]
 
 
 def tensor_ranges(model: IntegerModel) -> dict[str, Range]:
@@ -38,20 +24,16 @@ def tensor_ranges(model: IntegerModel) -> dict[str, Range]:
     return found
 
 
+@singledispatch
 def accumulators(op: Node, sources: list[Range], model: IntegerModel) -> tuple[Int64Array, Int64Array]:
-    """Smallest and largest integers that a rescaled operation rescales: int64 [channels], or [1] for all.
+    """Smallest and largest integers that an operation rescales: int64 [channels], or [1] for all.
 
     Args:
-        op: A layer, a pooling, or a requantization.
+        op: A layer, a mean, or a requantization.
         sources: The ranges of what it reads.
         model: Whose formats bound what layers read.
     """
-    low, high = sources[0]
-    if isinstance(op, IntegerConv2d | IntegerLinear):
-        return accumulator_bounds(op.weight, op.bias, model.formats[op.inputs[0]])
-    if isinstance(op, IntegerAvgPool2d):
-        low, high = window_sums(op.kernel, (low, high))
-    return np.array([low]), np.array([high])
+    raise NotImplementedError(f"no accumulators of {type(op).__name__}")
 
 
 @singledispatch
@@ -60,56 +42,17 @@ def result_range(op: Node, sources: list[Range], model: IntegerModel) -> Range:
     raise NotImplementedError(f"no range of {type(op).__name__}")
 
 
-@result_range.register
-def _(op: Selection, sources: list[Range], model: IntegerModel) -> Range:
-    return sources[0]
+def rescaled_range(low: Int64Array, high: Int64Array, rescale: Rescale | None) -> Range:
+    """What accumulators become: rescaling does not decrease, so the ends of a channel become the ends of its results.
 
-
-@result_range.register
-def _(op: Pad, sources: list[Range], model: IntegerModel) -> Range:
-    low, high = sources[0]
-    return min(low, 0), max(high, 0)
-
-
-@result_range.register(Concat)
-def _(op: Concat, sources: list[Range], model: IntegerModel) -> Range:
-    return min(low for low, _ in sources), max(high for _, high in sources)
-
-
-@result_range.register(Quantize)
-@result_range.register(ReciprocalQuantize)
-def _(op: Quantize | ReciprocalQuantize, sources: list[Range], model: IntegerModel) -> Range:
-    return op.low, op.high
-
-
-@result_range.register(IntegerConv2d)
-@result_range.register(IntegerLinear)
-@result_range.register(IntegerAvgPool2d)
-@result_range.register(IntegerRequantize)
-def _(
-    op: IntegerConv2d | IntegerLinear | IntegerAvgPool2d | IntegerRequantize, sources: list[Range], model: IntegerModel
-) -> Range:
-    low, high = accumulators(op, sources, model)
-    if op.rescale is not None:
-        # Rescaling does not decrease, so the ends of a channel become the ends of its results.
-        low, high = (_rescaled(ends, op.rescale) for ends in (low, high))
+    Args:
+        low: Smallest accumulators, [channels] or [1] for all.
+        high: Largest accumulators.
+        rescale: None where they leave the network as they are.
+    """
+    if rescale is not None:
+        low, high = (_rescaled(ends, rescale) for ends in (low, high))
     return int(low.min()), int(high.max())
-
-
-@result_range.register(IntegerAdd)
-def _(op: IntegerAdd, sources: list[Range], model: IntegerModel) -> Range:
-    low, high = (
-        sum(end * multiplier for end, multiplier in zip(ends, op.multipliers, strict=True))
-        for ends in zip(*sources, strict=True)
-    )
-    first, last = (max(op.low, min(op.high, round(Fraction(end, 1 << op.shift)))) for end in (low, high))
-    return first, last
-
-
-@result_range.register(IntegerFloorAvgPool2d)
-def _(op: IntegerFloorAvgPool2d, sources: list[Range], model: IntegerModel) -> Range:
-    low, high = sources[0]
-    return min(low, 0), max(high, 0)  # padding counts as zeros
 
 
 def _rescaled(ends: Int64Array, rescale: Rescale) -> Int64Array:

@@ -20,37 +20,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import singledispatch
-from math import isfinite, prod
 from typing import Any
 
 import numpy as np
 
 from bitwright.errors import FileFormatError, LoweringError, shown
-from bitwright.graph.nodes import Concat, Node, Selection
-from bitwright.integer.model import IntegerModel, moved_from
-from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, MAX_ADDITION_CHANGE, MAX_SHIFT
-from bitwright.integer.ops import (
-    Accumulate,
-    IntegerAdd,
-    IntegerAvgPool2d,
-    IntegerConv2d,
-    IntegerFloorAvgPool2d,
-    IntegerLinear,
-    IntegerRequantize,
-    Quantize,
-    ReciprocalQuantize,
-    Rescale,
-)
+from bitwright.graph.nodes import Node
+from bitwright.integer.model import IntegerModel
+from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, MAX_SHIFT
+from bitwright.integer.ops import Accumulate, IntegerRequantize, Rescale
 from bitwright.integer.outputs import Output
-from bitwright.integer.proof.bounds import FLOAT32_EXACT, SATURATING_SUM, largest_pair_sum, partial_sum_bound
 from bitwright.integer.proof.certificate import MAX_RELATIVE_CHANGE, verify
 from bitwright.integer.proof.ranges import Range, accumulators, result_range
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.shapes import check_shapes
-from bitwright.quantizer.formats import UNCLAMPED_BITS
-from bitwright.quantizer.sums import magnitude, weighted_bound, window_sums
 
-_INT64_SUM = 2**62
 PROOFS = ("theorem_a", "theorem_b", "exhaustive")
 """The facts that count an operation's proved channels."""
 
@@ -74,8 +58,8 @@ def recheck(model: IntegerModel) -> None:
         _check_output(name, output, model)
 
 
-def _format(name: str, reader: Node, model: IntegerModel) -> QuantParams:
-    """Of a tensor that is read by an operation that computes."""
+def format_of(name: str, reader: Node, model: IntegerModel) -> QuantParams:
+    """The format of a tensor that is read by an operation that computes."""
     if name not in model.formats:
         raise LoweringError(f"'{reader.name}': expected an input with a format, got the accumulators '{name}'.")
     return model.formats[name]
@@ -116,110 +100,7 @@ def check_op(op: Node, sources: list[Range], model: IntegerModel) -> None:
     raise NotImplementedError(f"no proof of {type(op).__name__}")
 
 
-@check_op.register
-def _(op: Selection | Concat, sources: list[Range], model: IntegerModel) -> None:
-    formats = {model.formats.get(name) for name in (op.name, *op.inputs)}
-    if len(formats) != 1 or (isinstance(op, Concat) and None in formats):
-        raise LoweringError(f"'{op.name}': expected the format of what it moves, got another one.")
-
-
-@check_op.register(Quantize)
-@check_op.register(ReciprocalQuantize)
-def _(op: Quantize | ReciprocalQuantize, sources: list[Range], model: IntegerModel) -> None:
-    scale = float(np.float32(op.scale)) if abs(op.scale) < float(np.finfo(np.float32).max) else 0.0
-    if not (isfinite(scale) and scale >= float(np.finfo(np.float32).tiny)):
-        raise LoweringError(f"'{op.name}': expected a positive scale within float32, got {op.scale}.")
-    if op.name not in model.formats or model.formats[op.name].scale != op.scale:
-        raise LoweringError(f"'{op.name}': expected a format of the scale {op.scale} that images are divided by.")
-
-
-@check_op.register(IntegerConv2d)
-@check_op.register(IntegerLinear)
-def _(op: IntegerConv2d | IntegerLinear, sources: list[Range], model: IntegerModel) -> None:
-    params = _format(op.inputs[0], op, model)
-    channels, half = len(op.weight), 1 << (op.weight_bits - 1)
-    if op.weight.dtype != np.int8 or op.bias.dtype != np.int32 or op.bias.shape != (channels,):
-        raise LoweringError(
-            f"layer '{op.name}': expected int8 weights and one int32 bias for each of {channels} channels, "
-            f"got {op.weight.dtype}, and {op.bias.dtype} of shape {op.bias.shape}."
-        )
-    if op.weight.size and not -half <= op.weight.min() <= op.weight.max() < half:
-        raise LoweringError(
-            f"layer '{op.name}': expected weights of {op.weight_bits} bits, got {op.weight.min()} to {op.weight.max()}."
-        )
-    largest = _check_sums(op, sources, model)
-    facts = _facts(op, model)
-    if facts.get("float32_exact") and max(largest, partial_sum_bound(op.weight, params)) > FLOAT32_EXACT:
-        raise LoweringError(
-            f"layer '{op.name}': its facts say that float32 holds its sums, but not all are within 2**24."
-        )
-    if facts.get("avx2_safe") and largest_pair_sum(op.weight, params) > SATURATING_SUM:
-        raise LoweringError(
-            f"layer '{op.name}': its facts say that no CPU saturates, but two of its products can exceed 16 bits."
-        )
-
-
-@check_op.register(IntegerAvgPool2d)
-def _(op: IntegerAvgPool2d, sources: list[Range], model: IntegerModel) -> None:
-    params, area = _format(op.inputs[0], op, model), prod(op.kernel)
-    _check_sums(op, sources, model)
-    if op.rescale is not None:
-        _check_ratio(op, op.rescale, params.scale / area, model)
-    elif op.name in model.facts:
-        for output in model.outputs.values():
-            if moved_from(output.tensor, model) == op.name and (np.asarray(output.unit) != params.scale / area).any():
-                raise LoweringError(
-                    f"'{op.name}': expected sums that are worth {params.scale / area}, got {output.unit}."
-                )
-
-
-@check_op.register(IntegerRequantize)
-def _(op: IntegerRequantize, sources: list[Range], model: IntegerModel) -> None:
-    params = _format(op.inputs[0], op, model)
-    _check_sums(op, sources, model)
-    _check_ratio(op, op.rescale, params.scale, model)
-
-
-@check_op.register(IntegerFloorAvgPool2d)
-def _(op: IntegerFloorAvgPool2d, sources: list[Range], model: IntegerModel) -> None:
-    params, ((low, high),) = _format(op.inputs[0], op, model), sources
-    if (
-        low < 0
-        or magnitude(window_sums(op.kernel, (low, high))) > INT32_MAX * 2**15
-        or model.formats.get(op.name) != params
-    ):
-        raise LoweringError(
-            f"'{op.name}': expected a mean of values that are not negative, in their own format, got [{low}, {high}]."
-        )
-
-
-@check_op.register(IntegerAdd)
-def _(op: IntegerAdd, sources: list[Range], model: IntegerModel) -> None:
-    first, second = (_format(name, op, model) for name in op.inputs)
-    output = _format(op.name, op, model)
-    if len(op.multipliers) != 2 or min(op.multipliers) < 1 or not 0 <= op.shift <= MAX_SHIFT:
-        raise LoweringError(
-            f"addition '{op.name}': expected two positive multipliers and a shift from 0 to {MAX_SHIFT}, "
-            f"got {op.multipliers} and {op.shift}."
-        )
-    wide = any(params.bit_width == UNCLAMPED_BITS for params in (first, second, output))
-    largest = weighted_bound(sources if wide else [first.ends, second.ends], op.multipliers)
-    if largest > (_INT64_SUM if wide else FLOAT32_EXACT):
-        raise LoweringError(
-            f"addition '{op.name}': its sum can reach {largest}, beyond what "
-            f"{'int64' if wide else 'float32'} holds exactly. Lower the model again."
-        )
-    if op.name not in model.facts:
-        return
-    for params, multiplier in zip((first, second), op.multipliers, strict=True):
-        wanted = params.scale / output.scale * 2**op.shift
-        if abs(multiplier - wanted) > 0.5 + MAX_ADDITION_CHANGE * wanted and not wanted < multiplier == 1:
-            raise LoweringError(
-                f"addition '{op.name}': expected the multiplier {round(wanted)} of its scales, or one near it, got {multiplier}."
-            )
-
-
-def _facts(op: Node, model: IntegerModel) -> Mapping[str, Any]:
+def facts_of(op: Node, model: IntegerModel) -> Mapping[str, Any]:
     """What lowering wrote down about an operation; nothing for what it did not look at."""
     facts: Mapping[str, Any] = model.facts.get(op.name, {})
     return facts
@@ -233,7 +114,7 @@ def _count(op: Node, facts: Mapping[str, Any], name: str, otherwise: int) -> int
     return found
 
 
-def _check_sums(op: Accumulate | IntegerRequantize, sources: list[Range], model: IntegerModel) -> int:
+def check_sums(op: Accumulate | IntegerRequantize, sources: list[Range], model: IntegerModel) -> int:
     """Check accumulators and their multipliers; returns the largest magnitude of an accumulator."""
     low, high = accumulators(op, sources, model)
     largest = int(max(high.max(), -low.min()))
@@ -241,7 +122,7 @@ def _check_sums(op: Accumulate | IntegerRequantize, sources: list[Range], model:
         raise LoweringError(
             f"layer '{op.name}': an accumulator can reach {largest}, beyond int32. Lower its weight or activation bits."
         )
-    facts, rescale = _facts(op, model), op.rescale
+    facts, rescale = facts_of(op, model), op.rescale
     claimed = _count(op, facts, "largest_accumulator", largest)
     if largest > claimed:
         raise LoweringError(
@@ -251,8 +132,8 @@ def _check_sums(op: Accumulate | IntegerRequantize, sources: list[Range], model:
         if op.name in model.formats:
             raise LoweringError(f"layer '{op.name}': expected no format of accumulators that are not rescaled.")
         return largest
-    output = _format(op.name, op, model)
-    channels = op.shape[0] if isinstance(op, IntegerConv2d | IntegerLinear) else 1
+    output = format_of(op.name, op, model)
+    channels = len(low)
     if len(rescale.multipliers) not in (1, channels):
         raise LoweringError(f"layer '{op.name}': expected {channels} multipliers, got {len(rescale.multipliers)}.")
     if not output.quant_min <= rescale.low <= rescale.high <= output.quant_max:
@@ -282,7 +163,7 @@ def _check_certificate(op: Node, rescale: Rescale, low: Any, high: Any) -> None:
         )
 
 
-def _check_ratio(op: Node, rescale: Rescale, unit: float, model: IntegerModel) -> None:
+def check_ratio(op: Node, rescale: Rescale, unit: float, model: IntegerModel) -> None:
     """Where one multiplier stands for the ratio of two scales: that it is near enough to it."""
     if op.name not in model.facts:
         return
