@@ -29,6 +29,7 @@ def factors(**shapes: tuple[int, ...]) -> dict[str, Any]:
 EXAMPLES: dict[str, nn.Module] = {
     "_to_copy": Then(lambda x: F.relu(aten._to_copy(x, dtype=torch.float64))),
     "_unsafe_view": Then(lambda x: aten._unsafe_view(x, [x.shape[0], -1])),
+    "_upsample_bilinear2d_aa": Then(lambda x: F.interpolate(x, size=(12, 8), mode="bilinear", antialias=True)),
     "_upsample_nearest_exact2d": Then(lambda x: F.interpolate(x, scale_factor=(2, 0.25), mode="nearest-exact")),
     "adaptive_avg_pool2d": Then(lambda x: F.adaptive_avg_pool2d(x, (2, 4))),
     "adaptive_max_pool2d": Then(lambda x: F.adaptive_max_pool2d(x, (3, 1))),
@@ -133,6 +134,7 @@ EXAMPLES: dict[str, nn.Module] = {
     "sqrt": Then(lambda x: x.abs().sqrt()),
     "square": Then(torch.square),
     "tanh": Then(torch.tanh),
+    "upsample_bilinear2d": Then(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")),
     "upsample_nearest2d": Then(lambda x: F.interpolate(x, scale_factor=(2, 0.5))),
     "view": Then(lambda x: x.view(x.size(0), -1)),
 }
@@ -257,6 +259,41 @@ def test_windows_of_any_form(function: Any, expected: str) -> None:
     assert kinds(captured(Then(function))) == ["Input", "Conv2d", *expected.replace("Slice ", "").split()]
 
 
+@pytest.mark.parametrize("size", [(1, 8), (5, 16), (24, 19)])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "align_corners"])
+def test_interpolation_to_any_size(mode: str, size: tuple[int, int]) -> None:
+    """Nearest places are selected, interpolation is a mean over windows of one area, whatever the sizes."""
+    corners = {"mode": "bilinear", "align_corners": True} if mode == "align_corners" else {"mode": mode}
+    made = kinds(captured(Then(lambda x: F.interpolate(x, size=size, **corners))))
+    assert set(made) <= {"Input", "Conv2d", "Take", *({"AvgPool2d"} if "nearest" not in mode else ())}
+    assert made.count("Take") == sum(out != 8 for out in size)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.3, (4, 1)])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_interpolation_by_any_factor(mode: str, factor: Any) -> None:
+    """A factor decides the places even where the size that it makes was rounded."""
+    captured(Then(lambda x: F.interpolate(x, scale_factor=factor, mode=mode)))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_interpolation_of_one_place_and_to_one(align_corners: bool) -> None:
+    """What has one place is repeated; from corner to corner, one place is the first."""
+
+    def resized(x: Tensor) -> Tensor:
+        x = F.interpolate(x[:, :, :1], size=(5, 1), mode="bilinear", align_corners=align_corners)
+        return F.interpolate(x, size=(5, 4), mode="bilinear", align_corners=align_corners)
+
+    captured(Then(resized))
+
+
+def test_large_interpolation_is_done_an_axis_at_a_time() -> None:
+    """Up to a factor of four, all is rounded once; beyond, windows over both axes would be out of proportion."""
+    for factor, means in ((2, 1), (4, 1), (8, 2)):
+        found = kinds(captured(Then(lambda x, by=factor: F.interpolate(x, scale_factor=by, mode="bilinear"))))
+        assert (found.count("Take"), found.count("AvgPool2d")) == (2, means)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -350,7 +387,15 @@ def test_features_are_joined_and_split_like_channels() -> None:
         (lambda x: x[:, torch.arange(8) > 3], "places along one axis are known"),
         (lambda x: F.pad(x, (1, 1), value=1.0), r"a padding of 1\.0"),
         (lambda x: F.pad(x.flatten(1), (1, 1)), r"a padding of a tensor of shape \('batch', 512\)"),
-        (lambda x: F.interpolate(x, size=12), "nearest up-sampling from 8 to 12"),
+        (lambda x: F.interpolate(x, size=5, mode="bilinear", antialias=True), "through a filter of its own"),
+        (
+            lambda x: F.interpolate(x, size=12, mode="bicubic"),
+            "it computes values between pixels: use nearest or bilinear",
+        ),
+        (
+            lambda x: F.interpolate(x, size=1500, mode="bilinear", align_corners=True),
+            "from 8 to 1500 places, which is exact over 11992 places; up to 8192 are known: resize by a whole factor",
+        ),
         (lambda x: torch.stack([x, x], 1).flatten(1, 2), "an operand is"),
         (lambda x: x.sum(1), r"a sum over axes \[1\]"),
         (lambda x: x + x.mean((2, 3)), "unlike numbers of axes|cannot capture"),
@@ -369,7 +414,6 @@ def test_features_are_joined_and_split_like_channels() -> None:
         (lambda x: torch.cat([x, x], 2), "a concatenation along axis 2; only channels"),
         (lambda x: torch.cat([x, x], 0), "a concatenation along axis 0; only channels"),
         (lambda x: x.clamp(x, None), "its bounds are activations"),
-        (lambda x: F.interpolate(F.conv2d(x, torch.ones(1, 8, 1, 1)), size=97).flatten(1), "up-sampling from 8 to 97"),
         (lambda x: F.adaptive_avg_pool2d(x.repeat(1, 1, 16, 1), (7, 1)), "have 380 in common, which is too long"),
         (lambda x: F.conv_transpose2d(x, torch.ones(8, 2, 2, 2), stride=(1, 2)), "unlike strides"),
         (lambda x: x.mean(1), r"a mean over axes \[1\]; only height and width"),

@@ -9,11 +9,12 @@ from bitwright.graph.aten import layers as _layers
 from bitwright.graph.aten import moves as _moves
 from bitwright.graph.aten import pooling as _pooling
 from bitwright.graph.aten import prelu as _prelu
+from bitwright.graph.aten import resizing as _resizing
 from bitwright.graph.aten import shapes as _shapes
 from bitwright.graph.aten import transposed as _transposed
 from bitwright.graph.aten.refused import why_refused
 from bitwright.graph.aten.registry import HANDLERS, IGNORED, supported
 
-del _arithmetic, _elementwise, _functions, _layers, _moves, _pooling, _prelu, _shapes, _transposed
+del _arithmetic, _elementwise, _functions, _layers, _moves, _pooling, _prelu, _resizing, _shapes, _transposed
 
 __all__ = ["HANDLERS", "IGNORED", "supported", "why_refused"]

@@ -272,18 +272,6 @@ def _pixel_unshuffle(builder: Builder, fx_node: fx.Node) -> str:
     return take(builder, fx_node, builder.add(joined), 1, order)
 
 
-@handles("upsample_nearest2d", "upsample_nearest1d", "_upsample_nearest_exact2d")
-def _upsample_nearest(builder: Builder, fx_node: fx.Node) -> str:
-    source = tensor(builder, fx_node, next(iter(arguments(builder, fx_node).values())))
-    for axis, out in enumerate(builder.shape(fx_node)[1:], 2):
-        size = builder.shape_of(source)[axis - 1]
-        if out % size and size % out:
-            raise builder.refuse(fx_node, f"nearest up-sampling from {size} to {out}; whole factors are known.")
-        half = size // out // 2 if "exact" in str(fx_node.target) and size > out else 0
-        source = take(builder, fx_node, source, axis, [place * size // out + half for place in range(out)])
-    return source
-
-
 @handles("expand", "expand_as", "repeat", "broadcast_to")
 def _expand(builder: Builder, fx_node: fx.Node) -> str:
     return repeated(

@@ -40,7 +40,7 @@ def _max_pool2d(builder: Builder, fx_node: fx.Node) -> str:
     )
 
 
-def _average(builder: Builder, fx_node: fx.Node, source: str, kernel: Pair, stride: Pair, padding: Pair) -> str:
+def average(builder: Builder, fx_node: fx.Node, source: str, kernel: Pair, stride: Pair, padding: Pair) -> str:
     """Add means over windows of one area, of which padding is a part."""
     channels, *size = builder.shape_of(source)
     made = [(size[axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1 for axis in range(2)]
@@ -99,7 +99,7 @@ def _mean_over(builder: Builder, fx_node: fx.Node, source: str, windows: Sequenc
         kernel[axis] = stride[axis] = common
     if kernel == [1, 1] and stride == [1, 1]:
         return source
-    return _average(builder, fx_node, source, (kernel[0], kernel[1]), (stride[0], stride[1]), (0, 0))
+    return average(builder, fx_node, source, (kernel[0], kernel[1]), (stride[0], stride[1]), (0, 0))
 
 
 @handles("avg_pool2d")
@@ -113,10 +113,10 @@ def _avg_pool2d(builder: Builder, fx_node: fx.Node) -> str:
     divisor, counted = given["divisor_override"], bool(given["count_include_pad"])
     if divisor is not None:
         around = [padding[1], max(0, reach[1]), padding[0], max(0, reach[0])]
-        mean = _average(builder, fx_node, padded(builder, fx_node, source, around), kernel, stride, (0, 0))
+        mean = average(builder, fx_node, padded(builder, fx_node, source, around), kernel, stride, (0, 0))
         return affine(builder, fx_node, mean, gain=prod(kernel) / divisor)
     if (counted or padding == (0, 0)) and reach[0] <= padding[0] and reach[1] <= padding[1]:
-        return _average(builder, fx_node, source, kernel, stride, padding)
+        return average(builder, fx_node, source, kernel, stride, padding)
     windows = [_windows(size[axis], kernel[axis], stride[axis], padding[axis], out[axis], counted) for axis in range(2)]
     if counted:
         source = padded(builder, fx_node, source, [padding[1]] * 2 + [padding[0]] * 2)
@@ -167,9 +167,7 @@ def _maximum(builder: Builder, fx_node: fx.Node, source: str, kernel: Pair) -> s
 @handles("mean")
 def _mean(builder: Builder, fx_node: fx.Node) -> str:
     source, kernel = _whole_axes(builder, fx_node, "a mean")
-    return reshaped(
-        builder, fx_node, _average(builder, fx_node, source, kernel, kernel, (0, 0)), builder.shape(fx_node)
-    )
+    return reshaped(builder, fx_node, average(builder, fx_node, source, kernel, kernel, (0, 0)), builder.shape(fx_node))
 
 
 @handles("sum")
@@ -183,7 +181,7 @@ def _sum(builder: Builder, fx_node: fx.Node) -> str:
             )
         return reduce(lambda total, part: sum_of(builder, fx_node, total, part), stack.parts)
     source, kernel = _whole_axes(builder, fx_node, "a sum")
-    mean = _average(builder, fx_node, source, kernel, kernel, (0, 0))
+    mean = average(builder, fx_node, source, kernel, kernel, (0, 0))
     return reshaped(builder, fx_node, affine(builder, fx_node, mean, gain=float(prod(kernel))), builder.shape(fx_node))
 
 

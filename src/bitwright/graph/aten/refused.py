@@ -13,8 +13,8 @@ _ATTENTION = (
 _RECURRENT = "a recurrence feeds results back: unroll it into layers, or keep that part of the network in float."
 _SORTING = "its result is places or an order, not values: leave it to what reads the network's output."
 _BETWEEN = (
-    "it computes values between pixels: use nearest up-sampling by whole factors or a transposed convolution, or resize what "
-    "leaves the network."
+    "it computes values between pixels: use nearest or bilinear interpolation or a transposed convolution, or resize what leaves "
+    "the network."
 )
 _AXES = (
     "it reorders axes, and images stay (channels, height, width) here: leave that to what reads the network's output."
@@ -31,7 +31,7 @@ REASONS: dict[str, str] = {
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"), _RECURRENT),
     **dict.fromkeys(("argmax", "argmin", "topk", "sort", "argsort", "nms", "nonzero"), _SORTING),
     **dict.fromkeys(
-        ("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "grid_sampler", "grid_sampler_2d"),
+        ("upsample_linear1d", "upsample_bicubic2d", "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d"),
         _BETWEEN,
     ),
     **dict.fromkeys(("permute", "movedim", "swapaxes"), _AXES),
