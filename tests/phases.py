@@ -46,7 +46,6 @@ _IMAGES = {nodes.Input: "exporters are shown images instead"}
 _PUBLISHED = dict.fromkeys(
     (ops.ReciprocalQuantize, ops.IntegerFloorAvgPool2d), "imported models are refused as a whole"
 )
-_DROPPED = {nodes.Dropout: "no integer model has it"}
 _FLOAT_DROPPED = {nodes.Dropout: "float networks write an identity"}
 _AT_THE_DOOR = dict.fromkeys((ops.Quantize, ops.ReciprocalQuantize), "images become integers before the operations")
 _NOT_PUBLISHED = dict.fromkeys(
@@ -126,7 +125,6 @@ PHASES = (
         {ops.IntegerFloorAvgPool2d: "its multipliers of 31 bits are refused"},
     ),
     Phase("LiteRT", "export.litert.exporter:add_to_litert", INTEGER, _AT_THE_DOOR),
-    Phase("LiteRT, selections", "export.litert.moves:move_in_litert", (*SELECTIONS, nodes.Concat), _DROPPED),
     Phase("TVM", "export.tvm.network:add_to_tvm", INTEGER),
     Phase("published arithmetic", "zoo.importing:import_node", CAPTURED, _NOT_PUBLISHED),
 )

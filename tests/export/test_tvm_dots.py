@@ -26,7 +26,7 @@ compilers = pytest.importorskip("tvm.support.cc")
 
 from bitwright.export.tvm.exporter import _target, export_tvm, instructions_of  # noqa: E402
 from bitwright.export.tvm.kernels.instructions import Dots, Instructions  # noqa: E402
-from bitwright.export.tvm.network import bias_of_bytes  # noqa: E402
+from bitwright.export.tvm.operations.layers import bias_of_bytes  # noqa: E402
 
 pytestmark = pytest.mark.skipif(compilers.get_cc() is None, reason="no C compiler to link what TVM makes")
 

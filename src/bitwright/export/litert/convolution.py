@@ -20,6 +20,8 @@ import numpy.typing as npt
 from bitwright.errors import ExportError
 from bitwright.export.litert.builder import Held, LitertBuilder
 from bitwright.export.litert.real import cast, combined, real_of
+from bitwright.export.litert.rescaling import rescale
+from bitwright.export.litert.wide import in_int64
 from bitwright.graph.nodes import Node, Pair
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLayer, Rescale
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, exact_parts, largest_sum
@@ -70,6 +72,27 @@ def convolution_of(op: IntegerLayer | IntegerAvgPool2d, builder: LitertBuilder) 
     channels = image[0]
     ones, nothing = np.ones((channels, 1, *op.kernel), dtype=np.int8), np.zeros(channels, dtype=np.int32)
     return Convolution(source, image, op.shape, ones, nothing, op.stride, op.padding)
+
+
+def add_convolution(
+    op: IntegerLayer | IntegerAvgPool2d, requantization: Rescale | None, builder: LitertBuilder
+) -> None:
+    """The tensor of a layer or a mean: on 8-bit kernels where all is bytes, else from sums in float32 or int32."""
+    layer = convolution_of(op, builder)
+    in_bytes = builder.held[layer.source].kind == "INT8"
+    if (
+        requantization is not None
+        and in_bytes
+        and not in_int64(op, requantization, builder)
+        and not builder.wide(op.name)
+    ):
+        add_in_int8(op, requantization, layer, builder)
+        return
+    sums = sums_of(op, layer, builder)
+    if requantization is None:
+        builder.held[op.name] = sums
+    else:
+        rescale(op, requantization, builder, sums)
 
 
 def add_in_int8(op: Node, rescale: Rescale, layer: Convolution, builder: LitertBuilder) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """IntegerModel to LiteRT: a .tflite file whose integers XNNPACK, the interpreter's default on CPUs, computes exactly.
 
-Layers and means run on its 8-bit convolutions (`litert_convolution`), additions on its 8-bit additions where no sum lies at a
-half (`litert_addition`). What these would round in another way is done in float32 on integers, exactly (`litert_real`). Streams
+Layers and means run on its 8-bit convolutions (`litert.convolution`), additions on its 8-bit additions where no sum lies at a
+half (`litert.addition`). What these would round in another way is done in float32 on integers, exactly (`litert.real`). Streams
 of 16 bits are float32 tensors of integers; the published models' streams and 31-bit multipliers are int32 and int64
 (`wide`), where float32 multipliers do not give the same integers.
 
@@ -16,28 +16,18 @@ from pathlib import Path
 
 from bitwright.errors import ExportError
 from bitwright.export.conditions import conditions, for_float32
-from bitwright.export.litert.addition import add_sum
-from bitwright.export.litert.builder import Held, LitertBuilder
-from bitwright.export.litert.convolution import add_in_int8, convolution_of, sums_of
+from bitwright.export.litert.builder import LitertBuilder
 from bitwright.export.litert.images import quantize_images
-from bitwright.export.litert.moves import move_in_litert
-from bitwright.export.litert.real import as_real, combined, store_rounded, whole_of
-from bitwright.export.litert.wide import floor_average, in_int64, rescale_in_int64
+from bitwright.export.litert.real import whole_of
 from bitwright.export.names import integer_name
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
-from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
-    IntegerAdd,
-    IntegerAvgPool2d,
-    IntegerFloorAvgPool2d,
-    IntegerLayer,
-    IntegerRequantize,
     Quantize,
     ReciprocalQuantize,
-    Rescale,
 )
 from bitwright.integer.outputs import Output
 
@@ -107,44 +97,3 @@ def _add_output(name: str, output: Output, builder: LitertBuilder) -> tuple[int,
 def add_to_litert(op: Node, builder: LitertBuilder) -> None:
     """Add the LiteRT form of one operation."""
     raise ExportError(f"no LiteRT form of {type(op).__name__} ('{op.name}').")
-
-
-add_to_litert.register(Selection, move_in_litert)
-add_to_litert.register(Concat, move_in_litert)
-
-
-@add_to_litert.register(IntegerLayer)
-@add_to_litert.register(IntegerAvgPool2d)
-def _(op: IntegerLayer | IntegerAvgPool2d, builder: LitertBuilder) -> None:
-    layer, rescale = convolution_of(op, builder), op.rescale
-    in_bytes = builder.held[layer.source].kind == "INT8"
-    if rescale is not None and in_bytes and not in_int64(op, rescale, builder) and not builder.wide(op.name):
-        add_in_int8(op, rescale, layer, builder)
-        return
-    sums = sums_of(op, layer, builder)
-    if rescale is None:
-        builder.held[op.name] = sums
-    else:
-        _rescale(op, rescale, builder, sums)
-
-
-@add_to_litert.register
-def _(op: IntegerRequantize, builder: LitertBuilder) -> None:
-    _rescale(op, op.rescale, builder, builder.held[op.inputs[0]])
-
-
-def _rescale(op: Node, rescale: Rescale, builder: LitertBuilder, source: Held) -> None:
-    """The integers of `source`, rescaled and clamped as the tensor `op.name`."""
-    if in_int64(op, rescale, builder):
-        rescale_in_int64(op, rescale, builder, source)
-        return
-    real, factor = as_real(source, op.shape, builder), builder.floats(rescale.multipliers.as_float32())
-
-    def make(activation: int) -> int:
-        return combined(builder, op.shape, "MUL", [real, factor], activation)
-
-    store_rounded(op, builder, rescale.low, rescale.high, make)
-
-
-add_to_litert.register(IntegerAdd, add_sum)
-add_to_litert.register(IntegerFloorAvgPool2d, floor_average)

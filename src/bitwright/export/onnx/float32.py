@@ -21,20 +21,14 @@ from onnx import TensorProto
 
 from bitwright.errors import ExportError
 from bitwright.export.conditions import for_float32
-from bitwright.export.onnx.graph import OnnxGraph, window
-from bitwright.export.onnx.streams import add_streams, rescale_stream
-from bitwright.export.pixels import Pixels, affine
-from bitwright.export.qonnx.digits import BYTE_BITS, Digit, Digits, layers_in_digits, means_in_bytes
-from bitwright.graph.nodes import Concat, Node, Selection
+from bitwright.export.onnx.graph import OnnxGraph
+from bitwright.export.pixels import Pixels
+from bitwright.export.qonnx.digits import BYTE_BITS, Digits, layers_in_digits, means_in_bytes
+from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     Accumulate,
-    IntegerAdd,
     IntegerAvgPool2d,
-    IntegerConv2d,
-    IntegerLayer,
-    IntegerRequantize,
-    Quantize,
     Rescale,
 )
 from bitwright.integer.proof.narrow import in_float32
@@ -107,7 +101,20 @@ class Float32Graph(OnnxGraph, ABC):
             self.in_int32.add(op.name)
         else:
             factor = self.scalar(1 << shift)
-        self.node("Add", [self.node("Mul", [high, factor], f"{high}.shifted"), low], _accumulator(op))
+        self.node("Add", [self.node("Mul", [high, factor], f"{high}.shifted"), low], self.accumulator(op))
+
+    def accumulator(self, op: Accumulate) -> str:
+        """The tensor of accumulators: the result itself where they leave the network."""
+        return op.name if op.rescale is None else f"{op.name}.accumulator"
+
+    def requantize(self, op: Accumulate) -> None:
+        """Requantize, unless the accumulators leave the network."""
+        if op.rescale is None:
+            return
+        multiplier = op.rescale.multipliers.as_float32()
+        columns: tuple[Any, ...] = (-1, *[1] * (len(op.shape) - 1)) if multiplier.size > 1 else ()
+        real = self.scaled(self.accumulator(op), multiplier.reshape(columns), f"{op.name}.real")
+        self.rounded(real, op.name, op.rescale.low, op.rescale.high)
 
     def in_bytes(self, source: str, high: str, low: str) -> tuple[str, str]:
         """A tensor of 9 to 16 bits as `2**8 * high + low`, both exact."""
@@ -143,90 +150,3 @@ def in_float32_multipliers(model: IntegerModel, form: str) -> IntegerModel:
 def add_in_float32(op: Node, builder: Float32Graph) -> None:
     """Add one operation."""
     raise ExportError(f"no form in float32 of {type(op).__name__} ('{op.name}').")
-
-
-@add_in_float32.register
-def _(op: Selection | Concat, builder: Float32Graph) -> None:
-    builder.move(op)
-
-
-@add_in_float32.register
-def _(op: Quantize, builder: Float32Graph) -> None:
-    if builder.pixels is None:
-        real = builder.node("Div", [builder.images, builder.scalar(op.scale)], f"{op.name}.real")
-        builder.rounded(real, op.name, op.low, op.high)
-        return
-    exact = affine(builder.pixels.table(op), op.low, op.high)
-    if exact is None:
-        raise ExportError(f"'{op.name}': no gain and offset give the integers of all pixels; export without pixels.")
-    scaled = builder.scaled(builder.images, exact.gain.reshape(-1, 1, 1), f"{op.name}.scaled")
-    offset = builder.constant(f"{op.name}.offset", exact.offset.reshape(-1, 1, 1))
-    builder.rounded(builder.node("Add", [scaled, offset], f"{op.name}.real"), op.name, op.low, op.high)
-
-
-@add_in_float32.register(IntegerLayer)
-def _(op: IntegerLayer, builder: Float32Graph) -> None:
-    cut = builder.cuts.get(op.name)
-    if cut is None:
-        _add_layer(op, Digit(op.weight, op.bias, op.weight_bits), op.name, _accumulator(op), builder)
-    else:
-        high, low = (
-            _add_layer(op, digit, name, f"{name}.accumulator", builder)
-            for digit, name in ((cut.high, f"{op.name}.high"), (cut.low, f"{op.name}.low"))
-        )
-        builder.joined(high, low, cut.shift, op)
-    _finish(op, builder)
-
-
-@add_in_float32.register
-def _(op: IntegerAvgPool2d, builder: Float32Graph) -> None:
-    (source,) = op.inputs
-    ones = builder.ones(op)
-    attributes = {**window(op.kernel, op.stride, op.padding), "group": op.shape[0]}
-    if op.name not in builder.means:
-        # Integers are rounded to themselves. A multiplication behind constant weights would be folded into them, which rounds
-        # every product.
-        sums = builder.node("Conv", [source, ones], f"{op.name}.sums", **attributes)
-        builder.node("Round", [sums], _accumulator(op))
-    else:
-        high, low = (
-            builder.node("Conv", [byte, ones], f"{byte}.sums", **attributes)
-            for byte in builder.in_bytes(source, f"{op.name}.high", f"{op.name}.low")
-        )
-        builder.joined(high, low, BYTE_BITS, op)
-    _finish(op, builder)
-
-
-def _accumulator(op: Accumulate) -> str:
-    """The tensor of accumulators: the result itself where they leave the network."""
-    return op.name if op.rescale is None else f"{op.name}.accumulator"
-
-
-def _add_layer(op: IntegerLayer, digit: Digit, name: str, output: str, builder: Float32Graph) -> str:
-    """A layer with these weights and this bias."""
-    bias = digit.bias.astype(np.float32)
-    if isinstance(op, IntegerConv2d):
-        operation, values = "Conv", digit.weight
-        attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
-    else:
-        operation, values, attributes = "MatMul", np.ascontiguousarray(digit.weight.T), {}
-    operands = [op.inputs[0], builder.weight(name, values, digit.bits)]
-    if operation == "Conv" and builder.bias_in_convolution:
-        return builder.node(operation, [*operands, builder.constant(f"{name}.bias", bias)], output, **attributes)
-    sums = builder.node(operation, operands, f"{name}.sums", **attributes)
-    columns = bias if operation == "MatMul" else bias.reshape(-1, 1, 1)
-    return builder.node("Add", [sums, builder.constant(f"{name}.bias", columns)], output)
-
-
-def _finish(op: Accumulate, builder: Float32Graph) -> None:
-    """Requantize, unless the accumulators leave the network."""
-    if op.rescale is None:
-        return
-    multiplier = op.rescale.multipliers.as_float32()
-    columns: tuple[Any, ...] = (-1, *[1] * (len(op.shape) - 1)) if multiplier.size > 1 else ()
-    real = builder.scaled(_accumulator(op), multiplier.reshape(columns), f"{op.name}.real")
-    builder.rounded(real, op.name, op.rescale.low, op.rescale.high)
-
-
-add_in_float32.register(IntegerAdd, add_streams)
-add_in_float32.register(IntegerRequantize, rescale_stream)

@@ -25,6 +25,7 @@ next integer, which lacks at least 1 / area.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -33,7 +34,8 @@ from onnx import TensorProto
 
 from bitwright.errors import ExportError
 from bitwright.export.onnx.builder import OnnxBuilder, zero_point
-from bitwright.graph.nodes import Node
+from bitwright.export.onnx.graph import move_in_onnx
+from bitwright.graph.nodes import Node, Selection
 from bitwright.integer.ops import IntegerAdd, IntegerFloorAvgPool2d, Rescale
 from bitwright.integer.proof.ranges import accumulators
 
@@ -115,6 +117,16 @@ def add_in_float64(op: IntegerAdd, builder: OnnxBuilder) -> None:
     if op.shift:
         total = builder.node("Round", [total], f"{op.name}.rounded")
     _store(op, builder, total, op.low, op.high)
+
+
+def select_without_int32(op: Selection, builder: OnnxBuilder) -> None:
+    """What neither ONNX nor ONNX Runtime does on int32: float64 holds all of its numbers."""
+    if builder.carrier(op.name) != TensorProto.INT32:
+        move_in_onnx(op, builder)
+        return
+    moved = replace(op, name=f"{op.name}.double", inputs=(builder.cast(op.inputs[0], TensorProto.DOUBLE),))
+    move_in_onnx(moved, builder)
+    builder.node("Cast", [moved.name], op.name, to=TensorProto.INT32)
 
 
 def floor_average(op: IntegerFloorAvgPool2d, builder: OnnxBuilder) -> None:

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bitwright.errors import ExportError
-from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, MaxPool2d, Node, Pad, Pair, Slice, Take
+from bitwright.graph.nodes import MaxPool2d, Node, Pair
 
 OPSET = 21
 IR_VERSION = 10
@@ -102,18 +102,6 @@ def move_in_onnx(op: Node, graph: OnnxGraph) -> None:
     raise ExportError(f"no ONNX form of {type(op).__name__} ('{op.name}').")
 
 
-@move_in_onnx.register
-def _(op: MaxPool2d, graph: OnnxGraph) -> None:
-    attributes = window(op.kernel, op.stride, op.padding, op.dilation)
-    if not may_end_behind(op):
-        graph.node("MaxPool", [op.inputs[0]], op.name, **attributes, ceil_mode=int(op.ceil_mode))
-        return
-    # PyTorch and ONNX Runtime drop a last window that begins behind the image, ONNX's shape inference counts it.
-    graph.node("MaxPool", [op.inputs[0]], f"{op.name}.every_window", **attributes, ceil_mode=1)
-    limits = [graph.integers(0, 0), graph.integers(*op.shape[1:]), graph.integers(2, 3)]
-    graph.node("Slice", [f"{op.name}.every_window", *limits], op.name)
-
-
 def may_end_behind(op: MaxPool2d) -> bool:
     """Whether the last window of a pool may begin behind the image.
 
@@ -122,52 +110,3 @@ def may_end_behind(op: MaxPool2d) -> bool:
     """
     reach = [step * (taps - 1) + 1 for taps, step in zip(op.kernel, op.dilation, strict=True)]
     return op.ceil_mode and any(s > have - pad for s, have, pad in zip(op.stride, reach, op.padding, strict=True))
-
-
-@move_in_onnx.register
-def _(op: Concat, graph: OnnxGraph) -> None:
-    graph.node("Concat", list(op.inputs), op.name, axis=1)
-
-
-@move_in_onnx.register
-def _(op: Flatten, graph: OnnxGraph) -> None:
-    graph.node("Flatten", [op.inputs[0]], op.name, axis=1)
-
-
-@move_in_onnx.register
-def _(op: Slice, graph: OnnxGraph) -> None:
-    limits = [graph.integers(op.start), graph.integers(op.stop), graph.integers(1)]
-    graph.node("Slice", [op.inputs[0], *limits], op.name)
-
-
-@move_in_onnx.register
-def _(op: ChannelShuffle, graph: OnnxGraph) -> None:
-    channels, height, width = op.shape
-    groups = graph.integers(-1, op.groups, channels // op.groups, height, width)
-    merged = graph.integers(-1, channels, height, width)
-    graph.node("Reshape", [op.inputs[0], groups], f"{op.name}.groups")
-    graph.node("Transpose", [f"{op.name}.groups"], f"{op.name}.transposed", perm=[0, 2, 1, 3, 4])
-    graph.node("Reshape", [f"{op.name}.transposed", merged], op.name)
-
-
-@move_in_onnx.register
-def _(op: Take, graph: OnnxGraph) -> None:
-    if op.run is None:
-        graph.node("Gather", [op.inputs[0], graph.integers(*op.places)], op.name, axis=op.axis)
-        return
-    start, stop, step = op.run
-    limits = [graph.integers(number) for number in (start, stop, op.axis, step)]
-    graph.node("Slice", [op.inputs[0], *limits], op.name)
-
-
-@move_in_onnx.register
-def _(op: Pad, graph: OnnxGraph) -> None:
-    (source,) = op.inputs
-    zero = graph.stored_zero(source)
-    around = graph.integers(0, *op.before, 0, *op.after)
-    graph.node("Pad", [source, around, *([zero] if zero else [])], op.name)
-
-
-@move_in_onnx.register
-def _(op: DepthToSpace, graph: OnnxGraph) -> None:
-    graph.node("DepthToSpace", [op.inputs[0]], op.name, blocksize=op.block, mode="DCR")

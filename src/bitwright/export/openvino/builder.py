@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import ExportError, LoweringError
-from bitwright.export.openvino.kernels import DOUBLED, INT8, kernel, least_byte
+from bitwright.export.openvino.kernels import DOUBLED, INT8, PARTS, kernel, least_byte, may_be_matrix_products
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
-from bitwright.graph.nodes import Node
+from bitwright.graph.nodes import Node, Pair
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerConv2d, IntegerLayer, Rescale
 from bitwright.integer.packing import pack
@@ -166,3 +166,23 @@ class OpenvinoBuilder:
         odd = self.ops.floor_mod(whole, two)
         half = self.ops.divide(self.ops.subtract(whole, odd), two)
         return self.ops.convert(self.ops.concat([half, self.ops.add(half, odd)], 1), "i8")
+
+    def rescaled(self, op: Node, rescale: Rescale | None, sums: Value) -> Value:
+        """Requantize, unless the accumulators leave the network."""
+        if rescale is None:
+            return sums
+        kernel = self.kernels.get(op.name)
+        # The conversion of int32 rounds as the certificate says; no multiplication crosses it either.
+        sums = self.ops.convert(sums, "f32") if kernel == PARTS else self.fenced(sums)
+        if kernel in (INT8, DOUBLED) and may_be_matrix_products(op):
+            sums = self.unfused(sums)
+        multiplier = self.multiplier(op, rescale)
+        real = self.ops.multiply(
+            sums, self.floats(multiplier.reshape(1, -1, 1, 1) if multiplier.size > 1 else multiplier[0])
+        )
+        return self.rounded(real, rescale.low, rescale.high)
+
+
+def windows(stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1)) -> list[list[int]]:
+    """Strides, padding before and after, and dilations."""
+    return [list(stride), list(padding), list(padding), list(dilation)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Operations that are one module each elsewhere, as calls of TIR functions: this module is imported where TVM is."""
+"""Products and tables as calls of TIR functions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Convolutions and matrix products in every engine: sums of products of bytes wherever those are exact."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitwright.errors import ExportError
+from bitwright.export.litert.builder import LitertBuilder
+from bitwright.export.litert.convolution import add_convolution
+from bitwright.export.litert.exporter import add_to_litert
+from bitwright.export.onnx.builder import OnnxBuilder
+from bitwright.export.onnx.exporter import add_to_onnx
+from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
+from bitwright.export.onnx.float_network import add_float, clamped, float_constant
+from bitwright.export.onnx.graph import OnnxGraph, window
+from bitwright.export.onnx.qlinear import add_qlinear, qlinear_rescale
+from bitwright.export.onnx.sums import add_sums
+from bitwright.export.openvino.builder import OpenvinoBuilder, Value, windows
+from bitwright.export.openvino.exporter import add_to_openvino
+from bitwright.export.openvino.sums import layer_sums
+from bitwright.export.qonnx.digits import Digit
+from bitwright.graph.evaluate import Tensors, folded_weight
+from bitwright.graph.nodes import Conv2d, Linear
+from bitwright.integer.ops import IntegerConv2d, IntegerLayer, IntegerLinear
+
+
+@add_float.register
+def _(node: Conv2d, made: OnnxGraph, parameters: Tensors) -> None:
+    operands = _operands(node, made, parameters)
+    kernel = tuple(parameters[node.weight].shape[2:])
+    attributes = {**window(kernel, node.stride, node.padding, node.dilation), "group": node.groups}
+    clamped(made, node.name, node.bounds, lambda name: made.node("Conv", operands, name, **attributes))
+
+
+@add_float.register
+def _(node: Linear, made: OnnxGraph, parameters: Tensors) -> None:
+    if len(node.shape) != 1:
+        raise ExportError(f"expected a linear layer on vectors, got one on {node.shape} at '{node.name}'.")
+    operands = _operands(node, made, parameters)
+    clamped(made, node.name, node.bounds, lambda name: made.node("Gemm", operands, name, transB=1))
+
+
+def _operands(node: Conv2d | Linear, made: OnnxGraph, parameters: Tensors) -> list[str]:
+    """What the layer reads, its folded weight, and its bias if it has one."""
+    weight, bias = folded_weight(node, parameters)
+    operands = [node.inputs[0], float_constant(made, f"{node.name}.weight", weight)]
+    return operands if bias is None else [*operands, float_constant(made, f"{node.name}.bias", bias)]
+
+
+@add_to_onnx.register
+def _(op: IntegerConv2d, builder: OnnxBuilder) -> None:
+    attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
+    rescale = qlinear_rescale(op, builder)
+    if rescale is not None:
+        add_qlinear(op, rescale, builder, op.inputs[0], builder.weight(op, op.weight), op.bias, attributes)
+        return
+    weight = builder.weight(op, op.weight, unsigned=True)
+    add_sums(op, builder, "ConvInteger", weight, op.bias.reshape(-1, 1, 1), op.rescale, attributes)
+
+
+@add_to_onnx.register
+def _(op: IntegerLinear, builder: OnnxBuilder) -> None:
+    rescale = qlinear_rescale(op, builder)
+    if rescale is None:
+        weight = builder.weight(op, np.ascontiguousarray(op.weight.T))
+        add_sums(op, builder, "MatMulInteger", weight, op.bias, op.rescale, {})
+        return
+    # A matrix product is a convolution of a 1 x 1 image, which has scales per channel and a bias.
+    outputs, inputs = op.weight.shape
+    image = builder.node("Reshape", [op.inputs[0], builder.integers(-1, inputs, 1, 1)], f"{op.name}.image")
+    weight = builder.weight(op, op.weight.reshape(outputs, inputs, 1, 1))
+    column = f"{op.name}.column"
+    add_qlinear(op, rescale, builder, image, weight, op.bias, {"kernel_shape": [1, 1]}, column)
+    builder.node("Reshape", [column, builder.integers(-1, outputs)], op.name)
+
+
+@add_in_float32.register(IntegerLayer)
+def _(op: IntegerLayer, builder: Float32Graph) -> None:
+    cut = builder.cuts.get(op.name)
+    if cut is None:
+        _add_layer(op, Digit(op.weight, op.bias, op.weight_bits), op.name, builder.accumulator(op), builder)
+    else:
+        high, low = (
+            _add_layer(op, digit, name, f"{name}.accumulator", builder)
+            for digit, name in ((cut.high, f"{op.name}.high"), (cut.low, f"{op.name}.low"))
+        )
+        builder.joined(high, low, cut.shift, op)
+    builder.requantize(op)
+
+
+def _add_layer(op: IntegerLayer, digit: Digit, name: str, output: str, builder: Float32Graph) -> str:
+    """A layer with these weights and this bias."""
+    bias = digit.bias.astype(np.float32)
+    if isinstance(op, IntegerConv2d):
+        operation, values = "Conv", digit.weight
+        attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
+    else:
+        operation, values, attributes = "MatMul", np.ascontiguousarray(digit.weight.T), {}
+    operands = [op.inputs[0], builder.weight(name, values, digit.bits)]
+    if operation == "Conv" and builder.bias_in_convolution:
+        return builder.node(operation, [*operands, builder.constant(f"{name}.bias", bias)], output, **attributes)
+    sums = builder.node(operation, operands, f"{name}.sums", **attributes)
+    columns = bias if operation == "MatMul" else bias.reshape(-1, 1, 1)
+    return builder.node("Add", [sums, builder.constant(f"{name}.bias", columns)], output)
+
+
+@add_to_openvino.register
+def _(op: IntegerConv2d, builder: OpenvinoBuilder) -> Value:
+    window = windows(op.stride, op.padding, op.dilation)
+    return builder.rescaled(op, op.rescale, layer_sums(op, builder, op.weight, window, op.groups))
+
+
+@add_to_openvino.register
+def _(op: IntegerLinear, builder: OpenvinoBuilder) -> Value:
+    # As a convolution of a 1 x 1 image: for matrix products, OpenVINO has kernels that quantize their inputs anew.
+    outputs, inputs = op.weight.shape
+    sums = layer_sums(op, builder, op.weight.reshape(outputs, inputs, 1, 1), windows())
+    return builder.ops.reshape(builder.rescaled(op, op.rescale, sums), builder.integers(-1, outputs), False)
+
+
+@add_to_litert.register
+def _(op: IntegerLayer, builder: LitertBuilder) -> None:
+    add_convolution(op, op.rescale, builder)

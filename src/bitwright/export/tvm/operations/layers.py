@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""Convolutions and matrix products as calls of TIR functions."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from bitwright.errors import ExportError
+from bitwright.export.tvm.kernels.convolution import Convolution, Products, convolution, with_bytes
+from bitwright.export.tvm.kernels.elementwise import (
+    Conversion,
+    conversion,
+)
+from bitwright.export.tvm.kernels.pooling import Depthwise, depthwise
+from bitwright.export.tvm.kernels.product import Product, product
+from bitwright.export.tvm.kernels.window import Window
+from bitwright.export.tvm.network import Array, Network, add_to_tvm, rounding_constants
+from bitwright.integer.multipliers import INT32_MAX
+from bitwright.integer.ops import (
+    IntegerConv2d,
+    IntegerLayer,
+    IntegerLinear,
+)
+from bitwright.integer.proof.bounds import largest_sums
+from bitwright.integer.quant_params import QuantParams
+
+
+def largest_accumulators(op: IntegerLayer, params: QuantParams) -> Array:
+    """The largest magnitude of each channel's sums, int64 [channels]; refused beyond int32."""
+    bound = largest_sums(op.weight, op.bias, params)
+    if bound.max(initial=0) > INT32_MAX:
+        raise ExportError(
+            f"TVM's kernels add in int32, but sums of '{op.name}' can reach {int(bound.max())}. "
+            "Lower its weight or activation bits."
+        )
+    return bound
+
+
+def bias_of_bytes(op: IntegerConv2d, params: QuantParams) -> npt.NDArray[np.int32] | None:
+    """The bias for values that are stored from zero up, int32 [channels]; None if some sum with these can leave int32."""
+    bias = op.bias + op.weight.reshape(len(op.weight), -1).sum(1, dtype=np.int64) * params.quant_min
+    return bias.astype(np.int32) if largest_sums(op.weight, bias, params.stored).max(initial=0) <= INT32_MAX else None
+
+
+@add_to_tvm.register
+def _(op: IntegerConv2d, network: Network) -> None:
+    (source,) = op.inputs
+    params = network.model.formats[source]
+    channels, height, width = network.shapes[source]
+    filters = len(op.weight)
+    rounding, found = network.rounding(op.rescale, largest_accumulators(op, params), filters)
+    kernel = (op.weight.shape[2], op.weight.shape[3])
+    groups, dtype = op.groups, network.dtype(op.name)
+    image = network.values[source]
+    if groups == channels == filters and groups > 1 and network.dtype(source) != "int32":
+        window = Window(
+            height, width, channels, 1, kernel, op.stride, op.padding, op.dilation, network.dtype(source), "int16", 0, 1
+        )
+        weights = op.weight[:, 0].transpose(1, 2, 0)
+        network.set(
+            op, Depthwise(window, rounding, dtype), depthwise, [image], [weights, op.bias, *rounding_constants(found)]
+        )
+        return
+    if network.dtype(source) == "int32":
+        raise ExportError(f"'{op.name}' reads a stream of {params.bit_width} bits; TVM's kernels multiply up to 16.")
+    window = Window(
+        height, width, channels // groups, groups, kernel, op.stride, op.padding, op.dilation, network.dtype(source),
+        "int16", 0, 2,
+    )  # fmt: skip
+    spec = Convolution(window, filters // groups, Products.WORDS, rounding, dtype, network.instructions)
+    bias = op.bias
+    if network.instructions.avx2 and params.quant_max - params.quant_min <= np.iinfo(np.uint8).max:
+        stored = bias_of_bytes(op, params)
+        if stored is not None:
+            spec = with_bytes(spec, op.weight, params)
+            bias = stored if spec.window.offset else bias
+    order = spec.channel_order()
+    arrays = [spec.arranged(op.weight), np.where(order < 0, 0, bias[order]), *rounding_constants(found, order)]
+    network.set(op, spec, convolution, [image], [arrays[0], arrays[1].astype(np.int32), *arrays[2:]])
+
+
+@add_to_tvm.register
+def _(op: IntegerLinear, network: Network) -> None:
+    (source,) = op.inputs
+    params = network.model.formats[source]
+    outputs, inputs = op.weight.shape
+    if network.dtype(source) == "int32":
+        raise ExportError(f"'{op.name}' reads a stream of {params.bit_width} bits; TVM's kernels multiply up to 16.")
+    rounding, found = network.rounding(op.rescale, largest_accumulators(op, params), outputs)
+    even = inputs + inputs % 2
+    widened = network.call(
+        Conversion(inputs, even, network.dtype(source), "int16"),
+        conversion,
+        [network.values[source]],
+        [],
+        [even],
+        "int16",
+    )
+    spec = Product(even, outputs, rounding, network.dtype(op.name), network.instructions)
+    order = spec.channel_order()
+    bias = np.where(order < 0, 0, op.bias[order]).astype(np.int32)
+    network.set(op, spec, product, [widened], [spec.arranged(op.weight), bias, *rounding_constants(found, order)])
