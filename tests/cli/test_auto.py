@@ -6,12 +6,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from auto.test_quantize import graph
+from bitwright import reconstruction
+from bitwright.auto import quantize as auto_module
 from bitwright.cli import console
+from bitwright.reconstruction import ReconstructionSettings
 from cli.conftest import Command
 
 
@@ -36,6 +40,27 @@ def test_the_commands_that_it_names_make_the_same(
         assert done.status == 0, done.err
     assert {name: Path(name).read_bytes() for name in files} == files
     assert f"top-1 {100 * result['integers']['top1']:.2f} %" in done.out
+
+
+def test_the_commands_of_a_reconstruction_make_the_same(
+    bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--reconstruct` has a command of its own, and the same integers come out of it."""
+    monkeypatch.chdir(tmp_path)
+    quick = partial(ReconstructionSettings, steps=3, batch_size=16)
+    monkeypatch.setattr(reconstruction, "ReconstructionSettings", quick)
+    monkeypatch.setattr(auto_module, "ReconstructionSettings", quick)
+    graph().save("net.graph")
+    asked = ("--bops-g", "0.01", "--choices", "W4A4,W8A8", "--reconstruct", "--seed", 3, "-o", "small.onnx", "--json")
+    made = bitwright("auto", "net.graph", "-d", "mnist-5k", *asked)
+    assert made.status == 0, made.err
+    written = Path("small.integer").read_bytes()
+    steps = [shlex.split(step)[1:] for step in json.loads(made.out)["commands"]]
+    assert [step[0] for step in steps] == ["sensitivity", "reconstruct", "lower", "export", "evaluate"]
+    for step in steps[1:3]:
+        done = bitwright(*step)
+        assert done.status == 0, done.err
+    assert Path("small.integer").read_bytes() == written
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from bitwright.errors import DataError, TrainingError
+from bitwright.errors import DataError, FileFormatError, TrainingError
 from bitwright.graph.execute import execute
 from bitwright.integer import lower, run
 from bitwright.quantizer import weight_format
-from bitwright.reconstruction import LearnedRounding, ReconstructionSettings, reconstruct
+from bitwright.reconstruction import LearnedRounding, ReconstructionSettings, blocks, reconstruct
+from bitwright.reconstruction.descent import BlockDescent
 from bitwright.reconstruction.dropping import DroppedRounding
 from bitwright.reconstruction.rounding import annealed
-from bitwright.training import QuantizedModel, Ranges, quantize
+from bitwright.training import Checkpointing, QuantizedModel, Ranges, quantize
+from reliability.networks import tiny_graph, tiny_quantized
 from training.small import digits, small_graph, small_quantized
 
 QUICK = ReconstructionSettings(steps=60, batch_size=16)
@@ -113,6 +117,50 @@ def test_equal_seeds_make_equal_networks() -> None:
     first = weights(0)
     assert torch.equal(first, weights(0))
     assert not torch.equal(first, weights(1))
+
+
+class Stop(Exception):
+    """What ends a reconstruction in the middle."""
+
+
+def test_it_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """Interrupted in its third block, it ends in another model of the same network as it would have ended unbroken."""
+    settings, images = ReconstructionSettings(steps=5, batch_size=8), digits().calibration(32)[0]
+    whole = reconstruct(small_quantized("W2A4"), images, settings).state_dict()
+    state = Checkpointing(tmp_path / "state", minutes=0.0)
+
+    def stop(done: int, total: int, /, **figures: float) -> None:
+        if done == 12:
+            raise Stop
+
+    with pytest.raises(Stop):
+        reconstruct(small_quantized("W2A4"), images, settings, checkpoint=state, progress=stop)
+    with pytest.raises(FileFormatError, match="state of an interrupted run"):
+        reconstruct(small_quantized("W2A4"), images, settings, checkpoint=state)
+    state, told = replace(state, resume=True), list[int]()
+    with pytest.raises(FileFormatError, match=r"belongs to another reconstruction: seed was 0, is 1\."):
+        reconstruct(small_quantized("W2A4"), images, replace(settings, seed=1), checkpoint=state)
+    model = small_quantized("W2A4")
+    reconstruct(model, images, settings, checkpoint=state, progress=lambda done, total, **_: told.append(done))
+    assert told[0] in (6, 11)  # whether the second block was kept, too, depends on how long it took to write the first
+    assert told == list(range(told[0], 21))
+    assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
+
+
+def test_scales_that_are_decided_stay() -> None:
+    """A later block does not move the scale of a tensor that the blocks before it have made: their integers stay true."""
+    model = tiny_quantized(tiny_graph())
+    graph = model.plan.graph
+    of = model.plan.quantizer_of
+    decided = {of[graph.nodes[0].name]}
+    found = blocks(graph)
+    shared = {of[block.source] for block in found} & {of[node.name] for block in found for node in block.nodes[:-1]}
+    assert shared, "no block goes on with a scale that was there before it"
+    for block in found:
+        descent = BlockDescent(model, block, model.parameters_by_name(), decided, QUICK, torch.Generator())
+        learned = {id(value) for group in descent._groups() for value in group["params"]}
+        assert learned.isdisjoint(id(model.activation_quantizer(name).scale) for name in decided)
+        decided |= {of[node.name] for node in block.nodes}
 
 
 def test_bad_settings_and_images_are_refused() -> None:

@@ -256,6 +256,7 @@ class _Search:
                 progress=progress,
             )  # fmt: skip
             if way == RECONSTRUCTED:
+                given, _ = images.observed(settings.calibration_images, settings.seed)  # what it was calibrated on
                 made = reconstruct(made, given, ReconstructionSettings(seed=settings.seed), progress=progress)
             return lower(made, progress=progress)
 

@@ -11,6 +11,7 @@ from bitwright.cli import capture as _capture
 from bitwright.cli import sensitivity as _sensitivity
 from bitwright.cli import allocate as _allocate
 from bitwright.cli import train as _train
+from bitwright.cli import reconstruct as _reconstruct
 from bitwright.cli import evaluate as _evaluate
 from bitwright.cli import lower as _lower
 from bitwright.cli import export as _export
@@ -22,6 +23,20 @@ from bitwright.cli import zoo as _zoo
 # isort: on
 from bitwright.cli.app import app, main
 
-del _allocate, _auto, _bench, _capture, _demo, _evaluate, _export, _lower, _sensitivity, _train, _verify, _zoo
+del (
+    _allocate,
+    _auto,
+    _bench,
+    _capture,
+    _demo,
+    _evaluate,
+    _export,
+    _lower,
+    _reconstruct,
+    _sensitivity,
+    _train,
+    _verify,
+    _zoo,
+)
 
 __all__ = ["app", "main"]

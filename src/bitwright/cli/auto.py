@@ -147,19 +147,21 @@ def _commands(
     training: TrainSettings | None,
     seed: int,
 ) -> list[str]:
-    """What makes the same integers, step by step; without what no command makes, a learned rounding."""
+    """What makes the same integers, step by step."""
+    from bitwright.auto import AutoSettings
     from bitwright.auto.result import RECONSTRUCTED, TRAINED
 
     stem, seeded = output.with_suffix(""), ["--seed", str(seed)] if seed else []
     graph = model if Path(model).is_file() else f"{stem}.graph"
     made = [] if graph == model else [["capture", model, *options, "--data", data, "-o", graph]]
     made.append(["sensitivity", graph, "--data", data, *seeded, "-o", f"{stem}.sensitivities.json"])
+    how = ["train", "--epochs", "0"]
     if result.way == RECONSTRUCTED:
-        return [shlex.join(["bitwright", *step]) for step in made]
-    how = ["--epochs", "0"]
-    if result.way == TRAINED and training is not None:
-        how = ["--epochs", str(training.epochs), "--lr", f"{training.learning_rate:g}"]
-    made.append(["train", graph, "--data", data, "--scheme", f"{stem}.yaml", *how, *seeded, "-o", f"{stem}.checkpoint"])
+        how = ["reconstruct", "--images", str(AutoSettings.calibration_images)]
+    elif result.way == TRAINED and training is not None:
+        how = ["train", "--epochs", str(training.epochs), "--lr", f"{training.learning_rate:g}"]
+    scheme, checkpoint = f"{stem}.yaml", f"{stem}.checkpoint"
+    made.append([how[0], graph, "--data", data, "--scheme", scheme, *how[1:], *seeded, "-o", checkpoint])
     made.append(["lower", f"{stem}.checkpoint", "-o", f"{stem}.integer"])
     made.append(["export", f"{stem}.integer", "--engine", result.engine, "-o", str(output)])
     made.append(["evaluate", str(output), "--data", data])

@@ -6,7 +6,7 @@ from bitwright.training.calibrate import Calibration, calibrate, carry_scales, s
 from bitwright.training.checkpoint import Trained, load_quantized, load_trained, save_quantized
 from bitwright.training.distillation import Distillation, DivergenceScale
 from bitwright.training.evaluate import evaluate
-from bitwright.training.fine_tune import fine_tune, fit
+from bitwright.training.fine_tune import calibrated, fine_tune, fit
 from bitwright.training.layerwise import fine_tune_layerwise, layerwise_schemes
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
@@ -35,6 +35,7 @@ __all__ = [
     "TrainSettings",
     "Trained",
     "calibrate",
+    "calibrated",
     "carry_scales",
     "evaluate",
     "fine_tune",

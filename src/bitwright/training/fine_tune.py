@@ -153,10 +153,18 @@ def fine_tune(
     require_one_output(task, graph.outputs, graph.model)
     require_outputs(task, graph.output_shape, graph.model)
     images = _calibrating(graph, data, calibration_images, settings.seed)
-    model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
     settles = settle_norm and _enough(graph, len(images))
-    calibrate(model, torch.split(images, CALIBRATION_BATCH), calibration, percentile)
-    settled = model.settle_norm(torch.split(images, CALIBRATION_BATCH)) if settles else 0
+    model, settled = calibrated(
+        graph,
+        scheme,
+        images,
+        ranges=ranges,
+        act_range_momentum=act_range_momentum,
+        free_norm=free_norm,
+        calibration=calibration,
+        percentile=percentile,
+        settle_norm=settles,
+    )
     if checkpoint is not None:
         origin = {
             "network": network_digest(graph), "calibration": str(calibration), "percentile": percentile,
@@ -178,6 +186,41 @@ def fine_tune(
     if settings.epochs and free_norm and settles:
         model.settle_norm(torch.split(images, CALIBRATION_BATCH))
     return model.eval(), replace(result, norm_images=settled)
+
+
+def calibrated(
+    graph: Graph,
+    scheme: Scheme,
+    images: Tensor,
+    *,
+    ranges: Ranges | str = Ranges.LEARNED,
+    act_range_momentum: float = 0.99,
+    free_norm: bool = True,
+    calibration: Calibration | str = Calibration.MSE,
+    percentile: float = PERCENTILE,
+    settle_norm: bool = True,
+) -> tuple[QuantizedModel, int]:
+    """Quantize `graph`, calibrate it on images, settle its batch norm on them: where `fine_tune` begins, and `reconstruct`.
+
+    Args:
+        graph: The network with trained float weights.
+        scheme: Precision of every layer.
+        images: float32, shape (count, channels, height, width).
+        ranges: How scales follow the data in training.
+        act_range_momentum: Weight of the old range, for `ema`.
+        free_norm: Normalise by batch statistics in training.
+        calibration: How a range becomes a scale.
+        percentile: Of the ranges, for `percentile`.
+        settle_norm: Whether the statistics of batch norm are replaced by those of these images.
+
+    Returns:
+        The model, in evaluation mode, and on how many images its batch norm was settled: 0 where they are fewer than 64.
+    """
+    model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
+    parts = torch.split(images, CALIBRATION_BATCH)
+    calibrate(model, parts, calibration, percentile)
+    settles = settle_norm and len(images) >= SETTLING_IMAGES
+    return model, model.settle_norm(parts) if settles else 0
 
 
 def _calibrating(graph: Graph, data: ImageData | Iterable[Any], count: int, seed: int) -> Tensor:

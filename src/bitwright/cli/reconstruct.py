@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright reconstruct`: better integers from some hundred images without labels, in minutes and without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitwright.cli.app import app
+from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
+from bitwright.cli.interruption import require_resumed, resumable
+from bitwright.cli.numbers import one_of, real, whole
+from bitwright.cli.options import Data, Json, Output, Seed
+from bitwright.cli.outputs import reserve
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bitwright.data import ImageData
+    from bitwright.graph import Graph
+    from bitwright.task import Scores
+    from bitwright.training import QuantizedModel
+
+EXAMPLES = """
+Examples: bitwright reconstruct resnet18.graph -d imagefolder:/data/imagenet --scheme W4A4 -o resnet18.w4a4.checkpoint
+
+bitwright reconstruct resnet18.w2a4.checkpoint --reference resnet18.graph -d imagefolder:/data/imagenet -o better.checkpoint
+"""
+_BATCH = 100
+
+
+@app.command(epilog=EXAMPLES)
+def reconstruct(
+    context: typer.Context,
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A graph, which is calibrated first, under --scheme; or a checkpoint."),
+    ],
+    data: Data,
+    output: Output,
+    scheme: Annotated[
+        str | None,
+        typer.Option("--scheme", "-s", help="Of a graph: a scheme's file, or W8A8, W4A4, … for all inner layers."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference", help="Of a checkpoint: the float network to come close to, a graph.", dir_okay=False
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", "-n", parser=whole(1), help="Training images to look at; no labels.")
+    ] = 1024,
+    steps: Annotated[int | None, typer.Option("--steps", parser=whole(1), help="For each block.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", parser=whole(1), help="Images in a step.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--lr", parser=real(0.0), help="Of what decides about rounding up or down.")
+    ] = None,
+    drop: Annotated[
+        float | None,
+        typer.Option("--drop", parser=real(0.0, 1.0), help="Share of activations left in float in a step."),
+    ] = None,
+    residual_bits: Annotated[
+        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual streams: 8 or 16.")
+    ] = 8,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            "--activations",
+            help="Integers of what can be negative: asymmetric, as calibration finds them best, or symmetric.",
+            show_default="asymmetric",
+        ),
+    ] = None,
+    deploy: Annotated[
+        list[str] | None,
+        typer.Option("--deploy", help="Of a graph: refuse at once what this engine would refuse; repeatable."),
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(
+            "--checkpoint-minutes", parser=real(0.0), help="From one write of OUTPUT.state to the next, between blocks."
+        ),
+    ] = 1.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from OUTPUT.state.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Learn the rounding, scales and offsets of integers, block by block, towards what the float network does.
+
+    No label is read. What it writes is a checkpoint, to lower or to train; its formats are those that it began with.
+    """
+    from rich.text import Text
+
+    from bitwright.cli.models import load_data
+    from bitwright.reconstruction import ReconstructionSettings
+    from bitwright.reconstruction import reconstruct as reconstruct_model
+    from bitwright.training import Checkpointing, save_quantized
+
+    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "drop": drop}
+    settings = ReconstructionSettings(**{name: value for name, value in given.items() if value is not None}, seed=seed)
+    state = output.with_name(f"{output.name}.state")
+    reserve(output, state, reads=[model, scheme, reference])
+    require_resumed(state, resume)
+    quantized, floats = _read(context, model, scheme, reference)
+    with resumable(state):
+        found = load_data(data, floats.input_shape)
+        seen, _ = found.calibration(min(images, len(found.train)), seed)
+        if quantized is None:
+            assert scheme is not None
+            quantized = _calibrated(floats, seen, scheme, residual_bits, activations, deploy or [])
+        name = f"{floats.model}, {quantized.plan.scheme.name}"
+        checkpoint = Checkpointing(state, checkpoint_minutes, resume=resume)
+        with bar(f"reconstructing {name}") as progress:
+            reconstruct_model(quantized, seen, settings, reference=floats, checkpoint=checkpoint, progress=progress)
+        save_quantized(output, quantized)
+        result = {"model": floats.model, "scheme": quantized.plan.scheme.name, "images": len(seen)}
+        line = f"{name}: reconstructed on {len(seen):,} images of {found.name}"
+        if len(floats.outputs) == 1:
+            scores = _agreement(quantized, floats, found)
+            result |= scores.to_dict() | {"images": len(seen), "test_images": scores.images}
+            line += f"; beside the float network, on {scores.images:,} others: {scores}"
+    state.unlink(missing_ok=True)
+    show({**result, "file": str(output)}, as_json, lambda: Text(line))
+    note(f"wrote {output}")
+
+
+def _read(
+    context: typer.Context, path: Path, scheme: str | None, reference: Path | None
+) -> tuple[QuantizedModel | None, Graph]:
+    """What is reconstructed, if it is quantized already, and the float network."""
+    from bitwright.errors import FileFormatError
+    from bitwright.graph import Graph
+    from bitwright.integer import IntegerModel, load
+
+    start = load(path)
+    if isinstance(start, IntegerModel):
+        raise FileFormatError(
+            f"'{path}' holds integers, which are what they are: give the checkpoint that it was lowered from."
+        )
+    if isinstance(start, Graph):
+        refuse_ignored(context, "a graph is the float network itself. Leave it out.", "reference")
+        if scheme is None:
+            raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
+        return None, start
+    reason = "a checkpoint has its scheme. Leave it out, or give the graph that the checkpoint was made from."
+    refuse_ignored(context, reason, "scheme", "residual_bits", "activations", "deploy")
+    if reference is None:
+        raise typer.BadParameter(
+            "a checkpoint no longer holds the float network that it is to come close to: name that with --reference GRAPH."
+        )
+    return start, Graph.load(reference)
+
+
+def _calibrated(
+    graph: Graph, images: Tensor, scheme: str, residual_bits: int, activations: str | None, deploy: list[str]
+) -> QuantizedModel:
+    """Where a graph begins: as `bitwright train --epochs 0` makes it."""
+    from bitwright.cli.schemes import scheme_for
+    from bitwright.export import require_deployable
+    from bitwright.training import calibrated
+
+    chosen = scheme_for(scheme, graph.layers, residual_bits, "tensorrt" if "tensorrt" in deploy else None, activations)
+    require_deployable(graph, chosen, deploy)
+    with bar(f"calibrating {graph.model}, {chosen.name}"):
+        return calibrated(graph, chosen, images)[0]
+
+
+def _agreement(model: QuantizedModel, floats: Graph, images: ImageData) -> Scores:
+    """How close it comes to the float network on images that neither of them was shown."""
+    from bitwright.graph import FloatModel
+    from bitwright.task import load_task
+    from bitwright.training import evaluate
+
+    task = load_task("agreement").towards(FloatModel(floats).eval())
+    with bar("evaluating") as progress:
+        return evaluate(model, images.batches("test", _BATCH), task=task, model=floats.model, progress=progress)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""How a reconstruction is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from bitwright.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How blocks are reconstructed.
+
+    Attributes:
+        steps: Of gradient descent for each block.
+        batch_size: Images in one step.
+        learning_rate: Of the rounding variables (Adam).
+        scale_rate: Of scales of activations and weights, and of offsets, relative to their size (Adam).
+        drop: Share of the activations that stay float in a step.
+        decide: Weight of the term that makes rounding variables decide.
+        warm_up: Share of the steps before that term counts.
+        seed: Of batches and drops.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 1e-2
+    scale_rate: float = 1e-3
+    drop: float = 0.5
+    decide: float = 0.01
+    warm_up: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not (math.isfinite(value) and value >= 0):
+                raise TrainingError(f"{item.name} of a reconstruction must be a number of at least 0, got {value}.")
+        if self.steps < 1 or self.batch_size < 1:
+            raise TrainingError(f"a reconstruction needs steps and a batch, got {self.steps} and {self.batch_size}.")
+        if self.drop > 1 or self.warm_up >= 1:
+            raise TrainingError(f"expected drop up to 1 and warm_up below 1, got {self.drop} and {self.warm_up}.")
+
+
+DEFAULT = ReconstructionSettings()
+"""What suits most networks."""
