@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: MIT
+"""How accurate are integers? `python benchmarks/accuracy.py --json FILE [--weights resnet20=FILE.pth] [--rows PATTERN]`.
+
+ResNet20 and a small MobileNetV2 on Fashion-MNIST: the top-1 accuracy of the lowered integers on all 10,000 test images, from the
+same float weights, for every width, every way to make them, and every seed, which decides on calibration images and their order:
+
+    calibrated      ranges and batch norm from 1,024 training images without labels
+    reconstructed   and then the rounding, block by block, on the same images
+    qat2, qat10     calibrated, and then 2 or 10 epochs of training
+    float           the float network
+
+A row is `network/width/way/seed`; `--rows` chooses among them by shell patterns, `resnet20/W2A2/*`, say. Every row is written to
+--json when it is done; who starts again measures what is missing. Rows that failed say why, and are tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from fashion import NETWORKS, trained
+
+from bitwright.allocation import allocate, graph_problem
+from bitwright.benchmark import environment
+from bitwright.cli.console import bar
+from bitwright.data import ImageData, load
+from bitwright.errors import BitwrightError
+from bitwright.files import write_json
+from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
+from bitwright.graph.digest import network_digest
+from bitwright.integer import lower, prepare
+from bitwright.reconstruction import ReconstructionSettings, reconstruct
+from bitwright.scheme import Budget, Precision, Scheme
+from bitwright.sensitivity import SensitivityTable, measure_sensitivity
+from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, calibrated, evaluate, fit
+
+WIDTHS = ("W8A8", "W4A4", "W3A3", "W2A2", "W4A8", "W2A8")
+RANDOM = 20
+MIXED = ("search3", "W3A8", *(f"random3-{number}" for number in range(1, RANDOM + 1)))
+"""Schemes of the size of 3 bits, activations of 8: the one that the search finds, the uniform one, and random ones."""
+
+EPOCHS = {"qat2": 2, "qat10": 10}
+WAYS = ("calibrated", "reconstructed", *EPOCHS)
+IMAGES = 1024
+SENSITIVITY_IMAGES = 1000
+BATCH = 250
+FLOAT = TrainSettings(epochs=12, learning_rate=0.1, weight_decay=5e-4)
+QAT = TrainSettings(learning_rate=0.01, weight_decay=5e-4)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured once."""
+
+    network: str
+    width: str
+    way: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.network}/{self.width}/{self.way}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process finds all that a row needs.
+
+    Attributes:
+        folder: Of float networks, sensitivities and unfinished trainings.
+        data: Folder of Fashion-MNIST, or None.
+        device: That trains, reconstructs and evaluates.
+    """
+
+    folder: Path
+    data: str | None
+    device: str
+
+    def images(self) -> ImageData:
+        """Fashion-MNIST, with borders up to 32 x 32."""
+        return load("fashion-mnist" if self.data is None else f"fashion-mnist:{self.data}", image_size=32)
+
+    def graph(self, network: str) -> Graph:
+        """A network with its float weights."""
+        return Graph.load(self.folder / f"{network}.graph")
+
+
+def rows(seeds: int) -> Iterator[Row]:
+    """All of them, those of few minutes first."""
+    for network in NETWORKS:
+        yield Row(network, "float", "float", 0)
+    for way in WAYS:
+        for seed in range(seeds):
+            for network in NETWORKS:
+                for width in WIDTHS:
+                    yield Row(network, width, way, seed)
+    for width in MIXED:
+        for way in ("reconstructed", "qat2"):
+            for seed in range(1 if width.startswith("random") else seeds):
+                for network in NETWORKS:
+                    yield Row(network, width, way, seed)
+
+
+def scheme_of(width: str, graph: Graph, folder: Path, network: str) -> Scheme:
+    """The bits of every layer."""
+    if width not in ("search3", *MIXED[2:]):
+        return Scheme.uniform(graph.layers, Precision.parse(width))
+    from schemes import CHOICES, random_schemes  # and plots, which other rows do without
+
+    uniform = Scheme.uniform(graph.layers, Precision(3, 8))
+    if width == "search3":
+        table = SensitivityTable.load(folder / f"{network}.sensitivities.json")
+        most = scheme_cost(layer_costs(graph), uniform).size_mb
+        return allocate(graph_problem(graph, table, choices=CHOICES), [Budget.parse(f"size={most}MB")], width).scheme
+    return random_schemes(graph, uniform, RANDOM, seed=0)[int(width.removeprefix("random3-")) - 1]
+
+
+def made(row: Row, place: Place, data: ImageData) -> QuantizedModel:
+    """The network of a row, on the processor, ready to be lowered."""
+    graph = place.graph(row.network)
+    images, _ = data.calibration(IMAGES, row.seed)
+    model, _ = calibrated(graph, scheme_of(row.width, graph, place.folder, row.network), images)
+    if row.way == "reconstructed":
+        reference = graph.with_parameters({name: t.to(place.device) for name, t in graph.parameters.items()})
+        settings = ReconstructionSettings(seed=row.seed)
+        reconstruct(model.to(place.device), images.to(place.device), settings, reference=reference)
+    elif row.way in EPOCHS:
+        state = place.folder / f"{str(row).replace('/', '.')}.state"
+        settings = replace(QAT, epochs=EPOCHS[row.way], seed=row.seed)
+        fit(model, data, settings, checkpoint=Checkpointing(state, resume=True))  # on a GPU, where it sees one
+        model.cpu().settle_norm(torch.split(images, 128))
+        state.unlink(missing_ok=True)
+    return model.cpu().eval()
+
+
+def measured(row: Row, place: Place) -> dict[str, Any]:
+    """Accuracy of the row's integers."""
+    begin, data = time.monotonic(), place.images()
+    if row.way == "float":
+        predict = FloatModel(place.graph(row.network)).eval().to(place.device)
+    else:
+        predict = prepare(lower(made(row, place, data)), place.device).logits
+    seconds = time.monotonic() - begin
+    batches = ((images.to(place.device), labels.to(place.device)) for images, labels in data.batches("test", BATCH))
+    scores = evaluate(predict, batches)
+    return {"top1_percent": scores["top1_percent"], "images": scores.images, "seconds": round(seconds, 1)}
+
+
+def measure(task: tuple[Row, Place]) -> tuple[Row, dict[str, Any]]:
+    """A row, or why there is none; in a process of its own."""
+    row, place = task
+    try:
+        return row, measured(row, place) | {"device": place.device}
+    except (BitwrightError, RuntimeError, ValueError) as error:
+        return row, {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+
+
+def begin(device: str) -> None:
+    """One thread, and no GPU unless it was asked for."""
+    torch.set_num_threads(1)
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def ready(network: str, place: Place, weights: Path | None, mixed: bool) -> Graph:
+    """The float network in the folder, from its weights or trained; and its sensitivities, where a search needs them."""
+    data, path = place.images(), place.folder / f"{network}.graph"
+    if weights is not None:
+        module = NETWORKS[network](data)
+        module.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+        capture(module.eval(), data.shape, name=network).save(path)
+    with bar(f"float weights of {network}"):
+        graph = trained(network, data, FLOAT, place.folder)
+    table = place.folder / f"{network}.sensitivities.json"
+    if mixed and not table.exists():
+        with bar(f"sensitivities of {network}") as progress:
+            measure_sensitivity(
+                graph, *data.calibration(SENSITIVITY_IMAGES, 0), data=data.name, progress=progress
+            ).save(table)
+    return graph
+
+
+def table(found: dict[str, Any]) -> str:
+    """Means and standard errors over seeds, as Markdown."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for name, row in found.items():
+        network, width, way, _ = name.split("/")
+        groups.setdefault((network, width, way), []).append(row)
+    lines = ["| network | width | way | top-1 % | seeds |", "| --- | --- | --- | --- | --- |"]
+    for (network, width, way), group in groups.items():
+        top1 = [row["top1_percent"] for row in group if "top1_percent" in row]
+        if not top1:
+            text = group[0]["failed"]
+        else:
+            error = statistics.stdev(top1) / len(top1) ** 0.5 if len(top1) > 1 else None
+            text = f"{statistics.mean(top1):.2f}" + ("" if error is None else f" ± {error:.2f}")
+        lines.append(f"| {network} | {width} | {way} | {text} | {len(top1)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is asked for and missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="rows, those of former runs among them")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/accuracy"), help="float networks, unfinished trainings"
+    )
+    parser.add_argument(
+        "--weights", action="append", default=[], metavar="NETWORK=FILE", help="a state dict; repeatable"
+    )
+    parser.add_argument("--rows", action="append", metavar="PATTERN", help="of network/width/way/seed; repeatable")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="rows side by side, each on one thread")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--data", help="folder of Fashion-MNIST")
+    parser.add_argument("--list", action="store_true", help="print the rows that would be measured")
+    arguments = parser.parse_args()
+    asked = [row for row in rows(arguments.seeds) if any(fnmatch.fnmatch(str(row), p) for p in arguments.rows or ["*"])]
+    before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"rows": {}, "networks": {}}
+    known = before["rows"]
+    missing = [row for row in asked if "top1_percent" not in known.get(str(row), {})]
+    if arguments.list:
+        print("\n".join(map(str, missing)))
+        return
+    begin(arguments.device)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    place = Place(arguments.folder, arguments.data, arguments.device)
+    weights = {name: Path(path) for name, _, path in (given.partition("=") for given in arguments.weights)}
+    for network in dict.fromkeys(row.network for row in missing):
+        mixed = any(row.network == network and row.width == "search3" for row in missing)
+        digest = network_digest(ready(network, place, weights.get(network), mixed))
+        if before["networks"].setdefault(network, digest) != digest:
+            parser.error(f"{arguments.json} has rows of other float weights of {network}: name another file.")
+    before["settings"] = {
+        "float": asdict(FLOAT), "qat": asdict(QAT), "reconstruction": asdict(ReconstructionSettings()), "images": IMAGES,
+    }  # fmt: skip
+    before.setdefault("environments", {})[arguments.device] = environment().to_dict()
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Pool(arguments.jobs, begin, (arguments.device,)) as pool,
+        bar("rows of accuracies") as progress,
+    ):
+        found = pool.imap_unordered(measure, [(row, place) for row in missing])
+        for done, (row, result) in enumerate(found, 1):
+            known[str(row)] = result
+            order = {str(row): place for place, row in enumerate(rows(max(arguments.seeds, 10)))}
+            before["rows"] = known = dict(sorted(known.items(), key=lambda entry: order.get(entry[0], len(order))))
+            write_json(arguments.json, before)
+            print(f"{row}: {result.get('top1_percent', result.get('failed'))}", flush=True)
+            progress(done, len(missing))
+    print(table(known))
+
+
+if __name__ == "__main__":
+    main()
