@@ -39,6 +39,7 @@ LAYERS = (nodes.Conv2d, nodes.Linear)
 SELECTIONS = tuple(kind for kind in CAPTURED if issubclass(kind, nodes.Selection))
 INTEGER = (*_kinds(ops, integer_operations), nodes.Concat, *(kind for kind in SELECTIONS if kind is not nodes.Dropout))
 """The instruction set: lowering leaves dropout out."""
+SUMS = (ops.IntegerConv2d, ops.IntegerLinear, ops.IntegerAvgPool2d)
 RESCALED = (ops.IntegerConv2d, ops.IntegerLinear, ops.IntegerAvgPool2d, ops.IntegerRequantize)
 
 _RESOLVED = dict.fromkeys((nodes.Reshape, nodes.Transpose), "passes resolve it first")
@@ -107,6 +108,7 @@ PHASES = (
     Phase("integers in training", "training.fake_quantize:fake_quantize", PLANNED),
     Phase("integer operation, proved", "integer.lowering.lower:lower_node", PLANNED),
     Phase("integer operation, without values", "integer.placeholder:placeholder_op", PLANNED, _IMAGES),
+    Phase("convolution that it is", "integer.convolution:as_convolution", SUMS),
     Phase("shape", "integer.shapes:shape_of", INTEGER),
     Phase("accumulators", "integer.proof.ranges:accumulators", RESCALED),
     Phase("range", "integer.proof.ranges:result_range", INTEGER),
@@ -135,6 +137,7 @@ _SETS = {
     CAPTURED: "captured",
     INTEGER: "integer",
     LAYERS: "layers",
+    SUMS: "sums",
     RESCALED: "rescaled",
     SELECTIONS: "selections",
     (*SELECTIONS, nodes.Concat): "selections, `Concat`",
@@ -160,7 +163,7 @@ def table() -> str:
     sets = [
         f"*{name}*: {names(kinds)}."
         for kinds, name in _SETS.items()
-        if name in ("captured", "integer", "rescaled", "selections")
+        if name in ("captured", "integer", "sums", "rescaled", "selections")
     ]
     return "\n".join([*rows, "", *sets])
 

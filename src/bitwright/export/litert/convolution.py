@@ -11,7 +11,6 @@ same, and made float32 when the file is loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ from bitwright.export.litert.builder import Held, LitertBuilder
 from bitwright.export.litert.real import cast, combined, real_of
 from bitwright.export.litert.rescaling import rescale
 from bitwright.export.litert.wide import in_int64
-from bitwright.graph.nodes import Node, Pair
+from bitwright.graph.nodes import Node
+from bitwright.integer.convolution import as_convolution
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLayer, Rescale
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, exact_parts, largest_sum
 from bitwright.integer.quant_params import QuantParams
@@ -30,56 +30,12 @@ from bitwright.integer.quant_params import QuantParams
 LEAST_RATIO, MOST_RATIO = 2.0**-32, 255.0
 
 
-@dataclass(frozen=True, eq=False)
-class Convolution:
-    """Sums of products over an image, before they are rescaled.
-
-    Attributes:
-        source: Name of the tensor that it reads.
-        image: Shape of that tensor, as an image.
-        shape: Of the sums.
-        weight: int8 [outputs, inputs of a group, height, width].
-        bias: int32 [outputs].
-    """
-
-    source: str
-    image: tuple[int, ...]
-    shape: tuple[int, ...]
-    weight: npt.NDArray[np.int8]
-    bias: npt.NDArray[np.int32]
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-
-    @property
-    def groups(self) -> int:
-        return int(self.image[0] // self.weight.shape[1])
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether each channel is read alone, by as many outputs as LiteRT's depth multiplier says."""
-        return self.groups == self.image[0] > 1
-
-
-def convolution_of(op: IntegerLayer | IntegerAvgPool2d, builder: LitertBuilder) -> Convolution:
-    """The convolution of an operation: a matrix product reads an image of one pixel, a mean sums with weights of one."""
-    (source,) = op.inputs
-    image = builder.shape(source)
-    if isinstance(op, IntegerConv2d):
-        return Convolution(source, image, op.shape, op.weight, op.bias, op.stride, op.padding, op.dilation)
-    if isinstance(op, IntegerLayer):
-        return Convolution(source, (*image, 1, 1), (*op.shape, 1, 1), op.weight[..., None, None], op.bias)
-    channels = image[0]
-    ones, nothing = np.ones((channels, 1, *op.kernel), dtype=np.int8), np.zeros(channels, dtype=np.int32)
-    return Convolution(source, image, op.shape, ones, nothing, op.stride, op.padding)
-
-
 def add_convolution(
     op: IntegerLayer | IntegerAvgPool2d, requantization: Rescale | None, builder: LitertBuilder
 ) -> None:
     """The tensor of a layer or a mean: on 8-bit kernels where all is bytes, else from sums in float32 or int32."""
-    layer = convolution_of(op, builder)
-    in_bytes = builder.held[layer.source].kind == "INT8"
+    layer = as_convolution(op)
+    in_bytes = builder.held[op.inputs[0]].kind == "INT8"
     if (
         requantization is not None
         and in_bytes
@@ -95,12 +51,12 @@ def add_convolution(
         rescale(op, requantization, builder, sums)
 
 
-def add_in_int8(op: Node, rescale: Rescale, layer: Convolution, builder: LitertBuilder) -> None:
+def add_in_int8(op: Node, rescale: Rescale, layer: IntegerConv2d, builder: LitertBuilder) -> None:
     """The tensor `op.name`, of at most 8 bits, from one of at most 8 bits."""
     ratio = np.broadcast_to(within_xnnpack(rescale.multipliers.as_float32()), len(layer.bias))
     operands = [
-        _image(builder.held[layer.source], layer, builder).tensor,
-        builder.constant(_in_order(layer, layer.weight), scale=ratio, axis=3 if layer.depthwise else 0),
+        _image(builder.held[layer.inputs[0]], layer, builder).tensor,
+        builder.constant(_in_order(layer, layer.weight), scale=ratio, axis=3 if _is_depthwise(layer) else 0),
         builder.constant(layer.bias.astype(np.int32), scale=ratio),
     ]
 
@@ -127,14 +83,14 @@ def within_xnnpack(ratio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.clip(ratio, np.float32(LEAST_RATIO), np.float32(MOST_RATIO))
 
 
-def sums_of(op: Node, layer: Convolution, builder: LitertBuilder) -> Held:
+def sums_of(op: Node, layer: IntegerConv2d, builder: LitertBuilder) -> Held:
     """The accumulators, bias included, in the shape of `op`: FLOAT32 where one convolution holds them, else INT32.
 
     Raises:
         ExportError: If a sum over a window of one channel can exceed 2**24 even with weights of one.
     """
-    params = builder.model.formats[layer.source]
-    image = _image(Held(real_of(layer.source, builder), "FLOAT32"), layer, builder)
+    params = builder.model.formats[layer.inputs[0]]
+    image = _image(Held(real_of(layer.inputs[0], builder), "FLOAT32"), layer, builder)
     if largest_sum(layer.weight, layer.bias, params) <= FLOAT32_EXACT:
         sums = Held(_in_float32(image.tensor, layer, layer.weight, layer.bias, builder), "FLOAT32")
     else:
@@ -143,7 +99,13 @@ def sums_of(op: Node, layer: Convolution, builder: LitertBuilder) -> Held:
             part = image.tensor
             if stop - start < layer.weight.shape[1]:
                 limits = [builder.integers(0, 0, 0, start), builder.integers(-1, -1, -1, stop - start)]
-                sizes = [-1, *(size + 2 * pad for size, pad in zip(layer.image[1:], layer.padding, strict=True))]
+                sizes = [
+                    -1,
+                    *(
+                        size + 2 * pad
+                        for size, pad in zip(_image_shape(layer, builder)[1:], layer.padding, strict=True)
+                    ),
+                ]
                 part = builder.node(
                     "SLICE", [part, *limits], builder.tensor([*sizes, stop - start], "FLOAT32"), "SliceOptions"
                 )
@@ -157,7 +119,7 @@ def sums_of(op: Node, layer: Convolution, builder: LitertBuilder) -> Held:
 
 
 def _parts(
-    op: Node, layer: Convolution, weight: npt.NDArray[np.int8], params: QuantParams
+    op: Node, layer: IntegerConv2d, weight: npt.NDArray[np.int8], params: QuantParams
 ) -> list[tuple[int, int, npt.NDArray[np.int8]]]:
     """Runs of input channels, and weights over them whose partial sums stay within 2**24; all parts together are `weight`.
 
@@ -173,7 +135,7 @@ def _parts(
 
 
 def _in_float32(
-    image: int, layer: Convolution, weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], builder: LitertBuilder
+    image: int, layer: IntegerConv2d, weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], builder: LitertBuilder
 ) -> int:
     """A float32 convolution of integers."""
     stored = _in_order(layer, weight)
@@ -185,29 +147,42 @@ def _in_float32(
     return _convolve([image, weights, builder.floats(bias)], output, layer, builder)
 
 
-def _in_order(layer: Convolution, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+def _is_depthwise(layer: IntegerConv2d) -> bool:
+    """Whether each channel is read alone, by as many outputs as LiteRT's depth multiplier says."""
+    return layer.groups > 1 and layer.weight.shape[1] == 1
+
+
+def _in_order(layer: IntegerConv2d, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Weights as LiteRT wants them: channels last, and those of a depthwise convolution behind one another."""
-    if layer.depthwise:
+    if _is_depthwise(layer):
         return np.ascontiguousarray(weight.transpose(1, 2, 3, 0))
     return np.ascontiguousarray(weight.transpose(0, 2, 3, 1))
 
 
-def _image(source: Held, layer: Convolution, builder: LitertBuilder) -> Held:
+def _image_shape(layer: IntegerConv2d, builder: LitertBuilder) -> tuple[int, ...]:
+    """What a convolution reads, features as an image of one pixel."""
+    return (*builder.shape(layer.inputs[0]), 1, 1)[:3]
+
+
+def _image(source: Held, layer: IntegerConv2d, builder: LitertBuilder) -> Held:
     """What a convolution reads, which never pads by itself."""
-    if len(builder.shape(layer.source)) < len(layer.image):
-        sizes = builder.nhwc(layer.image)
+    shape = _image_shape(layer, builder)
+    if len(builder.shape(layer.inputs[0])) < len(shape):
+        sizes = builder.nhwc(shape)
         source = source._replace(tensor=builder.reshape(source.tensor, builder.like(source, sizes), sizes))
-    return builder.padded(source, layer.image, layer.padding, layer.padding)
+    return builder.padded(source, shape, layer.padding, layer.padding)
 
 
-def _convolve(operands: list[int], output: int, layer: Convolution, builder: LitertBuilder, activation: int = 0) -> int:
+def _convolve(
+    operands: list[int], output: int, layer: IntegerConv2d, builder: LitertBuilder, activation: int = 0
+) -> int:
     options: dict[str, Any] = {
         "padding": builder.schema.Padding.VALID,
         "strideH": layer.stride[0], "strideW": layer.stride[1],
         "dilationHFactor": layer.dilation[0], "dilationWFactor": layer.dilation[1],
         "fusedActivationFunction": activation,
     }  # fmt: skip
-    if not layer.depthwise:
+    if not _is_depthwise(layer):
         return builder.node("CONV_2D", operands, output, "Conv2DOptions", 3, **options)
-    options["depthMultiplier"] = layer.shape[0] // layer.image[0]
+    options["depthMultiplier"] = layer.shape[0] // layer.groups
     return builder.node("DEPTHWISE_CONV_2D", operands, output, "DepthwiseConv2DOptions", 3, **options)

@@ -17,9 +17,8 @@ from bitwright.errors import ExportError
 from bitwright.export.onnx.graph import OnnxGraph
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
-from bitwright.graph.nodes import Pair
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import IntegerLayer
+from bitwright.integer.ops import IntegerConv2d, IntegerLayer
 from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
 from bitwright.integer.proof.ranges import Range, tensor_ranges
 from bitwright.integer.quant_params import QuantParams
@@ -159,10 +158,10 @@ class OnnxBuilder(OnnxGraph):
         self.constants[packed] = helper.make_tensor(packed, stored, values.shape, raw, raw=True)
         return self.node("Cast", [packed], name, to=used)
 
-    def ones(self, channels: int, kernel: Pair) -> Weight:
-        """Weights of a depthwise convolution that sums."""
-        name = f"ones.{channels}.{kernel[0]}.{kernel[1]}"
-        return self._int8(self.constant(name, np.ones((channels, 1, *kernel), dtype=np.int8)), channels)
+    def shared_weight(self, op: IntegerConv2d) -> Weight:
+        """The weights of a sum over windows, which all of its kind use."""
+        channels, _, *kernel = op.weight.shape
+        return self._int8(self.constant(f"ones.{channels}.{kernel[0]}.{kernel[1]}", op.weight), channels)
 
     def _int8(self, values: str, channels: int) -> Weight:
         zeros = self.constant(f"zeros.{channels}", np.zeros(channels, dtype=np.int8))

@@ -26,11 +26,7 @@ from bitwright.export.pixels import Pixels
 from bitwright.export.qonnx.digits import BYTE_BITS, Digits, layers_in_digits, means_in_bytes
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import (
-    Accumulate,
-    IntegerAvgPool2d,
-    Rescale,
-)
+from bitwright.integer.ops import Accumulate, IntegerConv2d, Rescale
 from bitwright.integer.proof.narrow import in_float32
 from bitwright.quantizer.formats import MIN_TENSOR_BITS, TensorFormat
 
@@ -77,8 +73,8 @@ class Float32Graph(OnnxGraph, ABC):
         """A layer's weights in the layout of its operator, as float32 integers that state what they are."""
 
     @abstractmethod
-    def ones(self, op: IntegerAvgPool2d) -> str:
-        """The weights, all of them one, of the depthwise convolution that stands for a pooling."""
+    def shared_weight(self, op: IntegerConv2d) -> str:
+        """The weights of a sum over windows."""
 
     @abstractmethod
     def real(self, source: str, scale: float, output: str) -> str:

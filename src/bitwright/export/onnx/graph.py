@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from bitwright.errors import ExportError
 from bitwright.graph.nodes import MaxPool2d, Node, Pair
+from bitwright.integer.ops import IntegerConv2d
 
 OPSET = 21
 IR_VERSION = 10
@@ -94,6 +95,11 @@ def window(kernel: tuple[int, ...], stride: Pair, padding: Pair, dilation: Pair 
         "pads": [*padding, *padding],
         "dilations": list(dilation),
     }
+
+
+def convolution_attributes(op: IntegerConv2d) -> dict[str, Any]:
+    """All attributes of a convolution of integers."""
+    return {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
 
 
 @singledispatch

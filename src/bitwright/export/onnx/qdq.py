@@ -40,7 +40,7 @@ from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import IntegerAvgPool2d
+from bitwright.integer.ops import IntegerConv2d
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import MAX_BITS
@@ -100,11 +100,10 @@ class QdqBuilder(Float32Graph):
         stored = self.constant(f"{name}.weight_int8", values)
         return self.node("DequantizeLinear", [stored, scale, zero], f"{name}.weight", axis=axis)
 
-    def ones(self, op: IntegerAvgPool2d) -> str:
-        ones = np.ones((op.shape[0], 1, *op.kernel), dtype=np.int8)
+    def shared_weight(self, op: IntegerConv2d) -> str:
         if op.inputs[0] in self.stored:
-            return self.weight(f"{op.name}.ones", ones, MAX_BITS)
-        return self.constant(f"{op.name}.ones", ones.astype(np.float32))
+            return self.weight(f"{op.name}.ones", op.weight, MAX_BITS)
+        return self.constant(f"{op.name}.ones", op.weight.astype(np.float32))
 
     def real(self, source: str, scale: float, output: str) -> str:
         if source not in self.stored:

@@ -87,11 +87,12 @@ def _rescaled(op: Node, rescale: Rescale | None, builder: OnnxBuilder, accumulat
     builder.rounded(real, op.name, rescale.low, rescale.high)
 
 
-def add_wide_average(op: IntegerAvgPool2d, builder: OnnxBuilder, attributes: dict[str, Any]) -> None:
+def add_wide_average(
+    op: IntegerAvgPool2d, builder: OnnxBuilder, convolution: IntegerConv2d, attributes: dict[str, Any]
+) -> None:
     """Sums over a stream of 16 bits: a float32 convolution with ones, exact while no sum exceeds 2**24."""
     require_float32_mean(op, builder.model.formats[op.inputs[0]])
-    ones = np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32)
-    weight = builder.constant(f"{op.name}.ones", ones)
+    weight = builder.constant(f"{op.name}.ones", convolution.weight.astype(np.float32))
     sums = builder.node("Conv", [op.inputs[0], weight], f"{op.name}.sums", **attributes)
     # A multiplication behind constant weights would be folded into them, which rounds every product.
     result = op.name if op.rescale is None else f"{op.name}.accumulator"

@@ -16,9 +16,9 @@ from bitwright.errors import ExportError, LoweringError
 from bitwright.export.openvino.kernels import DOUBLED, INT8, PARTS, kernel, least_byte, may_be_matrix_products
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
-from bitwright.graph.nodes import Node, Pair
+from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
-from bitwright.integer.ops import IntegerConv2d, IntegerLayer, Rescale
+from bitwright.integer.ops import Accumulate, IntegerConv2d, IntegerLayer, Rescale
 from bitwright.integer.packing import pack
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 
@@ -167,8 +167,9 @@ class OpenvinoBuilder:
         half = self.ops.divide(self.ops.subtract(whole, odd), two)
         return self.ops.convert(self.ops.concat([half, self.ops.add(half, odd)], 1), "i8")
 
-    def rescaled(self, op: Node, rescale: Rescale | None, sums: Value) -> Value:
+    def rescaled(self, op: Accumulate, sums: Value) -> Value:
         """Requantize, unless the accumulators leave the network."""
+        rescale = op.rescale
         if rescale is None:
             return sums
         kernel = self.kernels.get(op.name)
@@ -181,8 +182,3 @@ class OpenvinoBuilder:
             sums, self.floats(multiplier.reshape(1, -1, 1, 1) if multiplier.size > 1 else multiplier[0])
         )
         return self.rounded(real, rescale.low, rescale.high)
-
-
-def windows(stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1)) -> list[list[int]]:
-    """Strides, padding before and after, and dilations."""
-    return [list(stride), list(padding), list(padding), list(dilation)]

@@ -3,78 +3,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import ExportError
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.kernels import DOUBLED, INT8, PARTS
-from bitwright.integer.ops import IntegerLayer, IntegerLinear
+from bitwright.integer.convolution import as_convolution
+from bitwright.integer.ops import IntegerConv2d, IntegerLayer
 from bitwright.integer.proof.bounds import exact_parts, partial_sum_bound
 
+Store = Callable[[npt.NDArray[np.int8]], Value]
+"""Makes the operand of weights [outputs, inputs, height, width], or with a first axis of groups."""
 
-def layer_sums(
-    op: IntegerLayer,
-    builder: OpenvinoBuilder,
-    weight: npt.NDArray[np.int8],
-    window: list[list[int]],
-    groups: int = 1,
-) -> Value:
-    """Accumulators: float32, or int32 where they are added in parts."""
-    ops = builder.ops
+
+def layer_sums(op: IntegerLayer, builder: OpenvinoBuilder) -> Value:
+    """Accumulators of a layer as an image: float32, or int32 where they are added in parts.
+
+    Matrix products are convolutions here: for those themselves, OpenVINO has kernels that quantize their inputs anew.
+    """
+    ops, convolution = builder.ops, as_convolution(op)
     kernel = builder.kernel(op)
     source = builder.bytes_of(op.inputs[0]) if kernel in (INT8, DOUBLED) else builder.values[op.inputs[0]]
-    if isinstance(op, IntegerLinear):
-        source = ops.reshape(source, builder.integers(-1, weight.shape[1], 1, 1), False)
+    if convolution is not op:
+        source = ops.reshape(source, builder.integers(-1, convolution.weight.shape[1], 1, 1), False)
     if kernel == DOUBLED:
         source = ops.concat([source, source], 1)
     if kernel == PARTS:
-        return _sums_of_parts(op, builder, source, weight, window, groups)
-    return ops.add(_products(op, builder, source, weight, window, groups), builder.floats(op.bias.reshape(1, -1, 1, 1)))
+        return _sums_of_parts(convolution, builder, source)
+    sums = products(convolution, builder, source, partial(builder.weight, op))
+    return ops.add(sums, builder.floats(op.bias.reshape(1, -1, 1, 1)))
 
 
-def _products(
-    op: IntegerLayer,
+def products(
+    op: IntegerConv2d,
     builder: OpenvinoBuilder,
     source: Value,
-    weight: npt.NDArray[np.int8],
-    window: list[list[int]],
-    groups: int,
+    store: Store,
+    weight: npt.NDArray[np.int8] | None = None,
 ) -> Value:
-    """Sums of products, on the layer's kernel."""
+    """Sums of products of a convolution, without its bias.
+
+    Args:
+        op: The convolution.
+        builder: The graph.
+        source: What it reads.
+        store: Makes the operand of the weights.
+        weight: Those over some of the inputs, where `source` is some of them.
+    """
+    weight = op.weight if weight is None else weight
+    window = [list(op.stride), list(op.padding), list(op.padding), list(op.dilation)]
+    groups = op.groups
     if groups == 1:
-        return builder.ops.convolution(source, builder.weight(op, weight), *window)
+        return builder.ops.convolution(source, store(weight), *window)
     repeats = len(weight) // groups
     if weight.shape[1] == 1 and repeats > 1:
         # A channel for each of its filters: then the kernels for depthwise convolutions do it, in less than half the time.
         source = builder.ops.shuffle_channels(builder.ops.concat([source] * repeats, 1), 1, repeats)
         groups = len(weight)
-    grouped = weight.reshape(groups, -1, *weight.shape[1:])
-    return builder.ops.group_convolution(source, builder.weight(op, grouped), *window)
+    return builder.ops.group_convolution(source, store(weight.reshape(groups, -1, *weight.shape[1:])), *window)
 
 
-def _sums_of_parts(
-    op: IntegerLayer,
-    builder: OpenvinoBuilder,
-    source: Value,
-    weight: npt.NDArray[np.int8],
-    window: list[list[int]],
-    groups: int,
-) -> Value:
+def _sums_of_parts(op: IntegerConv2d, builder: OpenvinoBuilder, source: Value) -> Value:
     """Sums over few enough input channels each that float32 holds them, added as int32."""
-    ops, channels = builder.ops, weight.shape[1]
+    ops, channels = builder.ops, op.weight.shape[1]
     params = builder.model.formats[op.inputs[0]]
-    parts = exact_parts(weight, np.zeros_like(op.bias), params, whole=groups > 1)
+    parts = exact_parts(op.weight, np.zeros_like(op.bias), params, whole=op.groups > 1)
     if parts is None:
         raise ExportError(
             f"OpenVINO computes '{op.name}' in float32, which needs sums of at most 2**24, but those can reach "
-            f"{partial_sum_bound(weight, params)}. Lower its weight or activation bits."
+            f"{partial_sum_bound(op.weight, params)}. Lower its weight or activation bits."
         )
     total = ops.constant(op.bias.astype(np.int32).reshape(1, -1, 1, 1))
     for start, stop in parts:
         part = source
         if stop - start < channels:
             part = ops.slice(source, *map(builder.integers, (start, stop, 1, 1)))
-        sums = _products(op, builder, part, weight[:, start:stop], window, groups)
+        sums = products(op, builder, part, partial(builder.weight, op), op.weight[:, start:stop])
         total = ops.add(total, ops.convert(sums, "i32"))
     return total

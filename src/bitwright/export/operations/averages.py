@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from bitwright.export.conditions import require_float32_mean
 from bitwright.export.litert.builder import LitertBuilder
 from bitwright.export.litert.convolution import add_convolution
@@ -15,14 +13,16 @@ from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
 from bitwright.export.onnx.float64 import floor_average
 from bitwright.export.onnx.float_network import add_float
-from bitwright.export.onnx.graph import OnnxGraph, window
+from bitwright.export.onnx.graph import OnnxGraph, convolution_attributes, window
 from bitwright.export.onnx.qlinear import add_qlinear, qlinear_rescale
 from bitwright.export.onnx.sums import add_sums, add_wide_average
-from bitwright.export.openvino.builder import OpenvinoBuilder, Value, windows
+from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
+from bitwright.export.openvino.sums import products
 from bitwright.export.qonnx.digits import BYTE_BITS
 from bitwright.graph.evaluate import Tensors
 from bitwright.graph.nodes import AvgPool2d
+from bitwright.integer.convolution import as_convolution
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerFloorAvgPool2d
 
 
@@ -34,25 +34,22 @@ def _(node: AvgPool2d, made: OnnxGraph, parameters: Tensors) -> None:
 
 @add_to_onnx.register
 def _(op: IntegerAvgPool2d, builder: OnnxBuilder) -> None:
-    channels = op.shape[0]
-    attributes = {**window(op.kernel, op.stride, op.padding), "group": channels}
+    convolution = as_convolution(op)
+    attributes = convolution_attributes(convolution)
     if builder.wide(op.inputs[0]):
-        add_wide_average(op, builder, attributes)
+        add_wide_average(op, builder, convolution, attributes)
         return
-    weight = builder.ones(channels, op.kernel)
-    rescale = qlinear_rescale(op, builder)
+    weight, rescale = builder.shared_weight(convolution), qlinear_rescale(op, builder)
     if rescale is None:
         add_sums(op, builder, "ConvInteger", weight, None, op.rescale, attributes)
     else:
-        bias = np.zeros(channels, dtype=np.int32)
-        add_qlinear(op, rescale, builder, op.inputs[0], weight, bias, attributes)
+        add_qlinear(op, rescale, builder, op.inputs[0], weight, convolution.bias, attributes)
 
 
 @add_in_float32.register
 def _(op: IntegerAvgPool2d, builder: Float32Graph) -> None:
-    (source,) = op.inputs
-    ones = builder.ones(op)
-    attributes = {**window(op.kernel, op.stride, op.padding), "group": op.shape[0]}
+    (source,), convolution = op.inputs, as_convolution(op)
+    ones, attributes = builder.shared_weight(convolution), convolution_attributes(convolution)
     if op.name not in builder.means:
         # Integers are rounded to themselves. A multiplication behind constant weights would be folded into them, which rounds
         # every product.
@@ -70,10 +67,8 @@ def _(op: IntegerAvgPool2d, builder: Float32Graph) -> None:
 @add_to_openvino.register
 def _(op: IntegerAvgPool2d, builder: OpenvinoBuilder) -> Value:
     require_float32_mean(op, builder.model.formats[op.inputs[0]])
-    ones = builder.floats(np.ones((op.shape[0], 1, 1, *op.kernel)))
-    window = windows(op.stride, op.padding, (1, 1))
-    sums = builder.ops.group_convolution(builder.values[op.inputs[0]], ones, *window)
-    return builder.rescaled(op, op.rescale, sums)
+    # Bytes would have to be quantized anew for it; float32 adds them exactly.
+    return builder.rescaled(op, products(as_convolution(op), builder, builder.values[op.inputs[0]], builder.floats))
 
 
 @add_to_litert.register

@@ -13,16 +13,17 @@ from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
 from bitwright.export.onnx.float_network import add_float, clamped, float_constant
-from bitwright.export.onnx.graph import OnnxGraph, window
+from bitwright.export.onnx.graph import OnnxGraph, convolution_attributes, window
 from bitwright.export.onnx.qlinear import add_qlinear, qlinear_rescale
 from bitwright.export.onnx.sums import add_sums
-from bitwright.export.openvino.builder import OpenvinoBuilder, Value, windows
+from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.export.openvino.sums import layer_sums
 from bitwright.export.qonnx.digits import Digit
 from bitwright.graph.evaluate import Tensors, folded_weight
 from bitwright.graph.nodes import Conv2d, Linear
-from bitwright.integer.ops import IntegerConv2d, IntegerLayer, IntegerLinear
+from bitwright.integer.convolution import as_convolution
+from bitwright.integer.ops import IntegerConv2d, IntegerLayer
 
 
 @add_float.register
@@ -49,30 +50,25 @@ def _operands(node: Conv2d | Linear, made: OnnxGraph, parameters: Tensors) -> li
 
 
 @add_to_onnx.register
-def _(op: IntegerConv2d, builder: OnnxBuilder) -> None:
-    attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
-    rescale = qlinear_rescale(op, builder)
-    if rescale is not None:
-        add_qlinear(op, rescale, builder, op.inputs[0], builder.weight(op, op.weight), op.bias, attributes)
-        return
-    weight = builder.weight(op, op.weight, unsigned=True)
-    add_sums(op, builder, "ConvInteger", weight, op.bias.reshape(-1, 1, 1), op.rescale, attributes)
-
-
-@add_to_onnx.register
-def _(op: IntegerLinear, builder: OnnxBuilder) -> None:
-    rescale = qlinear_rescale(op, builder)
-    if rescale is None:
+def _(op: IntegerLayer, builder: OnnxBuilder) -> None:
+    rescale, (source,) = qlinear_rescale(op, builder), op.inputs
+    convolution = as_convolution(op)
+    attributes = convolution_attributes(convolution)
+    if rescale is None and convolution is op:
+        weight = builder.weight(op, op.weight, unsigned=True)
+        add_sums(op, builder, "ConvInteger", weight, op.bias.reshape(-1, 1, 1), op.rescale, attributes)
+    elif rescale is None:
         weight = builder.weight(op, np.ascontiguousarray(op.weight.T))
         add_sums(op, builder, "MatMulInteger", weight, op.bias, op.rescale, {})
-        return
-    # A matrix product is a convolution of a 1 x 1 image, which has scales per channel and a bias.
-    outputs, inputs = op.weight.shape
-    image = builder.node("Reshape", [op.inputs[0], builder.integers(-1, inputs, 1, 1)], f"{op.name}.image")
-    weight = builder.weight(op, op.weight.reshape(outputs, inputs, 1, 1))
-    column = f"{op.name}.column"
-    add_qlinear(op, rescale, builder, image, weight, op.bias, {"kernel_shape": [1, 1]}, column)
-    builder.node("Reshape", [column, builder.integers(-1, outputs)], op.name)
+    elif convolution is op:
+        add_qlinear(op, rescale, builder, source, builder.weight(op, op.weight), op.bias, attributes)
+    else:
+        # QLinearConv has scales per channel and a bias, which QLinearMatMul lacks.
+        outputs, inputs = op.weight.shape
+        image = builder.node("Reshape", [source, builder.integers(-1, inputs, 1, 1)], f"{op.name}.image")
+        weight, pixel = builder.weight(op, convolution.weight), f"{op.name}.pixel"
+        add_qlinear(op, rescale, builder, image, weight, op.bias, attributes, pixel)
+        builder.node("Reshape", [pixel, builder.integers(-1, outputs)], op.name)
 
 
 @add_in_float32.register(IntegerLayer)
@@ -94,7 +90,7 @@ def _add_layer(op: IntegerLayer, digit: Digit, name: str, output: str, builder: 
     bias = digit.bias.astype(np.float32)
     if isinstance(op, IntegerConv2d):
         operation, values = "Conv", digit.weight
-        attributes = {**window(op.weight.shape[2:], op.stride, op.padding, op.dilation), "group": op.groups}
+        attributes = convolution_attributes(op)
     else:
         operation, values, attributes = "MatMul", np.ascontiguousarray(digit.weight.T), {}
     operands = [op.inputs[0], builder.weight(name, values, digit.bits)]
@@ -106,17 +102,9 @@ def _add_layer(op: IntegerLayer, digit: Digit, name: str, output: str, builder: 
 
 
 @add_to_openvino.register
-def _(op: IntegerConv2d, builder: OpenvinoBuilder) -> Value:
-    window = windows(op.stride, op.padding, op.dilation)
-    return builder.rescaled(op, op.rescale, layer_sums(op, builder, op.weight, window, op.groups))
-
-
-@add_to_openvino.register
-def _(op: IntegerLinear, builder: OpenvinoBuilder) -> Value:
-    # As a convolution of a 1 x 1 image: for matrix products, OpenVINO has kernels that quantize their inputs anew.
-    outputs, inputs = op.weight.shape
-    sums = layer_sums(op, builder, op.weight.reshape(outputs, inputs, 1, 1), windows())
-    return builder.ops.reshape(builder.rescaled(op, op.rescale, sums), builder.integers(-1, outputs), False)
+def _(op: IntegerLayer, builder: OpenvinoBuilder) -> Value:
+    image = builder.rescaled(op, layer_sums(op, builder))
+    return image if len(op.shape) == 3 else builder.ops.reshape(image, builder.integers(-1, *op.shape), False)
 
 
 @add_to_litert.register

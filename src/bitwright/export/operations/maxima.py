@@ -12,7 +12,7 @@ from bitwright.export.litert.real import real_of
 from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float64 import select_without_int32
 from bitwright.export.onnx.graph import OnnxGraph, may_end_behind, move_in_onnx, window
-from bitwright.export.openvino.builder import OpenvinoBuilder, Value, windows
+from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.graph.nodes import MaxPool2d
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
@@ -34,12 +34,14 @@ def _(op: MaxPool2d, graph: OnnxGraph) -> None:
 
 @add_to_openvino.register
 def _(op: MaxPool2d, builder: OpenvinoBuilder) -> Value:
-    strides, before, after, dilations = windows(op.stride, op.padding, op.dilation)
+    padding = list(op.padding)
     rounding = "ceil_torch" if op.ceil_mode else "floor"
     (source,) = op.inputs
     in_bytes = not {source, op.name}.isdisjoint(builder.stored_as_bytes)
     values = builder.bytes_of(source) if in_bytes else builder.values[source]
-    pooled = builder.ops.max_pool(values, strides, dilations, before, after, list(op.kernel), rounding).output(0)
+    pooled = builder.ops.max_pool(
+        values, list(op.stride), list(op.dilation), padding, padding, list(op.kernel), rounding
+    ).output(0)
     return builder.from_bytes(op.name, pooled) if in_bytes else pooled
 
 

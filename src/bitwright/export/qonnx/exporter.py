@@ -30,7 +30,7 @@ from bitwright.export.target import Target
 from bitwright.graph.nodes import MaxPool2d, Node
 from bitwright.graph.outputs import returned
 from bitwright.integer.model import IntegerModel, moved_from
-from bitwright.integer.ops import IntegerAvgPool2d
+from bitwright.integer.ops import IntegerConv2d
 from bitwright.quantizer.formats import TensorFormat
 
 DOMAIN = "qonnx.custom_op.general"
@@ -67,8 +67,8 @@ class QonnxBuilder(Float32Graph):
         stored = self.constant(f"{name}.weight_float", values.astype(np.float32))
         return self.quant(stored, f"{name}.weight", TensorFormat.symmetric(bits))
 
-    def ones(self, op: IntegerAvgPool2d) -> str:
-        return self.constant(f"{op.name}.ones", np.ones((op.shape[0], 1, *op.kernel), dtype=np.float32))
+    def shared_weight(self, op: IntegerConv2d) -> str:
+        return self.constant(f"{op.name}.ones", op.weight.astype(np.float32))
 
     def real(self, source: str, scale: float, output: str) -> str:
         return self.scaled(source, np.array(scale, dtype=np.float32), output)

@@ -13,7 +13,7 @@ from torch import Tensor
 from bitwright.integer.execution.prepared import PreparedModel, proved
 from bitwright.integer.execution.triton_steps import PRODUCTS, fits_a_byte, launch, storage, storage_of
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
-from bitwright.integer.ops import IntegerConv2d, IntegerLayer
+from bitwright.integer.ops import IntegerConv2d
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, accumulator_bounds, partial_sum_bound
 from bitwright.integer.quant_params import QuantParams
 
@@ -23,7 +23,7 @@ _SMALLEST_BLOCK = 32  # the least depth of a product of int8 matrices
 
 
 class TritonLayer:
-    """A convolution, or a matrix product as one of a single pixel, ready to be launched.
+    """A convolution, ready to be launched.
 
     Args:
         op: The layer.
@@ -31,45 +31,39 @@ class TritonLayer:
         products: `int8`, `shifted`, `bfloat16` or `float16`, or `depthwise`: see `triton_kernels`.
     """
 
-    def __init__(self, op: IntegerLayer, model: PreparedModel, products: str) -> None:
+    def __init__(self, op: IntegerConv2d, model: PreparedModel, products: str) -> None:
         from bitwright.integer.execution import triton_kernels  # Triton is not everywhere
 
         self.products, self.device = products, model.device
         self._kernel = triton_kernels.depthwise if products == "depthwise" else triton_kernels.convolution
-        weight = op.weight if op.weight.ndim == 4 else op.weight[:, :, None, None]
-        outputs, per_group, *size = weight.shape
+        outputs, per_group, *size = op.weight.shape
         params = model.model.formats[op.inputs[0]]
         self._out = storage_of(op.name, model)
         self._outputs = outputs
-        self._window = (
-            (size, op.stride, op.padding, op.dilation)
-            if isinstance(op, IntegerConv2d)
-            else (size, (1, 1), (0, 0), (1, 1))
-        )
+        self._window = size, op.stride, op.padding, op.dilation
         if products == "depthwise":
             self._depth = 0
-            stored = weight[:, 0].transpose(1, 2, 0).reshape(-1, outputs)
+            stored = op.weight[:, 0].transpose(1, 2, 0).reshape(-1, outputs)
         else:
             depth = per_group * size[0] * size[1]
             self._block_k = _DEEPEST_BLOCK if depth >= _DEEPEST_BLOCK else _SMALLEST_BLOCK
             self._depth = -(-depth // self._block_k) * self._block_k
             stored = np.zeros((outputs, self._depth), dtype=np.int8)
-            stored[:, :depth] = weight.transpose(0, 2, 3, 1).reshape(outputs, depth)
+            stored[:, :depth] = op.weight.transpose(0, 2, 3, 1).reshape(outputs, depth)
         self._offset = _offset(params) if products == "shifted" else 0
-        bias = op.bias.astype(np.int64) + self._offset * _sums(weight)
+        bias = op.bias.astype(np.int64) + self._offset * _sums(op.weight)
         self._weight = self._on_device(stored)
         self._bias = self._on_device(bias.astype(np.int32))
         self._rescale(op, params, model)
 
     @classmethod
-    def of(cls, op: IntegerLayer, model: PreparedModel) -> TritonLayer | None:
+    def of(cls, op: IntegerConv2d, model: PreparedModel) -> TritonLayer | None:
         """The layer, or None where no kernel computes it exactly."""
         params = model.model.formats[op.inputs[0]]
         kind = storage(params)
         if not fits_a_byte(kind):
             return None
-        groups = op.groups if isinstance(op, IntegerConv2d) else 1
-        if groups > 1:
+        if op.groups > 1:
             return cls(op, model, "depthwise") if op.weight.shape[1] == 1 else None
         wanted = PRODUCTS[model.kernels]
         if wanted is not None and partial_sum_bound(op.weight, params) <= FLOAT32_EXACT:
@@ -78,7 +72,7 @@ class TritonLayer:
             return cls(op, model, "int8")
         return cls(op, model, "shifted") if _shift_fits(op, _offset(params)) else None
 
-    def _rescale(self, op: IntegerLayer, params: QuantParams, model: PreparedModel) -> None:
+    def _rescale(self, op: IntegerConv2d, params: QuantParams, model: PreparedModel) -> None:
         """Choose the arithmetic of requantization, and bring its constants to the device."""
         self._low = self._high = 0
         self._arithmetic = "none"
@@ -146,7 +140,7 @@ def _offset(params: QuantParams) -> int:
     return params.quant_min + _INT8_MAGNITUDE
 
 
-def _shift_fits(op: IntegerLayer, offset: int) -> bool:
+def _shift_fits(op: IntegerConv2d, offset: int) -> bool:
     """Whether sums of inputs from -128 to 127, and the bias that undoes the shift, stay within int32."""
     rows = np.abs(op.weight.reshape(len(op.weight), -1).astype(np.int64)).sum(1)
     bias = op.bias.astype(np.int64) + offset * _sums(op.weight)

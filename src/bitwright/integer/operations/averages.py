@@ -12,13 +12,14 @@ from torch import Tensor
 
 from bitwright.errors import LoweringError
 from bitwright.graph.nodes import AvgPool2d, Node
+from bitwright.integer.convolution import as_convolution
 from bitwright.integer.execution.prepared import PreparedModel, Step, as_reference, prepare_op, rescaled_step
 from bitwright.integer.execution.reference import execute_op, finish
 from bitwright.integer.execution.triton_steps import as_prepared, triton_op
 from bitwright.integer.lowering.lower import Lowering, certified_rescale, lower_node
 from bitwright.integer.model import IntegerModel, moved_from
 from bitwright.integer.multipliers import INT32_MAX
-from bitwright.integer.ops import IntegerAvgPool2d, IntegerFloorAvgPool2d
+from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerFloorAvgPool2d
 from bitwright.integer.placeholder import placeholder_op, placeholder_rescale
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, Int64Array
 from bitwright.integer.proof.ranges import Range, accumulators, rescaled_range, result_range
@@ -27,6 +28,7 @@ from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.shapes import rescaled, shape_of
 from bitwright.quantizer.plan import QuantPlan
 from bitwright.quantizer.sums import magnitude, window_sums
+from bitwright.scheme import MAX_BITS
 
 
 @lower_node.register
@@ -53,6 +55,16 @@ def _(node: AvgPool2d, plan: QuantPlan) -> Node:
     return IntegerAvgPool2d(
         name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, rescale=placeholder_rescale(node, plan),
         kernel=node.kernel, stride=node.stride, padding=node.padding,
+    )  # fmt: skip
+
+
+@as_convolution.register
+def _(op: IntegerAvgPool2d) -> IntegerConv2d:
+    channels = op.shape[0]
+    return IntegerConv2d(
+        name=op.name, inputs=op.inputs, shape=op.shape, place=op.place, rescale=op.rescale,
+        weight=np.ones((channels, 1, *op.kernel), np.int8), weight_bits=MAX_BITS, bias=np.zeros(channels, np.int32),
+        stride=op.stride, padding=op.padding, dilation=(1, 1), groups=channels,
     )  # fmt: skip
 
 

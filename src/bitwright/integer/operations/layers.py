@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bitwright.errors import LoweringError
 from bitwright.graph.nodes import Layer, Linear, Node
+from bitwright.integer.convolution import as_convolution
 from bitwright.integer.execution.exact_sums import ExactSums
 from bitwright.integer.execution.prepared import PreparedModel, Step, prepare_op, rescaled_step
 from bitwright.integer.execution.reference import execute_op, finish
@@ -208,6 +209,20 @@ def _integer_layer(
     return IntegerConv2d(**common, stride=node.stride, padding=node.padding, dilation=node.dilation, groups=node.groups)
 
 
+@as_convolution.register
+def _(op: IntegerConv2d) -> IntegerConv2d:
+    return op
+
+
+@as_convolution.register
+def _(op: IntegerLinear) -> IntegerConv2d:
+    return IntegerConv2d(
+        name=op.name, inputs=op.inputs, shape=(*op.shape, 1, 1), place=op.place, rescale=op.rescale,
+        weight=op.weight[:, :, None, None], weight_bits=op.weight_bits, bias=op.bias,
+        stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
+    )  # fmt: skip
+
+
 @shape_of.register
 def _(op: IntegerConv2d, inputs: list[Tensor]) -> Tensor:
     (values,) = inputs
@@ -301,10 +316,11 @@ def _(op: IntegerLayer, model: PreparedModel) -> Step:
 
 @triton_op.register
 def _(op: IntegerLayer, model: PreparedModel) -> Step:
-    layer = TritonLayer.of(op, model)
+    convolution = as_convolution(op)
+    layer = TritonLayer.of(convolution, model)
     if layer is None:
         return as_prepared(op, model)
     model.arithmetic[op.name] = f"triton {layer.products}"
-    if isinstance(op, IntegerLinear):
-        return lambda inputs: layer(inputs[0].reshape(*inputs[0].shape, 1, 1)).flatten(1)
-    return lambda inputs: layer(inputs[0])
+    if convolution is op:
+        return lambda inputs: layer(inputs[0])
+    return lambda inputs: layer(inputs[0].reshape(*inputs[0].shape, 1, 1)).flatten(1)
