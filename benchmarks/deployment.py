@@ -24,9 +24,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from networks import settled
 from onnx import TensorProto, helper
 from onnxruntime import quantization
+from settled import settled
 
 from bitwright.benchmark import ENGINES, Timings, environment, load_engine, profile, time_interleaved
 from bitwright.benchmark.profiles import described

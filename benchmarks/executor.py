@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import settled
+from settled import settled
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from networks import settled
+from settled import settled
 
 from bitwright.benchmark import environment
 from bitwright.graph import capture

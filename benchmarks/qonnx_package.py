@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from networks import settled
+from settled import settled
 
 from bitwright.benchmark import environment, load_engine
 from bitwright.cli.console import bar

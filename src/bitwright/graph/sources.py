@@ -115,13 +115,15 @@ def _pytorchcv(model: str, options: dict[str, Any], pretrained: bool) -> nn.Modu
 def _torchvision(model: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
     from torchvision import models
 
-    known = models.list_models(module=models)
+    known = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
     if model not in known:
         raise unknown_name("torchvision model", model, known)
     options.pop("in_size", None)
-    builder = models.get_model_builder(model)
-    if "init_weights" in inspect.signature(builder).parameters or model in ("googlenet", "inception_v3"):
+    parameters = inspect.signature(models.get_model_builder(model)).parameters
+    if "init_weights" in parameters or model in ("googlenet", "inception_v3"):
         options.setdefault("init_weights", not pretrained)
+    if "weights_backbone" in parameters:  # a segmenter's, which would be downloaded
+        options.setdefault("weights_backbone", None)
     make = partial(models.get_model, model, weights="DEFAULT" if pretrained else None)
     return _call(f"torchvision:{model}", make, options, pretrained)
 

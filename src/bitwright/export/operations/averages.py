@@ -29,6 +29,8 @@ from bitwright.integer.ops import IntegerAvgPool2d, IntegerFloorAvgPool2d
 @add_float.register
 def _(node: AvgPool2d, made: OnnxGraph, parameters: Tensors) -> None:
     attributes = window(node.kernel, node.stride, node.padding)
+    # ONNX Runtime's quantizer makes an operator of the pool that knows none, not even ones.
+    del attributes["dilations"]
     made.node("AveragePool", [node.inputs[0]], node.name, **attributes, count_include_pad=1)
 
 
