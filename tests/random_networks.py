@@ -14,14 +14,20 @@ prints the networks that an engine computes otherwise, or not at all, and counts
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
+import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from math import prod
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +101,7 @@ class RandomModel:
 
 
 UNMADE = "no model"
+PART = 20  # networks of one process
 Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 Make = Callable[[int], RandomModel]
 
@@ -184,6 +191,9 @@ class Survey:
     equal: int = 0
     wrong: dict[int, object] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Survey) -> Survey:
+        return Survey(self.equal + other.equal, self.wrong | other.wrong, self.refused + other.refused)
 
     @property
     def of_exporter(self) -> int:
@@ -655,6 +665,65 @@ def reason(error: BitwrightError) -> str:
     return re.sub(r"\[[^]]*\]", "[...]", re.sub(r"'[^']*'", "'...'", re.sub(r"-?\d[\d.]*(e[-+]\d+)?", "n", str(error))))
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some networks in one engine: what one process does at a time.
+
+    Attributes:
+        engine: Its name.
+        onednn: `ONEDNN_MAX_CPU_ISA` of its process, if it is set.
+        target: The CPUs that all files are for; by default, those that each network draws.
+        first: The first seed.
+        count: How many seeds.
+    """
+
+    engine: str
+    onednn: str | None
+    target: str | None
+    first: int
+    count: int
+
+    def survey(self) -> Survey:
+        """Make the networks and run them."""
+        torch.set_num_threads(1)
+        variables = {} if self.onednn is None else {"ONEDNN_MAX_CPU_ISA": self.onednn}
+        return survey(self.engine, range(self.first, self.first + self.count), variables, self._make)
+
+    def _make(self, seed: int) -> RandomModel:
+        made = random_model(seed)
+        return made if self.target is None else replace(made, target=Target(self.target))
+
+
+def surveyed(parts: Sequence[Part], jobs: int, log: Path | None, seconds: float) -> Iterator[tuple[Part, Survey]]:
+    """The parts and what was found, in the order in which they end: those of the log first, which are not run again.
+
+    Args:
+        parts: What to run.
+        jobs: How many processes at a time.
+        log: A file of one JSON object a line, to which each part is added once it has ended.
+        seconds: No part begins later than that.
+    """
+    done: dict[Part, Survey] = {}
+    for line in log.read_text().splitlines() if log is not None and log.exists() else ():
+        entry = json.loads(line)
+        wrong = {int(seed): what for seed, what in entry["wrong"].items()}
+        done[Part(**entry["part"])] = Survey(entry["equal"], wrong, Counter(entry["refused"]))
+    yield from ((part, done[part]) for part in parts if part in done)
+    end, left = time.monotonic() + seconds, iter([part for part in parts if part not in done])
+    # A process a part: what an engine leaves behind ends with it.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = {pool.submit(part.survey): part for part in islice(left, jobs)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                part, found = running.pop(future), future.result()
+                if log is not None:
+                    with log.open("a") as file:
+                        file.write(json.dumps({"part": asdict(part), **asdict(found)}) + "\n")
+                yield part, found
+                if time.monotonic() < end and (following := next(left, None)) is not None:
+                    running[pool.submit(following.survey)] = following
+
+
 def main() -> None:
     """What engines do with networks, and the reasons of those that they are refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -662,13 +731,28 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=60)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--onednn", metavar="ISA", help="ONEDNN_MAX_CPU_ISA of the engines: AVX2, AVX512_CORE, ...")
+    parser.add_argument(
+        "--target", choices=[target.value for target in Target], help="by default, each network draws one"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument("--log", type=Path, help="a file to go on from: what it has is not run again")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing later than that")
     chosen = parser.parse_args()
-    variables = {} if chosen.onednn is None else {"ONEDNN_MAX_CPU_ISA": chosen.onednn}
     here = environment()
-    print(f"{here.processor}, {', '.join(here.instructions)}; oneDNN: {chosen.onednn or 'all of them'}")
-    failed = False
-    for engine in chosen.engine or ENGINES:
-        found = survey(engine, range(chosen.first, chosen.first + chosen.networks), variables)
+    print(f"{here.processor}, {', '.join(here.instructions)}; oneDNN: {chosen.onednn or 'all of them'}", flush=True)
+    starts = range(chosen.first, chosen.first + chosen.networks, PART)
+    parts = [
+        Part(engine, chosen.onednn, chosen.target, start, min(PART, starts.stop - start))
+        for engine in chosen.engine or ENGINES
+        for start in starts
+    ]
+    total: dict[str, Survey] = {part.engine: Survey() for part in parts}
+    began = time.monotonic()
+    for count, (part, found) in enumerate(surveyed(parts, chosen.jobs, chosen.log, chosen.seconds), start=1):
+        total[part.engine] += found
+        left = (time.monotonic() - began) / count * (len(parts) - count)
+        print(f"{count} of {len(parts)} parts, {left:.0f} s left", file=sys.stderr, flush=True)
+    for engine, found in total.items():
         unmade = found.refused.total() - found.of_exporter
         print(
             f"{engine}: {found.equal} equal, {len(found.wrong)} not, {found.of_exporter} refused by the exporter, "
@@ -678,8 +762,7 @@ def main() -> None:
             print(f"  {count} x {words}")
         for seed, wrong in found.wrong.items():
             print(f"  seed {seed}: {wrong}")
-        failed |= bool(found.wrong)
-    raise SystemExit(failed)
+    raise SystemExit(any(found.wrong for found in total.values()))
 
 
 if __name__ == "__main__":
