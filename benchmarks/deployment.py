@@ -6,17 +6,21 @@ quantizer makes from the same float32 file, which are not exact. All run interle
 and peak memory are those of a process of their own. Weights are random, which changes no speed. Every bar that is not met is
 printed with the limit: what this machine's int8 and float32 matrix products give in the same engine. For each exact file it
 prints the time by operator, where the engine tells, and names what is no convolution and takes a tenth of it or more.
-`--readme README.md` puts the table between the two markers there.
+`--jobs N` exports so many files at a time; what is timed never runs beside another. `--add` keeps the other networks of the
+JSON file, if it is of this processor. `--readme README.md` puts the table between the two markers there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from onnx import TensorProto, helper
 from onnxruntime import quantization
 from settled import settled
 
-from bitwright.benchmark import ENGINES, Timings, environment, load_engine, profile, time_interleaved
+from bitwright.benchmark import ENGINES, environment, load_engine, profile, time_interleaved
 from bitwright.benchmark.profiles import described
 from bitwright.benchmark.side_by_side import in_fresh_process
 from bitwright.errors import ExportError
@@ -38,7 +42,7 @@ from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 
-MODELS = ("pytorchcv:resnet18", "pytorchcv:resnet50")
+MODELS = ("pytorchcv:resnet18", "pytorchcv:resnet50", "torchvision:mobilenet_v3_large", "torchvision:efficientnet_b0")
 SLOW_ENGINES = ("qonnx",)  # executors of a format's meaning, not made for speed
 BATCHES = (1, 8)
 FLOAT, PEER = "float32", "ORT's quantizer"
@@ -92,24 +96,37 @@ def integer_models(name: str, size: int) -> tuple[Any, dict[str, IntegerModel], 
     return graph, models, images
 
 
-def exported(models: dict[str, IntegerModel], images: torch.Tensor, folder: Path) -> list[File]:
-    """The exact files of all engines, each checked for equality on real output."""
-    files = []
+def _written(
+    made: File, model: IntegerModel, target: Target, images: np.ndarray[Any, Any], logits: np.ndarray[Any, Any]
+) -> File:
+    """The file, and whether its engine computes these logits."""
+    torch.set_num_threads(1)
+    try:
+        ENGINES[made.engine].form.export(model, made.path, target)
+        got = load_engine(made.engine, made.path)(images)
+        return replace(made, exact=bool(np.array_equal(got, logits)))
+    except ExportError as error:
+        return replace(made, refused=str(error))
+
+
+def exported(models: dict[str, IntegerModel], images: torch.Tensor, folder: Path, jobs: int) -> list[File]:
+    """The exact files of all engines, each checked for equality on real output, `jobs` of them at a time."""
     expected = {title: prepare(model).run(images).numpy() for title, model in models.items()}
-    for engine, found in ENGINES.items():
-        if not found.installed or engine in SLOW_ENGINES:
-            continue
-        for index, (title, model) in enumerate(models.items()):
-            made = File(title, engine, folder / f"{engine}.{index}{found.form.suffix}")
-            target = Target.AVX2 if "AVX2" in title else environment().target
-            try:
-                found.form.export(model, made.path, target)
-                got = load_engine(engine, made.path)(images.numpy())
-                made.exact = bool(np.array_equal(got, expected[title]))
-            except ExportError as error:
-                made.refused = str(error)
-            files.append(made)
-    return files
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        files = [
+            pool.submit(
+                _written,
+                File(title, engine, folder / f"{engine}.{index}{found.form.suffix}"),
+                model,
+                Target.AVX2 if "AVX2" in title else environment().target,
+                images.numpy(),
+                expected[title],
+            )
+            for engine, found in ENGINES.items()
+            if found.installed and engine not in SLOW_ENGINES
+            for index, (title, model) in enumerate(models.items())
+        ]
+        return [file.result() for file in files]
 
 
 def peers(source: Path, images: np.ndarray[Any, Any], folder: Path) -> list[File]:
@@ -137,7 +154,7 @@ def peers(source: Path, images: np.ndarray[Any, Any], folder: Path) -> list[File
     return files
 
 
-def measure(files: list[File], shape: tuple[int, ...], batch: int, rounds: int, threads: int) -> Timings:
+def measure(files: list[File], shape: tuple[int, ...], batch: int, rounds: int, threads: int, jobs: int) -> None:
     """Time all files at one batch size, and fill in their rows."""
     images = np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32)
     running = [file for file in files if file.refused is None]
@@ -146,15 +163,15 @@ def measure(files: list[File], shape: tuple[int, ...], batch: int, rounds: int, 
         for file in running
     }
     timings = time_interleaved(calls, rounds=rounds, warmup=1)
-    for file, key in zip(running, calls, strict=True):
-        load_ms, peak = in_fresh_process(file.engine, file.path, threads, len(images))
+    with ThreadPoolExecutor(jobs) as pool:
+        apart = list(pool.map(lambda file: in_fresh_process(file.engine, file.path, threads, len(images)), running))
+    for file, key, (load_ms, peak) in zip(running, calls, apart, strict=True):
         file.rows[batch] = {
             "latency_ms": timings.latency(key).to_dict(),
             "speedup": timings.speedup(key, f"onnxruntime: {FLOAT}").to_dict(),
             "load_ms": load_ms,
             "peak_memory_mb": peak,
         }
-    return timings
 
 
 def _product(folder: Path, integer: bool) -> Callable[[], object]:
@@ -185,8 +202,18 @@ def limits(folder: Path, rounds: int) -> dict[str, float]:
     return {**rate, "ratio": timings.speedup("int8", "float32").median}
 
 
-def bars(files: list[File]) -> list[dict[str, Any]]:
+WITH_DOT_PRODUCTS = {
+    ("resnet18", "tvm", "W8A8"): 3.6, ("resnet18", "tvm", "W4A4"): 3.6, ("resnet18", "tvm", "W8A8, 16-bit residual"): 3.3,
+    ("resnet18", "openvino", "W8A8"): 3.5, ("resnet18", "openvino", "W8A8, 16-bit residual"): 3.3,
+    ("resnet18", "litert", "W8A8"): 3.1, ("resnet18", "onnxruntime", "W8A8, 16-bit residual"): 2.2,
+    ("resnet50", "tvm", "W8A8"): 3.4, ("resnet50", "openvino", "W8A8"): 3.2, ("resnet50", "litert", "W8A8"): 2.9,
+}  # fmt: skip
+"""What is asked of CPUs with 8-bit dot products, at batch 8: by network, engine and file."""
+
+
+def bars(name: str, files: list[File]) -> list[dict[str, Any]]:
     """What was asked for, what was reached, and by which file."""
+    network, dots = name.split(":")[-1], environment().target is Target.VNNI
 
     def speed(file: File, batch: int) -> float:
         return float(file.rows[batch]["speedup"]["median"]) if batch in file.rows else 0.0
@@ -202,8 +229,17 @@ def bars(files: list[File]) -> list[dict[str, Any]]:
     def eight(file: File) -> bool:
         return "W8A8" in file.name and "16-bit" not in file.name
 
+    def row(what: str, asked: float, got: float, file: File) -> dict[str, Any]:
+        return {"bar": what, "asked": asked, "got": got, "met": got >= asked, "file": f"{file.engine}: {file.name}"}
+
     ours = [file for file in files if file.exact and eight(file)]
     fastest = max(ours, key=lambda file: speed(file, 8))
+    if "resnet" not in network:
+        asked = 1.5 if dots else 1.0
+        return [
+            row(f"W8A8 in the fastest exact engine, batch {size}", asked, speed(fastest, size), fastest)
+            for size in BATCHES
+        ]
     standard = max((file for file in ours if file.engine == "onnxruntime"), key=lambda file: speed(file, 8))
     peer, narrow = best(8, title=PEER, exact=False), best(8, title="W4A4", engine="onnxruntime")
     plain = next(file for file in files if (file.name, file.engine) == ("W8A8", "onnxruntime"))
@@ -216,31 +252,39 @@ def bars(files: list[File]) -> list[dict[str, Any]]:
         ("W8A8 over ORT's best inexact int8 file, batch 8", 0.95, speed(standard, 8) / speed(peer, 8), standard),
         ("W8A8, 16-bit residual, batch 8", 2.3, speed(wide, 8), wide),
     ]
-    rows = [
-        {"bar": what, "asked": asked, "got": got, "met": got >= asked, "file": f"{file.engine}: {file.name}"}
-        for what, asked, got, file in found
-    ]
+    rows = [row(*each) for each in found]
+    if dots:
+        by_name = {(network, file.engine, file.name): file for file in files}
+        rows += [
+            row(f"{title} in {engine}, batch 8", asked, speed(by_name[key], 8), by_name[key])
+            for key, asked in WITH_DOT_PRODUCTS.items()
+            if key in by_name
+            for _, engine, title in [key]
+        ]
     return [
         *rows,
         {"bar": "INT4 file over int8 file", "asked": 0.53, "got": size, "met": size <= 0.53, "file": narrow.name},
     ]
 
 
-def bench(name: str, size: int, rounds: int, threads: int) -> dict[str, Any]:
+def bench(name: str, size: int, rounds: int, threads: int, jobs: int) -> dict[str, Any]:
     """All files of one network."""
+    print(f"{name}: made into integers", file=sys.stderr, flush=True)
     graph, models, images = integer_models(name, size)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         base = File(FLOAT, "onnxruntime", folder / "float.onnx")
         export_float_onnx(graph, base.path)
-        files = [base, *exported(models, images, folder), *peers(base.path, images.numpy(), folder)]
+        print(f"{name}: exported", file=sys.stderr, flush=True)
+        files = [base, *exported(models, images, folder, jobs), *peers(base.path, images.numpy(), folder)]
         for batch in BATCHES:
-            measure(files, graph.input_shape, batch, rounds, threads)
+            print(f"{name}: timed at batch {batch}", file=sys.stderr, flush=True)
+            measure(files, graph.input_shape, batch, rounds, threads, jobs)
         images_at_once = np.random.default_rng(0).standard_normal((BATCHES[-1], *graph.input_shape), dtype=np.float32)
         for file in files:
             if file.exact:
                 file.shares = profile(file.engine, file.path, images_at_once, threads=threads)
-        return {"model": name, "files": [file.to_dict() for file in files], "bars": bars(files)}
+        return {"model": name, "files": [file.to_dict() for file in files], "bars": bars(name, files)}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -287,15 +331,24 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="files that are exported at a time")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--add", action="store_true", help="keep the other networks of --json")
     parser.add_argument("--readme", type=Path, help="a file with the two markers between which the table belongs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rounds, models = (3, arguments.models[:1]) if arguments.quick else (arguments.rounds, arguments.models)
     with tempfile.TemporaryDirectory() as place:
         rates = limits(Path(place), rounds)
-    networks = [bench(name, arguments.size, rounds, arguments.threads) for name in models]
+    networks = [bench(name, arguments.size, rounds, arguments.threads, arguments.jobs) for name in models]
     where = environment().to_dict()
+    if arguments.add and arguments.json.exists():
+        before = json.loads(arguments.json.read_text(encoding="utf-8"))
+        if before["environment"]["processor"] != where["processor"]:
+            raise SystemExit(
+                f"--add: {arguments.json} is of another machine, {before['environment']['processor']}: choose another file."
+            )
+        networks = [network for network in before["networks"] if network["model"] not in models] + networks
     found = {
         "environment": where,
         "threads": arguments.threads,
