@@ -101,7 +101,6 @@ class RandomModel:
 
 
 UNMADE = "no model"
-PART = 20  # networks of one process
 Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 Make = Callable[[int], RandomModel]
 
@@ -735,14 +734,15 @@ def main() -> None:
         "--target", choices=[target.value for target in Target], help="by default, each network draws one"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument("--part", type=int, default=20, help="networks of one process")
     parser.add_argument("--log", type=Path, help="a file to go on from: what it has is not run again")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing later than that")
     chosen = parser.parse_args()
     here = environment()
     print(f"{here.processor}, {', '.join(here.instructions)}; oneDNN: {chosen.onednn or 'all of them'}", flush=True)
-    starts = range(chosen.first, chosen.first + chosen.networks, PART)
+    starts = range(chosen.first, chosen.first + chosen.networks, chosen.part)
     parts = [
-        Part(engine, chosen.onednn, chosen.target, start, min(PART, starts.stop - start))
+        Part(engine, chosen.onednn, chosen.target, start, min(chosen.part, starts.stop - start))
         for engine in chosen.engine or ENGINES
         for start in starts
     ]
