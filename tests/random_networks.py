@@ -693,6 +693,23 @@ class Part:
         return made if self.target is None else replace(made, target=Target(self.target))
 
 
+def logged(part: Part, found: Survey) -> str:
+    """A part and what was found as one line of JSON."""
+    entry = {"equal": found.equal, "wrong": found.wrong, "refused": dict(found.refused)}
+    return json.dumps({"part": asdict(part), **entry}) + "\n"
+
+
+def from_log(text: str) -> dict[Part, Survey]:
+    """The parts of some such lines."""
+    entries = map(json.loads, text.splitlines())
+    return {
+        Part(**entry["part"]): Survey(
+            entry["equal"], {int(seed): what for seed, what in entry["wrong"].items()}, Counter(entry["refused"])
+        )
+        for entry in entries
+    }
+
+
 def surveyed(parts: Sequence[Part], jobs: int, log: Path | None, seconds: float) -> Iterator[tuple[Part, Survey]]:
     """The parts and what was found, in the order in which they end: those of the log first, which are not run again.
 
@@ -702,11 +719,7 @@ def surveyed(parts: Sequence[Part], jobs: int, log: Path | None, seconds: float)
         log: A file of one JSON object a line, to which each part is added once it has ended.
         seconds: No part begins later than that.
     """
-    done: dict[Part, Survey] = {}
-    for line in log.read_text().splitlines() if log is not None and log.exists() else ():
-        entry = json.loads(line)
-        wrong = {int(seed): what for seed, what in entry["wrong"].items()}
-        done[Part(**entry["part"])] = Survey(entry["equal"], wrong, Counter(entry["refused"]))
+    done = from_log(log.read_text()) if log is not None and log.exists() else {}
     yield from ((part, done[part]) for part in parts if part in done)
     end, left = time.monotonic() + seconds, iter([part for part in parts if part not in done])
     # A process a part: what an engine leaves behind ends with it.
@@ -717,7 +730,7 @@ def surveyed(parts: Sequence[Part], jobs: int, log: Path | None, seconds: float)
                 part, found = running.pop(future), future.result()
                 if log is not None:
                     with log.open("a") as file:
-                        file.write(json.dumps({"part": asdict(part), **asdict(found)}) + "\n")
+                        file.write(logged(part, found))
                 yield part, found
                 if time.monotonic() < end and (following := next(left, None)) is not None:
                     running[pool.submit(following.survey)] = following

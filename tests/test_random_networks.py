@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from bitwright.errors import BitwrightError
 from bitwright.quantizer import TensorFormat
 from export.unoptimised import unoptimised
 from phases import CAPTURED
-from random_networks import DISTINCT_LOGITS, RandomModel, random_model, survey
+from random_networks import DISTINCT_LOGITS, Part, RandomModel, Survey, from_log, logged, random_model, survey
 
 NETWORKS = 60
 MANY = 1000
@@ -29,6 +30,15 @@ def models() -> dict[int, RandomModel]:
         except BitwrightError:
             continue
     return found
+
+
+def test_a_survey_is_kept_in_its_log() -> None:
+    """Refusals and faults as well as what was equal, so that a survey that goes on counts them once."""
+    parts = Part("onnxruntime", None, None, 0, 4), Part("openvino", "AVX2", "vnni", 4, 3)
+    found = Survey(1, {2: {"level all, 1 threads, batch 2": 3}}, Counter({"no model: a clamp": 2})), Survey(3)
+    assert from_log("".join(map(logged, parts, found))) == dict(zip(parts, found, strict=True))
+    total = found[0] + found[1]
+    assert (total.equal, total.wrong, total.refused) == (4, found[0].wrong, found[0].refused)
 
 
 def test_a_seed_decides_all() -> None:
