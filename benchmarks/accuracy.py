@@ -9,6 +9,7 @@ same float weights, for every width, every way to make them, and every seed, whi
     qat2, qat10     calibrated, and then 2 or 10 epochs of training
     float           the float network
 
+A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:learning_rate=0.02`, where --way names it.
 A row is `network/width/way/seed`; `--rows` chooses among them by shell patterns, `resnet20/W2A2/*`, say. Every row is written to
 --json when it is done; who starts again measures what is missing. Rows that failed say why, and are tried again.
 """
@@ -22,10 +23,10 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from fashion import NETWORKS, trained
@@ -56,6 +57,8 @@ SENSITIVITY_IMAGES = 1000
 BATCH = 250
 FLOAT = TrainSettings(epochs=12, learning_rate=0.1, weight_decay=5e-4)
 QAT = TrainSettings(learning_rate=0.01, weight_decay=5e-4)
+
+Settings = TypeVar("Settings", ReconstructionSettings, TrainSettings)
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,11 @@ class Place:
         return Graph.load(self.folder / f"{network}.graph")
 
 
-def rows(seeds: int) -> Iterator[Row]:
-    """All of them, those of few minutes first."""
+def rows(seeds: int, ways: Sequence[str] = ()) -> Iterator[Row]:
+    """All of them, those of few minutes first; and those of `ways` with settings of their own."""
     for network in NETWORKS:
         yield Row(network, "float", "float", 0)
-    for way in WAYS:
+    for way in (*WAYS, *ways):
         for seed in range(seeds):
             for network in NETWORKS:
                 for width in WIDTHS:
@@ -124,18 +127,26 @@ def scheme_of(width: str, graph: Graph, folder: Path, network: str) -> Scheme:
     return random_schemes(graph, uniform, RANDOM, seed=0)[int(width.removeprefix("random3-")) - 1]
 
 
+def with_changes(settings: Settings, changed: Sequence[str]) -> Settings:
+    """Settings with others of some fields, each `name=number`."""
+    kinds = {item.name: type(getattr(settings, item.name)) for item in fields(settings)}
+    pairs = [change.partition("=")[::2] for change in changed]
+    return replace(settings, **{name: kinds[name](value) for name, value in pairs})
+
+
 def made(row: Row, place: Place, data: ImageData) -> QuantizedModel:
     """The network of a row, on the processor, ready to be lowered."""
     graph = place.graph(row.network)
     images, _ = data.calibration(IMAGES, row.seed)
     model, _ = calibrated(graph, scheme_of(row.width, graph, place.folder, row.network), images)
-    if row.way == "reconstructed":
+    way, *changed = row.way.split(":")
+    if way == "reconstructed":
         reference = graph.with_parameters({name: t.to(place.device) for name, t in graph.parameters.items()})
-        settings = ReconstructionSettings(seed=row.seed)
+        settings = with_changes(ReconstructionSettings(seed=row.seed), changed)
         reconstruct(model.to(place.device), images.to(place.device), settings, reference=reference)
-    elif row.way in EPOCHS:
+    elif way in EPOCHS:
         state = place.folder / f"{str(row).replace('/', '.')}.state"
-        settings = replace(QAT, epochs=EPOCHS[row.way], seed=row.seed)
+        settings = with_changes(replace(QAT, epochs=EPOCHS[way], seed=row.seed), changed)
         fit(model, data, settings, checkpoint=Checkpointing(state, resume=True))  # on a GPU, where it sees one
         model.cpu().settle_norm(torch.split(images, 128))
         state.unlink(missing_ok=True)
@@ -218,13 +229,20 @@ def main() -> None:
         "--weights", action="append", default=[], metavar="NETWORK=FILE", help="a state dict; repeatable"
     )
     parser.add_argument("--rows", action="append", metavar="PATTERN", help="of network/width/way/seed; repeatable")
+    parser.add_argument(
+        "--way", action="append", default=[], metavar="WAY:NAME=NUMBER", help="a way besides; repeatable"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side, each on one thread")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--data", help="folder of Fashion-MNIST")
     parser.add_argument("--list", action="store_true", help="print the rows that would be measured")
     arguments = parser.parse_args()
-    asked = [row for row in rows(arguments.seeds) if any(fnmatch.fnmatch(str(row), p) for p in arguments.rows or ["*"])]
+    asked = [
+        row
+        for row in rows(arguments.seeds, arguments.way)
+        if any(fnmatch.fnmatch(str(row), p) for p in arguments.rows or ["*"])
+    ]
     before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"rows": {}, "networks": {}}
     known = before["rows"]
     missing = [row for row in asked if "top1_percent" not in known.get(str(row), {})]
@@ -252,7 +270,7 @@ def main() -> None:
         found = pool.imap_unordered(measure, [(row, place) for row in missing])
         for done, (row, result) in enumerate(found, 1):
             known[str(row)] = result
-            order = {str(row): place for place, row in enumerate(rows(max(arguments.seeds, 10)))}
+            order = {str(row): place for place, row in enumerate(rows(max(arguments.seeds, 10), arguments.way))}
             before["rows"] = known = dict(sorted(known.items(), key=lambda entry: order.get(entry[0], len(order))))
             write_json(arguments.json, before)
             print(f"{row}: {result.get('top1_percent', result.get('failed'))}", flush=True)
