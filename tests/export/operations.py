@@ -12,14 +12,26 @@ import numpy.typing as npt
 import torch
 
 from bitwright.graph.functions import FUNCTIONS, Program
-from bitwright.graph.nodes import Node, Slice
+from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, MaxPool2d, Node, Pad, Slice, Take
 from bitwright.integer import IntegerModel, QuantParams
+from bitwright.integer.multipliers import add_multipliers
 from bitwright.integer.operations.product import IntegerProduct, find_multiplier
 from bitwright.integer.operations.table import IntegerTable, is_computable, real_results, rounded_entries
-from bitwright.integer.ops import Quantize
+from bitwright.integer.ops import (
+    IntegerAdd,
+    IntegerAvgPool2d,
+    IntegerConv2d,
+    IntegerLinear,
+    IntegerRequantize,
+    Quantize,
+    Rescale,
+)
 from bitwright.integer.outputs import single_output
+from bitwright.integer.proof.bounds import accumulator_bounds
+from bitwright.integer.proof.certificate import certify, certify_requantize
 from bitwright.integer.proof.margins import SCALE_FREEDOM, nearby
 from bitwright.quantizer.formats import TensorFormat
+from bitwright.quantizer.sums import window_sums
 from bitwright.scheme import Scheme
 
 
@@ -109,6 +121,128 @@ def product(
     return Case(_model([*ops, made], formats), _images(source, image))
 
 
+def _on_integers(ops: list[Node], formats: dict[str, QuantParams], shape: tuple[int, ...]) -> Case:
+    """Operations behind the quantization of images, `input`, which are integers of its format, both ends among them."""
+    source = formats["input"]
+    generator = np.random.default_rng(0)
+    integers = generator.integers(source.quant_min, source.quant_max + 1, shape)
+    integers.flat[:2] = source.quant_min, source.quant_max
+    return Case(_model([_quantize(source, shape), *ops], formats), _images(source, integers))
+
+
+def _rescale(
+    weight: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], source: QuantParams, out: QuantParams
+) -> Rescale:
+    """Certified multipliers with which a typical largest accumulator is the largest result, and larger ones are clamped."""
+    low, high = accumulator_bounds(weight, bias, source)
+    ratio = 4 * out.quant_max / np.maximum(high - low, 1)
+    return Rescale(certify(ratio, low, high, *out.ends).multipliers, *out.ends)
+
+
+@cache
+def convolution(
+    window: TensorFormat = BYTE, groups: int = 1, per_group: int = 3, side: int = 3, stride: int = 1, dilation: int = 1,
+    result: TensorFormat = BYTE, bits: int = 8,
+) -> Case:  # fmt: skip
+    """A padded convolution to 8 outputs, on images whose sides are no multiples of anything."""
+    source, out = QuantParams(window, 1.0), QuantParams(result, 1.0)
+    generator, most = np.random.default_rng(1), 2 ** (bits - 1) - 1
+    weight = generator.integers(-most, most + 1, (8, per_group, side, side)).astype(np.int8)
+    bias = generator.integers(-500, 500, 8).astype(np.int32)
+    padding = dilation * (side // 2)
+    sides = tuple((size + 2 * padding - dilation * (side - 1) - 1) // stride + 1 for size in (7, 9))
+    op = IntegerConv2d(
+        name="layer", inputs=("input",), shape=(8, *sides), rescale=_rescale(weight, bias, source, out), weight=weight,
+        weight_bits=bits, bias=bias, stride=(stride, stride), padding=(padding, padding), dilation=(dilation, dilation),
+        groups=groups,
+    )  # fmt: skip
+    return _on_integers([op], {"input": source, "layer": out}, (per_group * groups, 7, 9))
+
+
+@cache
+def linear(window: TensorFormat = BYTE, result: TensorFormat = SIGNED) -> Case:
+    """A matrix product of all values of an image."""
+    source, out = QuantParams(window, 1.0), QuantParams(result, 1.0)
+    generator = np.random.default_rng(1)
+    weight = generator.integers(-127, 128, (11, 4 * 3 * 5)).astype(np.int8)
+    bias = generator.integers(-500, 500, 11).astype(np.int32)
+    flat = Flatten(name="flat", inputs=("input",), shape=(60,))
+    op = IntegerLinear(
+        name="layer", inputs=("flat",), shape=(11,), rescale=_rescale(weight, bias, source, out), weight=weight,
+        weight_bits=8, bias=bias,
+    )  # fmt: skip
+    return _on_integers([flat, op], {"input": source, "flat": source, "layer": out}, (4, 3, 5))
+
+
+@cache
+def average(window: TensorFormat = BYTE, result: TensorFormat = BYTE) -> Case:
+    """Means over padded windows."""
+    source, out = QuantParams(window, 1.0), QuantParams(result, 0.9)
+    low, high = window_sums((3, 2), source.ends)
+    certified = certify_requantize(source.scale / 6 / out.scale, low, high, *out.ends)
+    op = IntegerAvgPool2d(
+        name="mean", inputs=("input",), shape=(3, 4, 4), rescale=Rescale(certified.multipliers, *out.ends),
+        kernel=(3, 2), stride=(2, 2), padding=(1, 0),
+    )  # fmt: skip
+    return _on_integers([op], {"input": source, "mean": out}, (3, 7, 9))
+
+
+@cache
+def addition(window: TensorFormat = BYTE, result: TensorFormat = BYTE) -> Case:
+    """Two halves of an image, added at other scales and clamped."""
+    source, out = QuantParams(window, 1.0), QuantParams(result, 1.3)
+    first, second, shift = add_multipliers(1 / 1.3, 0.37, source.ends, source.ends)
+    low, high = out.ends
+    halves: list[Node] = [
+        Slice(name=name, inputs=("input",), shape=(2, 7, 9), start=start, stop=start + 2)
+        for name, start in (("a", 0), ("b", 2))
+    ]
+    total = IntegerAdd(
+        name="sum", inputs=("a", "b"), shape=(2, 7, 9), multipliers=(first, second), shift=shift, low=low, high=high
+    )
+    return _on_integers([*halves, total], dict.fromkeys(("input", "a", "b"), source) | {"sum": out}, (4, 7, 9))
+
+
+@cache
+def requantization(window: TensorFormat = BYTE, result: TensorFormat = SIGNED, ratio: float = 0.61) -> Case:
+    """All integers of a format at another scale and window."""
+    source, out = QuantParams(window, 1.0), QuantParams(result, 1 / ratio)
+    certified = certify_requantize(ratio, *source.ends, *out.ends)
+    rescale = Rescale(certified.multipliers, *out.ends)
+    op = IntegerRequantize(name="again", inputs=("input",), shape=(1, 16, 16), rescale=rescale)
+    integers = np.resize(np.arange(source.quant_min, source.quant_max + 1), (1, 16, 16))
+    model = _model([_quantize(source, (1, 16, 16)), op], {"input": source, "again": out})
+    return Case(model, _images(source, integers))
+
+
+SELECTED: Mapping[str, Node] = {
+    "maximum": MaxPool2d(
+        name="moved", inputs=("input",), shape=(4, 4, 5), kernel=(3, 3), stride=(2, 2), padding=(1, 1),
+        dilation=(1, 1), ceil_mode=False,
+    ),
+    "maximum, dilated, up": MaxPool2d(
+        name="moved", inputs=("input",), shape=(4, 3, 5), kernel=(2, 2), stride=(2, 2), padding=(0, 0),
+        dilation=(2, 1), ceil_mode=True,
+    ),
+    "flatten": Flatten(name="moved", inputs=("input",), shape=(4 * 7 * 9,)),
+    "concat": Concat(name="moved", inputs=("input", "input"), shape=(8, 7, 9)),
+    "slice": Slice(name="moved", inputs=("input",), shape=(2, 7, 9), start=1, stop=3),
+    "shuffle": ChannelShuffle(name="moved", inputs=("input",), shape=(4, 7, 9), groups=2),
+    "take a run": Take(name="moved", inputs=("input",), shape=(4, 7, 4), axis=3, places=(1, 3, 5, 7)),
+    "take any": Take(name="moved", inputs=("input",), shape=(4, 5, 9), axis=2, places=(6, 0, 0, 3, 1)),
+    "pad": Pad(name="moved", inputs=("input",), shape=(5, 9, 12), before=(1, 2, 0), after=(0, 0, 3)),
+    "depth to space": DepthToSpace(name="moved", inputs=("input",), shape=(1, 14, 18), block=2),
+}  # fmt: skip
+"""What makes only integers that it reads, of images of 4 x 7 x 9."""
+
+
+@cache
+def selection(name: str, window: TensorFormat = BYTE) -> Case:
+    """One of `SELECTED`."""
+    params = QuantParams(window, 1.0)
+    return _on_integers([SELECTED[name]], {"input": params, "moved": params}, (4, 7, 9))
+
+
 NAMED = tuple(
     name for name, function in FUNCTIONS.items() if len(function.arguments) == 1 and name not in ("log", "reciprocal", "rsqrt")
 )  # fmt: skip
@@ -124,6 +258,23 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "looked up": partial(table, ("x", "tanh"), WINDOW, computable=False),
     "looked up, 16 bits": partial(table, ("x", "mish"), bits=16, computable=False),
     "looked up, 3 bits": partial(table, ("x", "erf"), BYTE, 3, computable=False),
+    "convolution": convolution,
+    "convolution, strided": partial(convolution, WINDOW, stride=2, bits=4),
+    "convolution, grouped": partial(convolution, SIGNED, 2, result=SIGNED),
+    "convolution, depthwise": partial(convolution, BYTE, 8, 1),
+    "convolution, dilated": partial(convolution, BYTE, dilation=2, result=WINDOW),
+    "convolution, 1x1": partial(convolution, SIGNED, side=1),
+    "linear": linear,
+    "linear, windows": partial(linear, WINDOW, BYTE),
+    "average": average,
+    "average, windows": partial(average, WINDOW, SIGNED),
+    "addition": addition,
+    "addition, signed": partial(addition, SIGNED, SIGNED),
+    "addition, windows": partial(addition, WINDOW, BYTE),
+    "requantization": requantization,
+    "requantization, 4 bits": partial(requantization, WINDOW, TensorFormat(4, -3, 12), 0.05),
+    **{name: partial(selection, name) for name in SELECTED},
+    **{f"{name}, window": partial(selection, name, WINDOW) for name in ("maximum", "pad")},
     "product": product,
     "product, signed": partial(product, WINDOW),
     "product, 16 bits": partial(product, SIGNED, 16),

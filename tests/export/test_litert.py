@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from bitwright.benchmark import compare, load_engine
 from bitwright.errors import ExportError, FileFormatError
@@ -32,6 +31,7 @@ from bitwright.integer.ops import (
 from bitwright.integer.outputs import single_output
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Precision, Scheme
+from export.equality import assert_equal
 from export.litert_files import RUNS, run_in_child
 from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes, of_scale
 from export.one_layer import convolution
@@ -41,24 +41,13 @@ pytest.importorskip("ai_edge_litert", reason="the extra 'litert' is not installe
 IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def assert_equal(model: IntegerModel, images: Tensor, path: Path) -> None:
-    """All int32 logits are equal at batch 1, at the whole batch, and at batch 1 again."""
-    export_litert(model, path)
-    expected = run(model, images).numpy()
-    predict = load_engine("litert", path)
-    for count in (1, len(images), 1):
-        got = predict(images[:count].numpy())
-        assert got.dtype == np.int32
-        assert np.array_equal(got, expected[:count]), count
-
-
 @pytest.mark.parametrize(
     "precision", ["W8A8", "W3A5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("W4A8", "W4A4", "W2A2"))]
 )
 def test_resnet20(precision: str, tmp_path: Path) -> None:
     """Every width of weights and activations gives equal logits."""
     model, images = integer_model(RESNET20, 32, precision)
-    assert_equal(model, images, tmp_path / "model.tflite")
+    assert_equal("litert", model, images, tmp_path / "model.tflite")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +61,7 @@ def test_resnet20(precision: str, tmp_path: Path) -> None:
 def test_architectures(name: str, tmp_path: Path) -> None:
     """Linear bottlenecks, channel shuffles, concatenations, rounded-up pooling: each has its exact form."""
     model, images = integer_model(name, 64, "W4A4")
-    assert_equal(model, images, tmp_path / "model.tflite")
+    assert_equal("litert", model, images, tmp_path / "model.tflite")
 
 
 @pytest.mark.slow
@@ -81,7 +70,7 @@ def test_architectures(name: str, tmp_path: Path) -> None:
 def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
     """Networks of the zoo, at full resolution, give equal logits."""
     model, images = integer_model(name, size, precision)
-    assert_equal(model, images, tmp_path / "model.tflite")
+    assert_equal("litert", model, images, tmp_path / "model.tflite")
 
 
 @pytest.mark.data
@@ -138,7 +127,7 @@ def test_images_at_every_threshold(kind: type, params: QuantParams, tmp_path: Pa
         assert (
             np.rint(images / scale) != np.rint(images * (1 / scale))
         ).any()  # which of both it is makes a difference
-    assert_equal(model, torch.from_numpy(images), tmp_path / "model.tflite")
+    assert_equal("litert", model, torch.from_numpy(images), tmp_path / "model.tflite")
 
 
 def test_logits_beyond_float32_are_summed_in_parts(tmp_path: Path) -> None:
@@ -155,7 +144,7 @@ def test_logits_beyond_float32_are_summed_in_parts(tmp_path: Path) -> None:
     for layer in (sums, replace(sums, weight=np.full_like(weight, 127))):
         wider = replace(model, ops=(*until, layer), outputs=single_output("sums"))
         assert int(run(wider, images).max()) > 2**25
-        assert_equal(wider, images, tmp_path / "model.tflite")
+        assert_equal("litert", wider, images, tmp_path / "model.tflite")
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -201,7 +190,7 @@ def test_every_clamp(what: str, tmp_path: Path) -> None:
         images = torch.from_numpy(3 * generator.integers(-128, 128, (8, 2, 4, 8)).astype(np.float32))
         got = run(model, images)
         assert (int(got.min()), int(got.max())) == (low, high)
-        assert_equal(model, images, tmp_path / "model.tflite")
+        assert_equal("litert", model, images, tmp_path / "model.tflite")
 
 
 def clamped(what: str, params: QuantParams, low: int, high: int) -> IntegerModel:
@@ -228,7 +217,7 @@ def test_streams_of_16_bits(tmp_path: Path) -> None:
     """Residual streams of 16 bits are float32 tensors of integers."""
     model, images = integer_model(RESNET20, 32, "W4A8", 16)
     assert max(params.bit_width for params in model.formats.values()) == 16
-    assert_equal(model, images, tmp_path / "model.tflite")
+    assert_equal("litert", model, images, tmp_path / "model.tflite")
 
 
 def test_additions_on_bytes(tmp_path: Path) -> None:
@@ -246,7 +235,7 @@ def test_additions_on_bytes(tmp_path: Path) -> None:
         scheme = Scheme.uniform([], Precision(8, 8))
         model = IntegerModel("sum", scheme, (first, *halves, total), formats, single_output("sum"))
         images = torch.from_numpy(np.stack(np.meshgrid(np.arange(256), np.arange(256)))[None].astype(np.float32))
-        assert_equal(model, images, tmp_path / "model.tflite")
+        assert_equal("litert", model, images, tmp_path / "model.tflite")
         assert (kinds_of(tmp_path / "model.tflite", "ADD") == {"INT8"}) is on_bytes
 
 
@@ -278,7 +267,7 @@ def test_concatenated_clamps(tmp_path: Path) -> None:
     formats = dict.fromkeys((*names, "all"), params)
     model = IntegerModel("concat", Scheme.uniform([], Precision(8, 8)), tuple(ops), formats, single_output("all"))
     images = torch.from_numpy(np.random.default_rng(0).integers(-128, 128, (4, 2, 4, 8)).astype(np.float32))
-    assert_equal(model, images, tmp_path / "model.tflite")
+    assert_equal("litert", model, images, tmp_path / "model.tflite")
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -298,7 +287,7 @@ def test_dilated_maxima(signed: bool, tmp_path: Path) -> None:
         formats = {"input": params, "pool": params}
         scheme = Scheme.uniform([], Precision(8, 8))
         model = IntegerModel("pool", scheme, (first, pool), formats, single_output("pool"))
-        assert_equal(model, images, tmp_path / "model.tflite")
+        assert_equal("litert", model, images, tmp_path / "model.tflite")
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor
 
 from bitwright.benchmark import compare, load_engine
 from bitwright.data import load as load_data
@@ -22,33 +20,19 @@ from bitwright.errors import ExportError
 from bitwright.export import Pixels, Target, export_onnx, to_onnx
 from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
-from bitwright.integer import IntegerModel, QuantParams, run
+from bitwright.integer import QuantParams, run
 from bitwright.integer.ops import IntegerAvgPool2d
+from export.equality import assert_equal
 from export.models import FULL_SIZE, FURTHER, RESNET20, integer_model, of_scale
 
 LEVELS = ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
-
-
-def assert_equal_everywhere(model: IntegerModel, images: Tensor, path: Path) -> None:
-    """All int32 logits are equal at every optimisation level, at batch 1 and 8."""
-    export_onnx(model, path)
-    expected = run(model, images).numpy()
-    for level in LEVELS:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        for count in (1, len(images)):
-            (got,) = session.run(["logits_int32"], {"images": images[:count].numpy()})
-            assert got.dtype == np.int32
-            assert np.array_equal(got, expected[:count]), (level, count)
 
 
 @pytest.mark.parametrize("precision", ["W8A8", "W4A4", "W2A2", "W3A5"])
 def test_resnet20(precision: str, tmp_path: Path) -> None:
     """Every bit width gives equal logits."""
     model, images = integer_model(RESNET20, 32, precision)
-    assert_equal_everywhere(model, images, tmp_path / "model.onnx")
+    assert_equal("onnxruntime", model, images, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +41,7 @@ def test_resnet20(precision: str, tmp_path: Path) -> None:
 def test_architectures(name: str, tmp_path: Path) -> None:
     """Linear bottlenecks, channel shuffles, concatenations: each has its exact form."""
     model, images = integer_model(name, 64, "W4A4")
-    assert_equal_everywhere(model, images, tmp_path / "model.onnx")
+    assert_equal("onnxruntime", model, images, tmp_path / "model.onnx")
 
 
 @pytest.mark.slow
@@ -79,7 +63,7 @@ def test_architectures(name: str, tmp_path: Path) -> None:
 def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
     """Networks of the zoo, at full resolution, give equal logits."""
     model, images = integer_model(name, size, precision)
-    assert_equal_everywhere(model, images, tmp_path / "model.onnx")
+    assert_equal("onnxruntime", model, images, tmp_path / "model.onnx")
 
 
 def test_four_bit_weights_are_packed(tmp_path: Path) -> None:
@@ -125,7 +109,7 @@ def test_residual_streams_of_16_bits(precision: str, tmp_path: Path) -> None:
     """Streams of 16 bits are exact too, from the layers that write them to the pooling that reads them."""
     model, images = integer_model(RESNET20, 32, precision, residual_bits=16)
     assert sum(params.bit_width == 16 for params in model.formats.values()) >= 18
-    assert_equal_everywhere(model, images, tmp_path / "model.onnx")
+    assert_equal("onnxruntime", model, images, tmp_path / "model.onnx")
 
 
 def test_sums_over_a_wide_stream_must_fit_float32() -> None:

@@ -17,12 +17,13 @@ from torch import nn
 from bitwright.errors import ExportError
 from bitwright.export import Target, to_openvino
 from bitwright.export.openvino.kernels import DOUBLED, FLOAT32, INT8, PARTS
-from bitwright.integer import IntegerModel, QuantParams, lower, run
+from bitwright.integer import IntegerModel, QuantParams, lower
 from bitwright.integer.ops import IntegerAdd, Quantize, ReciprocalQuantize
 from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
+from export.equality import assert_equal
 from export.one_layer import convolution, linear
 from graph.networks import Called, captured
 
@@ -35,15 +36,6 @@ def kernels(model: IntegerModel, target: Target = Target.ANY) -> list[str]:
     """What each layer runs on."""
     made = to_openvino(model, target)
     return list(json.loads(made.get_rt_info(["bitwright", "kernels"]).astype(str)).values())
-
-
-def assert_equal(model: IntegerModel, images: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """OpenVINO computes the integers of the reference executor, at batch 1 and at the whole batch; returns these."""
-    expected = run(model, torch.from_numpy(images)).numpy()
-    compiled = openvino.Core().compile_model(to_openvino(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for count in (1, len(images)):
-        assert np.array_equal(compiled(images[:count])["logits_int32"], expected[:count]), count
-    return np.asarray(expected)
 
 
 def pushing(weight: npt.NDArray[np.int8], source: QuantParams, count: int) -> npt.NDArray[np.float32]:
@@ -80,7 +72,7 @@ def test_sums_beyond_float32_are_clamped(form: str, source: QuantParams, bits: i
     assert kernels(model) == [kernel]
     raw = np.einsum("nchw,oc->nohw", images.astype(np.float64), weight[..., 0, 0].astype(np.float64))
     assert (np.abs(raw) > FLOAT32_EXACT).sum() > 50
-    assert len(np.unique(assert_equal(model, np.ascontiguousarray(images)))) > 100
+    assert len(np.unique(assert_equal("openvino", model, np.ascontiguousarray(images)))) > 100
 
 
 def test_sums_beyond_float32_that_are_not_clamped_are_cut() -> None:
@@ -92,8 +84,8 @@ def test_sums_beyond_float32_that_are_not_clamped_are_cut() -> None:
         raw = convolution(weight, biases, BYTES[0], (1, 1))
         assert (kernels(model), kernels(raw)) == ([kernel], [PARTS])
         images = pushing(weight, BYTES[0], 60)
-        assert len(np.unique(assert_equal(model, images))) > 5
-        assert_equal(raw, images)
+        assert len(np.unique(assert_equal("openvino", model, images))) > 5
+        assert_equal("openvino", raw, images)
 
 
 @pytest.mark.parametrize("target", [Target.ANY, Target.VNNI])
@@ -130,7 +122,7 @@ def test_pairs_do_not_saturate(source: QuantParams, most: int) -> None:
         limits = np.array([source.quant_min, source.quant_max])
         images = generator.choice(limits, (6, channels, 6, 6))
         images[0], images[1] = limits[0], limits[1]
-        assert_equal(model, images.astype(np.float32))
+        assert_equal("openvino", model, images.astype(np.float32))
 
 
 def scales() -> list[float]:
@@ -158,7 +150,9 @@ def test_images_at_all_thresholds(kind: Any) -> None:
                 near.append(value := np.nextafter(value, np.float32(direction)))
         ends = [0.0, -0.0, 1e-45, 3e38, -3e38, np.finfo(np.float32).max, np.finfo(np.float32).min]
         images = np.concatenate([*near, np.float32(steps * scale), np.float32(ends)]).reshape(-1, 1, 1, 1)
-        assert set(np.unique(assert_equal(model, images))) == set(range(source.quant_min, source.quant_max + 1))
+        assert set(np.unique(assert_equal("openvino", model, images))) == set(
+            range(source.quant_min, source.quant_max + 1)
+        )
 
 
 def test_scales_of_images_that_have_no_inverse_are_refused() -> None:
@@ -204,7 +198,7 @@ def test_additions_read_bytes(precision: str, residual_bits: int) -> None:
     scheme = Scheme("all", dict.fromkeys(graph.layers, Precision.parse(precision)), residual_bits)
     model = lower(calibrate(quantize(graph, scheme), [images], "minmax"))
     assert len([op for op in model if isinstance(op, IntegerAdd)]) == 3
-    assert len(np.unique(assert_equal(model, images.numpy()))) > 100
+    assert len(np.unique(assert_equal("openvino", model, images.numpy()))) > 100
 
 
 def test_additions_of_bytes_round_once() -> None:
@@ -228,4 +222,4 @@ def test_additions_of_bytes_round_once() -> None:
         ]
         ops = (model.ops[0], *layers, *sums)
         formats = dict.fromkeys((op.name for op in ops), source)
-        assert_equal(replace(model, ops=ops, formats=formats, outputs=single_output("abc")), images)
+        assert_equal("openvino", replace(model, ops=ops, formats=formats, outputs=single_output("abc")), images)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from bitwright.export.openvino.exporter import to_openvino
 from bitwright.export.openvino.kernels import DOUBLED, FLOAT32, INT8
-from bitwright.integer import IntegerModel, QuantParams, run
+from bitwright.integer import IntegerModel, QuantParams
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.quantizer.formats import TensorFormat
+from export.equality import assert_equal
 from export.one_layer import convolution, linear
 
 openvino = pytest.importorskip("openvino")
@@ -28,18 +28,13 @@ CASES: dict[str, tuple[int, int, int, int]] = {
 """The largest weight, the outputs, the groups and the side of the kernel, of 8 channels."""
 
 
-def assert_equal(model: IntegerModel, source: QuantParams, kernel: str) -> None:
-    """At every batch, on random images and at both ends of the window."""
-    made = to_openvino(model)
-    assert f'"layer": "{kernel}"' in made.get_rt_info(["bitwright", "kernels"]).value
+def assert_equal_on(kernel: str, model: IntegerModel, source: QuantParams) -> None:
+    """At every batch, on random images and at both ends of the window, and on this kernel."""
+    assert f'"layer": "{kernel}"' in to_openvino(model).get_rt_info(["bitwright", "kernels"]).value
     generator = np.random.default_rng(1)
     images = generator.integers(source.quant_min, source.quant_max + 1, (3, *model.input_shape)).astype(np.float32)
     images[1], images[2] = source.quant_max, source.quant_min
-    expected = run(model, torch.from_numpy(images)).numpy()
-    assert len(np.unique(expected)) > 3
-    compiled = openvino.Core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for batch in (1, 2, 3):
-        assert np.array_equal(compiled(images[:batch])[0], expected[:batch])
+    assert len(np.unique(assert_equal("openvino", model, images, batches=(1, 2, 3)))) > 3
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -53,7 +48,7 @@ def test_layers(least: int, name: str) -> None:
     window: dict[str, Any] = {"padding": (side // 2, side // 2), "groups": groups}
     for result in (None, RESULT):
         model = convolution(weight, bias, source, (7, 6), result=result, largest=20_000.0, **window)
-        assert_equal(model, source, DOUBLED if most > 64 else INT8)
+        assert_equal_on(DOUBLED if most > 64 else INT8, model, source)
 
 
 @pytest.mark.parametrize("inputs", [1000, 1100])
@@ -65,5 +60,5 @@ def test_sums_as_stored(inputs: int) -> None:
     assert largest_sum(weight, bias, source) <= FLOAT32_EXACT
     assert (weight.astype(int).sum((1, 2, 3)).max() * 255 > FLOAT32_EXACT) == (inputs == 1100)
     model = convolution(weight, bias, source, (7, 6))
-    assert_equal(model, source, INT8 if inputs == 1000 else FLOAT32)
-    assert_equal(linear(weight[:, :, 0, 0], bias, source), source, INT8 if inputs == 1000 else FLOAT32)
+    for made in (model, linear(weight[:, :, 0, 0], bias, source)):
+        assert_equal_on(INT8 if inputs == 1000 else FLOAT32, made, source)

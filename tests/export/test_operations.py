@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bitwright.benchmark import ENGINES, load_engine
 from bitwright.errors import ExportError
 from bitwright.export import export_qdq
 from bitwright.integer import load, prepare, run
+from export.equality import assert_equal
 from export.operations import CASES, FURTHER, Case, of_batch
 from export.unoptimised import unoptimised
 
@@ -21,41 +21,28 @@ REFUSED: dict[tuple[str, str], str] = {}
 BATCHES = (1, 2, 5)
 
 
-def _check(case: Case, engine: str, folder: Path) -> None:
+def _check(case: Case, engine: str) -> None:
     """Export, run at every level and batch, and compare all integers."""
-    known = ENGINES[engine]
-    if not known.installed:
-        pytest.skip(f"the extra '{engine}' is not installed")
-    path = folder / f"model{known.form.suffix}"
-    export = unoptimised if engine == "tvm" else known.form.export
-    export(case.model, path)
-    for level in known.levels:
-        run_file = load_engine(engine, path, threads=1, level=level)
-        for size in BATCHES:
-            images, given = of_batch(case, size)
-            got, expected = run_file(given), run(case.model, images).numpy()
-            assert got.dtype == np.int32
-            assert got.shape == expected.shape
-            assert (got != expected).sum() == 0, f"level {level}, batch {size}"
+    assert_equal(engine, case.model, case.images, export=unoptimised if engine == "tvm" else None, batches=BATCHES)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_operation_in_engine(engine: str, name: str, tmp_path: Path) -> None:
+def test_operation_in_engine(engine: str, name: str) -> None:
     """All integers are equal at batch 1, 2 and 5 and at every level, or the exporter refuses in the words of `REFUSED`."""
     if reason := REFUSED.get((engine, name)):
         with pytest.raises(ExportError, match=reason):
-            _check(CASES[name](), engine, tmp_path)
+            _check(CASES[name](), engine)
         return
-    _check(CASES[name](), engine, tmp_path)
+    _check(CASES[name](), engine)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FURTHER)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_further_operation_in_engine(engine: str, name: str, tmp_path: Path) -> None:
+def test_further_operation_in_engine(engine: str, name: str) -> None:
     """Every function, from formats of all kinds."""
-    _check(FURTHER[name](), engine, tmp_path)
+    _check(FURTHER[name](), engine)
 
 
 @pytest.mark.parametrize("name", CASES)

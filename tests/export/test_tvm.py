@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from bitwright.integer.outputs import single_output
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from bitwright.zoo import import_checkpoint
+from export.equality import assert_equal
 from export.models import FULL_SIZE, RESNET20, integer_model
 from graph.networks import randomized
 from zoo.test_importing import trained
@@ -74,14 +75,10 @@ def everything(precision: str, residual_bits: int = 8) -> tuple[IntegerModel, Te
     return lower(calibrate(quantize(graph, scheme), [images], "minmax")), images
 
 
-def assert_equal(model: IntegerModel, images: Tensor, path: Path, tvm_target: str | None = None) -> None:
-    """All int32 logits are equal, at batches of 1 and of all, on one thread and on two."""
-    export_tvm(model, path / "model.so", tvm_target=tvm_target)
-    expected = run(model, images).numpy()
-    for threads, count in ((1, 1), (1, len(images)), (2, len(images))):
-        got = load_engine("tvm", path / "model.so", threads=threads)(images[:count].numpy())
-        assert got.dtype == np.int32
-        assert np.array_equal(got, expected[:count])
+def assert_equal_in_tvm(model: IntegerModel, images: Tensor, folder: Path, tvm_target: str | None = None) -> None:
+    """All integers are equal, on one thread and on two."""
+    export = partial(export_tvm, tvm_target=tvm_target)
+    assert_equal("tvm", model, images, folder / "model.so", export=export, threads=(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -94,14 +91,14 @@ def test_every_operation(precision: str, residual_bits: int, tmp_path: Path) -> 
     kinds = {type(op).__name__ for op in model}
     assert kinds >= {"IntegerConv2d", "IntegerAdd", "IntegerAvgPool2d", "IntegerLinear", "IntegerRequantize"}
     assert kinds >= {"Concat", "Slice", "ChannelShuffle", "MaxPool2d", "Flatten", "Quantize"}
-    assert_equal(model, images, tmp_path)
+    assert_equal_in_tvm(model, images, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["x86-64", "haswell"])
 def test_other_processors(target: str, tmp_path: Path) -> None:
     """Without AVX2, LLVM makes of the words what it can: the same integers."""
-    assert_equal(*everything("W4A8"), tmp_path, target)
+    assert_equal_in_tvm(*everything("W4A8"), tmp_path, target)
 
 
 def direct(ops: list[object], formats: dict[str, QuantParams], shape: tuple[int, ...]) -> IntegerModel:
@@ -138,7 +135,7 @@ def test_requantization(tmp_path: Path) -> None:
     formats = {"x": QuantParams.symmetric(16, 1.0)} | {made.name: wide for made in (*ops, together)}
     model = direct([*ops, together], formats, shape)
     images = torch.arange(-(2**15), 2**15, dtype=torch.float32).reshape(1, *shape)
-    assert_equal(model, images, tmp_path)
+    assert_equal_in_tvm(model, images, tmp_path)
     for channel, (_, _, _, least) in zip(run(model, images)[0], RATIOS.values(), strict=True):
         assert len(channel.unique()) >= least
 
@@ -157,7 +154,7 @@ def test_additions_beyond_32_bits(tmp_path: Path) -> None:
     ]  # fmt: skip
     images = torch.randint(-(2**15), 2**15, (5, *shape)).float()
     assert len(run(direct(ops, formats, shape), images).unique()) > 100
-    assert_equal(direct(ops, formats, shape), images, tmp_path)
+    assert_equal_in_tvm(direct(ops, formats, shape), images, tmp_path)
 
 
 def test_images_near_halves(tmp_path: Path) -> None:
@@ -175,7 +172,7 @@ def test_images_near_halves(tmp_path: Path) -> None:
             single_output("x", np.array([scale])),
         )
         logits.append(run(model, images))
-        assert_equal(model, images, tmp_path)
+        assert_equal_in_tvm(model, images, tmp_path)
     assert not torch.equal(*logits)
 
 
@@ -274,7 +271,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_architectures(name: str, size: int, precision: str, residual_bits: int, tmp_path: Path) -> None:
     """Residual streams of both widths, linear bottlenecks, channel shuffles, concatenations."""
-    assert_equal(*integer_model(name, size, precision, residual_bits), tmp_path)
+    assert_equal_in_tvm(*integer_model(name, size, precision, residual_bits), tmp_path)
 
 
 @pytest.mark.slow
@@ -282,7 +279,7 @@ def test_architectures(name: str, size: int, precision: str, residual_bits: int,
 @pytest.mark.parametrize(("name", "size"), FULL_SIZE)
 def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path) -> None:
     """Networks of the zoo, at full resolution, give equal logits."""
-    assert_equal(*integer_model(name, size, precision), tmp_path)
+    assert_equal_in_tvm(*integer_model(name, size, precision), tmp_path)
 
 
 @pytest.mark.slow
@@ -294,7 +291,7 @@ def test_imported_models(model: str, scheme: str, tmp_path: Path) -> None:
     twin, graph, images = trained(model, scheme, 64)
     torch.save(twin.quantized_checkpoint(), tmp_path / "quantized_checkpoint.pth.tar")
     imported = import_checkpoint(tmp_path / "quantized_checkpoint.pth.tar", model, scheme, graph=graph)
-    assert_equal(imported, images, tmp_path)
+    assert_equal_in_tvm(imported, images, tmp_path)
 
 
 @pytest.mark.data
