@@ -30,7 +30,7 @@ PRECISION, BATCH = "W4A8", 16
 def measure(work: str, name: str, repeats: int) -> dict[str, Any]:
     """In a child: seconds of each repeat behind one that is not counted, and the peak of the process's memory."""
     import torch
-    from networks import settled
+    from settled import settled
 
     from bitwright.graph import capture
     from bitwright.integer import lower, prepare

@@ -25,7 +25,7 @@ PRECISIONS = ("W8A8", "W4A4", "W2A2")
 
 
 def measure(name: str, repeats: int, widths: list[int]) -> list[dict[str, Any]]:
-    """One row for each precision and width of the residual streams."""
+    """One row for each precision and width of the residual tensors."""
     network, images = settled(name)
     graph = capture(network, tuple(images.shape[1:]), name=name)
     rows = []
@@ -38,11 +38,11 @@ def measure(name: str, repeats: int, widths: list[int]) -> list[dict[str, Any]]:
                 begin = time.perf_counter()
                 integer = lower(model)
                 seconds.append(time.perf_counter() - begin)
-            moved = sum(facts.get("channels_moved", 0) for facts in integer.facts.values())
+            moved = sum(facts.get("channels_rescaled", 0) for facts in integer.facts.values())
             row = {
                 "model": name, "precision": precision, "residual_bits": residual_bits,
                 "median_s": statistics.median(seconds), "least_s": min(seconds), "most_s": max(seconds),
-                "channels_moved": moved,
+                "channels_rescaled": moved,
             }  # fmt: skip
             rows.append(row)
             print(

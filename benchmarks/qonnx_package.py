@@ -2,7 +2,7 @@
 """What the qonnx package takes for one image at full resolution: `python benchmarks/qonnx_package.py --json FILE`.
 
 Each network of random weights, calibrated on random images, is exported in a process of its own, which then runs the integer
-model and the package on one image and compares their logits. Told are the layers that the file holds in two digits, the
+model and the package on one image and compares their logits. Told are the layers that the file holds in two parts, the
 processor's seconds in the package, the peak memory of the process, and the size of the file.
 """
 
@@ -23,7 +23,7 @@ from settled import settled
 
 from bitwright.benchmark import environment, load_engine
 from bitwright.cli.console import bar
-from bitwright.export import export_qonnx, exported_bytes, layers_in_digits
+from bitwright.export import export_qonnx, exported_bytes, split_layers
 from bitwright.files import write_json
 from bitwright.graph import capture
 from bitwright.integer import lower, prepare
@@ -50,7 +50,7 @@ def measure(name: str, precision: str) -> dict[str, Any]:
         expected = prepare(model).run(images[:1]).numpy()
         return {
             "model": name, "precision": precision, "layers": len(model.layers()),
-            "layers_in_digits": len(layers_in_digits(model)), "logits": expected.size,
+            "split_layers": len(split_layers(model)), "logits": expected.size,
             "equal": int((got == expected).sum()) if np.shape(got) == expected.shape else 0, "package_s": spent,
             "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             "file_mb": exported_bytes(path) / 2**20,
@@ -75,11 +75,11 @@ def main() -> None:
             made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             rows.append(json.loads(made.stdout.splitlines()[-1]))
             progress(done, len(cases))
-    print("| | layers in two digits | equal logits | processor time in the package, s | peak memory, GiB | file, MB |")
+    print("| | layers in two parts | equal logits | processor time in the package, s | peak memory, GiB | file, MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
         title = f"{row['model'].split(':')[-1]} {row['precision']}"
-        counts = f"{row['layers_in_digits']} of {row['layers']} | {row['equal']} of {row['logits']}"
+        counts = f"{row['split_layers']} of {row['layers']} | {row['equal']} of {row['logits']}"
         print(f"| {title} | {counts} | {row['package_s']:.1f} | {row['peak_gib']:.2f} | {row['file_mb']:.0f} |")
     if arguments.json:
         write_json(arguments.json, {"environment": environment().to_dict(), "rows": rows})

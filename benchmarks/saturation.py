@@ -30,7 +30,7 @@ from bitwright.data import ImageData, load
 from bitwright.graph import Graph
 from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.integer import load as load_model
-from bitwright.integer.lowering.saturation_choice import Remedies, Remedy, remedies
+from bitwright.integer.lowering.saturation_choice import SaturationChoice, SaturationChoices, against_saturation
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
 
@@ -58,20 +58,20 @@ def quantized(path: str, data: ImageData, residual_bits: int) -> QuantizedModel:
 @contextmanager
 def always(seven_bits: bool) -> Iterator[None]:
     """Every choice is the same."""
-    with patch.object(Remedy, "seven_bits", new_callable=PropertyMock, return_value=seven_bits):
+    with patch.object(SaturationChoice, "seven_bits", new_callable=PropertyMock, return_value=seven_bits):
         yield
 
 
 @contextmanager
-def only(found: Remedies, tensor: str) -> Iterator[None]:
+def only(found: SaturationChoices, tensor: str) -> Iterator[None]:
     """One format is made safe, as found; the others stay as they are."""
     layers = found.chosen[tensor].layers
-    part = Remedies(
+    part = SaturationChoices(
         {tensor: found.chosen[tensor]},
         {name: params for name, params in found.formats.items() if name == tensor},
         {name: weights for name, weights in found.weights.items() if name in layers},
     )
-    with patch.object(LOWER, "remedies", return_value=part):
+    with patch.object(LOWER, "against_saturation", return_value=part):
         yield
 
 
@@ -106,11 +106,11 @@ class Case:
         """Right guesses in percent."""
         return 100 * float((logits.argmax(1) == self.labels).double().mean())
 
-    def found(self) -> Remedies:
+    def found(self) -> SaturationChoices:
         """The choices, with what each was expected to cost."""
         self.model.certify({})
         with torch.no_grad():
-            return remedies(self.model, self.chosen_on)
+            return against_saturation(self.model, self.chosen_on)
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -119,19 +119,19 @@ def measure(case: Case) -> dict[str, Any]:
     row["either"] = case.change(case.safe())
     found = case.found()
     row["formats"] = {"activations": len(found.formats), "weights": len(found.chosen) - len(found.formats)}
-    ways: dict[str, Remedies] = {}
+    ways: dict[str, SaturationChoices] = {}
     for name, seven_bits in (("weights", False), ("activations", True)):
         with always(seven_bits):
             row[name], ways[name] = case.change(case.safe()), case.found()
     row["by_format"] = []
-    for tensor, remedy in found.chosen.items():
+    for tensor, choice in found.chosen.items():
         measured = {}
         for name, way in ways.items():
             with always(name == "activations"), only(way, tensor):
                 measured[name] = case.change(case.safe())["logit_change"]
         foreseen = "activations" if tensor in found.formats else "weights"
         row["by_format"].append(
-            {**asdict(remedy), "measured": measured, "right": measured[foreseen] == min(measured.values())}
+            {**asdict(choice), "measured": measured, "right": measured[foreseen] == min(measured.values())}
         )
     return row
 

@@ -96,7 +96,7 @@ class Phase:
 
 
 PHASES = (
-    Phase("float result", "graph.evaluate:evaluate", EVERY, _RESOLVED),
+    Phase("float result", "graph.evaluate:float_result", EVERY, _RESOLVED),
     Phase("linear part of a layer", "graph.evaluate:convolve", LAYERS),
     Phase("what is selected", "graph.evaluate:select", SELECTIONS),
     Phase("multiply-accumulates", "graph.cost:macs", PLANNED),

@@ -40,7 +40,7 @@ from bitwright.benchmark import ENGINES, EngineProcess, Setting, environment, lo
 from bitwright.errors import BitwrightError, ExportError
 from bitwright.export import Exporter, Pixels, Target
 from bitwright.graph import Graph, Product, Table
-from bitwright.graph.evaluate import convolve, evaluate
+from bitwright.graph.evaluate import convolve, float_result
 from bitwright.graph.execute import execute
 from bitwright.graph.functions import Program
 from bitwright.graph.nodes import (
@@ -311,7 +311,7 @@ class Growing:
         if isinstance(node, Layer):
             made = convolve(node, values[0], self.parameters[node.weight], None)
         else:
-            made = evaluate(node, values, self.parameters)
+            made = float_result(node, values, self.parameters)
         self.nodes[node.name] = replace(node, shape=tuple(made.shape[1:]))
         return node.name
 

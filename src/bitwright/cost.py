@@ -46,7 +46,7 @@ class ModelCost:
     """Size and bit operations of a whole network at some precision.
 
     Attributes:
-        size_bytes: Of the weights (of all parameters, for float).
+        size_bytes: The size of the weights (of all parameters, for float).
         bops: Bit operations for one image.
     """
 

@@ -20,7 +20,7 @@ def import_factory(
 
     Args:
         module: Its dotted name.
-        name: Of the factory in it.
+        name: The name of the factory in it.
         makes: What the factory shall make, in words: "a torch.nn.Module".
         kind: What `module` is taken for, in words: "model source".
         known: What could have been asked for instead.

@@ -46,7 +46,7 @@ def require_file(path: str | Path, what: str = "") -> None:
     """Refuse what is missing, and what is no regular file.
 
     Args:
-        path: Of the file.
+        path: The path of the file.
         what: It should hold, for the message: "an allocation".
 
     Raises:
@@ -95,7 +95,7 @@ def read_json(path: str | Path, what: str) -> Any:
     """Read JSON.
 
     Args:
-        path: Of the file.
+        path: The path of the file.
         what: It should hold, for the message: "an allocation".
 
     Raises:

@@ -69,7 +69,7 @@ class Scheme:
     Attributes:
         name: What tables call it, for instance `bops0.5`.
         layers: Precision by layer name, in the order of execution.
-        residual_bits: Width of the streams that element-wise additions read and write: 8 or 16.
+        residual_bits: Width of the tensors that element-wise additions read and write: 8 or 16.
         deploy: Whose formats the tensors have: those of `any` engine on a CPU, or TensorRT's, which knows no unsigned bytes.
         activations: Which integers tensors have that can be negative: `asymmetric` lets calibration place their windows,
             `symmetric` gives all the same.

@@ -88,7 +88,7 @@ def test_placeholders_are_models(name: str, precision: str, residual_bits: int) 
 
 
 def test_sums_beyond_int32_are_refused_when_quantized() -> None:
-    """On both sides of the limit of an average over a stream of 16 bits; no weight matters."""
+    """On both sides of the limit of an average over a tensor of 16 bits; no weight matters."""
     limit = (2**31 - 1) // 2**15
     for area, refused in ((limit, False), (limit + 1, True)):
         graph = averaged(area)

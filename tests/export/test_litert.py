@@ -213,8 +213,8 @@ def clamped(what: str, params: QuantParams, low: int, high: int) -> IntegerModel
     return IntegerModel("clamped", scheme, ops, {"input": source, "made": params}, single_output("made"))
 
 
-def test_streams_of_16_bits(tmp_path: Path) -> None:
-    """Residual streams of 16 bits are float32 tensors of integers."""
+def test_residuals_of_16_bits(tmp_path: Path) -> None:
+    """Residual tensors of 16 bits are float32 tensors of integers."""
     model, images = integer_model(RESNET20, 32, "W4A8", 16)
     assert max(params.bit_width for params in model.formats.values()) == 16
     assert_equal("litert", model, images, tmp_path / "model.tflite")

@@ -105,8 +105,8 @@ def test_weights_that_could_saturate_are_unsigned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["W8A8", "W4A4"])
-def test_residual_streams_of_16_bits(precision: str, tmp_path: Path) -> None:
-    """Streams of 16 bits are exact too, from the layers that write them to the pooling that reads them."""
+def test_residuals_of_16_bits(precision: str, tmp_path: Path) -> None:
+    """Tensors of 16 bits are exact too, from the layers that write them to the pooling that reads them."""
     model, images = integer_model(RESNET20, 32, precision, residual_bits=16)
     assert sum(params.bit_width == 16 for params in model.formats.values()) >= 18
     assert_equal("onnxruntime", model, images, tmp_path / "model.onnx")

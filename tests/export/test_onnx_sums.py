@@ -37,7 +37,7 @@ def image_types(made: onnx.ModelProto) -> dict[str, int]:
 
 
 def one_layer(weight: npt.NDArray[np.int8], bits: int, source: QuantParams) -> IntegerModel:
-    """A convolution from `source` to a stream of 16 bits, with these weights."""
+    """A convolution from `source` to a tensor of 16 bits, with these weights."""
     model = network("input", "8 bits", "conv", "16 bits, signed")
     first, conv = model.ops
     assert isinstance(conv, IntegerConv2d)

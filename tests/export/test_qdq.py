@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bitwright.benchmark import ENGINES, load_engine
 from bitwright.errors import BitwrightError, ExportError, LoweringError
-from bitwright.export import Pixels, export_qdq, layers_in_digits, not_for_tensorrt, to_onnx, to_qdq
+from bitwright.export import Pixels, export_qdq, not_for_tensorrt, split_layers, to_onnx, to_qdq
 from bitwright.integer import IntegerModel, lower, run
 from bitwright.integer.ops import IntegerAvgPool2d
 from bitwright.scheme import Precision, Scheme
@@ -43,7 +43,7 @@ def assert_exact_everywhere(model: IntegerModel, images: torch.Tensor, path: Pat
 
 @pytest.mark.parametrize(("precision", "residual_bits"), [("W8A8", 8), ("W4A4", 8), ("W8A8", 16)])
 def test_resnet20(precision: str, residual_bits: int, tmp_path: Path) -> None:
-    """Bytes, 4 bits and streams of 16 bits; ONNX's own reference agrees."""
+    """Bytes, 4 bits and tensors of 16 bits; ONNX's own reference agrees."""
     model, images = integer_model(RESNET20, 32, precision, residual_bits)
     assert_exact_everywhere(model, images, tmp_path / "model.onnx")
     (got,) = ReferenceEvaluator(to_qdq(model)).run(["logits_int32"], {"images": images[:2].numpy()})
@@ -110,15 +110,15 @@ def test_every_format_is_exact_or_refused(reader: str, tmp_path: Path) -> None:
 
 
 def test_sums_beyond_float32(tmp_path: Path) -> None:
-    """Layers whose sums float32 cannot hold are in two digits, logits beyond 2**24 in int32."""
+    """Layers whose sums float32 cannot hold are in two parts, logits beyond 2**24 in int32."""
     model, images = model_of_wide_sums()
-    assert list(layers_in_digits(model)) == ["output"]
+    assert list(split_layers(model)) == ["output"]
     assert_exact_everywhere(model, images, tmp_path / "model.onnx")
     assert np.abs(run(model, images).numpy()).min() > 2**23
 
 
 def test_wide_means_in_bytes(tmp_path: Path) -> None:
-    """Means over streams of 16 bits whose sums leave 2**24 are summed in two bytes."""
+    """Means over tensors of 16 bits whose sums leave 2**24 are summed in two bytes."""
     model = network("input", "16 bits, signed", "average", "16 bits, signed")
     pool = model.ops[1]
     assert isinstance(pool, IntegerAvgPool2d)

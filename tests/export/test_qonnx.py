@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bitwright.benchmark import compare
-from bitwright.export import Pixels, export_qonnx, layers_in_digits, to_qonnx
+from bitwright.export import Pixels, export_qonnx, split_layers, to_qonnx
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, accumulator_bounds
 from export.models import FULL_SIZE, RESNET20, integer_model
 
@@ -45,7 +45,7 @@ WIDE_SUMS = {
     ("pytorchcv:inceptionv3", "W8A8"): "features.stage2.unit1.branches.branch1.conv_list.conv1.conv",
     ("pytorchcv:inceptionv3", "W4A4"): "output.fc",
 }
-"""Where, with these weights, a layer's sums leave what float32 holds: it is in two digits."""
+"""Where, with these weights, a layer's sums leave what float32 holds: it is in two parts."""
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_full_size_networks(name: str, size: int, precision: str, tmp_path: Path
         for layer, op in model.layers().items()
         if np.abs(accumulator_bounds(op.weight, op.bias, model.formats[op.inputs[0]])).max() > FLOAT32_EXACT
     ]
-    assert list(layers_in_digits(model)) == wide
+    assert list(split_layers(model)) == wide
     assert (WIDE_SUMS[name, precision] in wide) if (name, precision) in WIDE_SUMS else not wide
     export_qonnx(model, tmp_path / "model.onnx")
     (result,) = compare(model, {"qonnx": tmp_path / "model.onnx"}, [images[:1]])
@@ -97,4 +97,4 @@ def test_the_file_states_its_conditions() -> None:
     assert json.loads(facts["output_unit"]) == model.outputs["logits"].unit.tolist()
     assert facts["images"] == "float32, normalised as in training"
     assert facts["sums"] == "within 2**24, as float32 convolutions need in any order of summation"
-    assert json.loads(facts["digits"]) == {}
+    assert json.loads(facts["split_layers"]) == {}

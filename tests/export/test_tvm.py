@@ -123,7 +123,7 @@ RATIOS = {
 
 
 def test_requantization(tmp_path: Path) -> None:
-    """Both families of multipliers, ties, ratios above one, the whole of int32: every integer of a 16-bit stream."""
+    """Both families of multipliers, ties, ratios above one, the whole of int32: every integer of a 16-bit tensor."""
     shape, wide = (1, 256, 256), QuantParams.symmetric(32, 1.0)
 
     def op(name: str, source: str, multiplier: int, shift: int) -> IntegerRequantize:
@@ -196,7 +196,7 @@ def test_byte_sums_stay_within_16_bits(weights: str) -> None:
         # Worst images: 255 wherever a weight is positive. Filters, kernel rows, then the run of columns and channels, in pairs.
         flat = weight.transpose(0, 2, 3, 1).reshape(32, 3, 144)
         runs = [np.maximum(sign * flat.astype(np.int64), 0).reshape(32, 3, 36, 2, 2).sum(4) * 255 for sign in (1, -1)]
-        forms.add((found.products, found.narrow))
+        forms.add((found.products, found.int16_sums))
         if found.products is Products.WORDS:
             assert max(run.max() for run in runs) > 2**15 - 1
             continue
@@ -270,7 +270,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_architectures(name: str, size: int, precision: str, residual_bits: int, tmp_path: Path) -> None:
-    """Residual streams of both widths, linear bottlenecks, channel shuffles, concatenations."""
+    """Residual tensors of both widths, linear bottlenecks, channel shuffles, concatenations."""
     assert_equal_in_tvm(*integer_model(name, size, precision, residual_bits), tmp_path)
 
 

@@ -76,13 +76,13 @@ def test_training_moves_the_network() -> None:
     assert sum(scale > 0 for scale in scales) >= 20
 
 
-def test_remedies_against_saturation_and_margins_get_along() -> None:
+def test_choices_against_saturation_and_margins_get_along() -> None:
     """Formats that lose a bit for CPUs without dot products, and scales that move for a margin, in one model."""
     model = gated_quantized("W8A8")
     images = digits().calibration(64)[0]
     integer = lower(model, avoid_saturation=True, images=images)
     recheck(integer)
-    assert any("remedy" in facts for facts in integer.facts.values())
+    assert any("against_saturation" in facts for facts in integer.facts.values())
     assert _differing(model, integer, images) == {}
 
 

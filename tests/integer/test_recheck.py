@@ -23,7 +23,7 @@ from bitwright.integer import IntegerModel, Multipliers, QuantParams, load, lowe
 from bitwright.integer.ops import IntegerAdd, IntegerAvgPool2d, IntegerConv2d, IntegerLinear, IntegerRequantize
 from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import largest_pair_sum
-from bitwright.integer.proof.certificate import verify
+from bitwright.integer.proof.certificate import float32_agrees
 from bitwright.integer.proof.ranges import accumulators
 from bitwright.integer.proof.recheck import check_op, recheck
 from bitwright.integer.shapes import shape_of
@@ -105,7 +105,7 @@ def unproved(op: Any, *, shifts: bool) -> Change:
     b, c = op.rescale.multipliers.multiplier, op.rescale.multipliers.shift
     for step in range(1, 20):
         made = Multipliers(b, c + step) if shifts else Multipliers(b + step, c)
-        if not verify(made, low, high, op.rescale.low, op.rescale.high).all():
+        if not float32_agrees(made, low, high, op.rescale.low, op.rescale.high).all():
             return rescaled(op, multipliers=made)
     raise AssertionError("every candidate was proved")
 

@@ -22,7 +22,7 @@ from bitwright.export import Target, export_onnx
 from bitwright.graph import capture
 from bitwright.integer import IntegerModel, QuantParams, logits, lower, run
 from bitwright.integer.lowering.saturation import fit_pairs, narrowed, pair_limit
-from bitwright.integer.lowering.saturation_choice import Remedy, remedies
+from bitwright.integer.lowering.saturation_choice import SaturationChoice, against_saturation
 from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
 from bitwright.report import lowering_summary
 from bitwright.scheme import Precision, Scheme
@@ -99,14 +99,14 @@ def test_safe_models_cannot_saturate(precision: str, residual_bits: int) -> None
     assert unsafe
     assert not saturating(safe)
     assert all(fact["avx2_safe"] for fact in safe.facts.values() if "avx2_safe" in fact)
-    assert {name for name, fact in safe.facts.items() if "remedy" in fact} == unsafe
+    assert {name for name, fact in safe.facts.items() if "against_saturation" in fact} == unsafe
     summary = lowering_summary(safe)
     narrow, inputs = summary["narrowed"], summary["seven_bit_inputs"]
     assert set(narrow) | set(inputs) == unsafe
     assert not set(narrow) & set(inputs)
     assert summary["layers_unsafe_on_avx2"] == []
     for name, op in plain.layers().items():
-        moved = any(made.facts[name].get("channels_moved") for made in (plain, safe))  # to a scale that has a proof
+        moved = any(made.facts[name].get("channels_rescaled") for made in (plain, safe))  # to a scale that has a proof
         assert moved or np.array_equal(op.weight, safe.layers()[name].weight) == (name not in narrow)
     for fact in narrow.values():
         assert fact["logit_error_by_weights"] <= fact["logit_error_by_activations"]
@@ -147,7 +147,7 @@ def joined() -> QuantizedModel:
 
 def test_formats_lose_a_bit_wherever_they_are_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tensors of one quantizer have the format of seven bits; all else of the model stays as it was, multipliers included."""
-    monkeypatch.setattr(Remedy, "seven_bits", property(lambda remedy: remedy.tensor != "input"))
+    monkeypatch.setattr(SaturationChoice, "seven_bits", property(lambda choice: choice.tensor != "input"))
     for model in (joined(), small_quantized("W8A8"), small_quantized("W8A8", residual_bits=16)):
         plain, safe = lower(model), lower(model, avoid_saturation=True, images=digits().calibration(8)[0])
         narrower = seven_bit(safe)
@@ -198,13 +198,13 @@ def test_the_expected_change_is_what_the_last_layer_sees() -> None:
     model = calibrate(quantize(graph, Scheme.uniform(graph.layers, Precision(8, 8))), [images], "minmax")
     model.certify({})
     with torch.no_grad():
-        found = remedies(model, images)
-        (remedy,) = [remedy for remedy in found.chosen.values() if remedy.layers == ("fc",)]
+        found = against_saturation(model, images)
+        (choice,) = [choice for choice in found.chosen.values() if choice.layers == ("fc",)]
         seen: dict[str, Quantized] = {}
         real = model(images, seen.__setitem__).double()
         (final,) = model.plan.accumulators
-        values, unit = seen[remedy.tensor], seen[final].scale
-        (source,) = [seen[node.inputs[0]] for node in model.plan.graph if node.name == remedy.tensor]
+        values, unit = seen[choice.tensor], seen[final].scale
+        (source,) = [seen[node.inputs[0]] for node in model.plan.graph if node.name == choice.tensor]
         mean = source.values.double().mean((2, 3)) * (source.scale / values.scale).double()
         coarse = 2 * (mean / 2).round().clamp(0, 127)
         real_weight = model.parameters_by_name()["fc.weight"]
@@ -213,7 +213,7 @@ def test_the_expected_change_is_what_the_last_layer_sees() -> None:
         by_activations = (coarse - values.values.flatten(1)) @ weight.double().T * unit
         step = (narrow.integers * narrow.factor[:, None] - weight).double()
         by_weights = values.values.flatten(1).double() @ step.T * unit
-    for change, expected in ((by_activations, remedy.activations_error), (by_weights, remedy.weights_error)):
+    for change, expected in ((by_activations, choice.activations_error), (by_weights, choice.weights_error)):
         assert 0 < expected == pytest.approx(float((change.square().sum() / real.square().sum()).sqrt()), rel=1e-4)
 
 
@@ -239,10 +239,12 @@ def test_choosing_costs_less_than_either_alone(monkeypatch: pytest.MonkeyPatch) 
     assert len(seven_bit(lower(model, avoid_saturation=True, images=chosen_on))) > 0
     alone = []
     without = lower(model, avoid_saturation=True)
-    assert {fact["remedy"] for fact in without.facts.values() if "remedy" in fact} == {"narrower weights"}
+    assert {fact["against_saturation"] for fact in without.facts.values() if "against_saturation" in fact} == {
+        "narrower weights"
+    }
     assert without.scheme == model.plan.scheme
     for answer in (False, True):
-        monkeypatch.setattr(Remedy, "seven_bits", property(lambda _, answer=answer: answer))
+        monkeypatch.setattr(SaturationChoice, "seven_bits", property(lambda _, answer=answer: answer))
         alone.append(change())
     assert both < min(alone)
 
@@ -283,7 +285,7 @@ def test_accuracy_survives_narrowing() -> None:
     model = small_quantized("W8A8")
     train(model, few(512), TrainSettings(epochs=2, learning_rate=0.05))
     plain, narrow = lower(model), lower(model, avoid_saturation=True)
-    assert any("remedy" in fact for fact in narrow.facts.values())
+    assert any("against_saturation" in fact for fact in narrow.facts.values())
     before, after = [], []
     for images, labels in digits().batches("test", 250):
         before.append(logits(plain, images).argmax(1) == labels)

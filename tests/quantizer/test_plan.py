@@ -106,7 +106,7 @@ def test_windows_move_where_values_can_be_negative() -> None:
 
 
 def test_budgets_count_the_formats_of_the_plan() -> None:
-    """Activation memory is counted at the bits that the plan gives each tensor, 16-bit streams included."""
+    """Activation memory is counted at the bits that the plan gives each tensor, 16-bit tensors included."""
     graph = residual()
     for precisions in (scheme(8, branch=3, left=4), scheme(16, head=2), scheme(16, branch=5, right=3)):
         found = plan(graph, precisions)

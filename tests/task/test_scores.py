@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
 
 
 def test_figures_are_shown_with_their_units() -> None:
-    """Digits, unit and heading are the score's; a key that there is not is answered with those that there are."""
+    """SplitLayer, unit and heading are the score's; a key that there is not is answered with those that there are."""
     error = Score("mae", "mean error", lambda shape: None, unit="px", higher_is_better=False, digits=1)
     count = Score("hits", "hits", lambda shape: None, unit="", digits=0)
     found = Scores(3, (error, count), (2.345, 7.0))

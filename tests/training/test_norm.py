@@ -13,7 +13,7 @@ from bitwright.training.norm import normalise_by_batch
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_it_is_batch_norm(biased: bool) -> None:
-    """Accumulators of the oriented weight give what BatchNorm2d gives of the real outputs, negative gains included."""
+    """Accumulators of the sign-folded weight give what BatchNorm2d gives of the real outputs, negative gains included."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:

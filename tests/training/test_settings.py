@@ -23,12 +23,12 @@ from bitwright.training import (
     Step,
     Trained,
     TrainSettings,
-    carry_scales,
     load_quantized,
     load_trained,
     quantize,
     save_quantized,
     train,
+    transfer_scales,
 )
 from bitwright.training.optimizer import parameter_groups
 from training.small import SmallResidual, few, small_quantized
@@ -149,7 +149,7 @@ def test_another_scheme_takes_the_scales_over() -> None:
     layers = {name: Precision(8, 8) if name == "down.0" else bits for name, bits in former.plan.scheme.layers.items()}
     model = quantize(graph, Scheme("other", layers), ranges="ema")
     fresh = model.weight_quantizer("down.0").scale.clone()
-    assert carry_scales(model, former) == len(model.ranges())
+    assert transfer_scales(model, former) == len(model.ranges())
     for key, (low, high) in former.ranges().items():
         same = model.plan.formats[key] == former.plan.formats[key]
         scales = model.activation_quantizer(key).scale, former.activation_quantizer(key).scale

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from bitwright.training.straight_through import (
-    carry_ratio,
     clamp_round,
     round_half_even,
     scale_by,
     scale_gradient,
     weighted_sum,
+    with_ratio_gradient,
 )
 
 
@@ -89,14 +89,14 @@ def test_operands_of_two_layouts() -> None:
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_the_ratio_gets_its_gradient_through_the_weights(biased: bool) -> None:
-    """`carry_ratio` gives a channel's ratio the gradient that autograd finds by a pass over the activations."""
+    """`with_ratio_gradient` gives a channel's ratio the gradient that autograd finds by a pass over the activations."""
     images, weight, bias, ratio = randn(2, 4, 6, 6), randn(6, 2, 3, 3), randn(6), randn(6).abs() + 0.1
 
     def literal(w: Tensor, b: Tensor, r: Tensor) -> Tensor:
         return torch.conv2d(images, w, b if biased else None, groups=2) * r.reshape(-1, 1, 1)
 
     def carried(w: Tensor, b: Tensor, r: Tensor) -> Tensor:
-        w, c = carry_ratio(w, b if biased else None, r)
+        w, c = with_ratio_gradient(w, b if biased else None, r)
         assert (c is not None) == biased
         return torch.conv2d(images, w, c, groups=2) * r.detach().reshape(-1, 1, 1) + 0 * b.sum()
 
@@ -112,4 +112,4 @@ def test_the_ratio_gets_its_gradient_through_the_weights(biased: bool) -> None:
 def test_a_constant_ratio_is_not_carried() -> None:
     """Without a gradient to give, weight and bias come back themselves."""
     weight, bias = randn(2, 3), randn(2)
-    assert carry_ratio(weight, bias, randn(2))[0] is weight
+    assert with_ratio_gradient(weight, bias, randn(2))[0] is weight

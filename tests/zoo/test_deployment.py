@@ -14,7 +14,7 @@ from bitwright.errors import ExportError
 from bitwright.export import export_litert, export_onnx, export_openvino, export_qonnx
 from bitwright.integer import run
 from bitwright.integer.ops import IntegerConv2d
-from bitwright.integer.proof.narrow import in_float32, narrow
+from bitwright.integer.proof.float32_multipliers import in_float32, narrow
 from zoo.networks import imported
 
 published = pytest.mark.parametrize(

@@ -31,8 +31,8 @@ class LiveTensor:
     """One tensor of activations.
 
     Attributes:
-        name: Of the node that makes it.
-        elements: Of one image.
+        name: The name of the node that makes it.
+        elements: The elements of one image.
         demand: The bits that its readers want.
     """
 

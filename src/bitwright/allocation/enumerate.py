@@ -20,7 +20,7 @@ class Program:
     """A program in arrays, and multipliers for its limits. Made by `program_with_prices`.
 
     Attributes:
-        losses: Of each option, in whole units; shape (options,).
+        losses: The losses of each option, in whole units; shape (options,).
         amounts: What each option uses, in whole units; shape (limits, options).
         room: How much may be used of each; shape (limits,).
         starts: Where the options of each group begin, and end; shape (groups + 1,).

@@ -41,7 +41,7 @@ class ParetoFrontier:
     """The best schemes over one budget, from the smallest to the largest.
 
     Attributes:
-        kind: Of the budget.
+        kind: The kind of the budget.
         points: In order of usage; the objective falls strictly.
         budgets: That held for all points, besides.
         network: SHA-256 of the network; None where it is not known.
@@ -139,7 +139,7 @@ def pareto_frontier(
 
     Args:
         problem: See `graph_problem`.
-        kind: Of the budget that varies: `size`, `bops`, `latency` or `activation`.
+        kind: The kind of the budget that varies: `size`, `bops`, `latency` or `activation`.
         points: Number of limits, at least 2.
         budgets: That hold for all points.
         progress: Called after each point.

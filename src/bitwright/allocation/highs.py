@@ -30,7 +30,7 @@ def best_by_highs(
     """The `keep` picks of least loss, best first; fewer where fewer exist.
 
     Args:
-        losses: Of each option; shape (options,).
+        losses: The losses of each option; shape (options,).
         amounts: What each option uses; shape (limits, options).
         room: How much may be used of each.
         starts: Where the options of each group begin, and end; shape (groups + 1,).

@@ -29,7 +29,7 @@ def multipliers(losses: Floats, amounts: Floats, room: Floats, starts: Int64) ->
     as many unknowns as there are budgets.
 
     Args:
-        losses: Of each option, at least 0 in each group's least; shape (options,).
+        losses: The losses of each option, at least 0 in each group's least; shape (options,).
         amounts: What each option uses above the least of its group; shape (limits, options).
         room: How much may be used of each above these least; shape (limits,), at least 0.
         starts: Where the options of each group begin, and end; shape (groups + 1,).

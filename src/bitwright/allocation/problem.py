@@ -35,7 +35,7 @@ class Problem:
         ties: Layers that must have the same activation bits.
         pinned: Layers whose precision was given.
         unconverged: Layers whose sensitivity missed its target.
-        residual_bits: Of the schemes that are found.
+        residual_bits: The residual bits of the schemes that are found.
         network: SHA-256 of the network; None where it is not known.
         images: SHA-256 of the images that the losses were measured on; None where they are not known.
         forced: What does not fit and was forced.
@@ -157,7 +157,7 @@ def allocation_problem(
         latency_ms: By layer and precision; may be left out.
         usages: Further figures to limit, for instance `peak_activation(graph)`.
         unconverged: Layers to be marked in what is found.
-        residual_bits: Of the schemes that are found: 8 or 16.
+        residual_bits: The residual bits of the schemes that are found: 8 or 16.
 
     Raises:
         UnknownNameError: If layers or precisions do not match.
@@ -210,7 +210,7 @@ def graph_problem(
         pinned: Layers that have another precision, and only that; the first and last layer at W8A8 unless they are named
             here.
         latency: Measured latencies of its layers; may be left out.
-        residual_bits: Width of the streams that additions read: 8 or 16. They count as activation memory.
+        residual_bits: Width of the tensors that additions read: 8 or 16. They count as activation memory.
         force: Whether to take figures that were measured on another network; what is found then says so.
 
     Raises:

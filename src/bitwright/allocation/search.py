@@ -29,7 +29,7 @@ def allocate(
     Args:
         problem: See `graph_problem` and `allocation_problem`.
         budgets: All must hold; several of one kind are allowed.
-        name: Of the scheme; by default the budgets' own, for instance `size0.5`.
+        name: The name of the scheme; by default the budgets' own, for instance `size0.5`.
         explain: Also find what would change first with 5 % less and more of every budget, which takes two more searches.
 
     Raises:

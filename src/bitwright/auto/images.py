@@ -24,7 +24,7 @@ class AutoImages:
     """What is observed, and what is measured on.
 
     Attributes:
-        name: Of the data, for files and tables.
+        name: The name of the data, for files and tables.
         given: Float32 images [count, channels, height, width] to observe, none of which is measured on.
         held_out: Batches of (images, labels), the same in every pass; without labels, before `judged_by`.
         training: The data set, if there is one to train with.

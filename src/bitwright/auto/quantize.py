@@ -77,11 +77,11 @@ def auto_quantize(
         model: A trained network, a classifier, or its graph.
         data: A data set; or a pair of iterables of batches: some to observe, and some held out. Where these have no labels, the
             float network's own guesses take their place: the drop is then the share of images at which the integers disagree.
-        path: Of the engine's file.
+        path: The path of the engine's file.
         settings: What to look for.
         training: How to fine-tune; None where nothing is to be trained. It needs a data set.
         engine: That the file is for; by default, the one whose files end like `path`.
-        name: Of the model.
+        name: The name of the model.
         resume: Whether to go on with what was measured before an interruption, kept in `state_files(path)`.
         stage: Called with the name of each step; gives its progress.
 

@@ -33,7 +33,7 @@ class AutoResult:
         cheaper: The next cheaper scheme of the frontier, measured; None where there is none.
         cost: Size of the weights (MB of 2**20 bytes) and bit operations for one image (G of 10**9); and of the float network.
         milliseconds: For one image in the file's engine, median; and of the float network in ONNX Runtime.
-        equal: Of how many held-out images all logits of the file equal those that were measured, and of how many.
+        equal: The equal of how many held-out images all logits of the file equal those that were measured, and of how many.
         checked: What the file states about where it was run.
         files: What was written, by what it is.
         tried: All that was measured: (way, scheme's name, counts), in order.

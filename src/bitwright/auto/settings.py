@@ -28,7 +28,7 @@ class AutoSettings:
         calibration_images: How many images ranges are observed on.
         sensitivity_images: How many images sensitivities are measured on.
         reconstruct: Whether each scheme's rounding is learned, block by block, before it is measured.
-        seed: Of everything random.
+        seed: The seed of everything random.
     """
 
     max_drop: float | None = MAX_DROP

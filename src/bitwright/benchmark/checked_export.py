@@ -50,8 +50,8 @@ def checked_export(
     Args:
         write: How to export; called again with the first part of the model, to find where a difference begins.
         model: What to export.
-        path: Of the file.
-        form: Of the file.
+        path: The path of the file.
+        form: The form of the file.
         target: The CPUs that the file is for.
         pixels: How images were normalised in training, for files that take uint8 pixels.
         images: Three images, as the file takes them; by default, noise.

@@ -46,7 +46,7 @@ class EngineProcess:
 
     Args:
         engine: Its name.
-        variables: Of its environment, beside those of this process.
+        variables: The variables of its environment, beside those of this process.
     """
 
     def __init__(self, engine: str, variables: Mapping[str, str] | None = None) -> None:
@@ -69,7 +69,7 @@ class EngineProcess:
         """What the engine computes.
 
         Args:
-            path: Of a file that was exported for it.
+            path: The path of a file that was exported for it.
             images: [count, channels, height, width], as the file takes them.
             setting: How to run it.
             real: Whether real logits are wanted.

@@ -20,7 +20,7 @@ def serve(runtimes: str, name: str, answers: TextIO) -> None:
 
     Args:
         runtimes: Where the module with the registry of runtimes is.
-        name: Of the engine.
+        name: The name of the engine.
         answers: Gets the names of the outputs where these are written as asked, in their order; the shape and the type of an
             image where no images are given; `{"failure": "…"}` where that is impossible.
     """

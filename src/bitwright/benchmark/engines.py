@@ -16,7 +16,7 @@ class Engine(Runtime):
     """An inference engine.
 
     Attributes:
-        form: Of its files; the default one where it reads several.
+        form: The form of its files; the default one where it reads several.
     """
 
     form: Form

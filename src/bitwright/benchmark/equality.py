@@ -52,9 +52,9 @@ class Equality:
         threads: How many it might use.
         batch: How many images it was given at a time.
         images: How many were compared.
-        equal_images: Of those, how many have all logits equal.
+        equal_images: How many of those have all logits equal.
         logits: How many were compared.
-        differing_logits: Of those, how many differ.
+        differing_logits: The differing logits of those, how many differ.
         largest_difference: The largest distance of a logit from its reference, in its own units.
         differing_outputs: The names of the outputs that differ anywhere.
         failure: How it failed or ended, in words; empty if it did not. All logits that it owes count as differing.
@@ -112,7 +112,7 @@ def compare(
         threads: How many each engine may use; or several such numbers, of which an engine without that setting is run at the
             first.
         smaller: Further numbers of images at a time, at which the images of the first batch are run.
-        variables: Of the engines' environment beside those of this process.
+        variables: The variables of the engines' environment beside those of this process.
         total: Number of batches, for `progress`.
         progress: Called after each batch.
         stage: Called, in words, before batches are compared.

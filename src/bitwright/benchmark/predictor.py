@@ -32,7 +32,7 @@ class Predictor:
     Attributes:
         description: What computes them, in words.
         input_shape: (channels, height, width) of an image.
-        output_shape: Of what is predicted for an image: (classes,).
+        output_shape: The output shape of what is predicted for an image: (classes,).
         predict: float32 images (batch, channels, height, width) to real logits (batch, classes); of several outputs, the first.
     """
 

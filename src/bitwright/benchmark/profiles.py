@@ -43,7 +43,7 @@ def profile(engine: str, path: str | Path, images: Images, *, threads: int = 1) 
 
     Args:
         engine: That runs the file.
-        path: Of the file.
+        path: The path of the file.
         images: One batch.
         threads: How many the engine may use.
 

@@ -36,7 +36,7 @@ class Session:
     """A file, ready to run; called with images, it gives `integers`.
 
     Attributes:
-        shape: Of an image: (channels, height, width).
+        shape: The shape of an image: (channels, height, width).
         kind: Type of its values: `float32` for normalised images, `uint8` for pixels.
         integers: To int32 logits; those of a float model are float32. A dict of these by name where there are several outputs.
         logits: To real logits; likewise.
@@ -104,7 +104,7 @@ def load_engine(name: str, path: str | Path, *, threads: int = 1, level: str | N
     """A file, ready to run.
 
     Args:
-        name: Of the engine.
+        name: The name of the engine.
         path: What was exported for it.
         threads: How many it may use.
         level: One of its optimisation levels; None takes its default, the highest.

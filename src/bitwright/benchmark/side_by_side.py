@@ -48,7 +48,7 @@ class Measured:
     """One file at one batch size.
 
     Attributes:
-        name: Of the file.
+        name: The name of the file.
         engine: That ran it.
         batch: Images at a time.
         latency_ms: For the whole batch.

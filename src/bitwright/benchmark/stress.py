@@ -55,7 +55,7 @@ def stress_images(model: IntegerModel, count: int, pixels: Pixels | None = None,
         model: What they are for.
         count: How many.
         pixels: How pixels are normalised, if the images are to be pixels.
-        seed: Of the noise.
+        seed: The seed of the noise.
 
     Returns:
         [count, channels, height, width]: float32 images as the model takes them, or uint8 pixels.

@@ -80,7 +80,7 @@ def allocate(
     residual_bits: Annotated[
         int,
         typer.Option(
-            "--residual-bits", parser=one_of(8, 16), help="Of the streams that additions read and write: 8 or 16."
+            "--residual-bits", parser=one_of(8, 16), help="Of the tensors that additions read and write: 8 or 16."
         ),
     ] = 8,
     force: Annotated[

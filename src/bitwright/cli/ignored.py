@@ -10,8 +10,8 @@ def given(context: typer.Context, name: str) -> bool:
     """Whether a parameter was given on the command line.
 
     Args:
-        context: Of the command.
-        name: Of the command's parameter, in Python.
+        context: The context of the command.
+        name: The name of the command's parameter, in Python.
     """
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
@@ -21,9 +21,9 @@ def refuse_ignored(context: typer.Context, reason: str, *names: str) -> None:
     """Refuse options that would be ignored, all together.
 
     Args:
-        context: Of the command.
+        context: The context of the command.
         reason: Why they would be, and what to do instead.
-        names: Of the command's parameters, in Python.
+        names: The names of the command's parameters, in Python.
 
     Raises:
         typer.BadParameter: Names the options as they are written.

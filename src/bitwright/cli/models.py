@@ -105,7 +105,7 @@ def load_data(name: str, shape: tuple[int, ...], *, outputs: int | None = None) 
     """A data set by name, in the shape that a model reads.
 
     Args:
-        name: Of the data set.
+        name: The name of the data set.
         shape: (channels, height, width) of an image.
         outputs: How many classes the model tells apart, where labels matter: they become its outputs, and a line says how where
             they are not as many.

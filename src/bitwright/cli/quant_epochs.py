@@ -65,8 +65,8 @@ class Epochs:
     Args:
         model: What is trained.
         data: Its images.
-        flags: Of the command line.
-        settings: Of the training.
+        flags: The flags of the command line.
+        settings: The settings of the training.
         best: The best accuracy before it.
         log: Prints and keeps lines.
     """

@@ -106,7 +106,7 @@ def _add_quantizers(add: Callable[..., Any]) -> None:
     add(
         "--residual-bits",
         type=_read(one_of(8, 16)),
-        help="of the residual streams (default: 16 under published schemes, else 8)",
+        help="of the residual tensors (default: 16 under published schemes, else 8)",
     )
     add(
         "--quant-mode",

@@ -87,7 +87,7 @@ class Lines:
 
         Args:
             head: What the line begins with.
-            index: Of the batch, from 0.
+            index: The index of the batch, from 0.
             total: Batches in all.
             times: Seconds in all, and until the batch was there.
             loss: Mean over the images.

@@ -37,8 +37,8 @@ class Begun:
         published: The published checkpoint, if it came from one.
         epoch: Finished epochs.
         best_top1: The best accuracy so far, in percent.
-        momentum: Of SGD, as the file has it; None where it has none.
-        weight_decay: Of SGD, likewise.
+        momentum: The momentum of SGD, as the file has it; None where it has none.
+        weight_decay: The weight decay of SGD, likewise.
         momenta: What the optimizer remembers.
     """
 
@@ -240,7 +240,15 @@ def prepared(begun: Begun, flags: Namespace, data: ImageData, say: Say) -> Quant
     """The quantized model before training: with the ranges of the file, and of images where that has none."""
     import torch
 
-    from bitwright.training import Calibration, QuantizerSettings, Ranges, calibrate, carry_scales, quantize, set_ranges
+    from bitwright.training import (
+        Calibration,
+        QuantizerSettings,
+        Ranges,
+        calibrate,
+        quantize,
+        set_ranges,
+        transfer_scales,
+    )
     from bitwright.zoo import published_ranges
 
     scheme = chosen_scheme(begun, flags, say)
@@ -262,7 +270,7 @@ def prepared(begun: Begun, flags: Namespace, data: ImageData, say: Say) -> Quant
         calibrate(model, images, method, settings.act_percentile or 100.0)
         say(f"ranges of {wanted - covered} of {wanted} activation quantizers start from {count} training images")
     if former is not None:
-        carry_scales(model, former)
+        transfer_scales(model, former)
     set_ranges(model, ranges)
     if covered:
         how = "" if flags.resume_quantize else " (also without --resume-quantize)"

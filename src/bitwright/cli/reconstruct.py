@@ -66,7 +66,7 @@ def reconstruct(
         typer.Option("--drop", parser=real(0.0, 1.0), help="Share of activations left in float in a step."),
     ] = None,
     residual_bits: Annotated[
-        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual streams: 8 or 16.")
+        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual tensors: 8 or 16.")
     ] = 8,
     activations: Annotated[
         str | None,

@@ -23,7 +23,7 @@ def scheme_for(
     Args:
         name: A YAML file, or a precision such as W4A4, which leaves first and last layers at 8 bits.
         layers: Names of the network's layers with weights, in order.
-        residual_bits: Of the streams that additions read and write; a file has its own.
+        residual_bits: The residual bits of the tensors that additions read and write; a file has its own.
         deploy: What the formats are to suit; by default, what a file says, or any engine.
         activations: Which integers tensors have that can be negative; a file has its own.
 

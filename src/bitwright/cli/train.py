@@ -121,7 +121,7 @@ def train(
         typer.Option("--distill", parser=real(0.0, 1.0), help="Weight of the float network's outputs in the loss."),
     ] = 0.0,
     residual_bits: Annotated[
-        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual streams: 8 or 16.")
+        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual tensors: 8 or 16.")
     ] = 8,
     activations: Annotated[
         str | None,
@@ -244,7 +244,7 @@ class _Run:
     Attributes:
         data: Name of the images.
         task: Name of what the network is for.
-        settings: Of the training.
+        settings: The settings of the training.
         output: File to write.
         checkpoint: Where the unfinished training is kept, and whether it goes on.
         main: Whether this process writes and prints, of several.

@@ -157,9 +157,9 @@ class Images:
         model: What they are for.
         data: The name of a data set, or None.
         stress: How many images that look for differences.
-        most: Of the test split; None takes all.
+        most: How many images of the test split; None takes all.
         batch_size: Images in a batch.
-        seed: Of what is drawn.
+        seed: The seed of what is drawn.
         pixels: How to make pixels of them, for files that take those.
     """
 

@@ -49,11 +49,11 @@ class FolderImages(ImageSet):
     RandomResizedCrop and RandomHorizontalFlip).
 
     Args:
-        paths: Of the pictures.
+        paths: The paths of the pictures.
         labels: int64 [images].
         image_size: Height and width of what is read, in pixels.
-        mean: Of the three channels, with pixels from 0 to 1.
-        std: Of the three channels.
+        mean: The mean of the three channels, with pixels from 0 to 1.
+        std: The standard deviation of the three channels.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ class ImageData:
 
         Args:
             count: How many.
-            seed: Of the choice.
+            seed: The seed of the choice.
 
         Returns:
             Images, float32 [count, channels, height, width], and labels, int64 [count].

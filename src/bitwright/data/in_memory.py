@@ -24,8 +24,8 @@ class InMemoryImages(ImageSet):
     Args:
         pixels: uint8 [images, channels, height, width].
         labels: int64 [images].
-        mean: Of each channel, with pixels from 0 to 1; several for pixels of a single channel repeat that channel.
-        std: Of each channel, likewise.
+        mean: The mean of each channel, with pixels from 0 to 1; several for pixels of a single channel repeat that channel.
+        std: The standard deviation of each channel, likewise.
         image_size: Height and width of what is read, see `fit`; None keeps the pixels' own.
         flip: Whether augmentation mirrors images; it must not where left and right matter, as in digits.
 

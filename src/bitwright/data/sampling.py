@@ -21,7 +21,7 @@ def stratified(labels: Tensor, count: int, seed: int, *, cover: bool = False) ->
     Args:
         labels: int64 [images].
         count: Images to choose, from 1 to all.
-        seed: Of the choice.
+        seed: The seed of the choice.
         cover: Whether as many classes as possible shall be among the images, rare ones beyond their share.
 
     Returns:

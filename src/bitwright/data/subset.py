@@ -48,7 +48,7 @@ def subset(images: ImageSet, fraction: float, seed: int = 0) -> ImageSubset:
     Args:
         images: The set to choose from.
         fraction: Above 0, at most 1; see `part_of`.
-        seed: Of the choice.
+        seed: The seed of the choice.
 
     Returns:
         The images; `len` counts them, and `str` reports how many there are of each class.

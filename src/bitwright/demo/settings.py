@@ -25,7 +25,7 @@ class DemoSettings:
         relative_error: Target for the standard error of each layer's trace.
         max_probes: At most this many gradients of single images.
         latency_batch: Images in a batch of the speed comparison.
-        seed: Of everything random.
+        seed: The seed of everything random.
     """
 
     data: str = "mnist-5k"
@@ -45,8 +45,8 @@ def preset(data: str, *, epochs: int | None = None, seed: int = 0) -> DemoSettin
 
     Args:
         data: For instance `fashion-mnist`.
-        epochs: Of the float baseline; quantization-aware training gets a third of them.
-        seed: Of everything random.
+        epochs: The epochs of the float baseline; quantization-aware training gets a third of them.
+        seed: The seed of everything random.
     """
     chosen = DemoSettings(data=data, seed=seed)
     if data.partition(":")[0] == "fashion-mnist":

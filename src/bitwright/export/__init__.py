@@ -9,9 +9,9 @@ from bitwright.export.litert.exporter import export_litert, to_litert
 from bitwright.export.onnx.exporter import export_onnx, to_onnx
 from bitwright.export.onnx.float_network import export_float_onnx, to_float_onnx
 from bitwright.export.onnx.qdq import export_qdq, not_for_tensorrt, to_qdq
+from bitwright.export.onnx.split import split_layers
 from bitwright.export.openvino.exporter import export_openvino, to_openvino
 from bitwright.export.pixels import Pixels
-from bitwright.export.qonnx.digits import layers_in_digits
 from bitwright.export.qonnx.exporter import export_qonnx, to_qonnx
 from bitwright.export.seal import companions, exported_bytes
 from bitwright.export.target import Target
@@ -36,10 +36,10 @@ __all__ = [
     "exported_bytes",
     "form_of",
     "is_exported",
-    "layers_in_digits",
     "not_for_tensorrt",
     "refusals",
     "require_deployable",
+    "split_layers",
     "to_float_onnx",
     "to_litert",
     "to_onnx",

@@ -12,7 +12,7 @@ from bitwright.export.target import Target
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerAvgPool2d
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
-from bitwright.integer.proof.narrow import narrow
+from bitwright.integer.proof.float32_multipliers import with_float32_multipliers
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.sums import magnitude, window_sums
@@ -44,13 +44,13 @@ def for_float32(model: IntegerModel) -> IntegerModel:
     """
     require_proof(model)
     try:
-        return narrow(model)
+        return with_float32_multipliers(model)
     except LoweringError as error:
         raise ExportError(str(error)) from error
 
 
 def require_float32_mean(op: IntegerAvgPool2d, params: QuantParams) -> None:
-    """Refuse an average whose sums float32 does not hold: over windows of a stream of 16 bits.
+    """Refuse an average whose sums float32 does not hold: over windows of a tensor of 16 bits.
 
     Raises:
         ExportError: If a sum can exceed 2**24.
@@ -58,6 +58,6 @@ def require_float32_mean(op: IntegerAvgPool2d, params: QuantParams) -> None:
     largest = magnitude(window_sums(op.kernel, params.ends))
     if largest > FLOAT32_EXACT:
         raise ExportError(
-            f"expected sums of at most 2**24 at '{op.name}', got up to {largest} over a stream of {params.bit_width} bits. "
+            f"expected sums of at most 2**24 at '{op.name}', got up to {largest} over a tensor of {params.bit_width} bits. "
             "Use residual_bits: 8."
         )

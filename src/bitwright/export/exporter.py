@@ -21,7 +21,7 @@ class Exporter(Protocol):
 
         Args:
             model: What to export.
-            path: Of the file.
+            path: The path of the file.
             target: The CPUs that it must be exact on.
             pixels: How images were normalised in training: the file then takes uint8 pixels; without, normalised float32 images.
 

@@ -13,9 +13,9 @@ from bitwright.export.exporter import Exporter
 from bitwright.export.litert.exporter import export_litert, to_litert
 from bitwright.export.onnx.exporter import export_onnx, to_onnx
 from bitwright.export.onnx.qdq import export_qdq, not_for_tensorrt, to_qdq
+from bitwright.export.onnx.split import split_layers
 from bitwright.export.openvino.exporter import export_openvino, to_openvino
 from bitwright.export.pixels import Pixels
-from bitwright.export.qonnx.digits import layers_in_digits
 from bitwright.export.qonnx.exporter import export_qonnx, imports_qonnx, to_qonnx
 from bitwright.export.target import Target
 from bitwright.export.tvm.exporter import export_tvm, to_tvm
@@ -39,7 +39,7 @@ class Form:
 
     Attributes:
         engine: What it is for, by the name that `bitwright export --engine` takes.
-        suffix: Of the files' names.
+        suffix: The suffix of the files' names.
         exporter: Writes such a file.
         build: Makes the form in memory, or raises `ExportError`.
         name: Tells the forms of one engine apart; empty where it has one.
@@ -73,7 +73,7 @@ class Form:
 
         Args:
             model: What to export.
-            path: Of the file.
+            path: The path of the file.
             target: The CPUs that it must be exact on.
             pixels: How images were normalised in training, for files that take uint8 pixels.
             progress: Called after each step, where the exporter takes long.
@@ -103,14 +103,14 @@ class Form:
 
 
 def _digit_facts(model: IntegerModel) -> dict[str, object]:
-    cut = list(layers_in_digits(model))
-    return {"layers_in_digits": cut} if cut else {}
+    split = list(split_layers(model))
+    return {"split_layers": split} if split else {}
 
 
 def _digit_notes(model: IntegerModel) -> Iterator[str]:
-    if cut := list(layers_in_digits(model)):
-        count, names = f"{len(cut)} of {len(model.layers())}", ", ".join(cut)
-        yield f"{count} layers in two digits, since their sums can exceed the 2**24 that float32 holds: {names}"
+    if split := list(split_layers(model)):
+        count, names = f"{len(split)} of {len(model.layers())}", ", ".join(split)
+        yield f"{count} layers in two parts, since their sums can exceed the 2**24 that float32 holds: {names}"
 
 
 def _qdq_notes(model: IntegerModel) -> Iterator[str]:
@@ -143,7 +143,7 @@ def form_of(engine: str, name: str | None = None) -> Form:
 
     Args:
         engine: Its name.
-        name: Of one of its forms; by default, the first.
+        name: The name of one of its forms; by default, the first.
 
     Raises:
         UnknownNameError: If there is no such engine or form.

@@ -34,8 +34,8 @@ class Pixels:
     """How 8-bit pixels were normalised in training: `(pixel / 255 - mean) / std`, per channel.
 
     Attributes:
-        mean: Of each channel.
-        std: Of each channel.
+        mean: The mean of each channel.
+        std: The standard deviation of each channel.
     """
 
     mean: Sequence[float]

@@ -69,7 +69,7 @@ def write_sealed(path: str | Path, data: bytes, weights: bytes = b"") -> None:
     """Write an exported file with the digest of its constants, atomically.
 
     Args:
-        path: Of the file.
+        path: The path of the file.
         data: What the file is to hold, `seal_of` the model within.
         weights: What the .bin file beside it holds, for OpenVINO.
     """

@@ -45,10 +45,10 @@ def check_target(model: IntegerModel, target: Target) -> None:
     Raises:
         ExportError: If the target is `avx2` and a layer can saturate.
     """
-    wide = saturating_layers(model) if target is Target.AVX2 else []
-    if wide:
+    saturating = saturating_layers(model) if target is Target.AVX2 else []
+    if saturating:
         raise ExportError(
-            f"target 'avx2': expected pairs of products within 16 bits, got {len(wide)} layers that can exceed them, first "
-            f"'{wide[0]}'. "
+            f"target 'avx2': expected pairs of products within 16 bits, got {len(saturating)} layers that can exceed them, first "
+            f"'{saturating[0]}'. "
             "Lower the checkpoint with --target avx2, which narrows their weights or inputs, or export for the target 'any'."
         )

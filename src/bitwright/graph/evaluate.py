@@ -95,7 +95,7 @@ def clamp(values: Tensor, bounds: Bounds | None) -> Tensor:
 
 
 @singledispatch
-def evaluate(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
+def float_result(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     """The result of a node.
 
     Args:
@@ -106,57 +106,57 @@ def evaluate(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     raise NotImplementedError(f"no float form of {type(node).__name__}")
 
 
-@evaluate.register(Conv2d)
-@evaluate.register(Linear)
+@float_result.register(Conv2d)
+@float_result.register(Linear)
 def _(node: Layer, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return clamp(convolve(node, inputs[0], *folded_weight(node, parameters)), node.bounds)
 
 
-@evaluate.register(Input)
-@evaluate.register(Requantize)
+@float_result.register(Input)
+@float_result.register(Requantize)
 def _(node: Node, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return inputs[0]
 
 
-@evaluate.register
+@float_result.register
 def _(node: BatchNorm, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     gain, offset = norm_affine(node.norm, parameters)
     shape = (-1, *[1] * (inputs[0].dim() - 2))
     return inputs[0] * gain.reshape(shape) + offset.reshape(shape)
 
 
-@evaluate.register
+@float_result.register
 def _(node: Affine, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     shape = (-1, *[1] * (inputs[0].dim() - 2))
     return inputs[0] * parameters[node.gain].reshape(shape) + parameters[node.offset].reshape(shape)
 
 
-@evaluate.register
+@float_result.register
 def _(node: Probabilities, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return F.log_softmax(inputs[0], 1) if node.logarithm else F.softmax(inputs[0], 1)
 
 
-@evaluate.register
+@float_result.register
 def _(node: Clamp, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return clamp(inputs[0], node.bounds)
 
 
-@evaluate.register
+@float_result.register
 def _(node: Add, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return clamp(inputs[0] + inputs[1], node.bounds)
 
 
-@evaluate.register
+@float_result.register
 def _(node: Concat, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return torch.cat(inputs, 1)
 
 
-@evaluate.register
+@float_result.register
 def _(node: AvgPool2d, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return F.avg_pool2d(inputs[0], node.kernel, node.stride, node.padding)
 
 
-@evaluate.register
+@float_result.register
 def _(node: Selection, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return select(node, inputs[0])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from bitwright.graph.evaluate import Tensors, clamp, convolve, evaluate, folded_weight
+from bitwright.graph.evaluate import Tensors, clamp, convolve, float_result, folded_weight
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Input, Layer, Node
 from bitwright.graph.outputs import Returned, returned
@@ -47,7 +47,7 @@ def execute(
             weight, bias = weights[node.name] if weights is not None else folded_weight(node, parameters)
             values[node.name] = clamp((linear or convolve)(node, inputs[0], weight, bias), node.bounds)
         else:
-            values[node.name] = evaluate(node, inputs, parameters)
+            values[node.name] = float_result(node, inputs, parameters)
         if observe is not None:
             observe(node, values[node.name])
         for name in node.inputs:

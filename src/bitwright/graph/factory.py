@@ -35,7 +35,7 @@ def call_factory(
     """The model that a factory makes.
 
     Args:
-        name: Of the factory, for messages.
+        name: The name of the factory, for messages.
         factory: What is called.
         options: What it is called with; it must accept all of them.
         suggested: What it is called with besides, where it names such a parameter.

@@ -193,5 +193,5 @@ def node_from_dict(entry: Any, where: str = "node") -> Node:
 
 def operations() -> list[str]:
     """Names of all node classes that survive the passes, sorted."""
-    raw = {"BatchNorm", "Affine", "Probabilities", "Reshape", "Transpose", "Requantize"}
-    return sorted(node_kinds().keys() - raw)
+    unresolved = {"BatchNorm", "Affine", "Probabilities", "Reshape", "Transpose", "Requantize"}
+    return sorted(node_kinds().keys() - unresolved)

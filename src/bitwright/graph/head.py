@@ -23,7 +23,7 @@ class Heads(NamedTuple):
     """How the heads of weights and of a model differ.
 
     Attributes:
-        names: Of the tensors.
+        names: The names of the tensors.
         weights: Classes of the weights.
         model: Classes of the model.
     """

@@ -74,7 +74,7 @@ class Node:
     Attributes:
         name: Unique in the graph; layers bear the name of their module.
         inputs: Names of the tensors it reads, in order.
-        shape: Of the tensor it makes, without the batch axis.
+        shape: The shape of the tensor it makes, without the batch axis.
         place: The module and ATen operation it came from, for messages.
     """
 
@@ -231,7 +231,7 @@ class Take(Move):
 
     Attributes:
         axis: 1 for channels or features, 2 for rows, 3 for columns.
-        places: Of the input, one for each place of the result.
+        places: The places of the input, one for each place of the result.
     """
 
     axis: int

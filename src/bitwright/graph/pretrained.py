@@ -27,7 +27,7 @@ class Published(NamedTuple):
     Attributes:
         url: Where they are fetched from.
         path: Where they are kept; a file that lies there is not fetched.
-        sha1: Of that file, where the source checks it: a file with another one is fetched again.
+        sha1: The SHA-1 of that file, where the source checks it: a file with another one is fetched again.
     """
 
     url: str

@@ -44,7 +44,7 @@ def check_equal(model: nn.Module, graph: Graph, images: Tensor, expected: Mappin
     Args:
         model: In evaluation mode and float32; it returns its tensors by name.
         graph: What was captured of it.
-        images: Of shape (batch, channels, height, width).
+        images: Tensor of shape (batch, channels, height, width).
         expected: What the model returns for them, by name.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import FileFormatError, reason, shown
-from bitwright.graph.evaluate import evaluate
+from bitwright.graph.evaluate import float_result
 from bitwright.graph.nodes import Input, Layer, Node, Norm
 
 
@@ -29,7 +29,7 @@ def check_shapes(nodes: Sequence[Node], parameters: Mapping[str, Tensor], where:
     made = {"": torch.empty((1, *inputs[0].shape), device="meta")}
     for node in nodes:
         try:
-            result = evaluate(node, [made[name] for name in node.inputs or ("",)], on_meta)
+            result = float_result(node, [made[name] for name in node.inputs or ("",)], on_meta)
             if tuple(result.shape[1:]) != node.shape:
                 raise ValueError(f"it makes {tuple(result.shape[1:])}, but says {node.shape}")
         except Exception as error:  # PyTorch has many types for values that make no sense

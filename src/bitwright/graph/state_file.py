@@ -23,8 +23,8 @@ class StateFile:
     """A file that work is kept in until it is done: written from time to time, and read by who goes on with it.
 
     Args:
-        path: Of the file.
-        format_name: Of what it holds.
+        path: The path of the file.
+        format_name: The format name of what it holds.
         work: What is unfinished, in a word: "measurement".
         settings: All that the result depends on, as JSON values. Mappings in it are compared entry by entry.
         growing: The settings, numbers, that may be larger than they were: how far the work goes.

@@ -23,7 +23,7 @@ from bitwright.integer.packing import pack, pack_bytes
 from bitwright.integer.quant_params import QuantParams
 from bitwright.scheme import Scheme
 
-FORMAT = "bitwright.integer.3"
+FORMAT = "bitwright.integer.4"
 
 
 @dataclass(frozen=True, eq=False)

@@ -322,7 +322,7 @@ def add_requantize(
 
     Args:
         a: Any shape, within the bounds given to `add_multipliers`.
-        b: Of the same shape, or one that broadcasts to it.
+        b: The b of the same shape, or one that broadcasts to it.
         m_a: Multiplier of a.
         m_b: Multiplier of b.
         shift: Right shift in bits, from 0 to 24.

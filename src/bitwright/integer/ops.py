@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The operations of an IntegerModel: graph nodes that carry their integers and proved constants.
+"""The operations of an IntegerModel: graph nodes with their integers and proved constants.
 
 Nodes that only move values (max pooling, flattening, …) and concatenations are those of `graph.nodes`: in integers they mean
 the same.

@@ -33,7 +33,7 @@ def placeholder(node: Node, plan: QuantPlan, *, alone: bool = True) -> IntegerMo
     """A model of `node` alone, whose inputs 1 x 1 convolutions make of an image; with `alone` false, of these alone.
 
     Args:
-        node: Of `plan.graph`, with integers of its own: no `Dropout`.
+        node: The node of `plan.graph`, with integers of its own: no `Dropout`.
         plan: Formats of its tensors.
         alone: Whether the operation itself is in it.
     """

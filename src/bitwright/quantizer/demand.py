@@ -38,7 +38,7 @@ def demands(graph: Graph, residual_bits: int, output_bits: int = MAX_BITS) -> di
 
     Args:
         graph: The network.
-        residual_bits: Width of the streams that additions read.
+        residual_bits: Width of the tensors that additions read.
         output_bits: What is wanted of the tensors that leave the network.
     """
     consumers = graph.consumers()
@@ -59,7 +59,7 @@ def demand(reader: Node, made: Demand, residual_bits: int) -> Demand:
     Args:
         reader: The node.
         made: What is wanted of the tensor that it makes.
-        residual_bits: Width of the streams that additions read.
+        residual_bits: Width of the tensors that additions read.
     """
     raise NotImplementedError(f"no demand of {type(reader).__name__}")
 

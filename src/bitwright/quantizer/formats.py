@@ -11,7 +11,7 @@ from bitwright.quantizer.sums import Ends, magnitude
 
 MIN_TENSOR_BITS, MAX_TENSOR_BITS = 2, 16
 UNCLAMPED_BITS = 32
-"""Sums that no clamp keeps within their nominal width, as the residual streams of published models."""
+"""Sums that no clamp keeps within their nominal width, as the residual tensors of published models."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the quantizers of a network stand: which tensors carry how many bits, and which of them share a scale."""
+"""Where the quantizers of a network stand: how many bits each tensor has, and which of them share a scale."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class QuantPlan:
 def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
     """Decide the format of every tensor.
 
-    A tensor carries as many bits as its most demanding reader wants: a layer wants the activation bits of its precision, an
+    A tensor has as many bits as its most demanding reader wants: a layer wants the activation bits of its precision, an
     addition wants the bits of the residual stream, pooling wants 8, and a node that only moves values wants what its own
     readers want. Readers that want fewer read through a `Requantize`. All inputs of a concatenation share its scale:
     producers that nothing else reads requantize to it directly, others through a `Requantize`.
@@ -73,8 +73,8 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
     """
     scheme.check(graph.layers)
     wanted = demands(graph, scheme.residual_bits)
-    carried = {name: demand.bits(scheme.layers) for name, demand in wanted.items()}
-    expanded = _insert_requantize(graph, scheme, carried)
+    bits_of = {name: demand.bits(scheme.layers) for name, demand in wanted.items()}
+    expanded = _insert_requantize(graph, scheme, bits_of)
     quantizer_of = _share_quantizers(expanded)
     accumulators = _final_accumulators(expanded)
     negative = _negative_quantizers(expanded, quantizer_of)
@@ -82,14 +82,14 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
     for node in expanded:
         key = quantizer_of[node.name]
         if key == node.name:
-            bits = node.bit_width if isinstance(node, Requantize) else carried[node.name]
+            bits = node.bit_width if isinstance(node, Requantize) else bits_of[node.name]
             formats[key] = _format(bits, negative[key], scheme)
     movable = frozenset(key for key in formats if negative[key] and _movable(formats[key].bit_width, scheme))
     return QuantPlan(graph, expanded, scheme, formats, movable, quantizer_of, accumulators)
 
 
 def _movable(bits: int, scheme: Scheme) -> bool:
-    """Whether the window of tensors that can be negative may be placed; residual streams of 16 bits would gain nothing.
+    """Whether the window of tensors that can be negative may be placed; residual tensors of 16 bits would gain nothing.
 
     TensorRT's bytes have no zero point: it reads windows of 7 bits or fewer, which lie within them.
     """
@@ -103,7 +103,7 @@ def _format(bits: int, negative: bool, scheme: Scheme) -> TensorFormat:
     return TensorFormat.of(bits, negative=negative)
 
 
-def _insert_requantize(graph: Graph, scheme: Scheme, carried: Mapping[str, int]) -> Graph:
+def _insert_requantize(graph: Graph, scheme: Scheme, bits_of: Mapping[str, int]) -> Graph:
     """Readers of fewer bits read through a Requantize; those of one tensor and width share it."""
     single = {name for name, readers in graph.consumers().items() if len(readers) == 1} - graph.returned
     by_name = {node.name: node for node in graph}
@@ -120,11 +120,11 @@ def _insert_requantize(graph: Graph, scheme: Scheme, carried: Mapping[str, int])
     for node in graph:
         inputs = list(node.inputs)
         for position, source in enumerate(node.inputs):
-            wanted = demand(node, Demand(carried[node.name]), scheme.residual_bits).bits(scheme.layers)
+            wanted = demand(node, Demand(bits_of[node.name]), scheme.residual_bits).bits(scheme.layers)
             if isinstance(node, Concat):
                 if not _adoptable(source, by_name, single):
                     inputs[position] = through(source, f"{source}@{node.name}", wanted)
-            elif wanted < carried[source] and not isinstance(node, AvgPool2d):
+            elif wanted < bits_of[source] and not isinstance(node, AvgPool2d):
                 inputs[position] = through(source, f"{source}@{wanted}", wanted)
         made[node.name] = node.reading(*inputs)
     return graph.with_nodes(tuple(made.values()))

@@ -32,7 +32,7 @@ def window_sums(kernel: tuple[int, int], ends: Ends) -> Ends:
 
     Args:
         kernel: Height and width of the window.
-        ends: Of the values.
+        ends: The ends of the values.
 
     >>> window_sums((2, 2), (3, 15))
     (0, 60)
@@ -45,7 +45,7 @@ def weighted_bound(ends: Iterable[Ends], multipliers: Iterable[int]) -> int:
     """What neither a weighted term, nor a sum of some of them, exceeds in magnitude.
 
     Args:
-        ends: Of each term.
+        ends: The ends of each term.
         multipliers: What each is multiplied by.
 
     >>> weighted_bound([(-128, 127), (0, 255)], (2, 1))

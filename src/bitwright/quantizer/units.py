@@ -27,8 +27,8 @@ def moved_unit(node: Selection, unit: Tensor, shape: tuple[int, ...]) -> Tensor 
 
     Args:
         node: What moves or selects.
-        unit: Of the tensor that it reads.
-        shape: Of that tensor, without its batch.
+        unit: The unit of the tensor that it reads.
+        shape: The shape of that tensor, without its batch.
 
     Returns:
         None where the node compares integers of different worth.

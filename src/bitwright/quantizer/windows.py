@@ -60,7 +60,7 @@ def least_squares_format(values: Tensor, bit_width: int, full: float | None = No
 
     Args:
         values: Real values, of any shape; of more than 16,384, windows are tried on as many, in equal distances.
-        bit_width: Of the format, 2 to 8.
+        bit_width: The bit width of the format, 2 to 8.
         full: The scale at which the symmetric format holds everything; that of `values` where none is given.
 
     >>> least_squares_format(torch.tensor([-0.5, 0.0, 1.0, 2.75, 3.25]), 4)

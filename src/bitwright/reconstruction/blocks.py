@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bitwright.graph.evaluate import Tensors, clamp, convolve, evaluate, folded_weight
+from bitwright.graph.evaluate import Tensors, clamp, convolve, float_result, folded_weight
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer, Node
 from bitwright.training.context import ForwardContext
@@ -87,7 +87,7 @@ def run_float(block: Block, values: Tensor, parameters: Tensors) -> dict[str, Te
             weight, bias = folded_weight(node, parameters)
             made[node.name] = clamp(convolve(node, inputs[0], weight, bias), node.bounds)
         else:
-            made[node.name] = evaluate(node, inputs, parameters)
+            made[node.name] = float_result(node, inputs, parameters)
     return {name: made[name] for name in block.results}
 
 
@@ -97,7 +97,7 @@ def run_quantized(block: Block, values: Quantized, context: ForwardContext) -> d
     Args:
         block: The nodes.
         values: Integers of its source.
-        context: Of the quantized network.
+        context: The context of the quantized network.
     """
     made = {block.source: values}
     for node in block.nodes:

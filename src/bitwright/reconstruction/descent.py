@@ -18,7 +18,7 @@ from bitwright.reconstruction.blocks import Block, run_quantized
 from bitwright.reconstruction.dropping import DroppedRounding
 from bitwright.reconstruction.rounding import LearnedRounding, annealed
 from bitwright.reconstruction.settings import ReconstructionSettings
-from bitwright.training.folding import oriented_weight
+from bitwright.training.folding import sign_folded_weight
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Quantized
 
@@ -34,7 +34,7 @@ class BlockDescent:
         parameters: The tensors of `model` by name.
         decided: The quantizers of activations that earlier blocks have decided on: their scales stay.
         settings: How.
-        generator: Of batches and drops.
+        generator: The generator of batches and drops.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class BlockDescent:
         with torch.no_grad():
             for node in block.layers:
                 quantizer = model.weight_quantizer(node.name)
-                weight = oriented_weight(node, parameters)
+                weight = sign_folded_weight(node, parameters)
                 columns = quantizer.current_scale().reshape(-1, *[1] * (weight.dim() - 1))
                 self.roundings[node.name] = LearnedRounding(weight / columns, quantizer.format)
 
@@ -64,10 +64,10 @@ class BlockDescent:
         """Descend on the squared error of the block's outputs.
 
         Args:
-            integers: Of the block's source, as the quantized network makes them, shape (count, ...).
+            integers: The integers of the block's source, as the quantized network makes them, shape (count, ...).
             real: The same tensor in the float network.
             target: The block's results in the float network.
-            scale: Of `integers`, shape ().
+            scale: The scale of `integers`, shape ().
             told: Called with each step and its loss, relative to the first.
         """
         settings, scale = self.settings, scale.detach()
@@ -148,5 +148,5 @@ class BlockDescent:
             weight = self.parameters[node.weight]
             columns = scale.reshape(-1, *[1] * (weight.dim() - 1))
             # The orientation is its own inverse: it only changes signs.
-            sign = oriented_weight(node, {**self.parameters, node.weight: torch.ones_like(weight)})
+            sign = sign_folded_weight(node, {**self.parameters, node.weight: torch.ones_like(weight)})
             weight.copy_(integers * columns * sign)

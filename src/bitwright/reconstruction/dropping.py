@@ -14,8 +14,8 @@ class DroppedRounding:
     """Rounds a random part of all activations, and leaves the others as they would be in float.
 
     Args:
-        share: Of the activations that stay float, from 0 to 1.
-        generator: Of the choice.
+        share: The share of the activations that stay float, from 0 to 1.
+        generator: The generator of the choice.
 
     Source:
         Wei et al. 2022, QDrop, arXiv:2203.05740, section 4.2.

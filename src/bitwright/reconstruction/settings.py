@@ -14,14 +14,14 @@ class ReconstructionSettings:
     """How blocks are reconstructed.
 
     Attributes:
-        steps: Of gradient descent for each block.
+        steps: The steps of gradient descent for each block.
         batch_size: Images in one step.
-        learning_rate: Of the rounding variables (Adam).
-        scale_rate: Of scales of activations and weights, and of offsets, relative to their size (Adam).
+        learning_rate: The learning rate of the rounding variables (Adam).
+        scale_rate: The learning rate of scales of activations and weights, and of offsets, relative to their size (Adam).
         drop: Share of the activations that stay float in a step.
         decide: Weight of the term that makes rounding variables decide.
         warm_up: Share of the steps before that term counts.
-        seed: Of batches and drops.
+        seed: The seed of batches and drops.
     """
 
     steps: int = 1000

@@ -31,7 +31,7 @@ def lowering_summary(model: IntegerModel) -> dict[str, Any]:
         "theorem_a": total("theorem_a"),
         "theorem_b": total("theorem_b"),
         "exhaustive": total("exhaustive"),
-        "channels_moved": total("channels_moved"),
+        "channels_rescaled": total("channels_rescaled"),
         "most_candidates": max((int(fact.get("most_candidates", 0)) for fact in facts), default=0),
         "largest_relative_change": max(
             (float(fact.get("largest_relative_change", 0.0)) for fact in facts), default=0.0
@@ -64,14 +64,14 @@ def lowering_table(summary: Mapping[str, Any], scores: Mapping[str, Scores] = Ma
     table.add_row("  proved by theorem A (shift bound)", f"{summary['theorem_a']:,}")
     table.add_row("  proved by theorem B (thresholds)", f"{summary['theorem_b']:,}")
     table.add_row("  proved on every input", f"{summary['exhaustive']:,}")
-    table.add_row("  weight scale moved for a proof", f"{summary['channels_moved']:,}")
+    table.add_row("  weight scale moved for a proof", f"{summary['channels_rescaled']:,}")
     table.add_row("most multipliers tried for a channel", f"{summary['most_candidates']:,}")
     table.add_row("largest change of a multiplier", f"{summary['largest_relative_change']:.2g}")
     table.add_row("largest accumulator", f"{summary['largest_accumulator']:,}")
     unsafe = len(summary["layers_unsafe_on_avx2"])
     here = "has" if environment().target is Target.VNNI else "has not, as far as is known"
     table.add_row(f"layers that need 8-bit dot products to be exact (this CPU {here})", f"{unsafe}")
-    _remedy_rows(table, summary["narrowed"], summary["seven_bit_inputs"])
+    _saturation_rows(table, summary["narrowed"], summary["seven_bit_inputs"])
     for when, found in scores.items():
         score = found.scores[0]
         table.add_row(f"{score.name} {when} making it safe", score.show(found.leading))
@@ -81,7 +81,7 @@ def lowering_table(summary: Mapping[str, Any], scores: Mapping[str, Scores] = Ma
     return table
 
 
-def _remedy_rows(table: Table, narrowed: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+def _saturation_rows(table: Table, narrowed: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     """What was done against saturation, and what it is expected to cost."""
     if narrowed:
         table.add_row("layers with weights narrowed for 16-bit sums", f"{len(narrowed)}")

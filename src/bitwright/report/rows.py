@@ -18,11 +18,11 @@ class Row:
 
     Attributes:
         scheme: Its name, `float` for the baseline.
-        size_mb: Of the weights by the formula (all parameters, for float), in units of 2**20 bytes.
-        file_mb: Of the file on disk, likewise.
+        size_mb: The size of the weights by the formula (all parameters, for float), in units of 2**20 bytes.
+        file_mb: The size of the file on disk, likewise.
         bops_g: Bit operations for one image, in units of 10**9.
         speedup: Over the float model in the same engine, or None where it was not measured.
-        score: Of the lowered integer model (of the float model, for `float`), the task's leading one.
+        score: The score of the lowered integer model (of the float model, for `float`), the task's leading one.
         exact_images: Images whose logits all were equal in every engine and at every level, None for float.
         images: Images that were compared.
     """

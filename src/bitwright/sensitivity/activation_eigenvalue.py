@@ -58,7 +58,7 @@ def top_activation_eigenvalue(
         micro_batch: Images in one graph, and in one product: what bounds the memory.
         limits: A layer stops, in each micro-batch, when the mean residual of its images is at most `relative_error` times
             their mean eigenvalue, or after `max_probes` products, or `min_probes` of them once the time has passed.
-        seed: Of the start vectors.
+        seed: The seed of the start vectors.
         partial: Layers and micro-batches finished before, and where to keep them.
         progress: Called with the layers finished, counted in each micro-batch, and their number; the relative residual of
             the one at work as `relative_error`, and the products so far as `products`.
@@ -139,7 +139,7 @@ def largest_eigenvalues(
 
     Args:
         multiply: By all of them, shape (matrices, elements).
-        start: Of the same shape, no row zero.
+        start: A tensor of the same shape, no row zero.
         limits: When to stop.
         end: The time (of `time.monotonic`) after which no more than the least products are made.
         tell: See `Tell`.

@@ -27,7 +27,7 @@ class Partial:
 
     Args:
         found: What was kept before, by name.
-        path: Of the file that it was kept in, for messages.
+        path: The path of the file that it was kept in, for messages.
     """
 
     def __init__(self, found: Mapping[str, Tensor] | None = None, path: str | Path | None = None) -> None:
@@ -39,7 +39,7 @@ class Partial:
 
         Args:
             key: The name.
-            shape: Of the tensor; None stands for any length.
+            shape: The shape of the tensor; None stands for any length.
             integers: Whether it holds int64; else it holds floating-point numbers.
 
         Raises:

@@ -27,8 +27,8 @@ def curved(loss: GraphLoss, settings: SensitivitySettings, weights: Estimates, r
     Args:
         loss: The network and the images.
         settings: Say at which widths weights and activations are perturbed, and how.
-        weights: Of each layer's weights.
-        read: Of the tensor that each layer reads; empty where activations were not measured.
+        weights: The weights of each layer's weights.
+        read: The tensor that each layer reads; empty where activations were not measured.
     """
     entries = {
         name: _traced(

@@ -50,8 +50,8 @@ class LayerCurvature:
     """Traces of one layer.
 
     Attributes:
-        weights: Of the mean loss, over the layer's weights.
-        activations: Of one image's loss, over the tensor that the layer reads; mean over images.
+        weights: The weights of the mean loss, over the layer's weights.
+        activations: The activations of one image's loss, over the tensor that the layer reads; mean over images.
     """
 
     weights: Estimate
@@ -77,7 +77,7 @@ def gauss_newton_trace(
             pairs serve all layers. A `relative_error` of zero computes all of them, unless directions are drawn. Time is looked
             at between rounds.
         micro_batch: Pairs in one backward pass: what bounds the memory.
-        seed: Of the draws.
+        seed: The seed of the draws.
         partial: Gradient norms computed before, and where to keep them.
         progress: Called after each backward pass with the pairs done, those expected in all, and the largest relative
             error of a layer as `relative_error`.
@@ -213,7 +213,7 @@ class WeightedSum:
         Args:
             norms: Gives g of pairs, shape (pairs, sums).
             size: M; infinite takes all pairs.
-            seed: Of the draws.
+            seed: The seed of the draws.
         """
         certain = self._certain(size)
         images = len(self.weights)

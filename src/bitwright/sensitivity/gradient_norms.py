@@ -69,8 +69,8 @@ def weight_gradient_norms(node: Node, values: Tensor, gradient: Tensor, weight: 
     Args:
         node: The layer.
         values: What it read, batch first.
-        gradient: Of what its linear part returned, batch first.
-        weight: Of the layer; only its shape matters.
+        gradient: The gradient of what its linear part returned, batch first.
+        weight: The weight of the layer; only its shape matters.
 
     Returns:
         Shape (batch,).

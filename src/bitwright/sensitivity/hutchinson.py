@@ -95,7 +95,7 @@ def activation_hutchinson_trace(
         loss: The network, images and labels.
         micro_batch: Images in one graph: what bounds the memory.
         limits: When to stop, as for `hutchinson_trace`; a probe is one product of each micro-batch.
-        seed: Of the probes.
+        seed: The seed of the probes.
         partial: Products made before, and where to keep them.
         progress: Called after each product, see `probe_layers`.
 

@@ -29,8 +29,8 @@ class GraphLoss:
     Args:
         graph: The network; its outputs must be such as the task judges.
         images: Shape (batch, channels, height, width); taken to the device and dtype of the weights.
-        targets: Of these images, for classification integers of shape (batch,). None where the task imitates a network and is
-            free of labels: they are then its reference's outputs, or without one the graph's own.
+        targets: The targets of these images, for classification integers of shape (batch,); None where the task imitates a
+            network and is free of labels: they are then its reference's outputs, or without one the graph's own.
         task: What the network is for; None is classification.
 
     Raises:

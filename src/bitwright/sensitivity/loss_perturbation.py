@@ -39,7 +39,7 @@ def weight_loss_perturbation(
     Args:
         loss: The network, images and labels.
         bits: Widths to try.
-        scale_method: Of the weights, see `weight_scale`.
+        scale_method: The scale method of the weights, see `weight_scale`.
         relative_error: Below which the standard error of an increase counts as converged.
         micro_batch: Images in one pass: what bounds the memory.
         partial: Increases measured before, and where to keep them.

@@ -20,7 +20,7 @@ class PairNorms:
 
     Args:
         loss: The network, and the images.
-        factor: Of the curvature at the outputs of those images; it has the directions.
+        factor: The factor of the curvature at the outputs of those images; it has the directions.
         micro_batch: Pairs in one backward pass: what bounds the memory.
         partial: Norms computed before, and where to keep them.
         computed: Called with the number of pairs after each pass (of each process).

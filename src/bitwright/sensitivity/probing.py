@@ -90,7 +90,7 @@ def probe_layers(
         probe: One product of a term, a layer, and the number of the sample from 0. A sample is the sum over terms. Products
             must not depend on each other, or on when they are made.
         limits: When to stop; time is looked at between rounds.
-        terms: Of the loss. A round goes from term to term, since each has a graph of its own.
+        terms: The terms of the loss. A round goes from term to term, since each has a graph of its own.
         partial: Products made before, and where to keep them.
         progress: Called after each product with those done, those expected in all, the largest relative error yet to
             converge as `relative_error` and the number of such layers as `unconverged`.

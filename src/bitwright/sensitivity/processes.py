@@ -57,7 +57,7 @@ def in_turns(
     Args:
         tasks: The same ones in the same order in every process.
         work: Does one task; only one process calls it.
-        shape: Of a task's result, known to all processes beforehand.
+        shape: The shape of a task's result, known to all processes beforehand.
 
     Yields:
         The tasks of a turn with their results, float64 on the CPU, the same in every process.

@@ -38,7 +38,7 @@ class SensitivitySettings:
         max_probes: At most this many; None takes the metric's own. Layers that need more come back with `converged=False`.
         max_seconds: No layer gets more than `min_probes` once this much time has passed; looked at between rounds of samples.
         micro_batch: Images in one pass: what bounds the memory.
-        seed: Of probes and draws.
+        seed: The seed of probes and draws.
         scale_method: How the quantizer that the table is meant for finds its weight scales: `mse` for learned and fixed
             ranges, `max` for those that follow the weights' maximum. Another method has another perturbation.
 

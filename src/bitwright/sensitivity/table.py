@@ -186,7 +186,7 @@ class SensitivityTable:
         model: The model's name.
         data: The data's name.
         batch: Number of images in the loss.
-        seed: Of the probes.
+        seed: The seed of the probes.
         task: What the network is for, by name: its loss is what suffers.
         network: SHA-256 of the network, its weights and its input size; None for figures from elsewhere.
         images: SHA-256 of the images and labels; None for figures from elsewhere.

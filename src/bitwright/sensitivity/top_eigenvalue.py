@@ -48,7 +48,7 @@ def top_eigenvalue(
         parameters: Weights by layer name, of any shape, each requiring grad.
         limits: A layer stops when its residual is at most `relative_error` times its eigenvalue, or after `max_probes`
             products, or `min_probes` of them once the time has passed.
-        seed: Of the start vectors; a layer's depends on its name, not on the other layers.
+        seed: The seed of the start vectors; a layer's depends on its name, not on the other layers.
         partial: Layers finished before, and where to keep them.
         progress: Called with the layers finished and their number; the largest relative residual of those at work as
             `relative_error`, and the products so far as `products`.
@@ -183,11 +183,11 @@ class Lanczos:
     """The space that a start vector and its products with a symmetric matrix H span, and H on it.
 
     Args:
-        start: Of one axis, not zero.
+        start: A vector, not zero.
 
     Attributes:
         basis: Orthonormal vectors; the last one is to be multiplied next.
-        diagonal: Of H in that basis; the next diagonals are `beside`, all others zero.
+        diagonal: The diagonal of H in that basis; the next diagonals are `beside`, all others zero.
         exhausted: Whether H leaves the space as it is, so that its eigenvalues there are H's.
     """
 

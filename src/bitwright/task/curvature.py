@@ -34,7 +34,7 @@ class Curvature(ABC):
 
         Args:
             outputs: Shape (images, *outputs).
-            targets: Of these images.
+            targets: The targets of these images.
             vectors: Shaped as the outputs.
         """
 

@@ -40,7 +40,7 @@ class Task:
         loss: What training minimises: outputs and targets of a batch to one number, the mean over its images, which do not depend
             on each other. Twice differentiable, where sensitivities are to be measured.
         scores: How the network is judged, the leading figure first.
-        curvature: Of the loss at the outputs; by default found by differentiating the loss twice.
+        curvature: The curvature of the loss at the outputs; by default found by differentiating the loss twice.
         settings: Besides the name, what tells this task from others of its kind, as JSON values: kept in states, and compared
             when work goes on.
         expects: The outputs of one image, in words: `(classes,)`.

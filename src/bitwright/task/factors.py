@@ -89,7 +89,7 @@ class Vectors(Factor):
     """Any directions, one for each column.
 
     Attributes:
-        weights: Of each.
+        weights: The weights of each.
         vectors: Unit vectors, float64 [images, columns, *outputs].
         signs: float64 [images, columns].
     """
@@ -124,7 +124,7 @@ class Axes(Factor):
 
     Attributes:
         weights: The multiple, for each output.
-        shape: Of the outputs of one image.
+        shape: The shape of the outputs of one image.
     """
 
     weights: Tensor
@@ -144,7 +144,7 @@ class Drawn(Factor):
     Attributes:
         weights: w, float64 [images, 1].
         draw: Given an image and a generator on the CPU, a direction [*outputs] and its sign.
-        seed: Of all draws.
+        seed: The seed of all draws.
     """
 
     weights: Tensor

@@ -80,7 +80,7 @@ def require_outputs(task: Task, shape: Shape, model: str) -> None:
 
     Args:
         task: What it is used for.
-        shape: Of what it returns for one image.
+        shape: The shape of what it returns for one image.
         model: Its name.
 
     Raises:

@@ -62,7 +62,7 @@ class Scores:
 
     Attributes:
         images: How many were evaluated.
-        scores: Of the task, the leading one first.
+        scores: The scores of the task, the leading one first.
         values: One for each.
     """
 

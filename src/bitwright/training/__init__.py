@@ -2,7 +2,7 @@
 """Quantization-aware training: where quantizers stand, how scales are found, the loop, checkpoints, accuracy."""
 
 from bitwright.training import operations as _operations
-from bitwright.training.calibrate import Calibration, calibrate, carry_scales, set_ranges
+from bitwright.training.calibrate import Calibration, calibrate, set_ranges, transfer_scales
 from bitwright.training.checkpoint import Trained, load_quantized, load_trained, save_quantized
 from bitwright.training.distillation import Distillation, DivergenceScale
 from bitwright.training.evaluate import evaluate
@@ -36,7 +36,6 @@ __all__ = [
     "Trained",
     "calibrate",
     "calibrated",
-    "carry_scales",
     "evaluate",
     "fine_tune",
     "fine_tune_layerwise",
@@ -48,4 +47,5 @@ __all__ = [
     "save_quantized",
     "set_ranges",
     "train",
+    "transfer_scales",
 ]

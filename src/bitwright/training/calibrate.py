@@ -105,7 +105,7 @@ def calibrate(
         model: Its weight scales are set too.
         batches: Images, each of shape (batch, channels, height, width); or a DataLoader, whose labels are left aside.
         method: How a range becomes a scale and a window.
-        percentile: Of the values that `percentile` keeps unclipped, from 0 to 100.
+        percentile: The percentile of the values that `percentile` keeps unclipped, from 0 to 100.
 
     Returns:
         `model`, in evaluation mode.
@@ -172,7 +172,7 @@ def set_ranges(model: QuantizedModel, ranges: Mapping[str, tuple[float, float]])
 
 
 @torch.no_grad()
-def carry_scales(model: QuantizedModel, former: QuantizedModel) -> int:
+def transfer_scales(model: QuantizedModel, former: QuantizedModel) -> int:
     """Give `model` the scales and windows of the same network under another scheme; where widths differ, its ranges.
 
     Scales of weights of another width stay as they are.
@@ -180,7 +180,7 @@ def carry_scales(model: QuantizedModel, former: QuantizedModel) -> int:
     Returns:
         How many quantizers of activations were set.
     """
-    carried = set_ranges(model, former.ranges())
+    transferred = set_ranges(model, former.ranges())
     for key, usual in former.plan.formats.items():
         if model.plan.formats.get(key) == usual and key not in model.plan.accumulators | former.plan.accumulators:
             quantizer, found = model.activation_quantizer(key), former.activation_quantizer(key)
@@ -189,4 +189,4 @@ def carry_scales(model: QuantizedModel, former: QuantizedModel) -> int:
     for layer, precision in former.plan.scheme.layers.items():
         if model.plan.scheme.layers[layer].weight_bits == precision.weight_bits:
             model.weight_quantizer(layer).scale.copy_(former.weight_quantizer(layer).scale)
-    return carried
+    return transferred

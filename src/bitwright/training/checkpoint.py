@@ -32,8 +32,8 @@ class Trained:
     Attributes:
         epoch: Finished epochs.
         best_top1: The best accuracy on held-out images so far, in percent.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
+        momentum: The momentum of SGD.
+        weight_decay: The weight decay of SGD.
         momenta: What the optimizer remembers, as `optimizer.slots` gives it.
     """
 

@@ -37,12 +37,12 @@ from bitwright.training.folding import (
     accumulator_unit,
     bias_integers,
     folded_gain_and_bias,
-    oriented_weight,
+    sign_folded_weight,
     still_channels,
 )
 from bitwright.training.norm import normalise_by_batch
 from bitwright.training.quantized import Certificate, Quantized
-from bitwright.training.straight_through import carry_ratio, clamp_round, scale_by, weighted_sum
+from bitwright.training.straight_through import clamp_round, scale_by, weighted_sum, with_ratio_gradient
 
 
 @singledispatch
@@ -114,7 +114,7 @@ def _(node: Conv2d | Linear, inputs: list[Quantized], context: ForwardContext) -
     certificate = context.certificates.get(node.name)
     if certificate is not None and certificate.weight is not None:
         return _certified_layer(node, source, context, certificate)
-    integers, weight_scale = context.weights[node.name](oriented_weight(node, context.parameters))
+    integers, weight_scale = context.weights[node.name](sign_folded_weight(node, context.parameters))
     if node.norm is not None and context.norm_momentum is not None:
         return _free_norm_layer(node, source, integers, source.scale * weight_scale, context)
     still = still_channels(node, context.parameters) if context.training else None
@@ -134,7 +134,7 @@ def _(node: Conv2d | Linear, inputs: list[Quantized], context: ForwardContext) -
         return finish(node, accumulator * (unit / scale).reshape(columns), scale, context)
     scale = scale_of(node, context)
     ratio = unit / scale
-    integers, offsets = carry_ratio(integers, offsets, ratio)
+    integers, offsets = with_ratio_gradient(integers, offsets, ratio)
     accumulator = convolve(node, source.values, integers, offsets)
     return finish(node, accumulator * ratio.detach().reshape(columns), scale, context)
 
@@ -146,7 +146,7 @@ def _certified_layer(
     assert certificate.weight is not None
     assert certificate.bias is not None
     assert certificate.unit is not None
-    kind = torch.float64 if certificate.wide else torch.float32
+    kind = torch.float64 if certificate.needs_float64 else torch.float32
     accumulator = convolve(node, source.values.to(kind), certificate.weight.to(kind), certificate.bias.to(kind))
     if certificate.multipliers is None:
         return Quantized(accumulator, certificate.unit)
@@ -185,8 +185,8 @@ def _(node: AvgPool2d, inputs: list[Quantized], context: ForwardContext) -> Quan
     area = node.kernel[0] * node.kernel[1]
     # divisor_override makes the mean a sum: an integer.
     window = context.activations[node.inputs[0]].format
-    wide = magnitude(window_sums(node.kernel, window.ends)) > FLOAT32_EXACT
-    values = inputs[0].values.double() if wide else inputs[0].values
+    in_float64 = magnitude(window_sums(node.kernel, window.ends)) > FLOAT32_EXACT
+    values = inputs[0].values.double() if in_float64 else inputs[0].values
     total = F.avg_pool2d(values, node.kernel, node.stride, node.padding, divisor_override=1)
     unit = inputs[0].scale / area
     if node.name in context.plan.accumulators:

@@ -120,13 +120,13 @@ def fine_tune(
         scheme: Precision of every layer.
         data: Its training images calibrate and train. Or batches of your own, (images, labels) or dictionaries, with a length:
             the first of them calibrate.
-        settings: Of the training.
+        settings: The settings of the training.
         ranges: How scales follow the data.
         act_range_momentum: Weight of the old range, for `ema`.
         free_norm: Normalise by batch statistics in training; otherwise batch norm stays as it is after calibration, which wants
             a much smaller learning rate, and more than 2 bits.
         calibration: How a range becomes a scale.
-        percentile: Of the ranges, for `percentile`.
+        percentile: The percentile of the ranges, for `percentile`.
         calibration_images: How many training images are looked at for that and to settle batch norm on, not augmented, of as many
             classes as possible.
         settle_norm: Whether the statistics of batch norm are replaced by those of the calibration images. By those of fewer than
@@ -210,7 +210,7 @@ def calibrated(
         act_range_momentum: Weight of the old range, for `ema`.
         free_norm: Normalise by batch statistics in training.
         calibration: How a range becomes a scale.
-        percentile: Of the ranges, for `percentile`.
+        percentile: The percentile of the ranges, for `percentile`.
         settle_norm: Whether the statistics of batch norm are replaced by those of these images.
 
     Returns:

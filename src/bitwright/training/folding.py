@@ -15,7 +15,7 @@ BIAS_MAX = 2**30  # a float32 number; leaves the other half of int32 to the prod
 UNIT_MIN = 2.0**-80  # of a channel that counts: BIAS_MAX / UNIT_MIN, which its gradient needs, is a float32 number
 
 
-def oriented_weight(node: Layer, parameters: Tensors) -> Tensor:
+def sign_folded_weight(node: Layer, parameters: Tensors) -> Tensor:
     """The weight, shaped as the layer's, with the sign of each channel's batch norm: what is quantized.
 
     `weight_scale * |gain|` is then a scale of the folded weight, which has the same integers. A gain of zero counts as positive.
@@ -28,7 +28,7 @@ def oriented_weight(node: Layer, parameters: Tensors) -> Tensor:
 
 
 def folded_gain_and_bias(node: Layer, parameters: Tensors) -> tuple[Tensor | None, Tensor | None]:
-    """What one unit of the oriented weight is worth, at least zero, and the bias; each of shape (channels,) or None.
+    """What one unit of the sign-folded weight is worth, at least zero, and the bias; each of shape (channels,) or None.
 
     With gain g, offset b, running mean m and deviation s, and the layer's own bias c: `|g| / s`, and `(c - m) g / s + b`.
     """
@@ -49,10 +49,10 @@ def accumulator_unit(
 
     Args:
         input_scale: Shape ().
-        weight_scale: Of the oriented weight, shape (channels,).
+        weight_scale: The weight scale of the sign-folded weight, shape (channels,).
         gain: Shape (channels,), or None for ones.
         bias: Shape (channels,), or None for zeros.
-        integers: Shape (channels, ...), of the oriented weight.
+        integers: Shape (channels, ...), of the sign-folded weight.
 
     Returns:
         Shape (channels,), positive; and the integers.

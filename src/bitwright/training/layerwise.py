@@ -47,7 +47,7 @@ def layerwise_schemes(
     """The schemes of the stages: layers fall to the next rung, the most sensitive one first, until all have what `target` says.
 
     Args:
-        target: Of the last stage. Its layers that have as many bits as a rung or more keep them throughout.
+        target: The target of the last stage. Its layers that have as many bits as a rung or more keep them throughout.
         table: Says how much the loss suffers from each layer at each precision that it falls to.
         rungs: Precisions on the way, in falling order; the first one is where layers start.
         per_stage: How many layers fall in one stage.
@@ -110,13 +110,13 @@ def fine_tune_layerwise(
 
     Args:
         graph: The network with trained float weights.
-        schemes: Of the stages, as of `layerwise_schemes`.
+        schemes: The schemes of the stages, as of `layerwise_schemes`.
         data: Its training images calibrate and train.
-        settings: Of each stage, whose seed counts on from stage to stage.
+        settings: The settings of each stage, whose seed counts on from stage to stage.
         checkpoint: Where to keep the state of the training, or None.
         stage: Told which stage begins, in words.
         progress: Told about every step.
-        options: Of `fine_tune`.
+        options: The options of `fine_tune`.
 
     Returns:
         The trained model under the last scheme, in evaluation mode, and what all stages did, with their losses one after another.

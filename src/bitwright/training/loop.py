@@ -84,7 +84,7 @@ def train(
         checkpoint: Where to keep the state, or None.
         hooks: Functions to call on the way.
         progress: Told about every step.
-        accelerator: Of the caller, for several processes or mixed precision.
+        accelerator: The accelerator of the caller, for several processes or mixed precision.
 
     Raises:
         TrainingError: If the loss is no finite number; `checkpoint` then still holds the last good state.

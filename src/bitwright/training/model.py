@@ -23,7 +23,7 @@ from bitwright.quantizer.refusals import lowering_refusals, require_none
 from bitwright.scheme import Scheme
 from bitwright.training.context import ForwardContext
 from bitwright.training.fake_quantize import fake_quantize
-from bitwright.training.folding import MAX_BIAS_BITS, oriented_weight
+from bitwright.training.folding import MAX_BIAS_BITS, sign_folded_weight
 from bitwright.training.norm import MOMENTUM, SETTLING_IMAGES
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import ActivationQuantizer, QuantizerSettings, Ranges, WeightQuantizer
@@ -41,7 +41,7 @@ class QuantizedModel(nn.Module):
             folded with its running statistics.
 
     Attributes:
-        calibrated: Of shape (), whether the scales of activations were ever set; kept in the state dict.
+        calibrated: The calibrated of shape (), whether the scales of activations were ever set; kept in the state dict.
         certificates: The constants that lowering proved, by node; none in training.
     """
 
@@ -252,7 +252,7 @@ class QuantizedModel(nn.Module):
         """Set all weight scales from the present weights."""
         parameters = self.parameters_by_name()
         for name, node in self.plan.graph.layers.items():
-            self.weight_quantizer(name).calibrate(oriented_weight(node, parameters))
+            self.weight_quantizer(name).calibrate(sign_folded_weight(node, parameters))
 
 
 def quantize(
@@ -275,7 +275,7 @@ def quantize(
         ranges: How scales follow the data in training: `learned`, `ema` or `fixed`.
         momentum: Weight of the old range in a moving average, for `ema`; -1 keeps the widest range seen.
         act_percentile: What moves the ranges of `ema`: a percentile of each batch's values; None takes their extremes.
-        weight_percentile: Of the weights of each channel of layers with batch norm, for `ema`; None takes the largest.
+        weight_percentile: The percentile of each channel's weights in layers with batch norm, for `ema`; None takes the largest.
         per_channel: Whether each output channel has a scale of its own; otherwise each layer has one.
         bias_bits: Biases are clamped to signed integers of so many bits, in steps of the accumulator.
         free_norm: Normalise by batch statistics in training, as the float network did; otherwise batch norm stays folded with

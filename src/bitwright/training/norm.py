@@ -29,7 +29,7 @@ def normalise_by_batch(
 ) -> Tensor:
     """Batch norm by the statistics of this batch.
 
-    Accumulators y of the oriented weight are worth `u = sign(g) unit y` before the norm, whose gain is g and whose offset is b.
+    Accumulators y of the sign-folded weight are worth `u = sign(g) unit y` before the norm, of gain g and offset b.
     Its result `g (u - mean(u)) / sqrt(var(u) + eps) + b` is `|g| (y - mean(y)) unit / sqrt(unit^2 var(y) + eps) + b`, in which
     nothing overflows where weights are tiny: published networks have channels of 1e-10, whose `eps / unit^2` would. The running
     statistics follow those of u, as in PyTorch: `momentum` is the weight of the new value, whose variance is unbiased.

@@ -39,10 +39,10 @@ class Certificate:
         weight: Integers of a layer, or None.
         bias: Integers of a layer, or None.
         unit: What one accumulator of a layer is worth, shape (channels,), or None.
-        wide: Whether sums can exceed 2**24, so that they need float64.
+        needs_float64: Whether sums can exceed 2**24: then float32 does not hold them.
         format: Format of the node's tensor where lowering chose another than the model's, or None.
         scale: Its scale, shape (), or None.
-        table: Of a table, its integers, float32 [integers of the input's format].
+        table: The integers of a table, float32 [integers of the input's format].
         table_start: The integer that the first of them is of.
     """
 
@@ -50,7 +50,7 @@ class Certificate:
     weight: Tensor | None = None
     bias: Tensor | None = None
     unit: Tensor | None = None
-    wide: bool = False
+    needs_float64: bool = False
     format: TensorFormat | None = None
     scale: Tensor | None = None
     table: Tensor | None = None

@@ -56,7 +56,7 @@ class QuantizerSettings:
         ranges: How scales follow the data in training.
         momentum: Weight of the old range in a moving average, for `ema`: from 0 to 1; -1 keeps the widest range seen.
         act_percentile: What moves the ranges of `ema`: a percentile of the values of each batch; None takes their extremes.
-        weight_percentile: Of the weights of each channel of layers with batch norm, for `ema`; None takes the largest.
+        weight_percentile: The percentile of each channel's weights in layers with batch norm, for `ema`; None takes the largest.
         per_channel: Whether each output channel has a scale of its own; otherwise a layer has one, that of its widest channel.
         bias_bits: Biases are clamped to signed integers of so many bits, in steps of the accumulator: from 2 to 32.
     """

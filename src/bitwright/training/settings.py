@@ -35,15 +35,15 @@ class TrainSettings:
         learning_rate: At the start of the schedule.
         schedule: How it falls.
         batch_size: Images in a step.
-        momentum: Of SGD.
+        momentum: The momentum of SGD.
         nesterov: Whether a step looks ahead by its momentum.
-        weight_decay: Of SGD.
+        weight_decay: The weight decay of SGD.
         decay_all: Whether biases, batch norm and scales are decayed too, and not only weights of two axes or more.
-        label_smoothing: Of the cross entropy.
+        label_smoothing: The label smoothing of the cross entropy.
         data_fraction: Part of the training images used, the same part of every class.
         augment: Whether to crop and flip at random.
         drop_last: Whether the last batch of an epoch is left out where it is smaller.
-        seed: Of the order, the augmentation, the part and dropout.
+        seed: The seed of the order, the augmentation, the part and dropout.
         workers: Processes that read images; None takes what suits the data.
     """
 
@@ -110,7 +110,7 @@ class Checkpointing:
     """Where the state of a training is kept, and how often it is written.
 
     Attributes:
-        path: Of the file, written at the end of every epoch, atomically.
+        path: The path of the file, written at the end of every epoch, atomically.
         minutes: From one write to the next within an epoch; longer where writing would take more than a tenth of the time.
         steps: Steps after which it is written besides.
         resume: Whether to start from it if it exists, in any process; without it, one that exists is refused.
@@ -130,12 +130,12 @@ class Step:
     """A step of the optimizer, just done.
 
     Attributes:
-        number: Of steps so far, from the very beginning, this one included.
+        number: The number of steps so far, from the very beginning, this one included.
         epoch: Its epoch, from 0.
         index: Its place in the epoch, from 0.
         per_epoch: Steps in an epoch.
         loss: Before the step, the mean over all processes.
-        outputs: Of this process, shape (batch, *outputs), without gradient; of several outputs, the first.
+        outputs: The outputs of this process, shape (batch, *outputs), without gradient; of several outputs, the first.
         targets: What the task compares them with.
         waited: Seconds until the batch was there.
         seconds: In all, the waiting included.

@@ -47,7 +47,7 @@ class Progressed:
         Args:
             per_epoch: Steps in an epoch.
             first: The epoch that the training began with.
-            path: Of the file that says so.
+            path: The path of the file that says so.
 
         Raises:
             FileFormatError: If they are.
@@ -70,7 +70,7 @@ class TrainingFile:
     Args:
         where: The file, and how often it is written.
         model: What is trained.
-        optimizer: Of its parameters.
+        optimizer: The optimizer of its parameters.
         settings: All that the result depends on, as JSON values; `epochs` may grow from one run to the next.
         writes: Whether this process writes, of several.
 

@@ -30,7 +30,7 @@ def clamp_round(values: Tensor, low: int, high: int) -> Tensor:
     return result
 
 
-def carry_ratio(weight: Tensor, bias: Tensor | None, ratio: Tensor) -> tuple[Tensor, Tensor | None]:
+def with_ratio_gradient(weight: Tensor, bias: Tensor | None, ratio: Tensor) -> tuple[Tensor, Tensor | None]:
     """Weight and bias as they are, through which `ratio` gets the gradient of the channels that they make.
 
     The accumulator of a channel is linear in its weights w and bias b, so by Euler's theorem on homogeneous functions the
@@ -45,9 +45,9 @@ def carry_ratio(weight: Tensor, bias: Tensor | None, ratio: Tensor) -> tuple[Ten
     if not ratio.requires_grad:
         return weight, bias
     if bias is None:
-        carried: Tensor = _CarryRatio.apply(weight, weight.new_zeros(len(ratio)), ratio)[0]
-        return carried, None
-    pair: tuple[Tensor, Tensor] = _CarryRatio.apply(weight, bias, ratio)
+        same: Tensor = _RatioGradient.apply(weight, weight.new_zeros(len(ratio)), ratio)[0]
+        return same, None
+    pair: tuple[Tensor, Tensor] = _RatioGradient.apply(weight, bias, ratio)
     return pair
 
 
@@ -77,7 +77,7 @@ class _ClampRound(Function):
         return torch.ops.aten.hardtanh_backward(gradients[0], values, *ctx.limits), None, None
 
 
-class _CarryRatio(Function):
+class _RatioGradient(Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(weight, bias, ratio)

@@ -7,7 +7,7 @@ published code):
 - Every activation is requantized by a 31-bit multiplier, `m / 2**e` being the mantissa of `float32(scale_in * scale_weight) /
   scale_out` in float64, halves up.
 - 8-bit activations are signed, hence of 7 bits after a ReLU; 4-bit ones are unsigned, [0, 15].
-- An addition rounds its two terms separately, to the scale of a 16-bit stream, and clamps neither them nor the sum.
+- An addition rounds its two terms separately, to the scale of a 16-bit tensor, and clamps neither them nor the sum.
 - The stem pools its accumulators before it requantizes them. Since requantization and ReLU do not decrease, the maximum may as
   well be taken afterwards: `max(f(a), f(b)) = f(max(a, b))`.
 - The final mean is `trunc(sum / area + 0.01)` in float32, at the scale of the stream. For sums >= 0, areas up to 64 and means

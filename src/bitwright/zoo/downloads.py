@@ -35,7 +35,7 @@ def download(
     the archive; from then on the file must have it. A download that broke off goes on where it stopped.
 
     Args:
-        name: Of a row, in any spelling.
+        name: The name of a row, in any spelling.
         folder: Where to keep it; None means the cache folder.
         url: Another place to fetch it from, for instance a mirror.
         progress: Told about bytes.

@@ -177,7 +177,7 @@ class _Importing:
         return (QuantParams.symmetric(8, scale), -128, 127) if signed else (QuantParams.unsigned(7, scale), 0, 127)
 
     def requantized(self, source: str, activation: str, shape: tuple[int, ...]) -> str:
-        """A stream, read by layers through their own quantizer."""
+        """A residual, read by layers through their own quantizer."""
         name = f"{source}@{activation.rpartition('.')[2]}"
         if name not in self.formats:
             params, low, high = self.quantized(activation, signed=False)
@@ -231,13 +231,13 @@ def _(node: Input, importing: _Importing) -> str:
 def _(node: Conv2d | Linear, importing: _Importing) -> str:
     module = importing.names.module_of[node.name]
     source = importing.renamed[node.inputs[0]]
-    if source in importing.names.streams:
+    if source in importing.names.residuals:
         shape = next(op.shape for op in importing.ops if op.name == source)
         source = importing.requantized(source, input_activation(module), shape)
     params = importing.formats[source]
     scale, weight, bias = importing.integers(node.name, tuple(importing.graph.parameters[node.weight].shape))
-    raw, rescale, output = node.name in importing.graph.returned, None, None
-    if raw:
+    returned, rescale, output = node.name in importing.graph.returned, None, None
+    if returned:
         product = (np.float32(params.scale) * scale).astype(np.float32)
         importing.output_unit = product.astype(np.float64)
     else:
@@ -270,7 +270,7 @@ def _(node: Conv2d | Linear, importing: _Importing) -> str:
 
 
 def _output_format(node: Conv2d | Linear, importing: _Importing) -> tuple[QuantParams, int, int]:
-    """Format and clamp of what a layer makes: a quantized activation, the stem's stream, or a term of an addition."""
+    """Format and clamp of what a layer makes: a quantized activation, the stem's residual, or a term of an addition."""
     activation = importing.names.successor_of[node.name]
     if node.name in importing.names.terms:
         params = QuantParams.symmetric(UNCLAMPED_BITS, float(importing.scale(activation)))

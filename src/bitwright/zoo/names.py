@@ -71,7 +71,7 @@ def layer_name(module: str) -> str:
     """The captured pytorchcv model's name of a layer that the published configurations and checkpoints call `module`.
 
     Args:
-        module: Of the ResNets (`stage1.unit1.quant_convbn1`), InceptionV3 (`features.q_init_block.q_conv1.q_convbn`) or
+        module: A module of the ResNets (`stage1.unit1.quant_convbn1`), InceptionV3 (`features.q_init_block.q_conv1.q_convbn`) or
             MobileNetV2 (`features.stage1.unit1.conv1`), without a `module.` prefix.
 
     Raises:

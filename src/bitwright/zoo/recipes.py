@@ -28,12 +28,12 @@ class Recipe:
         data_fraction: Part of the training images used, the same part of every class.
         learning_rate: At the start of the cosine.
         batch_size: Images in a step.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
+        momentum: The momentum of SGD.
+        weight_decay: The weight decay of SGD.
         act_range_momentum: Weight of the old range in the moving average of an activation's range.
         fix_batch_norm: Whether batch norm stays folded with its running statistics during training.
-        residual_bits: Of the residual stream: 8, or the published 16.
-        seed: Of everything random.
+        residual_bits: Width of residual tensors: 8, or the published 16.
+        seed: The seed of everything random.
     """
 
     row: str

@@ -153,7 +153,7 @@ def published_scheme(model: str, scheme: str, *, layers: Iterable[str] | None = 
         model: For instance `resnet18`.
         scheme: In any spelling that `scheme_name` takes.
         layers: The layer names of the captured graph, whose order is taken over; None keeps the published order.
-        residual_bits: Of the residual stream: the published models use 16; 8 is fast on every engine.
+        residual_bits: Width of residual tensors: the published models use 16; 8 is fast on every engine.
 
     Raises:
         UnknownNameError: If this configuration was not published.

@@ -29,7 +29,7 @@ class Reproduction:
         recipe: As it was run.
         data: Name of the images.
         training_images: How many training images were used, of how many.
-        accuracy: Of the integer model (of the float one, for a float row) on the test images.
+        accuracy: The accuracy of the integer model (of the float one, for a float row) on the test images.
         size_mb: Recomputed, in MB of 2**20 bytes.
         bops_g: Recomputed, in 10**9.
         losses: Mean training loss of each epoch.
@@ -74,13 +74,13 @@ def reproduce(
     """Run a recipe: quantize, calibrate, train, lower, and evaluate the integer model.
 
     Args:
-        recipe: Of the row.
+        recipe: The recipe of the row.
         graph: The row's network, captured with trained float weights.
         data: Images of the network's size; `train` is trained on, `test` evaluated.
         folder: Where to keep the recipe as run, the checkpoint and the integer model, and the state of the training until all is
             done; None keeps nothing.
         resume: Go on with the training whose state is in `folder`.
-        batch_size: Of the evaluation.
+        batch_size: The batch size of the evaluation.
         workers: Processes that read images; None takes what suits the data.
         progress: Told about every step.
 

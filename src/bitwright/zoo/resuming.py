@@ -28,9 +28,9 @@ class PublishedTraining:
     Attributes:
         epoch: Finished epochs.
         best_top1: The best accuracy so far, in percent.
-        momentum: Of SGD; None where the file has no optimizer.
-        weight_decay: Of SGD, likewise.
-        momenta: Of the parameters of a QuantizedModel, as `training.optimizer.slots` names them.
+        momentum: The momentum of SGD; None where the file has no optimizer.
+        weight_decay: The weight decay of SGD, likewise.
+        momenta: The momenta of the parameters of a QuantizedModel, as `training.optimizer.slots` names them.
     """
 
     epoch: int = 0
@@ -87,7 +87,7 @@ def published_training(checkpoint: Checkpoint, graph: Graph, model: str) -> Publ
 def published_ranges(checkpoint: Checkpoint, plan: QuantPlan, model: str) -> dict[str, tuple[float, float]]:
     """The least and the greatest real value of each quantizer of `plan` that a published one corresponds to.
 
-    The published streams have one range for a sum and its terms, so that of the terms alone is in no file.
+    The published residuals have one range for a sum and its terms, so that of the terms alone is in no file.
 
     Args:
         checkpoint: With or without ranges; without, there are none.

@@ -67,7 +67,7 @@ def zoo_table(
 
     Args:
         chosen: Rows; None means all.
-        counts: Of a network, by its name: those that are stored, or `counting.count_network`, which captures it, in some seconds.
+        counts: The counts of a network by its name: those stored, or `counting.count_network`, which captures it in seconds.
         progress: Told about every row.
     """
     wanted = rows() if chosen is None else tuple(chosen)

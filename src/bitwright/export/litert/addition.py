@@ -86,7 +86,7 @@ def _add_reals(op: IntegerAdd, builder: LitertBuilder) -> None:
 
 
 def _add_wholes(op: IntegerAdd, builder: LitertBuilder) -> None:
-    """In int32, as the streams of the published models are added."""
+    """In int32, as the residuals of the published models are added."""
     terms = []
     for name, multiplier in zip(op.inputs, op.multipliers, strict=True):
         term = whole_of(name, builder)

@@ -29,7 +29,7 @@ class Held(NamedTuple):
     Attributes:
         tensor: Its place in the file.
         kind: INT8 where it has at most 8 bits: `q + zero_point`, at scale 1. Else FLOAT32, while all are at most 2**24, or INT32.
-        zero_point: Of INT8; zero elsewhere.
+        zero_point: The zero point of INT8; zero elsewhere.
     """
 
     tensor: int
@@ -67,7 +67,7 @@ class LitertBuilder:
         low, high = self.ranges[name]
         return max(-low, high)
 
-    def wide(self, name: str) -> bool:
+    def exceeds_byte(self, name: str) -> bool:
         """Whether a tensor has more than 8 bits."""
         return self.model.formats[name].bit_width > MAX_BITS
 
@@ -156,8 +156,8 @@ class LitertBuilder:
         zero point adds a constant, and saturates.
 
         Args:
-            name: Of the tensor.
-            shape: Of it, without the batch.
+            name: The name of the tensor.
+            shape: The shape of it, without the batch.
             low: The smallest integer.
             high: The largest, at most 255 more.
             write: Adds the operator; called with its output and the activation that is fused into it.

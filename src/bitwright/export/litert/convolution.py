@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from bitwright.errors import ExportError
 from bitwright.export.litert.builder import Held, LitertBuilder
+from bitwright.export.litert.int64 import in_int64
 from bitwright.export.litert.real import cast, combined, real_of
 from bitwright.export.litert.rescaling import rescale
-from bitwright.export.litert.wide import in_int64
 from bitwright.graph.nodes import Node
 from bitwright.integer.convolution import as_convolution
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLayer, Rescale
@@ -40,7 +40,7 @@ def add_convolution(
         requantization is not None
         and in_bytes
         and not in_int64(op, requantization, builder)
-        and not builder.wide(op.name)
+        and not builder.exceeds_byte(op.name)
     ):
         add_in_int8(op, requantization, layer, builder)
         return

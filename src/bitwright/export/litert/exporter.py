@@ -3,8 +3,8 @@
 
 Layers and means run on its 8-bit convolutions (`litert.convolution`), additions on its 8-bit additions where no sum lies at a
 half (`litert.addition`). What these would round in another way is done in float32 on integers, exactly (`litert.real`). Streams
-of 16 bits are float32 tensors of integers; the published models' streams and 31-bit multipliers are int32 and int64
-(`wide`), where float32 multipliers do not give the same integers.
+of 16 bits are float32 tensors of integers; the published models' tensors and 31-bit multipliers are int32 and int64
+(`litert.int64`), where float32 multipliers do not give the same integers.
 
 The reference kernels of LiteRT round twice and differ; the file is for the interpreter as it is, with its default delegate.
 """
@@ -42,7 +42,7 @@ def export_litert(
 
     Args:
         model: What to export.
-        path: Of the file.
+        path: The path of the file.
         target: The same for all: XNNPACK's kernels saturate on no CPU.
         pixels: How images were normalised in training: the file then takes uint8 pixels; without, normalised float32 images.
 

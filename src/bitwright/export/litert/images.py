@@ -64,7 +64,7 @@ def _look_up(
     first = builder.constant(np.arange(channels, dtype=np.int32) * levels)
     whole = cast(builder, images, op.shape, "INT32", "UINT8")
     places = combined(builder, op.shape, "ADD", [whole, first], kind="INT32")
-    kind, zero_point = ("FLOAT32", 0) if builder.wide(op.name) else ("INT8", INT8_MAX - op.high)
+    kind, zero_point = ("FLOAT32", 0) if builder.exceeds_byte(op.name) else ("INT8", INT8_MAX - op.high)
     output = builder.hold(op.name, op.shape, kind, zero_point)
     values = builder.constant_of(builder.held[op.name], table.reshape(-1))
     builder.node("GATHER", [values, places], output, "GatherOptions", 2)

@@ -67,7 +67,7 @@ def store_rounded(op: Node, builder: LitertBuilder, low: int, high: int, make: C
         high: Largest result.
         make: Adds the operators of the real values, the last with the activation that it is called with: a ReLU or none.
     """
-    if not builder.wide(op.name):
+    if not builder.exceeds_byte(op.name):
 
         def quantize(output: int, activation: int) -> None:
             builder.node("QUANTIZE", [make(activation)], output, "QuantizeOptions")

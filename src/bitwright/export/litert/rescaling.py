@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from bitwright.export.litert.builder import Held, LitertBuilder
+from bitwright.export.litert.int64 import in_int64, rescale_in_int64
 from bitwright.export.litert.real import as_real, combined, store_rounded
-from bitwright.export.litert.wide import in_int64, rescale_in_int64
 from bitwright.graph.nodes import Node
 from bitwright.integer.ops import Rescale
 

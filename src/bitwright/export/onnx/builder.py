@@ -65,15 +65,15 @@ class OnnxBuilder(OnnxGraph):
         return self.constant(f"zero.{point}", np.array(point, dtype=np.uint8))
 
     def stored_zero(self, name: str) -> str:
-        return self.zero(name) if self.carrier(name) == TensorProto.UINT8 else ""
+        return self.zero(name) if self.element_type(name) == TensorProto.UINT8 else ""
 
-    def wide(self, name: str) -> bool:
-        """Whether a tensor has more than 8 bits: then float32 numbers carry its integers."""
+    def exceeds_byte(self, name: str) -> bool:
+        """Whether a tensor has more than 8 bits: then its integers are float32 numbers."""
         params = self.model.formats.get(name)
         return params is not None and params.bit_width > MAX_BITS
 
-    def carrier(self, name: str) -> int:
-        """The type of numbers that carry a tensor's integers."""
+    def element_type(self, name: str) -> int:
+        """The element type of a tensor."""
         params = self.model.formats.get(name)
         if params is None:
             return int(TensorProto.INT32)
@@ -83,12 +83,12 @@ class OnnxBuilder(OnnxGraph):
 
     def cast(self, source: str, kind: int) -> str:
         """An integer tensor, or the accumulators of one, as another type; once for all that read it."""
-        if self.carrier(source) == kind:
+        if self.element_type(source) == kind:
             return source
         output = f"{source}.{TensorProto.DataType.Name(kind).lower()}"
         if output not in self.casts:
             self.casts.add(output)
-            if self.carrier(source) == TensorProto.UINT8:  # whose zero point the integers do without
+            if self.element_type(source) == TensorProto.UINT8:  # whose zero point the integers do without
                 source = self.real(source, 1.0, output if kind == TensorProto.FLOAT else f"{source}.integers")
             if source != output:
                 self.node("Cast", [source], output, to=kind)
@@ -106,16 +106,16 @@ class OnnxBuilder(OnnxGraph):
 
     def real(self, source: str, scale: float, output: str) -> str:
         """`source * scale` as float32, for an integer tensor of any width."""
-        if self.wide(source):
+        if self.exceeds_byte(source):
             return self.node("Mul", [self.cast(source, TensorProto.FLOAT), self.scalar(scale)], output)
         return self.node("DequantizeLinear", [source, self.scalar(scale), self.zero(source)], output)
 
     def rounded(self, real: str, output: str, low: int, high: int) -> None:
         """`clamp(round_half_even(real), low, high)` as the integer tensor `output`, in its format."""
-        if not self.wide(output):
+        if not self.exceeds_byte(output):
             self.quantized(real, 1.0, output, low, high)
             return
-        if self.carrier(output) != TensorProto.FLOAT:
+        if self.element_type(output) != TensorProto.FLOAT:
             raise ExportError(
                 f"'{output}': expected at most {MAX_TENSOR_BITS} bits, which float32 holds, got "
                 f"{self.model.formats[output].bit_width}. Requantize the tensor first, as `bitwright lower` does."

@@ -8,9 +8,9 @@ exact in float32. Average pooling is a depthwise convolution with weights of one
 and cast to INT8 at load.
 
 The published models' multipliers of 31 bits are replaced by float32 ones that give the same integers, where there are such
-(`integer.proof.narrow`); elsewhere, and on sums without a clamp, float64 computes what float32 cannot (`onnx.float64`).
+(`proof.float32_multipliers`); elsewhere, and on sums without a clamp, float64 computes what float32 cannot (`onnx.float64`).
 
-Streams of 16 bits are float32 tensors of integers: a layer that writes one is a ConvInteger, whose sums are multiplied and
+Tensors of 16 bits are float32 tensors of integers: a layer that writes one is a ConvInteger, whose sums are multiplied and
 rounded by the same formula (`onnx.sums`), and all that reads one is a multiplication that float32 does exactly.
 
 On CPUs without 8-bit dot products, uint8 x int8 adds two products in 16 bits, which saturate. Unless the target is a CPU that
@@ -51,14 +51,14 @@ def export_onnx(
 
     Args:
         model: What to export.
-        path: Of the file.
+        path: The path of the file.
         target: The CPUs that it must be exact on.
         pixels: How images were normalised in training: the file then takes uint8 pixels, and normalises and quantizes them
             itself; without, it takes normalised float32 images.
 
     Raises:
         ExportError: If the target is `avx2` and a layer can saturate, the channels of `pixels` do not match, or float32 cannot
-            hold a sum over a 16-bit stream.
+            hold a sum over a 16-bit tensor.
     """
     made = to_onnx(model, target, pixels)
     write_sealed(path, made.SerializeToString())
@@ -86,15 +86,13 @@ def to_onnx(model: IntegerModel, target: Target | str = Target.ANY, pixels: Pixe
 
 def onnx_conditions(model: IntegerModel, target: Target, pixels: Pixels | None) -> dict[str, str]:
     """What the file says about itself: scheme, bounds and certificates, and on which CPUs and images it is exact."""
-    wide = [op.name for op in model.layers().values() if saturates(op, model)]
+    saturating = [op.name for op in model.layers().values() if saturates(op, model)]
     if target is Target.AVX2:
         words = "exact on every CPU; no two products of any layer exceed 16 bits"
-    elif wide and target is Target.VNNI:
-        words = f"needs 8-bit dot products (VNNI, dotprod): without, {len(wide)} layers can saturate, first {wide[0]}"
+    elif saturating and target is Target.VNNI:
+        words = f"needs 8-bit dot products (VNNI, dotprod): without, {len(saturating)} layers can saturate, first {saturating[0]}"
     else:
-        words = (
-            f"exact on every CPU; {len(wide)} layers hold uint8 weights, since int8 ones could saturate without VNNI"
-        )
+        words = f"exact on every CPU; {len(saturating)} layers hold uint8 weights, since int8 ones could saturate without VNNI"
     return {**conditions(model, target, pixels), "saturation": words}
 
 
@@ -103,7 +101,7 @@ def _add_integers(name: str, output: Output, source: str, builder: OnnxBuilder) 
     params, integers = builder.model.formats.get(output.tensor), integer_name(name)
     if params is None:
         builder.node("Identity", [source], integers)
-    elif builder.wide(output.tensor):
+    elif builder.exceeds_byte(output.tensor):
         builder.node("Cast", [source], integers, to=TensorProto.INT32)
     else:
         builder.node("Cast", [source], f"{integers}:stored", to=TensorProto.INT32)

@@ -3,8 +3,8 @@
 
 What QONNX files and those with QuantizeLinear and DequantizeLinear have in common. All scales are 1: weights and activations are
 the model's integers themselves. Convolutions are float32; they give exact integers, in any order of summation, while all their
-sums stay within 2**24, which is checked for every layer. Where they may not, the layer becomes two, one for each digit of its
-weights (`digits`), whose float32 sum is the accumulator rounded once. Times the proved multiplier, rounded halves to even, that
+sums stay within 2**24, which is checked for every layer. Where they may not, the layer becomes two, one for each part of its
+weights (`split`), whose float32 sum is the accumulator rounded once. Times the proved multiplier, rounded halves to even, that
 is the formula that the certificate is about.
 """
 
@@ -22,12 +22,12 @@ from onnx import TensorProto
 from bitwright.errors import ExportError
 from bitwright.export.conditions import for_float32
 from bitwright.export.onnx.graph import OnnxGraph
+from bitwright.export.onnx.split import BYTE_BITS, SplitLayer, means_in_bytes, split_layers
 from bitwright.export.pixels import Pixels
-from bitwright.export.qonnx.digits import BYTE_BITS, Digits, layers_in_digits, means_in_bytes
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import Accumulate, IntegerConv2d, Rescale
-from bitwright.integer.proof.narrow import in_float32
+from bitwright.integer.proof.float32_multipliers import in_float32
 from bitwright.quantizer.formats import MIN_TENSOR_BITS, TensorFormat
 
 
@@ -39,7 +39,7 @@ class Float32Graph(OnnxGraph, ABC):
         model: What is exported.
         pixels: How images were normalised, if the file takes pixels.
         images: The float32 tensor of images or pixels.
-        in_int32: The tensors of accumulators that int32 carries, and what they are moved to; float32 does all others.
+        in_int32: The tensors of accumulators that are int32, and what they are moved to; float32 does all others.
     """
 
     bias_in_convolution: ClassVar[bool]
@@ -51,9 +51,9 @@ class Float32Graph(OnnxGraph, ABC):
     in_int32: set[str] = field(kw_only=True, default_factory=set)
 
     @cached_property
-    def cuts(self) -> dict[str, Digits]:
-        """The layers in two digits."""
-        return layers_in_digits(self.model)
+    def splits(self) -> dict[str, SplitLayer]:
+        """The layers in two parts."""
+        return split_layers(self.model)
 
     @cached_property
     def means(self) -> list[str]:

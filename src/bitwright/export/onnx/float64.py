@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What float32 cannot hold, in standard ONNX operators on float64: multipliers of 31 bits, and streams that no clamp keeps small.
+"""What float32 cannot hold, in standard ONNX operators on float64: multipliers of 31 bits, and tensors that no clamp keeps small.
 
 An accumulator a becomes `round_half_even(a * b / 2**c)`, clamped to [low, high], in one of two forms:
 
@@ -19,7 +19,7 @@ The rest is a multiple of 2**-c below 2 + 2**(46-c) in magnitude: at most 53 bit
 even number before or after rounding halves to even makes no difference. No operation is ever rounded but Round, so engines may
 fuse and reorder as they like.
 
-Sums are carried on as float64 numbers, and a mean is Floor(sum / area): below 2**46, float64 cannot round a quotient up to the
+Sums go on as float64 numbers, and a mean is Floor(sum / area): below 2**46, float64 cannot round a quotient up to the
 next integer, which lacks at least 1 / area.
 """
 
@@ -53,13 +53,13 @@ def rescale_in_float64(op: Node, rescale: Rescale, builder: OnnxBuilder, source:
     """
     columns = (-1, *[1] * (len(op.shape) - 1)) if len(rescale.multipliers) > 1 else ()
     low, high = accumulators(op, [builder.ranges[name] for name in op.inputs], builder.model)
-    wide = builder.cast(source, TensorProto.DOUBLE)
+    double = builder.cast(source, TensorProto.DOUBLE)
     if is_direct(rescale, np.maximum(np.abs(low), np.abs(high))):
         ratio = builder.constant(f"{op.name}.multiplier", rescale.multipliers.real().reshape(columns))
-        product = builder.node("Mul", [wide, ratio], f"{op.name}.product")
+        product = builder.node("Mul", [double, ratio], f"{op.name}.product")
         rounded = builder.node("Round", [product], f"{op.name}.rounded")
     else:
-        rounded = _split(op, rescale, builder, wide, columns)
+        rounded = _split(op, rescale, builder, double, columns)
     _store(op, builder, rounded, rescale.low, rescale.high)
 
 
@@ -71,7 +71,7 @@ def is_direct(rescale: Rescale, largest: npt.NDArray[np.int64]) -> bool:
     return all(min(bound, (limit << c) // b + 1) * b <= EXACT for bound, (b, c) in zip(bounds, pairs, strict=True))
 
 
-def _split(op: Node, rescale: Rescale, builder: OnnxBuilder, wide: str, columns: tuple[int, ...]) -> str:
+def _split(op: Node, rescale: Rescale, builder: OnnxBuilder, double: str, columns: tuple[int, ...]) -> str:
     """The multiplier in two parts; see above."""
     b, c = rescale.multipliers.multiplier, rescale.multipliers.shift
     if c.max() > MAX_SPLIT_SHIFT:
@@ -88,10 +88,10 @@ def _split(op: Node, rescale: Rescale, builder: OnnxBuilder, wide: str, columns:
     def node(operation: str, inputs: list[str], name: str) -> str:
         return builder.node(operation, inputs, f"{op.name}.{name}")
 
-    half = node("Mul", [wide, upper], "half")
+    half = node("Mul", [double, upper], "half")
     floor = node("Floor", [half], "floor")
     fraction = node("Sub", [half, floor], "fraction")
-    twice, product = node("Add", [fraction, fraction], "twice"), node("Mul", [wide, lower], "product")
+    twice, product = node("Add", [fraction, fraction], "twice"), node("Mul", [double, lower], "product")
     rest = node("Add", [twice, product], "rest")
     even = node("Add", [floor, floor], "even")
     return node("Add", [even, node("Round", [rest], "rest_rounded")], "rounded")
@@ -121,7 +121,7 @@ def add_in_float64(op: IntegerAdd, builder: OnnxBuilder) -> None:
 
 def select_without_int32(op: Selection, builder: OnnxBuilder) -> None:
     """What neither ONNX nor ONNX Runtime does on int32: float64 holds all of its numbers."""
-    if builder.carrier(op.name) != TensorProto.INT32:
+    if builder.element_type(op.name) != TensorProto.INT32:
         move_in_onnx(op, builder)
         return
     moved = replace(op, name=f"{op.name}.double", inputs=(builder.cast(op.inputs[0], TensorProto.DOUBLE),))
@@ -142,8 +142,8 @@ def floor_average(op: IntegerFloorAvgPool2d, builder: OnnxBuilder) -> None:
             f"'{op.name}': expected a mean over the whole image of {image[1]} x {image[2]}, got windows of "
             f"{op.kernel[0]} x {op.kernel[1]}: only the former has an exact ONNX form."
         )
-    wide = builder.cast(source, TensorProto.DOUBLE)
-    total = builder.node("ReduceSum", [wide, builder.integers(2, 3)], f"{op.name}.sum", keepdims=1)
+    double = builder.cast(source, TensorProto.DOUBLE)
+    total = builder.node("ReduceSum", [double, builder.integers(2, 3)], f"{op.name}.sum", keepdims=1)
     mean = builder.node("Div", [total, _double(builder, prod(op.kernel))], f"{op.name}.mean")
     floor = builder.node("Floor", [mean], f"{op.name}.floor")
     params = builder.model.formats[op.name]
@@ -151,16 +151,16 @@ def floor_average(op: IntegerFloorAvgPool2d, builder: OnnxBuilder) -> None:
 
 
 def _store(op: Node, builder: OnnxBuilder, integers: str, low: int, high: int) -> None:
-    """Clamp float64 integers where they can leave [low, high], and carry them on as the format of `op` is."""
+    """Clamp float64 integers where they can leave [low, high], and store them as the format of `op` is."""
     steps: list[tuple[str, list[str], dict[str, int]]] = []
     least, most = builder.ranges[op.name]
     if least <= low or most >= high:  # what stays inside is never clamped
         steps.append(("Clip", [_double(builder, low), _double(builder, high)], {}))
-    carrier = builder.carrier(op.name)
-    if carrier == TensorProto.UINT8 and (point := zero_point(builder.model.formats[op.name])):
+    kept_as = builder.element_type(op.name)
+    if kept_as == TensorProto.UINT8 and (point := zero_point(builder.model.formats[op.name])):
         steps.append(("Add", [_double(builder, point)], {}))
-    if carrier != TensorProto.DOUBLE or not steps:
-        steps.append(("Cast", [], {"to": carrier}))
+    if kept_as != TensorProto.DOUBLE or not steps:
+        steps.append(("Cast", [], {"to": kept_as}))
     for index, (operation, operands, attributes) in enumerate(steps, start=1):
         output = op.name if index == len(steps) else f"{op.name}.{operation.lower()}"
         integers = builder.node(operation, [integers, *operands], output, **attributes)

@@ -10,7 +10,7 @@ integers are computed (`onnx_float32` says why that is exact without any fusion)
 - A layer is DequantizeLinear of image and weights, the convolution with its bias, the multiplication by the proved multipliers
   of its channels, ReLU or Clip, QuantizeLinear. So engines find 8-bit operands; sums in int32 or float32 give the same integers.
 - Tensors that int8 holds with zero point 0 are int8, others uint8. Weights are int8, with a scale for each channel. Biases are
-  float32, and so are streams of 16 bits, as in the default form.
+  float32, and so are tensors of 16 bits, as in the default form.
 
 TensorRT reads int8 with zero point 0 only: networks quantized with `deploy: tensorrt` in their scheme have no other tensors.
 
@@ -34,8 +34,8 @@ from bitwright.export.names import integer_name
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32, in_float32_multipliers
 from bitwright.export.onnx.graph import BATCH, move_in_onnx
 from bitwright.export.onnx.outputs import add_real, file_names, output_infos
+from bitwright.export.onnx.split import splits_as_json, sums_of
 from bitwright.export.pixels import Pixels
-from bitwright.export.qonnx.digits import digits_as_json, sums_of
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
@@ -140,12 +140,12 @@ def export_qdq(
 
     Args:
         model: What to export.
-        path: Of the file.
+        path: The path of the file.
         target: The same for all: the form states integers that any CPU or GPU computes in float32 or int32.
         pixels: How images were normalised in training: the file then takes uint8 pixels; without, normalised float32 images.
 
     Raises:
-        ExportError: If sums of digits can exceed 2**24 as well, a multiplier has more bits than float32 holds, or no gain and
+        ExportError: If sums of parts can exceed 2**24 as well, a multiplier has more bits than float32 holds, or no gain and
             offset give the integers of all pixels.
     """
     made = to_qdq(model, pixels)
@@ -169,8 +169,8 @@ def to_qdq(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelProto
     kind = TensorProto.FLOAT if pixels is None else TensorProto.UINT8
     facts = conditions(model, Target.ANY, pixels)
     facts["form"] = "QuantizeLinear and DequantizeLinear of scale 1 around float32 operators on integers"
-    facts["sums"] = sums_of(builder.cuts, builder.means)
-    facts["digits"] = digits_as_json(builder.cuts)
+    facts["sums"] = sums_of(builder.splits, builder.means)
+    facts["split_layers"] = splits_as_json(builder.splits)
     facts["tensorrt"] = tensorrt_words(model)
     facts["openvino"] = "not for it: it computes other integers from such a file; export with --engine openvino"
     return builder.finish(

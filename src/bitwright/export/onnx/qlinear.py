@@ -11,13 +11,13 @@ import numpy.typing as npt
 from bitwright.export.onnx.builder import OnnxBuilder, Weight
 from bitwright.graph.nodes import Node
 from bitwright.integer.ops import Accumulate, Rescale
-from bitwright.integer.proof.narrow import in_float32
+from bitwright.integer.proof.float32_multipliers import in_float32
 
 
 def qlinear_rescale(op: Accumulate, builder: OnnxBuilder) -> Rescale | None:
     """The rescaling of what QLinearConv can compute: to at most 8 bits, by float32 multipliers."""
     rescale = op.rescale
-    return None if rescale is None or builder.wide(op.name) or not in_float32(rescale) else rescale
+    return None if rescale is None or builder.exceeds_byte(op.name) or not in_float32(rescale) else rescale
 
 
 def add_qlinear(

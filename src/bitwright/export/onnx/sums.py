@@ -30,7 +30,7 @@ from bitwright.export.onnx.float64 import rescale_in_float64
 from bitwright.export.target import Target
 from bitwright.graph.nodes import Node
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, Rescale
-from bitwright.integer.proof.narrow import in_float32
+from bitwright.integer.proof.float32_multipliers import in_float32
 
 INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1
 _FLIPPED = 128
@@ -52,7 +52,7 @@ def add_sums(
     rescale: Rescale | None,
     attributes: dict[str, Any],
 ) -> None:
-    """Accumulators: they leave the network as they are, or are requantized to a stream of 16 bits.
+    """Accumulators: they leave the network as they are, or are requantized to a tensor of 16 bits.
 
     Args:
         op: The layer or pooling.
@@ -61,7 +61,7 @@ def add_sums(
         weight: Its second operand.
         bias: In a shape that broadcasts along the channels, or None.
         rescale: None for accumulators that leave the network.
-        attributes: Of the operator.
+        attributes: The attributes of the operator.
     """
     image = _image(op, builder)
     operands = [image.values, weight.values, image.zero, weight.zero]
@@ -87,10 +87,10 @@ def _rescaled(op: Node, rescale: Rescale | None, builder: OnnxBuilder, accumulat
     builder.rounded(real, op.name, rescale.low, rescale.high)
 
 
-def add_wide_average(
+def add_average_in_float32(
     op: IntegerAvgPool2d, builder: OnnxBuilder, convolution: IntegerConv2d, attributes: dict[str, Any]
 ) -> None:
-    """Sums over a stream of 16 bits: a float32 convolution with ones, exact while no sum exceeds 2**24."""
+    """Sums over a tensor of 16 bits: a float32 convolution with ones, exact while no sum exceeds 2**24."""
     require_float32_mean(op, builder.model.formats[op.inputs[0]])
     weight = builder.constant(f"{op.name}.ones", convolution.weight.astype(np.float32))
     sums = builder.node("Conv", [op.inputs[0], weight], f"{op.name}.sums", **attributes)
@@ -102,7 +102,7 @@ def add_wide_average(
 
 def needs_float64(op: Node, rescale: Rescale, builder: OnnxBuilder) -> bool:
     """Whether float32 lacks the multipliers, or holds not all results."""
-    return not in_float32(rescale) or builder.carrier(op.name) == TensorProto.DOUBLE
+    return not in_float32(rescale) or builder.element_type(op.name) == TensorProto.DOUBLE
 
 
 def signed_limits(builder: OnnxBuilder, source: str) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def export_openvino(
 
     Args:
         model: What to export.
-        path: Of the .xml file.
+        path: The path of the .xml file.
         target: The CPUs that it must be exact on.
         pixels: How images were normalised in training: the file then takes uint8 pixels; without, normalised float32 images.
 

@@ -13,7 +13,7 @@ from bitwright.export.onnx.float32 import add_in_float32
 from bitwright.export.onnx.float64 import add_in_float64
 from bitwright.export.onnx.float_network import add_float, clamped
 from bitwright.export.onnx.graph import OnnxGraph
-from bitwright.export.onnx.streams import add_streams
+from bitwright.export.onnx.scaled import add_scaled_sum
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.graph.evaluate import Tensors
@@ -28,13 +28,13 @@ def _(node: Add, made: OnnxGraph, parameters: Tensors) -> None:
 
 @add_to_onnx.register
 def _(op: IntegerAdd, builder: OnnxBuilder) -> None:
-    if TensorProto.DOUBLE in map(builder.carrier, (*op.inputs, op.name)):
+    if TensorProto.DOUBLE in map(builder.element_type, (*op.inputs, op.name)):
         add_in_float64(op, builder)
         return
-    add_streams(op, builder)
+    add_scaled_sum(op, builder)
 
 
-add_in_float32.register(IntegerAdd, add_streams)
+add_in_float32.register(IntegerAdd, add_scaled_sum)
 add_to_litert.register(IntegerAdd, add_sum)
 
 

@@ -7,7 +7,7 @@ from bitwright.export.conditions import require_float32_mean
 from bitwright.export.litert.builder import LitertBuilder
 from bitwright.export.litert.convolution import add_convolution
 from bitwright.export.litert.exporter import add_to_litert
-from bitwright.export.litert.wide import floor_average as floor_average_in_litert
+from bitwright.export.litert.int64 import floor_average as floor_average_in_litert
 from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
@@ -15,11 +15,11 @@ from bitwright.export.onnx.float64 import floor_average
 from bitwright.export.onnx.float_network import add_float
 from bitwright.export.onnx.graph import OnnxGraph, convolution_attributes, window
 from bitwright.export.onnx.qlinear import add_qlinear, qlinear_rescale
-from bitwright.export.onnx.sums import add_sums, add_wide_average
+from bitwright.export.onnx.split import BYTE_BITS
+from bitwright.export.onnx.sums import add_average_in_float32, add_sums
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.export.openvino.sums import products
-from bitwright.export.qonnx.digits import BYTE_BITS
 from bitwright.graph.evaluate import Tensors
 from bitwright.graph.nodes import AvgPool2d
 from bitwright.integer.convolution import as_convolution
@@ -38,8 +38,8 @@ def _(node: AvgPool2d, made: OnnxGraph, parameters: Tensors) -> None:
 def _(op: IntegerAvgPool2d, builder: OnnxBuilder) -> None:
     convolution = as_convolution(op)
     attributes = convolution_attributes(convolution)
-    if builder.wide(op.inputs[0]):
-        add_wide_average(op, builder, convolution, attributes)
+    if builder.exceeds_byte(op.inputs[0]):
+        add_average_in_float32(op, builder, convolution, attributes)
         return
     weight, rescale = builder.shared_weight(convolution), qlinear_rescale(op, builder)
     if rescale is None:

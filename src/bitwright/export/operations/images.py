@@ -35,7 +35,7 @@ def _(op: Quantize | ReciprocalQuantize, builder: OnnxBuilder) -> None:
         if isinstance(op, ReciprocalQuantize):
             reciprocal = builder.scalar(float(np.float32(1) / np.float32(op.scale)))
             real = builder.node("Mul", ["images", reciprocal], f"{op.name}.real")
-        elif builder.wide(op.name):
+        elif builder.exceeds_byte(op.name):
             real = builder.node("Div", ["images", builder.scalar(op.scale)], f"{op.name}.real")
         else:
             builder.quantized("images", op.scale, op.name, op.low, op.high)
@@ -57,7 +57,7 @@ def _(op: Quantize | ReciprocalQuantize, builder: OnnxBuilder) -> None:
 def _look_up(op: Quantize | ReciprocalQuantize, builder: OnnxBuilder, table: npt.NDArray[np.int32]) -> None:
     """The tables of all channels behind one another; channel c looks from 256 c on."""
     channels, levels = table.shape
-    if builder.wide(op.name):
+    if builder.exceeds_byte(op.name):
         stored: npt.NDArray[Any] = table.astype(np.float32).reshape(-1)
     else:
         stored = (table + zero_point(builder.model.formats[op.name])).astype(np.uint8).reshape(-1)

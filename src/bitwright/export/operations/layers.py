@@ -15,11 +15,11 @@ from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
 from bitwright.export.onnx.float_network import add_float, clamped, float_constant
 from bitwright.export.onnx.graph import OnnxGraph, convolution_attributes, window
 from bitwright.export.onnx.qlinear import add_qlinear, qlinear_rescale
+from bitwright.export.onnx.split import LayerPart
 from bitwright.export.onnx.sums import add_sums
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.export.openvino.sums import layer_sums
-from bitwright.export.qonnx.digits import Digit
 from bitwright.graph.evaluate import Tensors, folded_weight
 from bitwright.graph.nodes import Conv2d, Linear
 from bitwright.integer.convolution import as_convolution
@@ -73,27 +73,27 @@ def _(op: IntegerLayer, builder: OnnxBuilder) -> None:
 
 @add_in_float32.register(IntegerLayer)
 def _(op: IntegerLayer, builder: Float32Graph) -> None:
-    cut = builder.cuts.get(op.name)
-    if cut is None:
-        _add_layer(op, Digit(op.weight, op.bias, op.weight_bits), op.name, builder.accumulator(op), builder)
+    split = builder.splits.get(op.name)
+    if split is None:
+        _add_layer(op, LayerPart(op.weight, op.bias, op.weight_bits), op.name, builder.accumulator(op), builder)
     else:
         high, low = (
-            _add_layer(op, digit, name, f"{name}.accumulator", builder)
-            for digit, name in ((cut.high, f"{op.name}.high"), (cut.low, f"{op.name}.low"))
+            _add_layer(op, part, name, f"{name}.accumulator", builder)
+            for part, name in ((split.high, f"{op.name}.high"), (split.low, f"{op.name}.low"))
         )
-        builder.joined(high, low, cut.shift, op)
+        builder.joined(high, low, split.shift, op)
     builder.requantize(op)
 
 
-def _add_layer(op: IntegerLayer, digit: Digit, name: str, output: str, builder: Float32Graph) -> str:
+def _add_layer(op: IntegerLayer, part: LayerPart, name: str, output: str, builder: Float32Graph) -> str:
     """A layer with these weights and this bias."""
-    bias = digit.bias.astype(np.float32)
+    bias = part.bias.astype(np.float32)
     if isinstance(op, IntegerConv2d):
-        operation, values = "Conv", digit.weight
+        operation, values = "Conv", part.weight
         attributes = convolution_attributes(op)
     else:
-        operation, values, attributes = "MatMul", np.ascontiguousarray(digit.weight.T), {}
-    operands = [op.inputs[0], builder.weight(name, values, digit.bits)]
+        operation, values, attributes = "MatMul", np.ascontiguousarray(part.weight.T), {}
+    operands = [op.inputs[0], builder.weight(name, values, part.bits)]
     if operation == "Conv" and builder.bias_in_convolution:
         return builder.node(operation, [*operands, builder.constant(f"{name}.bias", bias)], output, **attributes)
     sums = builder.node(operation, operands, f"{name}.sums", **attributes)

@@ -15,7 +15,7 @@ from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
 from bitwright.export.onnx.float_network import add_float, clamped
 from bitwright.export.onnx.graph import OnnxGraph
-from bitwright.export.onnx.streams import StreamBuilder
+from bitwright.export.onnx.scaled import ScalingBuilder
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.graph.evaluate import Tensors
@@ -40,16 +40,16 @@ def _(op: IntegerProduct, builder: Float32Graph) -> None:
     _multiply(op, builder, builder.model.formats[op.name])
 
 
-def _multiply(op: IntegerProduct, builder: StreamBuilder, result: QuantParams) -> None:
+def _multiply(op: IntegerProduct, builder: ScalingBuilder, result: QuantParams) -> None:
     """ONNX Runtime makes one operator on bytes of it where there is a margin: for each operand, a scale of its own."""
-    wide = result.bit_width > MAX_BITS
-    factors = (1.0, 1.0 if wide else op.factor)
+    exceeds_byte = result.bit_width > MAX_BITS
+    factors = (1.0, 1.0 if exceeds_byte else op.factor)
     terms = [
         builder.real(source, factor, f"{op.name}.factor{index}")
         for index, (source, factor) in enumerate(zip(op.inputs, factors, strict=True))
     ]
     real = builder.node("Mul", terms, f"{op.name}.product")
-    if wide:
+    if exceeds_byte:
         real = builder.node("Mul", [real, builder.scalar(op.factor)], f"{op.name}.real")
     builder.rounded(real, op.name, op.low, op.high)
 

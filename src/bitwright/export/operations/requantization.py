@@ -12,7 +12,7 @@ from bitwright.export.onnx.float32 import add_in_float32
 from bitwright.export.onnx.float64 import rescale_in_float64
 from bitwright.export.onnx.float_network import add_clamp, add_float
 from bitwright.export.onnx.graph import OnnxGraph
-from bitwright.export.onnx.streams import rescale_stream
+from bitwright.export.onnx.scaled import requantize_tensor
 from bitwright.export.onnx.sums import needs_float64
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
@@ -36,10 +36,10 @@ def _(op: IntegerRequantize, builder: OnnxBuilder) -> None:
     if needs_float64(op, op.rescale, builder):
         rescale_in_float64(op, op.rescale, builder, op.inputs[0])
         return
-    rescale_stream(op, builder)
+    requantize_tensor(op, builder)
 
 
-add_in_float32.register(IntegerRequantize, rescale_stream)
+add_in_float32.register(IntegerRequantize, requantize_tensor)
 
 
 @add_to_openvino.register

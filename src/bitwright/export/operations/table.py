@@ -40,7 +40,7 @@ def _(op: IntegerTable, builder: OnnxBuilder) -> None:
     if not op.computable:
         place = builder.node("Cast", [source], f"{op.name}.place", to=TensorProto.INT32)
         entries = op.entries.astype(np.float32)
-        if not builder.wide(op.name):
+        if not builder.exceeds_byte(op.name):
             entries = (op.entries + zero_point(result)).astype(np.uint8)
         builder.node("Gather", [builder.constant(f"{op.name}.entries", entries), place], op.name)
         return

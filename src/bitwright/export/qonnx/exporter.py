@@ -23,8 +23,8 @@ from bitwright.export.conditions import conditions
 from bitwright.export.names import integer_name
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32, in_float32_multipliers
 from bitwright.export.onnx.graph import BATCH, IR_VERSION, identifier, may_end_behind, move_in_onnx
+from bitwright.export.onnx.split import splits_as_json, sums_of
 from bitwright.export.pixels import Pixels
-from bitwright.export.qonnx.digits import digits_as_json, sums_of
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
 from bitwright.graph.nodes import MaxPool2d, Node
@@ -87,18 +87,18 @@ def export_qonnx(
 ) -> onnx.ModelProto:
     """Write `model` as QONNX, atomically.
 
-    The graph takes `images` and returns `logits_int32`: the integers of the model, carried by float32 as everything in QONNX, or
+    The graph takes `images` and returns `logits_int32`: the integers of the model, as float32 numbers as everything in QONNX, or
     int32 where they can exceed 2**24; of several outputs, `NAME_int32` for each. What one integer of each class is worth stands
-    in the metadata, as `output_unit`, by name where there are several; which layers are in two digits, as `digits`.
+    in the metadata, as `output_unit`, by name where there are several; which layers are in two parts, as `split_layers`.
 
     Args:
         model: What to export.
-        path: Of the file.
+        path: The path of the file.
         target: The same for all: QONNX states what is computed, not how.
         pixels: How images were normalised in training: the file then takes pixels from 0 to 255; without, normalised images.
 
     Raises:
-        ExportError: If sums of digits can exceed 2**24 as well, or a multiplier has more bits than float32 holds.
+        ExportError: If sums of parts can exceed 2**24 as well, or a multiplier has more bits than float32 holds.
     """
     made = to_qonnx(model, pixels)
     write_sealed(path, made.SerializeToString())
@@ -129,8 +129,8 @@ def to_qonnx(model: IntegerModel, pixels: Pixels | None = None) -> onnx.ModelPro
     made = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
     made.producer_name = "bitwright"
     facts = conditions(model, Target.ANY, pixels)
-    facts["sums"] = sums_of(builder.cuts, builder.means)
-    facts["digits"] = digits_as_json(builder.cuts)
+    facts["sums"] = sums_of(builder.splits, builder.means)
+    facts["split_layers"] = splits_as_json(builder.splits)
     units = {name: np.asarray(output.unit).tolist() for name, output in model.outputs.items()}
     facts["output_unit"] = json.dumps(returned(units))
     helper.set_model_props(made, facts)

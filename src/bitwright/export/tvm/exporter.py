@@ -55,7 +55,7 @@ def export_tvm(
 
     Args:
         model: What to export.
-        path: Of the library; its name ends in `.so`.
+        path: The path of the library; its name ends in `.so`.
         target: The same for all: integers are exact on every CPU that has the instructions of `tvm_target`.
         pixels: How images were normalised in training: the library then takes uint8 pixels; without, normalised float32 images.
         tvm_target: What to compile for: an LLVM CPU name, or a TVM target as JSON; None is this machine's CPU.
@@ -170,11 +170,11 @@ def instructions_of(target: TvmTarget) -> Instructions:
 
     with target:
         x86 = "x86" in str(target.attrs.get("mtriple", ""))
-        avx2, *wide = (
+        avx2, *vnni = (
             x86 and bool(codegen.llvm_cpu_has_features(feature, target))
             for feature in ("avx2", "avx512vnni", "avx512vl")
         )
-    return Instructions(avx2, Dots.VNNI if avx2 and all(wide) else Dots.NONE)
+    return Instructions(avx2, Dots.VNNI if avx2 and all(vnni) else Dots.NONE)
 
 
 def _module(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, report: Any) -> tuple[Any, dict[str, Any]]:

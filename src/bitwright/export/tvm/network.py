@@ -38,11 +38,11 @@ class Network:
     Attributes:
         model: What is exported.
         pixels: How images were normalised, if the function takes pixels.
-        instructions: Of the CPU.
+        instructions: The instructions of the CPU.
         builder: Relax's.
         images: The function's parameter.
         batch: Its number of images.
-        shapes: Of every tensor, without the batch.
+        shapes: The shapes of every tensor, without the batch.
         values: Relax variables by tensor.
         kernels: TIR functions by what they compute: layers of one shape share one.
     """
@@ -77,8 +77,8 @@ class Network:
             make: Writes its TIR function.
             operands: Relax variables.
             constants: Behind those.
-            shape: Of the result, without the batch.
-            dtype: Of the result.
+            shape: The shape of the result, without the batch.
+            dtype: The type of the result.
         """
         if spec not in self.kernels:
             name = f"{make.__name__}_{len(self.kernels)}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.graph.builder import Builder
-from bitwright.graph.evaluate import Tensors, clamp, evaluate
+from bitwright.graph.evaluate import Tensors, clamp, float_result
 from bitwright.graph.nodes import Bounds, Bytewise, Pair
 from bitwright.graph.signs import makes_negative
 
@@ -39,7 +39,7 @@ def product_of(builder: Builder, fx_node: fx.Node, first: str, second: str) -> s
     )
 
 
-@evaluate.register
+@float_result.register
 def _(node: Product, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return clamp(torch.mul(*inputs), node.bounds)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from bitwright.graph.builder import Builder
-from bitwright.graph.evaluate import Tensors, evaluate
+from bitwright.graph.evaluate import Tensors, float_result
 from bitwright.graph.functions import can_be_negative, check_program, compute
 from bitwright.graph.nodes import Bytewise
 from bitwright.graph.signs import makes_negative
@@ -41,7 +41,7 @@ def table_of(builder: Builder, fx_node: fx.Node, source: str, *program: str | fl
     )
 
 
-@evaluate.register
+@float_result.register
 def _(node: Table, inputs: list[Tensor], parameters: Tensors) -> Tensor:
     return compute(node.program, inputs[0])
 

@@ -47,7 +47,7 @@ class ExactSums:
 
     def __init__(self, op: IntegerLayer, params: QuantParams, image: tuple[int, ...], device: torch.device) -> None:
         grouped = isinstance(op, IntegerConv2d) and op.groups > 1
-        parts = None if _wide(params) else exact_parts(op.weight, op.bias, params, whole=grouped)
+        parts = None if _exceeds_byte(params) else exact_parts(op.weight, op.bias, params, whole=grouped)
         self.kind = "float64"
         if parts is None:
             self.kernels = [_float_kernel(op, op.weight, op.bias, image, device, torch.float64)]
@@ -212,7 +212,7 @@ def _packed_float32(
     return kernel
 
 
-def _wide(params: QuantParams) -> bool:
+def _exceeds_byte(params: QuantParams) -> bool:
     """Whether inputs are too large for products that every float32 kernel computes exactly."""
     return max(params.quant_max, -params.quant_min) > _INT8_MAGNITUDE
 

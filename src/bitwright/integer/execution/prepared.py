@@ -31,7 +31,7 @@ from bitwright.integer.execution.reference import execute_op, finish
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import Accumulate, Rescale
 from bitwright.integer.proof.bounds import Int64Array
-from bitwright.integer.proof.certificate import verify
+from bitwright.integer.proof.certificate import float32_agrees
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.proof.theorems import max_short_shift, reduced
 from bitwright.quantizer.formats import MAX_TENSOR_BITS
@@ -82,7 +82,7 @@ class PreparedModel:
         largest = 4 * max(prod(op.shape) for op in model)
         self._images_at_once = max(1, _TENSOR_BYTES // largest) if self.device.type == "cpu" else 2**31
 
-    def narrow(self, name: str) -> bool:
+    def held_in_float32(self, name: str) -> bool:
         """Whether a tensor travels in float32."""
         params = self.model.formats.get(name)
         return params is not None and params.bit_width <= MAX_TENSOR_BITS
@@ -141,11 +141,11 @@ def prepare_op(op: Node, model: PreparedModel) -> Step:
 def as_reference(op: Node, model: PreparedModel) -> Step:
     """The step of the reference executor, for what has no faster one."""
     formats = [model.model.formats[name] for name in op.inputs if name in model.model.formats]
-    narrow = model.narrow(op.name)
+    in_float32 = model.held_in_float32(op.name)
 
     def step(inputs: list[Tensor]) -> Tensor:
         result = execute_op(op, [values.to(torch.int32) for values in inputs] if op.inputs else inputs, formats)
-        return result.float() if narrow else result
+        return result.float() if in_float32 else result
 
     return step
 
@@ -172,18 +172,18 @@ def rescaled_step(
     """
     if rescale is None:
         return lambda inputs: exact(inputs[0]).to(torch.int32)
-    multipliers, narrow = rescale.multipliers, model.narrow(op.name)
+    multipliers, in_float32 = rescale.multipliers, model.held_in_float32(op.name)
     largest = np.maximum(np.maximum(-low, high), 1)
-    if narrow and proved(rescale, low, high):
+    if in_float32 and proved(rescale, low, high):
         ratio = torch.from_numpy(multipliers.as_float32()).to(model.device)
         return lambda inputs: scale_round_(rounded(inputs[0]), ratio, rescale.low, rescale.high)
-    if narrow and bool((largest <= _FLOAT64_EXACT // multipliers.multiplier).all()):
-        wide = torch.from_numpy(multipliers.real()).to(model.device)
-        return lambda inputs: scale_round_(exact(inputs[0]), wide, rescale.low, rescale.high).float()
+    if in_float32 and bool((largest <= _FLOAT64_EXACT // multipliers.multiplier).all()):
+        ratio = torch.from_numpy(multipliers.real()).to(model.device)
+        return lambda inputs: scale_round_(exact(inputs[0]), ratio, rescale.low, rescale.high).float()
 
     def literal(inputs: list[Tensor]) -> Tensor:
         result = finish(exact(inputs[0]).to(torch.int64), rescale)
-        return result.float() if narrow else result
+        return result.float() if in_float32 else result
 
     return literal
 
@@ -195,5 +195,5 @@ def proved(rescale: Rescale, low: Int64Array, high: Int64Array) -> bool:
     if bool(short.all()) or rescale.high - rescale.low < _MOST_THRESHOLDS:
         if len(multipliers) == 1:
             low, high = low.min(keepdims=True), high.max(keepdims=True)
-        return bool(verify(multipliers, low, high, rescale.low, rescale.high).all())
+        return bool(float32_agrees(multipliers, low, high, rescale.low, rescale.high).all())
     return False

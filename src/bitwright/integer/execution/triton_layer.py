@@ -81,7 +81,7 @@ class TritonLayer:
             return
         self._low, self._high = op.rescale.low, op.rescale.high
         multipliers = op.rescale.multipliers
-        if model.narrow(op.name) and proved(op.rescale, *accumulator_bounds(op.weight, op.bias, params)):
+        if model.held_in_float32(op.name) and proved(op.rescale, *accumulator_bounds(op.weight, op.bias, params)):
             self._arithmetic = "float32"
             self._multiplier = self._on_device(np.broadcast_to(multipliers.as_float32(), self._outputs))
             return

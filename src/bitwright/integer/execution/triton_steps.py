@@ -45,17 +45,17 @@ def check_triton(device: torch.device, kernels: str) -> None:
     Raises:
         LoweringError: If the device is no CUDA device, or none is present, or Triton is not installed.
     """
-    remedy = "Take kernels='torch', which is exact on every device."
+    advice = "Take kernels='torch', which is exact on every device."
     if not interpreted():
         if device.type != "cuda":
-            raise LoweringError(f"kernels='{kernels}': expected a CUDA device, got '{device}'. {remedy}")
+            raise LoweringError(f"kernels='{kernels}': expected a CUDA device, got '{device}'. {advice}")
         if not torch.cuda.is_available():
-            raise LoweringError(f"kernels='{kernels}': PyTorch finds no CUDA device on this machine. {remedy}")
+            raise LoweringError(f"kernels='{kernels}': PyTorch finds no CUDA device on this machine. {advice}")
     try:
         import triton  # noqa: F401 - builds of PyTorch without CUDA come without it
     except ImportError as error:
         raise LoweringError(
-            f"kernels='{kernels}': Triton is not installed. `pip install triton`, or: {remedy}"
+            f"kernels='{kernels}': Triton is not installed. `pip install triton`, or: {advice}"
         ) from error
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from bitwright.graph.evaluate import Tensors
 from bitwright.graph.nodes import Layer
 from bitwright.integer.quant_params import QuantParams
-from bitwright.training.folding import accumulator_unit, folded_gain_and_bias, oriented_weight
+from bitwright.training.folding import accumulator_unit, folded_gain_and_bias, sign_folded_weight
 from bitwright.training.model import QuantizedModel
 
 
@@ -20,12 +20,12 @@ class LayerWeights:
     """What lowering starts a layer from.
 
     Attributes:
-        real: Oriented weights [channels, ...], before rounding.
-        scale: Of the real weights, [channels].
+        real: Sign-folded weights [channels, ...], before rounding.
+        scale: The scale of the real weights, [channels].
         integers: Shape [channels, ...], as floats.
         unit: What one accumulator is worth, [channels].
         bias: Shape [channels], or None.
-        bit_width: Of the weights.
+        bit_width: The bit width of the weights.
     """
 
     real: Tensor
@@ -39,7 +39,7 @@ class LayerWeights:
 def layer_weights(node: Layer, model: QuantizedModel, parameters: Tensors, params: QuantParams) -> LayerWeights:
     """The weights of a layer whose input has a format."""
     quantizer = model.weight_quantizer(node.name)
-    real = oriented_weight(node, parameters)
+    real = sign_folded_weight(node, parameters)
     gain, bias = folded_gain_and_bias(node, parameters)
     integers, scale = quantizer(real)
     input_scale = torch.tensor(params.scale, dtype=scale.dtype, device=scale.device)

@@ -22,7 +22,7 @@ from bitwright.graph.evaluate import Tensors
 from bitwright.graph.nodes import Node
 from bitwright.integer.lowering.layer_weights import tensor_params
 from bitwright.integer.lowering.readiness import check_ready
-from bitwright.integer.lowering.saturation_choice import Remedies, remedies
+from bitwright.integer.lowering.saturation_choice import SaturationChoices, against_saturation
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import Rescale
 from bitwright.integer.outputs import Output
@@ -40,7 +40,7 @@ class Lowering:
 
     source: QuantizedModel
     parameters: Tensors
-    remedies: Remedies | None = None
+    against_saturation: SaturationChoices | None = None
     formats: dict[str, QuantParams] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Lowering:
 
     def params(self, node: Node) -> QuantParams:
         """Format of the tensor that `node` makes."""
-        narrower = {} if self.remedies is None else self.remedies.formats
+        narrower = {} if self.against_saturation is None else self.against_saturation.formats
         return narrower.get(self.source.plan.quantizer_of[node.name]) or tensor_params(self.source, node.name)
 
     def limits(self, node: Node) -> tuple[int, int]:
@@ -117,7 +117,7 @@ def lower(
 
     lowering = Lowering(model, model.parameters_by_name())
     if avoid_saturation:
-        lowering.remedies = remedies(model, images, progress=choosing)
+        lowering.against_saturation = against_saturation(model, images, progress=choosing)
     ops = []
     for done, node in enumerate(plan.graph, 1):
         op = lower_node(node, lowering)
@@ -125,9 +125,9 @@ def lower(
             ops.append(op)
         progress(before + done, before + total)
     certificates, scheme = lowering.certificates, plan.scheme
-    if lowering.remedies is not None:
-        certificates = lowering.remedies.certified(model, certificates)
-        scheme = lowering.remedies.scheme(plan)
+    if lowering.against_saturation is not None:
+        certificates = lowering.against_saturation.certified(model, certificates)
+        scheme = lowering.against_saturation.scheme(plan)
     model.certify(certificates)
     outputs = {name: lowering.output(tensor) for name, tensor in plan.graph.outputs.items()}
     return IntegerModel(plan.graph.model, scheme, tuple(ops), lowering.formats, outputs, lowering.facts)

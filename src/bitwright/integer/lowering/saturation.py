@@ -95,9 +95,9 @@ def narrowed(weight: Tensor, scale: Tensor, integers: Tensor, bit_width: int, li
 
     Args:
         weight: Real weights [channels, ...].
-        scale: Of each channel.
+        scale: The scale of each channel.
         integers: What `weight` was quantized to.
-        bit_width: Of the weights.
+        bit_width: The bit width of the weights.
         limit: As `pair_limit` gives it.
     """
     weight, scale, integers = weight.detach(), scale.detach(), integers.detach()

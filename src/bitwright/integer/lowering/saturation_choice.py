@@ -30,7 +30,7 @@ from torch import Tensor
 from bitwright.graph.evaluate import convolve
 from bitwright.graph.nodes import Concat, Layer, Node, Selection
 from bitwright.graph.outputs import by_name
-from bitwright.integer.lowering.layer_weights import LayerWeights, layer_weights, tensor_params
+from bitwright.integer.lowering.layer_weights import layer_weights, tensor_params
 from bitwright.integer.lowering.saturation import Narrowed, narrowed, pair_limit
 from bitwright.integer.quant_params import QuantParams
 from bitwright.progress import Progress, silent
@@ -46,7 +46,7 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Remedy:
+class SaturationChoice:
     """How the layers that read one format were made safe.
 
     Attributes:
@@ -68,7 +68,7 @@ class Remedy:
 
 
 @dataclass(frozen=True)
-class Remedies:
+class SaturationChoices:
     """What is done against saturation.
 
     Attributes:
@@ -77,42 +77,39 @@ class Remedies:
         weights: Narrowed weights of the layers that got them.
     """
 
-    chosen: Mapping[str, Remedy]
+    chosen: Mapping[str, SaturationChoice]
     formats: Mapping[str, QuantParams]
     weights: Mapping[str, Narrowed]
 
     def facts(self, layer: str) -> dict[str, Any]:
         """What to write down about a layer; nothing where it was safe."""
-        facts: dict[str, Any] = {}
-        remedy = next((remedy for remedy in self.chosen.values() if layer in remedy.layers), None)
-        if remedy is not None:
-            facts["logit_error_by_weights"] = remedy.weights_error
-            facts["logit_error_by_activations"] = remedy.activations_error
-            if remedy.seven_bits:
-                return {"remedy": "7-bit activations", "seven_bit_tensor": remedy.tensor, **facts}
+        choice = next((choice for choice in self.chosen.values() if layer in choice.layers), None)
+        errors = {}
+        if choice is not None:
+            errors["logit_error_by_weights"] = choice.weights_error
+            errors["logit_error_by_activations"] = choice.activations_error
+            if choice.seven_bits:
+                return {"against_saturation": "7-bit activations", "seven_bit_tensor": choice.tensor, **errors}
         if layer not in self.weights:
             return {}
         weights = self.weights[layer]
         return {
-            "remedy": "narrower weights",
-            **facts,
+            "against_saturation": "narrower weights",
+            **errors,
             "channels_narrowed": weights.channels,
             "weight_error_before": weights.error_before,
             "weight_error_after": weights.error_after,
         }
 
     def certified(self, model: QuantizedModel, certificates: Mapping[str, Certificate]) -> dict[str, Certificate]:
-        """Certificates that also carry the formats that differ from the model's own."""
+        """Certificates that also have the formats that differ from the model's own."""
         result = dict(certificates)
         for node in model.plan.graph:
             params = self.formats.get(model.plan.quantizer_of[node.name])
             known = result.get(node.name, Certificate())
             if params is not None and known.format is None:
-                result[node.name] = replace(
-                    known,
-                    format=params.format,
-                    scale=torch.full_like(model.activation_quantizer(node.name).scale.detach(), params.scale),
-                )
+                scale = torch.full_like(model.activation_quantizer(node.name).scale.detach(), params.scale)
+                result[node.name] = replace(known, format=params.format, scale=scale)
         return result
 
     def scheme(self, plan: QuantPlan) -> Scheme:
@@ -125,7 +122,9 @@ class Remedies:
         return replace(plan.scheme, layers=layers)
 
 
-def remedies(model: QuantizedModel, images: Tensor | None = None, *, progress: Progress = silent) -> Remedies:
+def against_saturation(
+    model: QuantizedModel, images: Tensor | None = None, *, progress: Progress = silent
+) -> SaturationChoices:
     """Choose for each format that a saturating layer reads.
 
     Args:
@@ -133,141 +132,165 @@ def remedies(model: QuantizedModel, images: Tensor | None = None, *, progress: P
         images: float32 [count, channels, height, width], normalised as in training; without, weights are narrowed.
         progress: Told about each layer and each batch.
     """
-    parameters = model.parameters_by_name()
     batches = () if images is None else torch.split(images, _BATCH)
-    layers = model.plan.graph.layers
-    steps = len(layers) + len(batches)
-    before: dict[str, LayerWeights] = {}
-    narrow: dict[str, Narrowed] = {}
-    for done, (name, node) in enumerate(layers.items(), 1):
-        params = tensor_params(model, node.inputs[0])
-        found = layer_weights(node, model, parameters, params)
-        result = narrowed(found.real, found.scale, found.integers, found.bit_width, pair_limit(params))
-        if result.channels:
-            before[name], narrow[name] = found, result
+    steps = len(model.plan.graph.layers) + len(batches)
+    unsafe: dict[str, _Unsafe] = {}
+    for done, node in enumerate(model.plan.graph.layers.values(), 1):
+        found = _if_unsafe(node, model)
+        if found is not None:
+            unsafe[node.name] = found
         progress(done, steps)
-    if not narrow or not batches:
-        return Remedies({}, {}, narrow)
-    meter = _Meter(model, before, narrow)
-    for done, batch in enumerate(batches, 1):
-        meter.measure(batch)
-        progress(len(layers) + done, steps)
-    chosen = meter.remedies()
-    formats = {tensor: meter.narrower[tensor] for tensor, remedy in chosen.items() if remedy.seven_bits}
-    weights = {name: narrow[name] for remedy in chosen.values() if not remedy.seven_bits for name in remedy.layers}
-    return Remedies(chosen, formats, weights)
+    narrow = {name: layer.narrowed for name, layer in unsafe.items()}
+    if not unsafe or not batches:
+        return SaturationChoices({}, {}, narrow)
+    formats = _formats_of(model, unsafe)
+    power, signs = 0.0, torch.Generator().manual_seed(1)
+    for done, batch in enumerate(batches, steps - len(batches) + 1):
+        power += _measure(batch, model, unsafe, formats, signs)
+        progress(done, steps)
+    choices = {found.tensor: found.choice(power) for found in formats}
+    halved = {found.tensor: found.halved for found in formats if choices[found.tensor].seven_bits}
+    kept = [name for choice in choices.values() if not choice.seven_bits for name in choice.layers]
+    return SaturationChoices(choices, halved, {name: narrow[name] for name in kept})
 
 
-class _Meter:
-    """Sums of expected squared changes of the logits, over images.
+@dataclass(frozen=True)
+class _Unsafe:
+    """A layer that can saturate.
 
-    Args:
-        model: In evaluation mode.
-        before: Weights as trained of the layers that can saturate.
-        narrow: Their narrowed ones.
+    Attributes:
+        node: The layer.
+        narrowed: Its narrowed weights.
+        change: What these change in its weights, in units of its result.
     """
 
-    def __init__(
-        self, model: QuantizedModel, before: Mapping[str, LayerWeights], narrow: Mapping[str, Narrowed]
-    ) -> None:
-        self.model = model
-        self.power = 0.0
-        plan = model.plan
-        self.layers: dict[str, list[Layer]] = {}
-        self.steps: dict[str, Tensor] = {}
-        for name in before:
-            node = plan.graph.layers[name]
-            self.layers.setdefault(plan.quantizer_of[node.inputs[0]], []).append(node)
-            columns = (-1, *[1] * (before[name].integers.dim() - 1))
-            change = narrow[name].integers * narrow[name].factor.reshape(columns) - before[name].integers
-            # One accumulator in units of the layer's result, as its gradient is.
-            unit = before[name].unit
-            ratio = torch.ones_like(unit) if name in plan.accumulators else unit / tensor_params(model, name).scale
-            self.steps[name] = change * ratio.reshape(columns)
-        self.makers: dict[str, list[Node]] = {tensor: [] for tensor in self.layers}
-        for maker in plan.graph:
-            tensor = plan.quantizer_of[maker.name]
-            if tensor in self.layers and not isinstance(maker, Selection | Concat):
-                self.makers[tensor].append(maker)
-        self.narrower = {tensor: _with_a_bit_less(model, tensor) for tensor in self.layers}
-        self.weights = dict.fromkeys(self.layers, 0.0)
-        self.activations = dict.fromkeys(self.layers, 0.0)
-        self._signs = torch.Generator().manual_seed(1)
-
-    def measure(self, images: Tensor) -> None:
-        """Add a batch."""
-        kept: dict[str, Quantized] = {}
-        images = images.to(next(iter(self.steps.values())).device)
-        with torch.enable_grad():
-            # Quantizers whose scale is no parameter would leave the first tensor without a gradient.
-            returned = by_name(self.model(images.requires_grad_(), kept.__setitem__))
-            logits = torch.cat([output.flatten(1) for output in returned.values()], 1)
-        self.power += float(logits.detach().double().square().sum())
-        names = list(dict.fromkeys([*self.steps, *(node.name for nodes in self.makers.values() for node in nodes)]))
-        gradients: list[dict[str, Tensor]] = []
-        for probe in range(_PROBES):
-            signs = torch.randint(0, 2, logits.shape, generator=self._signs).to(logits) * 2 - 1
-            last = probe == _PROBES - 1
-            found = torch.autograd.grad(logits, [kept[name].values for name in names], signs, retain_graph=not last)
-            gradients.append(dict(zip(names, found, strict=True)))
-        for tensor in self.layers:
-            moved = {node.name: self._by_weights(node, kept) for node in self.layers[tensor]}
-            self.weights[tensor] += _squared_change(moved, gradients)
-            moved = self._by_activations(tensor, kept, images)
-            self.activations[tensor] += _squared_change(moved, gradients)
-
-    def _by_weights(self, node: Layer, kept: Mapping[str, Quantized]) -> Tensor:
-        """What narrowed weights change in a layer's result."""
-        moved = convolve(node, kept[node.inputs[0]].values.detach(), self.steps[node.name], None)
-        if node.name in self.model.plan.accumulators:
-            return moved
-        params = tensor_params(self.model, node.name)
-        low, high = clamp_limits(node.bounds, params.format, params.scale)
-        values = kept[node.name].values
-        return moved * ((values > low) & (values < high))
-
-    def _by_activations(self, tensor: str, kept: Mapping[str, Quantized], images: Tensor) -> dict[str, Tensor]:
-        """What one bit less changes in the tensors of a format."""
-        params, nodes = self.narrower[tensor], self.makers[tensor]
-        scale = torch.full_like(self.model.activation_quantizer(tensor).scale.detach(), params.scale)
-        self.model.certify({node.name: Certificate(format=params.format, scale=scale) for node in nodes})
-        context = self.model.context()
-        result = {}
-        for node in nodes:
-            inputs = [kept[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
-            again = fake_quantize(node, inputs, context)
-            result[node.name] = 2 * again.values - kept[node.name].values
-        self.model.certify({})
-        return result
-
-    def remedies(self) -> dict[str, Remedy]:
-        """By tensor."""
-        power = max(self.power, torch.finfo(torch.float64).tiny)
-
-        def root(total: float) -> float:
-            return float((total / power) ** 0.5)
-
-        return {
-            tensor: Remedy(
-                tensor,
-                tuple(node.name for node in nodes),
-                root(self.weights[tensor]),
-                root(self.activations[tensor]),
-            )
-            for tensor, nodes in self.layers.items()
-        }
+    node: Layer
+    narrowed: Narrowed
+    change: Tensor
 
 
-def _squared_change(moved: Mapping[str, Tensor], gradients: Sequence[Mapping[str, Tensor]]) -> float:
+def _if_unsafe(node: Layer, model: QuantizedModel) -> _Unsafe | None:
+    """The layer, if weights of it must be narrowed."""
+    params = tensor_params(model, node.inputs[0])
+    found = layer_weights(node, model, model.parameters_by_name(), params)
+    result = narrowed(found.real, found.scale, found.integers, found.bit_width, pair_limit(params))
+    if not result.channels:
+        return None
+    columns = (-1, *[1] * (found.integers.dim() - 1))
+    change = result.integers * result.factor.reshape(columns) - found.integers
+    # One accumulator in units of the layer's result, as its gradient is.
+    accumulators = node.name in model.plan.accumulators
+    ratio = torch.ones_like(found.unit) if accumulators else found.unit / tensor_params(model, node.name).scale
+    return _Unsafe(node, result, change * ratio.reshape(columns))
+
+
+@dataclass
+class _Format:
+    """A format that unsafe layers read, and sums of squared changes of the logits so far.
+
+    Attributes:
+        tensor: Whose format it is.
+        layers: The unsafe layers that read it.
+        makers: The nodes that make integers in it.
+        halved: The same range in half as many steps.
+        by_weights: The change by narrowed weights.
+        by_activations: The change by halved activations.
+    """
+
+    tensor: str
+    layers: tuple[str, ...]
+    makers: tuple[Node, ...]
+    halved: QuantParams
+    by_weights: float = 0.0
+    by_activations: float = 0.0
+
+    def choice(self, power: float) -> SaturationChoice:
+        """The errors, over logits whose squares sum to `power`."""
+        power = max(power, torch.finfo(torch.float64).tiny)
+        errors = (float((change / power) ** 0.5) for change in (self.by_weights, self.by_activations))
+        return SaturationChoice(self.tensor, self.layers, *errors)
+
+
+def _formats_of(model: QuantizedModel, unsafe: Mapping[str, _Unsafe]) -> list[_Format]:
+    """The formats that unsafe layers read, in the order of the layers."""
+    plan = model.plan
+    readers: dict[str, list[str]] = {}
+    for name, layer in unsafe.items():
+        readers.setdefault(plan.quantizer_of[layer.node.inputs[0]], []).append(name)
+    made = [node for node in plan.graph if not isinstance(node, Selection | Concat)]
+    found = []
+    for tensor, layers in readers.items():
+        params = tensor_params(model, tensor)
+        makers = tuple(node for node in made if plan.quantizer_of[node.name] == tensor)
+        found.append(_Format(tensor, tuple(layers), makers, QuantParams(params.format.halved(), 2 * params.scale)))
+    return found
+
+
+def _measure(
+    images: Tensor,
+    model: QuantizedModel,
+    unsafe: Mapping[str, _Unsafe],
+    formats: Sequence[_Format],
+    signs: torch.Generator,
+) -> float:
+    """Add what a batch says to `formats`; returns the sum of its squared logits."""
+    kept: dict[str, Quantized] = {}
+    images = images.to(next(iter(unsafe.values())).change.device)
+    with torch.enable_grad():
+        # Quantizers whose scale is no parameter would leave the first tensor without a gradient.
+        returned = by_name(model(images.requires_grad_(), kept.__setitem__))
+        logits = torch.cat([output.flatten(1) for output in returned.values()], 1)
+    names = list(dict.fromkeys([*unsafe, *(node.name for found in formats for node in found.makers)]))
+    gradients = _gradients(logits, {name: kept[name].values for name in names}, signs)
+    for found in formats:
+        changes = {name: _by_weights(unsafe[name], model, kept) for name in found.layers}
+        found.by_weights += _squared_change(changes, gradients)
+        found.by_activations += _squared_change(_by_activations(found, model, kept, images), gradients)
+    return float(logits.detach().double().square().sum())
+
+
+def _gradients(logits: Tensor, tensors: Mapping[str, Tensor], signs: torch.Generator) -> list[dict[str, Tensor]]:
+    """Gradients of the logits, added with random signs, by some tensors; for each probe."""
+    found = []
+    for probe in range(_PROBES):
+        drawn = torch.randint(0, 2, logits.shape, generator=signs).to(logits) * 2 - 1
+        last = probe == _PROBES - 1
+        gradients = torch.autograd.grad(logits, list(tensors.values()), drawn, retain_graph=not last)
+        found.append(dict(zip(tensors, gradients, strict=True)))
+    return found
+
+
+def _by_weights(layer: _Unsafe, model: QuantizedModel, kept: Mapping[str, Quantized]) -> Tensor:
+    """What narrowed weights change in a layer's result."""
+    node = layer.node
+    change = convolve(node, kept[node.inputs[0]].values.detach(), layer.change, None)
+    if node.name in model.plan.accumulators:
+        return change
+    params = tensor_params(model, node.name)
+    low, high = clamp_limits(node.bounds, params.format, params.scale)
+    values = kept[node.name].values
+    return change * ((values > low) & (values < high))
+
+
+def _by_activations(
+    found: _Format, model: QuantizedModel, kept: Mapping[str, Quantized], images: Tensor
+) -> dict[str, Tensor]:
+    """What one bit less changes in the tensors of a format."""
+    scale = torch.full_like(model.activation_quantizer(found.tensor).scale.detach(), found.halved.scale)
+    model.certify({node.name: Certificate(format=found.halved.format, scale=scale) for node in found.makers})
+    context = model.context()
+    changes = {}
+    for node in found.makers:
+        inputs = [kept[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
+        changes[node.name] = 2 * fake_quantize(node, inputs, context).values - kept[node.name].values
+    model.certify({})
+    return changes
+
+
+def _squared_change(changes: Mapping[str, Tensor], gradients: Sequence[Mapping[str, Tensor]]) -> float:
     """Sum over images of the squared change of the logits, by changes of some tensors at once; the mean over probes."""
     total = 0.0
     for gradient in gradients:
-        changes = [(gradient[name] * value.detach()).flatten(1).sum(1) for name, value in moved.items()]
-        total += float(torch.stack(changes).sum(0).double().square().sum())
+        parts = [(gradient[name] * value.detach()).flatten(1).sum(1) for name, value in changes.items()]
+        total += float(torch.stack(parts).sum(0).double().square().sum())
     return total / len(gradients)
-
-
-def _with_a_bit_less(model: QuantizedModel, tensor: str) -> QuantParams:
-    """The same range in half as many steps."""
-    params = tensor_params(model, tensor)
-    return QuantParams(params.format.halved(), 2 * params.scale)

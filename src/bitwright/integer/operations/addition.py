@@ -121,7 +121,7 @@ def _(op: IntegerAdd, inputs: list[Tensor], formats: list[QuantParams]) -> Tenso
 def _(op: IntegerAdd, model: PreparedModel) -> Step:
     names = (*op.inputs, op.name)
     reach = weighted_bound((model.model.formats[name].ends for name in op.inputs), op.multipliers)
-    if not all(map(model.narrow, names)) or reach > FLOAT32_EXACT:
+    if not all(map(model.held_in_float32, names)) or reach > FLOAT32_EXACT:
         return as_reference(op, model)
     # Products and sum are integers of at most 24 bits over a power of two: float32 rounds none of them.
     first, second = (multiplier / 2**op.shift for multiplier in op.multipliers)

@@ -137,7 +137,7 @@ def _window_sums(op: IntegerAvgPool2d | IntegerFloorAvgPool2d, values: Tensor) -
 @prepare_op.register
 def _(op: IntegerAvgPool2d, model: PreparedModel) -> Step:
     params = model.model.formats[op.inputs[0]]
-    if not model.narrow(op.inputs[0]):
+    if not model.held_in_float32(op.inputs[0]):
         return as_reference(op, model)
     sums = window_sums(op.kernel, params.ends)
     low, high = map(np.atleast_1d, sums)

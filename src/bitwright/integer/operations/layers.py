@@ -82,14 +82,14 @@ def _(node: Layer, lowering: Lowering) -> Node:
         weight=chosen.weight,
         bias=biases,
         unit=chosen.unit,
-        wide=not exact,
+        needs_float64=not exact,
     )
     return op
 
 
 def _without_saturation(node: Layer, trained: LayerWeights, lowering: Lowering) -> _Integers:
     """The weights as trained, or those that were chosen against saturation."""
-    narrowed = None if lowering.remedies is None else lowering.remedies.weights.get(node.name)
+    narrowed = None if lowering.against_saturation is None else lowering.against_saturation.weights.get(node.name)
     if narrowed is None:
         return _Integers(trained.integers, trained.unit)
     return _Integers(narrowed.integers, trained.unit * narrowed.factor)
@@ -134,7 +134,7 @@ def _certified(
         weight = torch.where(moved.reshape(-1, *[1] * (chosen.weight.dim() - 1)), quantize_at(unit), chosen.weight)
         chosen, channels = _Integers(weight, unit), np.flatnonzero(unproved)
         certified = certified.replaced(channels, prove(chosen, channels, strict=True))
-    lowering.record(node, certified, channels_moved=int(unproved.sum()))
+    lowering.record(node, certified, channels_rescaled=int(unproved.sum()))
     return Rescale(certified.multipliers, low, high), chosen
 
 
@@ -145,7 +145,7 @@ def _requantizer(
     # Channels that are their bias alone keep their zeros.
     alive = trained.integers.flatten(1).any(1).reshape(-1, *[1] * (trained.integers.dim() - 1))
     # A scale that moves must not make a safe layer unsafe.
-    fits = lowering.remedies is not None and torch.equal(fit_pairs(chosen.weight, limit), chosen.weight)
+    fits = lowering.against_saturation is not None and torch.equal(fit_pairs(chosen.weight, limit), chosen.weight)
 
     def quantize_at(unit: Tensor) -> Tensor:
         requantized = quantize_weight(trained.real, trained.scale * (unit / trained.unit), trained.bit_width)
@@ -178,8 +178,8 @@ def _record_bounds(op: IntegerLayer, params: QuantParams, unit: Tensor, lowering
         "float32_exact": exact,
         "avx2_safe": largest_pair_sum(op.weight, params) <= SATURATING_SUM,
     }
-    if lowering.remedies is not None:
-        lowering.facts[op.name] |= lowering.remedies.facts(op.name)
+    if lowering.against_saturation is not None:
+        lowering.facts[op.name] |= lowering.against_saturation.facts(op.name)
     return exact
 
 

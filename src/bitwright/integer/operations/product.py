@@ -27,7 +27,7 @@ from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import MAX_SHIFT, Multipliers, dyadic, requantize
 from bitwright.integer.ops import Rescale
 from bitwright.integer.placeholder import params_of, placeholder_op
-from bitwright.integer.proof.certificate import certify_requantize, verify
+from bitwright.integer.proof.certificate import certify_requantize, float32_agrees
 from bitwright.integer.proof.margins import (
     PRODUCT_FREEDOM,
     PRODUCT_MARGIN,
@@ -50,7 +50,7 @@ class IntegerProduct(Node):
     """`clamp(round_half_even(a * b * multiplier / 2**shift), low, high)`, a or b repeated along axes of one element.
 
     Attributes:
-        multiplier: Of at most 24 bits: `multiplier / 2**shift` is a float32 number.
+        multiplier: An integer of at most 24 bits: `multiplier / 2**shift` is a float32 number.
         shift: From 0 to 62.
         low: Smallest result.
         high: Largest result.
@@ -156,7 +156,7 @@ def _(op: IntegerProduct, sources: list[Range], model: IntegerModel) -> None:
     multipliers, products = op.rescale_of_products.multipliers, distinct_products(first, second)
     multipliers.as_float32()
     if output.bit_width > MAX_BITS:
-        proved = bool(verify(multipliers, products[0], products[-1], op.low, op.high).all())
+        proved = bool(float32_agrees(multipliers, products[0], products[-1], op.low, op.high).all())
     else:
         proved = _has_margin(products, multipliers, op.low, op.high)
     if not proved:

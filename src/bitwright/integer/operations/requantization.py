@@ -70,7 +70,7 @@ def _(op: IntegerRequantize, inputs: list[Tensor], formats: list[QuantParams]) -
 @prepare_op.register
 def _(op: IntegerRequantize, model: PreparedModel) -> Step:
     params = model.model.formats[op.inputs[0]]
-    if not model.narrow(op.inputs[0]):
+    if not model.held_in_float32(op.inputs[0]):
         return as_reference(op, model)
     low, high = map(np.atleast_1d, params.ends)
     return rescaled_step(torch.clone, torch.clone, op, op.rescale, low, high, model)

@@ -110,7 +110,7 @@ def _(op: Concat, model: PreparedModel) -> Step:
 
 @prepare_op.register
 def _(op: Selection, model: PreparedModel) -> Step:
-    if not model.narrow(op.name):
+    if not model.held_in_float32(op.name):
         return as_reference(op, model)
     return lambda inputs: select(op, inputs[0])
 

@@ -183,7 +183,7 @@ def _(op: IntegerTable, inputs: list[Tensor], formats: Sequence[QuantParams]) ->
 
 @prepare_op.register
 def _(op: IntegerTable, model: PreparedModel) -> Step:
-    kind = torch.float32 if model.narrow(op.name) else torch.int32
+    kind = torch.float32 if model.held_in_float32(op.name) else torch.int32
     entries = torch.from_numpy(op.entries.astype(np.int32)).to(model.device, kind)
     first = model.model.formats[op.inputs[0]].quant_min
     return lambda inputs: entries[inputs[0].to(torch.int32) - first]

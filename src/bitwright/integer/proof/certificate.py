@@ -169,7 +169,7 @@ def certify(
     return _certified(wanted, chosen, theorem, every_int32)
 
 
-def verify(
+def float32_agrees(
     multipliers: Multipliers,
     accumulator_min: npt.ArrayLike,
     accumulator_max: npt.ArrayLike,
@@ -191,7 +191,7 @@ def verify(
     Raises:
         LoweringError: If bounds leave int32.
 
-    >>> verify(dyadic([0.25, 1e-3]), INT32_MIN, INT32_MAX, 0, 255)
+    >>> float32_agrees(dyadic([0.25, 1e-3]), INT32_MIN, INT32_MAX, 0, 255)
     array([ True, False])
     """
     _check_range(quant_min, quant_max)

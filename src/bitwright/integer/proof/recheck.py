@@ -5,11 +5,11 @@ A model is proved by its integers, its formats, and what its `facts` claim of th
 
 1. its *form* (`shapes`): every operation reads what was made before it, in shapes that it can read;
 2. its *ranges*: what an operation makes lies within the format that its readers count on, whatever the image; every accumulator
-   lies within int32, and every sum of streams within float32, or where streams have 32 bits within int64;
+   lies within int32, and every sum of tensors within float32, or where these have 32 bits within int64;
 3. its *certificates*: where a fact says that multipliers were proved, theorem A or B holds for every accumulator of every channel
    (so that float32 engines compute the integers of the model). The published models' multipliers of 31 bits have no such
    certificate: they mean int64 arithmetic, which needs the bounds of (2) alone, and exporters either find a float32 multiplier
-   with the same results (`narrow`), compute them in wider arithmetic, or refuse;
+   with the same results (`float32_multipliers`), compute them in wider arithmetic, or refuse;
 4. its other *facts*: the largest accumulator, whether float32 holds every sum, whether 16 bits hold every pair of products; and
    where a ratio of two scales decides a multiplier, that it is this multiplier.
 
@@ -30,7 +30,7 @@ from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, MAX_SHIFT
 from bitwright.integer.ops import Accumulate, IntegerRequantize, Rescale
 from bitwright.integer.outputs import Output
-from bitwright.integer.proof.certificate import MAX_RELATIVE_CHANGE, verify
+from bitwright.integer.proof.certificate import MAX_RELATIVE_CHANGE, float32_agrees
 from bitwright.integer.proof.ranges import Range, accumulators, result_range
 from bitwright.integer.quant_params import QuantParams
 from bitwright.integer.shapes import check_shapes
@@ -153,7 +153,7 @@ def _check_certificate(op: Node, rescale: Rescale, low: Any, high: Any) -> None:
     """Theorem A or B, for every channel."""
     if len(rescale.multipliers) == 1:
         low, high = low.min(keepdims=True), high.max(keepdims=True)
-    agree = verify(rescale.multipliers, low, high, rescale.low, rescale.high)
+    agree = float32_agrees(rescale.multipliers, low, high, rescale.low, rescale.high)
     if not agree.all():
         channel = int(np.argmin(agree))
         b, c = rescale.multipliers.multiplier[channel], rescale.multipliers.shift[channel]

@@ -149,7 +149,7 @@ def clamped_beyond_float32(
     """Where theorem C holds for ratios that are certified up to 2**24: bool [channels].
 
     Args:
-        multipliers: Of at most 24 significant bits, one per channel or one for all.
+        multipliers: Integers of at most 24 significant bits, one per channel or one for all.
         bias: Shape [channels].
         quant_min: Smallest result.
         quant_max: Largest result.

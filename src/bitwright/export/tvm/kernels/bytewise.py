@@ -33,10 +33,10 @@ class Multiplication:
 
     Attributes:
         shape: Channels, height and width of the result.
-        shapes: Of the operands: each axis that of the result, or 1.
+        shapes: The shapes of the operands: each axis that of the result, or 1.
         sources: Types of the operands.
         rounding: The form of the requantization.
-        dtype: Of the result.
+        dtype: The type of the result.
     """
 
     shape: Shape
@@ -85,11 +85,11 @@ class Lookup:
     """Entries of a table.
 
     Attributes:
-        elements: Of an image.
+        elements: The number of elements of an image.
         source: Type of the operand.
         first: The integer of the first entry.
         entries: How many there are.
-        dtype: Of the result.
+        dtype: The type of the result.
     """
 
     elements: int

@@ -61,8 +61,8 @@ class Convolution:
         filters: Output channels of one group.
         products: How it multiplies.
         rounding: None leaves int32 accumulators.
-        dtype: Of the result.
-        instructions: Of the CPU.
+        dtype: The type of the result.
+        instructions: The instructions of the CPU.
         pieces: How often in a run the int16 sums of byte products are widened: 0 is only at the end.
     """
 
@@ -110,7 +110,7 @@ class Convolution:
         return count, ceil(steps / count)
 
     @property
-    def narrow(self) -> bool:
+    def int16_sums(self) -> bool:
         """Whether int16 sums are kept over more than two steps."""
         return self.products is Products.BYTES and (self.pieces == 0 or self.steps[1] > 2)
 
@@ -198,7 +198,7 @@ def _tile(spec: Convolution, pixels: int) -> int:
     sizes: tuple[int, ...] = (6, 5, 4) if spec.vectors == 2 else (12, 10, 8, 6, 4)
     if spec.products is Products.DOTS:
         sizes = (7, 6, 5) if spec.vectors == 4 else (8, 7, 6)
-    elif spec.products is Products.BYTES and not spec.narrow and spec.steps[1] == 2:
+    elif spec.products is Products.BYTES and not spec.int16_sums and spec.steps[1] == 2:
         sizes = tuple(size for size in sizes if size * spec.vectors <= 8)
     fitting = [size for size in sizes if size <= pixels]
     if not fitting:
@@ -216,10 +216,10 @@ def _sums(
         for first, lanes in spec.parts():
             start_values = load(bias, place * spec.lanes + first, lanes=lanes)
             store(sums, start_values, offset * spec.lanes + first, lanes=lanes)
-    narrow = stack(tile * spec.vectors * 2 * LANES, "int16") if spec.narrow else None
+    partial = stack(tile * spec.vectors * 2 * LANES, "int16") if spec.int16_sums else None
     count, steps = spec.steps
-    if narrow is not None and spec.pieces == 0:
-        _clear(narrow, tile * spec.vectors)
+    if partial is not None and spec.pieces == 0:
+        _clear(partial, tile * spec.vectors)
     height, width, _ = spec.runs
     with T.serial(height) as row, T.serial(width) as column:
         reach = row * (spec.window.dilation[0] * spec.window.row)
@@ -229,16 +229,16 @@ def _sums(
         with T.serial(count) as piece:
             if spec.products is Products.DOTS:
                 _dot_products(spec, copied, weights, sums, (place, row, column), steps, at)
-            elif narrow is None:
+            elif partial is None:
                 _products(spec, copied, weights, sums, (place, row, column), piece * steps, steps, at)
             else:
                 if spec.pieces != 0:
-                    _clear(narrow, tile * spec.vectors)
-                _byte_products(spec, copied, weights, narrow, (place, row, column), piece * steps, steps, at)
+                    _clear(partial, tile * spec.vectors)
+                _byte_products(spec, copied, weights, partial, (place, row, column), piece * steps, steps, at)
                 if spec.pieces != 0:
-                    _widen(spec, narrow, sums, tile)
-    if narrow is not None and spec.pieces == 0:
-        _widen(spec, narrow, sums, tile)
+                    _widen(spec, partial, sums, tile)
+    if partial is not None and spec.pieces == 0:
+        _widen(spec, partial, sums, tile)
     return sums
 
 
@@ -307,7 +307,7 @@ def _byte_products(
     spec: Convolution,
     copied: Buffer,
     weights: Buffer,
-    narrow: Buffer,
+    partial: Buffer,
     where: tuple[Expr, Expr, Expr],
     first: Expr,
     steps: int,
@@ -323,19 +323,19 @@ def _byte_products(
             for vector, row in enumerate(rows):
                 place = (offset * spec.vectors + vector) * width
                 products = spec.instructions.bytes(values, row)
-                store(narrow, load(narrow, place, lanes=width) + products, place, lanes=width)
+                store(partial, load(partial, place, lanes=width) + products, place, lanes=width)
 
 
-def _clear(narrow: Buffer, vectors: int) -> None:
+def _clear(partial: Buffer, vectors: int) -> None:
     width = 2 * LANES
     for vector in range(vectors):
-        store(narrow, number(0, "int16", width), vector * width, lanes=width)
+        store(partial, number(0, "int16", width), vector * width, lanes=width)
 
 
-def _widen(spec: Convolution, narrow: Buffer, sums: Buffer, tile: int) -> None:
+def _widen(spec: Convolution, partial: Buffer, sums: Buffer, tile: int) -> None:
     """Add int16 sums to the int32 ones."""
     for vector in range(tile * spec.vectors):
-        products = spec.instructions.widened(load(narrow, vector * 2 * LANES, lanes=2 * LANES))
+        products = spec.instructions.widened(load(partial, vector * 2 * LANES, lanes=2 * LANES))
         store(sums, load(sums, vector * LANES, lanes=LANES) + products, vector * LANES, lanes=LANES)
 
 

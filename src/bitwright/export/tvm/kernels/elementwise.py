@@ -35,14 +35,14 @@ class Addition:
     """`clamp(round_half_even((a * multipliers[0] + b * multipliers[1]) / 2**shift), low, high)`.
 
     Attributes:
-        elements: Of an image.
+        elements: The number of elements of an image.
         sources: Types of a and b.
-        multipliers: Of a and b.
+        multipliers: The multipliers of a and b.
         shift: In bits.
         low: Smallest result.
         high: Largest result.
-        wide: Whether sums need 64 bits.
-        dtype: Of the result.
+        in_int64: Whether sums need 64 bits.
+        dtype: The type of the result.
     """
 
     elements: int
@@ -51,13 +51,13 @@ class Addition:
     shift: int
     low: int
     high: int
-    wide: bool
+    in_int64: bool
     dtype: str
 
 
 def addition(spec: Addition, name: str) -> Any:
     """The TIR function: (a, b, result)."""
-    kind = "int64" if spec.wide else "int32"
+    kind = "int64" if spec.in_int64 else "int32"
     count, share = split(spec.elements, LEAST)
     with kernel(name) as made:
         terms = [made.tensor(letter, spec.elements, dtype) for letter, dtype in zip("ab", spec.sources, strict=True)]
@@ -83,10 +83,10 @@ class Requantization:
     """One ratio for a whole tensor.
 
     Attributes:
-        elements: Of an image.
+        elements: The number of elements of an image.
         source: Type of the operand.
         rounding: Its form.
-        dtype: Of the result.
+        dtype: The type of the result.
     """
 
     elements: int
@@ -119,10 +119,10 @@ class Conversion:
     """The same integers in another type, and zeros behind them.
 
     Attributes:
-        elements: Of an image.
+        elements: The number of elements of an image.
         padded: Elements of the result.
         source: Type of the operand.
-        dtype: Of the result.
+        dtype: The type of the result.
     """
 
     elements: int
@@ -158,7 +158,7 @@ class Images:
         reciprocal: Whether values are multiplied by the reciprocal of the scale, not divided by the scale.
         low: Smallest result.
         high: Largest result.
-        dtype: Of the result.
+        dtype: The type of the result.
     """
 
     shape: tuple[int, int, int]
@@ -205,7 +205,7 @@ class Logits:
     """The network's result, channels first, as int32, or as real numbers.
 
     Attributes:
-        shape: Of the result: (classes,) or (channels, height, width).
+        shape: The shape of the result: (classes,) or (channels, height, width).
         source: Type of the operand.
         units: How many there are: one for each channel, or for each value, or 1; 0 leaves integers.
     """

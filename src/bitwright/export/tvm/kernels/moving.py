@@ -34,7 +34,7 @@ class Selection:
         widths: Channels of each operand.
         runs: Operand (-1 for zeros), first channel, number of channels, and the distance from one to the next, one after the
             other.
-        dtype: Of operands and result.
+        dtype: The type of operands and result.
     """
 
     area: int
@@ -82,10 +82,10 @@ class Placement:
     """Runs of channels of one tensor, each at a place of its own.
 
     Attributes:
-        elements: Of an image.
-        runs: Of the result.
-        channels: Of a run.
-        dtype: Of operand and result.
+        elements: The number of elements of an image.
+        runs: The runs of the result.
+        channels: The channels of a run.
+        dtype: The type of operand and result.
     """
 
     elements: int
@@ -122,9 +122,9 @@ class Flattening:
     """Images as vectors, channels first, as the layers behind expect them.
 
     Attributes:
-        channels: Of an image.
+        channels: The channels of an image.
         area: Pixels of an image.
-        dtype: Of operand and result.
+        dtype: The type of operand and result.
     """
 
     channels: int

@@ -41,7 +41,7 @@ class Maximum:
         stride: Down and across.
         padding: Above and left.
         dilation: Down and across.
-        dtype: Of images and result.
+        dtype: The type of images and result.
     """
 
     shape: tuple[int, int, int]
@@ -92,9 +92,9 @@ class Sum:
         stride: Down and across.
         padding: Above and left.
         source: Type of the images.
-        rounding: Of the sums; None leaves them, or their floors.
+        rounding: The rounding of the sums; None leaves them, or their floors.
         floor: Divide by the area and drop the fraction, of sums that are not negative.
-        dtype: Of the result.
+        dtype: The type of the result.
     """
 
     shape: tuple[int, int, int]
@@ -150,7 +150,7 @@ class Depthwise:
     Attributes:
         window: What it reads, as a single group; its copy is int16.
         rounding: None leaves int32 accumulators.
-        dtype: Of the result.
+        dtype: The type of the result.
     """
 
     window: Window

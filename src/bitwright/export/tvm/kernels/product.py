@@ -41,8 +41,8 @@ class Product:
         inputs: Features in, an even number; int16.
         outputs: Features out.
         rounding: None leaves int32 accumulators.
-        dtype: Of the result.
-        instructions: Of the CPU.
+        dtype: The type of the result.
+        instructions: The instructions of the CPU.
     """
 
     inputs: int

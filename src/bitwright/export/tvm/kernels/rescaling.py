@@ -58,9 +58,9 @@ def plan_rounding(rescale: Rescale, largest: npt.NDArray[np.int64], channels: in
     """The kernel's form and constants of a requantization.
 
     Args:
-        rescale: Of the operation.
+        rescale: The rescaling of the operation.
         largest: Largest magnitude of an accumulator, int64 [channels] or [1].
-        channels: Of the result.
+        channels: The channels of the result.
 
     >>> from bitwright.integer.multipliers import Multipliers
     >>> ratio = Rescale(Multipliers(np.array([3]), np.array([4])), 0, 255)
@@ -104,16 +104,16 @@ def rescaled(rounding: Rounding, sums: Expr, parameters: list[Buffer], first: Ex
         parameters: What `constant_parameters` made.
         first: The first channel.
         lanes: How many.
-        dtype: Of the result.
+        dtype: The type of the result.
     """
     multiplier, shift, addend = (load(buffer, first, lanes=lanes) for buffer in parameters)
     product = cast(sums, "int64", lanes) * cast(multiplier, "int64", lanes)
     if not rounding.upper:
-        wide_shift = cast(shift, "int64", lanes)
+        long_shift = cast(shift, "int64", lanes)
         product = let(product)
         # A shift of 0 rounds nothing: its addend is 0, and so is its step to even.
-        one = T.min(wide_shift, number(1, "int64", lanes))
-        rounded = (product + addend + ((product >> wide_shift) & one)) >> wide_shift
+        one = T.min(long_shift, number(1, "int64", lanes))
+        rounded = (product + addend + ((product >> long_shift) & one)) >> long_shift
         return cast(clamp(rounded, rounding.low, rounding.high, "int64", lanes), dtype, lanes)
     if rounding.ties:
         product = let(product)

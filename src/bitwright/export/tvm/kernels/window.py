@@ -16,10 +16,10 @@ class Window:
     """Where the sums of a convolution come from.
 
     Attributes:
-        height: Of the image.
-        width: Of the image.
-        channels: Of one group.
-        groups: Of channels.
+        height: The height of the image.
+        width: The width of the image.
+        channels: The channels of one group.
+        groups: The number of groups of channels.
         kernel: Height and width.
         stride: Down and across.
         padding: Above and below, left and right.
@@ -96,8 +96,8 @@ class Window:
         Args:
             image: (batch, height * width * channels * groups).
             copied: What to fill.
-            index: Of the image.
-            group: Of channels.
+            index: The index of the image.
+            group: The group of channels.
             first: Row of results.
             results: How many.
         """

@@ -63,7 +63,7 @@ def _(op: IntegerConv2d, network: Network) -> None:
         )
         return
     if network.dtype(source) == "int32":
-        raise ExportError(f"'{op.name}' reads a stream of {params.bit_width} bits; TVM's kernels multiply up to 16.")
+        raise ExportError(f"'{op.name}' reads a tensor of {params.bit_width} bits; TVM's kernels multiply up to 16.")
     window = Window(
         height, width, channels // groups, groups, kernel, op.stride, op.padding, op.dilation, network.dtype(source),
         "int16", 0, 2,
@@ -86,7 +86,7 @@ def _(op: IntegerLinear, network: Network) -> None:
     params = network.model.formats[source]
     outputs, inputs = op.weight.shape
     if network.dtype(source) == "int32":
-        raise ExportError(f"'{op.name}' reads a stream of {params.bit_width} bits; TVM's kernels multiply up to 16.")
+        raise ExportError(f"'{op.name}' reads a tensor of {params.bit_width} bits; TVM's kernels multiply up to 16.")
     rounding, found = network.rounding(op.rescale, largest_accumulators(op, params), outputs)
     even = inputs + inputs % 2
     widened = network.call(

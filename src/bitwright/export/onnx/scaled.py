@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from bitwright.integer.ops import IntegerAdd, IntegerRequantize
 
 
-class StreamBuilder(Protocol):
+class ScalingBuilder(Protocol):
     """A graph that can scale and round tensors of integers, however it stores them."""
 
     def node(self, operation: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -24,7 +24,7 @@ class StreamBuilder(Protocol):
         """`clamp(round_half_even(real), low, high)` as the tensor of integers `output`."""
 
 
-def add_streams(op: IntegerAdd, builder: StreamBuilder) -> None:
+def add_scaled_sum(op: IntegerAdd, builder: ScalingBuilder) -> None:
     """Both terms and their sum are exact in float32: the multipliers were chosen so."""
     terms = [
         builder.real(source, multiplier / 2**op.shift, f"{op.name}.term{index}")
@@ -33,7 +33,7 @@ def add_streams(op: IntegerAdd, builder: StreamBuilder) -> None:
     builder.rounded(builder.node("Add", terms, f"{op.name}.sum"), op.name, op.low, op.high)
 
 
-def rescale_stream(op: IntegerRequantize, builder: StreamBuilder) -> None:
+def requantize_tensor(op: IntegerRequantize, builder: ScalingBuilder) -> None:
     """One proved multiplier for the whole tensor."""
     scale = float(op.rescale.multipliers.as_float32()[0])
     real = builder.real(op.inputs[0], scale, f"{op.name}.real")

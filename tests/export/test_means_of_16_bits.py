@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Means over streams of 16 bits: no optimiser folds their multiplier into the ones that sum them."""
+"""Means over tensors of 16 bits: no optimiser folds their multiplier into the ones that sum them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bitwright.export import form_of
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, run
 from bitwright.integer.ops import IntegerAvgPool2d, Quantize, Rescale
 from bitwright.integer.outputs import single_output
-from bitwright.integer.proof.certificate import verify
+from bitwright.integer.proof.certificate import float32_agrees
 from bitwright.scheme import Precision, Scheme
 
 SIDE, LARGEST = 5, 2**16 - 1
@@ -28,7 +28,7 @@ def mean_of_a_stream() -> IntegerModel:
     multipliers = Multipliers(np.array([1]), np.array([0]))
     for odd in range(2**23 + 3_000_001, 2**24, 2):
         multipliers = Multipliers(np.array([odd]), np.array([36]))
-        if verify(multipliers, np.array([0]), np.array([SIDE**2 * LARGEST]), 0, 255).all():
+        if float32_agrees(multipliers, np.array([0]), np.array([SIDE**2 * LARGEST]), 0, 255).all():
             break
     shape = {"shape": (1, SIDE, SIDE), "place": ""}
     wide, byte = QuantParams.unsigned(16, 2.0**-10), QuantParams.unsigned(8, 1.0)

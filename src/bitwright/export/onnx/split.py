@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Layers whose sums float32 cannot hold, as two layers whose sums it can: their weights written in two digits.
+"""Layers whose sums float32 cannot hold, as two layers whose sums it can: their weights written in two parts.
 
-With d bits for the lower digit, an integer w is `2**d * h + l`, where `h = floor((w + 2**(d-1)) / 2**d)` and l lies in
+With d bits for the lower part, an integer w is `2**d * h + l`, where `h = floor((w + 2**(d-1)) / 2**d)` and l lies in
 [-2**(d-1), 2**(d-1) - 1]. Weights and bias taken so,
 
     accumulator = 2**d * (h . x + high bias) + (l . x + low bias)
 
-1. Both brackets, and all partial sums of their products, stay within 2**24, which is checked with the actual digits. So float32
+1. Both brackets, and all partial sums of their products, stay within 2**24, which is checked with the actual parts. So float32
    gives them exactly, in any order of summation.
 2. The product with 2**d changes nothing but the exponent: exact.
 3. The addition rounds once, so by IEEE 754 it gives the float32 number nearest to the exact sum: fl(accumulator).
@@ -14,7 +14,7 @@ With d bits for the lower digit, an integer w is `2**d * h + l`, where `h = floo
 That is where the formula F of `integer.theorems` starts. The layer's certificate, which compares F on all accumulators that its
 weights allow, thus holds as it stands, and nothing needs more than float32. Two is the most: a third term would round twice.
 
-Averages over streams of 16 bits go the same way: what they sum is written in two bytes.
+Averages over tensors of 16 bits go the same way: what they sum is written in two bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BYTE_BITS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Digit:
+class LayerPart:
     """What one of the two layers multiplies and adds.
 
     Attributes:
@@ -58,64 +58,66 @@ class Digit:
 
 
 @dataclass(frozen=True, eq=False)
-class Digits:
+class SplitLayer:
     """A layer as `2**shift * high + low`.
 
     Attributes:
-        high: Of few levels.
+        high: The high part, of few levels.
         low: The rest, of `shift` bits.
-        shift: Bits of the lower digit.
+        shift: Bits of the lower part.
         largest_sum: Largest magnitude of a sum of the layer as a whole.
     """
 
-    high: Digit
-    low: Digit
+    high: LayerPart
+    low: LayerPart
     shift: int
     largest_sum: int
 
 
-def digits(op: IntegerLayer, params: QuantParams) -> Digits | None:
-    """The layer in two digits of about equal width, or None where float32 holds its sums as they are.
+def split_layer(op: IntegerLayer, params: QuantParams) -> SplitLayer | None:
+    """The layer in two parts of about equal width, or None where float32 holds its sums as they are.
 
     Args:
         op: The layer.
         params: Format of its input.
 
     Raises:
-        ExportError: If the sums of no two digits stay within 2**24.
+        ExportError: If the sums of no two parts stay within 2**24.
     """
     largest = largest_sum(op.weight, op.bias, params)
     if largest <= FLOAT32_EXACT:
         return None
     for shift in sorted(range(1, op.weight_bits), key=lambda bits: abs(2 * bits - op.weight_bits)):
-        cut = cut_at(op, shift, largest)
-        high, low = cut.high.largest_sum(params), cut.low.largest_sum(params)
-        # Beyond int32, the digits of logits could not be joined.
+        split = split_at(op, shift, largest)
+        high, low = split.high.largest_sum(params), split.low.largest_sum(params)
+        # Beyond int32, the parts of logits could not be joined.
         if max(high, low) <= FLOAT32_EXACT and (high << shift) + low <= INT32_MAX:
-            return cut
+            return split
     raise ExportError(
         f"float32 holds sums of at most 2**24, but those of '{op.name}' can reach {largest}, "
-        f"and those of its weights in two digits too are beyond. Lower its weight or activation bits."
+        f"and those of its weights in two parts too are beyond. Lower its weight or activation bits."
     )
 
 
-def cut_at(op: IntegerLayer, shift: int, largest: int) -> Digits:
-    """The layer with `shift` bits in its lower digit, whatever the sums; `largest` is that of the whole."""
-    (high_weight, low_weight), (high_bias, low_bias) = (in_digits(values, shift) for values in (op.weight, op.bias))
-    return Digits(
-        Digit(high_weight.astype(np.int8), high_bias.astype(np.int32), op.weight_bits - shift + 1),
-        Digit(low_weight.astype(np.int8), low_bias.astype(np.int32), max(shift, 2)),
+def split_at(op: IntegerLayer, shift: int, largest: int) -> SplitLayer:
+    """The layer with `shift` bits in its lower part, whatever the sums; `largest` is that of the whole."""
+    (high_weight, low_weight), (high_bias, low_bias) = (
+        split_integers(values, shift) for values in (op.weight, op.bias)
+    )
+    return SplitLayer(
+        LayerPart(high_weight.astype(np.int8), high_bias.astype(np.int32), op.weight_bits - shift + 1),
+        LayerPart(low_weight.astype(np.int8), low_bias.astype(np.int32), max(shift, 2)),
         shift,
         largest,
     )
 
 
-def in_digits(
+def split_integers(
     values: npt.NDArray[np.int8] | npt.NDArray[np.int32], shift: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Both digits, h and l: `values == 2**shift * h + l`, with l in [-2**(shift-1), 2**(shift-1) - 1].
+    """Both parts, h and l: `values == 2**shift * h + l`, with l in [-2**(shift-1), 2**(shift-1) - 1].
 
-    >>> in_digits(np.array([-127, -8, 7, 8, 127], dtype=np.int8), 4)
+    >>> split_integers(np.array([-127, -8, 7, 8, 127], dtype=np.int8), 4)
     (array([-8,  0,  0,  1,  8]), array([ 1, -8,  7, -8, -1]))
     """
     whole = values.astype(np.int64)
@@ -123,14 +125,14 @@ def in_digits(
     return high, whole - (high << shift)
 
 
-def layers_in_digits(model: IntegerModel) -> dict[str, Digits]:
-    """The layers of `model` that float32 forms (QONNX, QDQ) hold in two digits, by name.
+def split_layers(model: IntegerModel) -> dict[str, SplitLayer]:
+    """The layers of `model` that float32 forms (QONNX, QDQ) hold in two parts, by name.
 
     Raises:
-        ExportError: If float32 cannot hold the sums of a layer's digits either.
+        ExportError: If float32 cannot hold the sums of a layer's parts either.
     """
-    cuts = {name: digits(op, model.formats[op.inputs[0]]) for name, op in model.layers().items()}
-    return {name: cut for name, cut in cuts.items() if cut is not None}
+    splits = {name: split_layer(op, model.formats[op.inputs[0]]) for name, op in model.layers().items()}
+    return {name: split for name, split in splits.items() if split is not None}
 
 
 def means_in_bytes(model: IntegerModel) -> list[str]:
@@ -159,19 +161,24 @@ def _in_bytes(op: IntegerAvgPool2d, params: QuantParams) -> bool:
     return True
 
 
-def sums_of(cuts: Mapping[str, Digits], means: Sequence[str]) -> str:
+def sums_of(splits: Mapping[str, SplitLayer], means: Sequence[str]) -> str:
     """What a file says of its sums."""
     facts = ["within 2**24, as float32 convolutions need in any order of summation"]
-    for names, parts in ((cuts, "in two digits of their weights"), (means, "in two bytes of what they average")):
+    for names, parts in ((splits, "in two parts of their weights"), (means, "in two bytes of what they average")):
         if names:
             facts.append(f"{parts}, since the whole can exceed 2**24: {', '.join(names)}")
     return "; ".join(facts)
 
 
-def digits_as_json(cuts: Mapping[str, Digits]) -> str:
-    """Of each layer in digits: how large its sums can be, the shift of the higher digit, and the bits of both."""
+def splits_as_json(splits: Mapping[str, SplitLayer]) -> str:
+    """Of each split layer: how large its sums can be, the shift of the higher part, and the bits of both."""
     entries = {
-        name: {"largest_sum": cut.largest_sum, "shift": cut.shift, "high_bits": cut.high.bits, "low_bits": cut.low.bits}
-        for name, cut in cuts.items()
+        name: {
+            "largest_sum": split.largest_sum,
+            "shift": split.shift,
+            "high_bits": split.high.bits,
+            "low_bits": split.low.bits,
+        }
+        for name, split in splits.items()
     }
     return json.dumps(entries)

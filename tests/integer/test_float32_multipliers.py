@@ -11,8 +11,8 @@ from bitwright.integer import IntegerModel, Multipliers, QuantParams, requantize
 from bitwright.integer.multipliers import dyadic, float32_exact, hawq_dyadic, requantize_float32
 from bitwright.integer.ops import IntegerRequantize, ReciprocalQuantize, Rescale
 from bitwright.integer.outputs import single_output
-from bitwright.integer.proof.certificate import verify
-from bitwright.integer.proof.narrow import float32_multipliers, narrow
+from bitwright.integer.proof.certificate import float32_agrees
+from bitwright.integer.proof.float32_multipliers import float32_multipliers, with_float32_multipliers
 from bitwright.scheme import Scheme
 
 
@@ -81,11 +81,11 @@ def test_a_float32_number_is_no_proof() -> None:
         formats = {"x": QuantParams.symmetric(8, 1.0), "wide": wide, "y": QuantParams.unsigned(7, 1.0)}
         model = IntegerModel("published", Scheme("none", {}), ops, formats, single_output("y"))
         try:
-            found = narrow(model).ops[-1].rescale.multipliers  # type: ignore[attr-defined]
+            found = with_float32_multipliers(model).ops[-1].rescale.multipliers  # type: ignore[attr-defined]
         except LoweringError:  # no float32 number near by has the same staircase
             refused += 1
             continue
-        assert verify(found, -reach, reach, 0, 127).all()
+        assert float32_agrees(found, -reach, reach, 0, 127).all()
         replaced += found != rescale.multipliers
     assert replaced >= 5
     assert refused <= 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sums beyond float32, in two digits: each is exact, their float32 sum is the accumulator rounded once, and logits stay whole."""
+"""Sums beyond float32, in two parts: each is exact, their float32 sum is the accumulator rounded once, and logits stay whole."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from bitwright.benchmark import compare
 from bitwright.errors import ExportError
-from bitwright.export import export_qonnx, layers_in_digits, to_qonnx
-from bitwright.export.qonnx.digits import cut_at, digits, in_digits
+from bitwright.export import export_qonnx, split_layers, to_qonnx
+from bitwright.export.onnx.split import split_at, split_integers, split_layer
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerLinear, Rescale
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, accumulator_bounds
@@ -111,10 +111,10 @@ def tensors(path: Path, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArra
 
 
 @pytest.mark.parametrize("shift", range(1, 8))
-def test_digits_are_the_integer(shift: int) -> None:
-    """Every int8 is made of its digits, the lower one within `shift` bits, as division with the nearest rest says."""
+def test_parts_are_the_integer(shift: int) -> None:
+    """Every int8 is made of its parts, the lower one within `shift` bits, as division with the nearest rest says."""
     values = np.arange(-128, 128).astype(np.int8)
-    high, low = in_digits(values, shift)
+    high, low = split_integers(values, shift)
     step = 1 << shift
     for value, upper, lower in zip(values.tolist(), high.tolist(), low.tolist(), strict=True):
         expected = min(range(-step // 2, step // 2), key=lambda rest: (value - rest) % step)
@@ -131,13 +131,13 @@ def test_two_exact_sums_are_added_with_one_rounding(high: int, low: int, shift: 
 
 @given(st.integers(2, 8), st.integers(0, 2**32 - 1))
 def test_cuts_are_the_layer(bits: int, seed: int) -> None:
-    """At every shift, weights and bias are those of the digits, which their formats hold."""
+    """At every shift, weights and bias are those of the parts, which their formats hold."""
     generator = np.random.default_rng(seed)
     weight = generator.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (3, 4)).astype(np.int8)
     bias = generator.integers(-(2**31), 2**31, 3).astype(np.int32)
     layer = replace(classifier(4, BYTES[0]).layers()["layer"], weight=weight, weight_bits=bits, bias=bias)
     for shift in range(1, bits):
-        cut = cut_at(layer, shift, 0)
+        cut = split_at(layer, shift, 0)
         for name in ("weight", "bias"):
             high, low = (getattr(part, name).astype(np.int64) for part in (cut.high, cut.low))
             assert np.array_equal((high << shift) + low, getattr(layer, name))
@@ -153,11 +153,11 @@ CASES = [(700, 1, 1, 8), (1300, 1, 2, 8), (80, 3, 1, 8), (9900, 1, 1, 4)]
 @pytest.mark.parametrize("source", BYTES, ids=["unsigned", "signed"])
 @pytest.mark.parametrize(("channels", "kernel", "groups", "bits"), CASES)
 def test_convolutions(channels: int, kernel: int, groups: int, bits: int, source: QuantParams, tmp_path: Path) -> None:
-    """In the qonnx package, the digits' sums are exact, accumulators beyond 2**24 rounded once, and the results equal."""
+    """In the qonnx package, the parts' sums are exact, accumulators beyond 2**24 rounded once, and the results equal."""
     if source.format.negative:  # half of the magnitude
         channels *= 2
     model = convolution(channels, kernel, groups, bits, source)
-    assert list(layers_in_digits(model)) == ["layer"]
+    assert list(split_layers(model)) == ["layer"]
     images = np.concatenate([extremes(model), next_to_steps(model)])
     export_qonnx(model, tmp_path / "model.onnx")
     found = tensors(tmp_path / "model.onnx", images)
@@ -166,7 +166,7 @@ def test_convolutions(channels: int, kernel: int, groups: int, bits: int, source
     assert ((np.abs(sums) > FLOAT32_EXACT) & (sums % 2 == 1)).any()  # halfway between two float32 numbers
     rounded = [nearest_float32(value) for value in sums.ravel().tolist()]
     assert found["layer.accumulator"].astype(np.int64).ravel().tolist() == rounded
-    cut = layers_in_digits(model)["layer"]
+    cut = split_layers(model)["layer"]
     for part, digit in (("high", cut.high), ("low", cut.low)):
         of_digit = replace(model.layers()["layer"], weight=digit.weight, bias=digit.bias)
         expected = exact_sums(replace(model, ops=(*model.ops[:-1], of_digit)), images)
@@ -202,8 +202,8 @@ def test_logits(features: int, bias: int, source: QuantParams, tmp_path: Path) -
     "source", [QuantParams.unsigned(16, 1.0), QuantParams.symmetric(16, 1.0)], ids=["unsigned", "signed"]
 )
 @pytest.mark.parametrize("leaves", [False, True])
-def test_averages_over_streams(source: QuantParams, leaves: bool, tmp_path: Path) -> None:
-    """Sums over large windows of a stream of 16 bits are those of its two bytes, joined with one rounding."""
+def test_averages_over_16_bits(source: QuantParams, leaves: bool, tmp_path: Path) -> None:
+    """Sums over large windows of a tensor of 16 bits are those of its two bytes, joined with one rounding."""
     side, area = 24, 24 * 24
     low, high = area * source.quant_min, area * source.quant_max
     rescale = None if leaves else Rescale(certify([7.2 / high], [low], [high], -8, 7).multipliers, -8, 7)
@@ -253,14 +253,14 @@ def test_transformations_of_the_package(make: Any, tmp_path: Path) -> None:
 
 
 def test_files_say_so() -> None:
-    """Quant nodes state the bits of both digits, the metadata which layers are cut, how, and why."""
+    """Quant nodes state the bits of both parts, the metadata which layers are cut, how, and why."""
     made = to_qonnx(convolution(700, 1, 1, 8, BYTES[0]))
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     bits = {node.output[0]: int(values[node.input[3]]) for node in made.graph.node if node.op_type == "Quant"}
     assert bits == {"input": 8, "layer.high.weight": 5, "layer.low.weight": 4, "layer": 2}
     facts = {entry.key: entry.value for entry in made.metadata_props}
-    assert facts["sums"].endswith("; in two digits of their weights, since the whole can exceed 2**24: layer")
-    (entry,) = json.loads(facts["digits"]).values()
+    assert facts["sums"].endswith("; in two parts of their weights, since the whole can exceed 2**24: layer")
+    (entry,) = json.loads(facts["split_layers"]).values()
     assert entry.pop("largest_sum") > FLOAT32_EXACT
     assert entry == {"shift": 4, "high_bits": 5, "low_bits": 4}
 
@@ -270,12 +270,12 @@ def test_what_float32_holds_stays_whole() -> None:
     for bias, cut in ((2**24 - 10 * 127 * 255, False), (2**24 - 10 * 127 * 255 + 1, True)):
         model = classifier(10, BYTES[0])
         layer = replace(model.layers()["layer"], weight=np.full((5, 10), 127, np.int8), bias=np.full(5, bias, np.int32))
-        assert (digits(layer, BYTES[0]) is not None) == cut
+        assert (split_layer(layer, BYTES[0]) is not None) == cut
 
 
-def test_what_two_digits_cannot_hold_is_refused() -> None:
-    """A layer with too many inputs for two digits is refused by name, as is an average over too large a window."""
-    with pytest.raises(ExportError, match=r"at most 2\*\*24, but those of 'layer' can reach 647\d+, and .* two digits"):
+def test_what_two_parts_cannot_hold_is_refused() -> None:
+    """A layer with too many inputs for two parts is refused by name, as is an average over too large a window."""
+    with pytest.raises(ExportError, match=r"at most 2\*\*24, but those of 'layer' can reach 647\d+, and .* two parts"):
         to_qonnx(classifier(20_000, BYTES[0]))
     op = IntegerAvgPool2d(
         name="layer", inputs=("input",), shape=(1, 1, 1), place="", rescale=None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the published models need beyond 8 bits in a LiteRT file: multipliers of 31 bits, and streams that no clamp keeps small.
+"""What the published models need beyond 8 bits in a LiteRT file: multipliers of 31 bits, and tensors that no clamp keeps small.
 
 LiteRT has no float64, but its own kernels (XNNPACK leaves them to it) multiply, subtract and compare int64, and take remainders.
 With h = 2**(c-1), an accumulator a becomes `round_half_even(a * b / 2**c)` as
@@ -31,7 +31,7 @@ from bitwright.graph.nodes import Node
 from bitwright.integer.multipliers import INT32_MAX
 from bitwright.integer.ops import IntegerFloorAvgPool2d, Rescale
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
-from bitwright.integer.proof.narrow import in_float32
+from bitwright.integer.proof.float32_multipliers import in_float32
 from bitwright.integer.proof.theorems import reduced
 from bitwright.quantizer.formats import UNCLAMPED_BITS
 from bitwright.quantizer.sums import magnitude, window_sums
@@ -78,8 +78,8 @@ def rescale_in_int64(op: Node, rescale: Rescale, builder: LitertBuilder, source:
     if source.kind == "INT8":
         source = Held(as_real(source, shape, builder), "FLOAT32")
     given = getattr(kinds, source.kind)
-    wide = node("CAST", [source.tensor], "CastOptions", inDataType=given, outDataType=kinds.INT64)
-    product = node("MUL", [wide, longs(b)], "MulOptions")
+    long = node("CAST", [source.tensor], "CastOptions", inDataType=given, outDataType=kinds.INT64)
+    product = node("MUL", [long, longs(b)], "MulOptions")
     rest = node("FLOOR_MOD", [product, longs(4 * half)], "FloorModOptions")
     even = node("SUB", [product, rest], "SubOptions")
     low_part = even
@@ -124,7 +124,8 @@ def floor_average(op: IntegerFloorAvgPool2d, builder: LitertBuilder) -> None:
     builder.node("SUM", image, total, "ReducerOptions", keepDims=True)
     mean = builder.hold(op.name, op.shape, "INT32")
     builder.node("FLOOR_DIV", [total, builder.constant(np.array(area, dtype=np.int32))], mean, "FloorDivOptions")
-    if not builder.wide(op.name):  # a mean lies between the ends of what it is of, so that nothing is left to clamp
+    # A mean lies between the ends of what it is of, so that nothing is left to clamp.
+    if not builder.exceeds_byte(op.name):
         params = builder.model.formats[op.name]
         real = cast(builder, mean, op.shape, "FLOAT32", "INT32")
         store_rounded(op, builder, params.quant_min, params.quant_max, lambda activation: real)

@@ -34,7 +34,7 @@ from bitwright.integer.multipliers import (
     requantize_float32,
 )
 from bitwright.integer.ops import Rescale
-from bitwright.integer.proof.certificate import search_multipliers, verify
+from bitwright.integer.proof.certificate import float32_agrees, search_multipliers
 from bitwright.integer.proof.ranges import Range, accumulators, tensor_ranges
 from bitwright.integer.proof.recheck import PROOFS
 from bitwright.integer.proof.theorems import BoolArray, Int64Array
@@ -45,7 +45,7 @@ MAX_STEPS = 2**8
 _CANDIDATES = 256
 
 
-def narrow(model: IntegerModel, ranges: dict[str, Range] | None = None) -> IntegerModel:
+def with_float32_multipliers(model: IntegerModel, ranges: dict[str, Range] | None = None) -> IntegerModel:
     """`model` with every multiplier that has an equal float32 one replaced by it: the same integers everywhere.
 
     An operation is changed as a whole: one channel without a float32 multiplier keeps all of them as they are.
@@ -69,7 +69,7 @@ def _narrowed(op: Node, model: IntegerModel, ranges: dict[str, Range]) -> Node:
         return op
     low, high = accumulators(op, [ranges[name] for name in op.inputs], model)
     numbers = in_float32(rescale)
-    if numbers and bool(verify(rescale.multipliers, low.min(), high.max(), rescale.low, rescale.high).all()):
+    if numbers and bool(float32_agrees(rescale.multipliers, low.min(), high.max(), rescale.low, rescale.high).all()):
         return op
     found = None
     if rescale.high - rescale.low < MAX_STEPS and rescale.multipliers.real().max() < FLOAT32_EXACT:
