@@ -31,8 +31,8 @@ from bitwright.integer.proof.certificate import (
     _neighbour,
     certify,
     certify_requantize,
+    float32_agrees,
     provable_ratio,
-    verify,
 )
 
 RANGES = [(-128, 127), (0, 255), (-8, 7), (0, 15), (-2, 1), (0, 3), (0, 63)]
@@ -76,11 +76,11 @@ def test_verdict_equals_the_exhaustive_check(low: int, high: int) -> None:
     unsafe = dyadic(max(-low, high) * 2.0**-19.5 * (1 + rng.uniform(0, 0.3, 8)))
     verdicts = []
     for multipliers in (nearest, certified, short, unsafe):
-        stated = verify(multipliers, -(2**20), 2**20, low, high)
+        stated = float32_agrees(multipliers, -(2**20), 2**20, low, high)
         observed = [agree_on(MILLION, channel(multipliers, i), low, high) for i in range(len(multipliers))]
         assert stated.tolist() == observed
         verdicts += observed
-    assert verify(certified, -(2**20), 2**20, low, high).all()
+    assert float32_agrees(certified, -(2**20), 2**20, low, high).all()
     assert True in verdicts
     if high - low >= 255:
         assert False in verdicts
@@ -105,7 +105,7 @@ def test_verdict_equals_the_exhaustive_check_within_any_bounds(case: tuple[int, 
     """Also at the ends of int32, beyond 2**24, and for ranges without zero."""
     b, c, quant_min, quant_max, low, high = case
     observed = agree_on(np.arange(low, high + 1), pair(b, c), quant_min, quant_max)
-    assert verify(pair(b, c), low, high, quant_min, quant_max).tolist() == [observed]
+    assert float32_agrees(pair(b, c), low, high, quant_min, quant_max).tolist() == [observed]
 
 
 def test_both_verdicts_beyond_two_to_the_24() -> None:
@@ -115,7 +115,7 @@ def test_both_verdicts_beyond_two_to_the_24() -> None:
         multipliers, at = pair(b, 42), threshold(51, b, 42)
         assert at > 2**24
         observed = agree_on(np.arange(at - 300, at + 300), multipliers, -128, 127)
-        assert verify(multipliers, at - 300, at + 299, -128, 127).tolist() == [observed]
+        assert float32_agrees(multipliers, at - 300, at + 299, -128, 127).tolist() == [observed]
         verdicts.append(observed)
     assert set(verdicts) == {True, False}
 
@@ -219,7 +219,7 @@ def test_theorem_a_holds_up_to_its_shift_and_not_far_beyond(low: int, high: int,
     assert not all(agrees(b | 1, shift + 4) for b in multipliers)
     ratio = 5 / 2**shift
     assert certify(ratio, INT32_MIN, INT32_MAX, low, high).theorem == ("A",)
-    assert verify(pair(5 << 3, shift + 3), INT32_MIN, INT32_MAX, low, high).all()  # reduced first
+    assert float32_agrees(pair(5 << 3, shift + 3), INT32_MIN, INT32_MAX, low, high).all()  # reduced first
 
 
 # --- the search
@@ -235,7 +235,7 @@ def test_the_nearest_proved_float32_number_is_taken() -> None:
         for _ in range(150):
             up, down = np.nextafter(up, np.float32(1)), np.nextafter(down, np.float32(0))
             order += [up, down]
-        good = verify(dyadic(np.array(order, np.float64)), INT32_MIN, INT32_MAX, 0, 255)
+        good = float32_agrees(dyadic(np.array(order, np.float64)), INT32_MIN, INT32_MAX, 0, 255)
         first = int(np.argmax(good))
         assert good[first]
         assert certified.candidates[index] == first + 1
@@ -263,7 +263,7 @@ def test_bounds_help_where_every_int32_cannot_be_had() -> None:
     certified = certify(np.linspace(1e-5, 1.2e-5, 9), -(2**22), 2**22, 0, 255)
     assert certified.proved.all()
     assert not certified.every_int32.any()
-    assert verify(certified.multipliers, -(2**22), 2**22, 0, 255).all()
+    assert float32_agrees(certified.multipliers, -(2**22), 2**22, 0, 255).all()
     accumulator = np.arange(-(2**22), 2**22 + 1)
     assert all(agree_on(accumulator, channel(certified.multipliers, i), 0, 255) for i in range(2))
 
@@ -285,7 +285,7 @@ def test_the_error_tells_a_ratio_that_works() -> None:
     assert lenient.theorem == ("B", "", "")
     assert lenient.proved.tolist() == [True, False, False]
     assert lenient.multipliers.multiplier[1:].tolist() == dyadic(ratios[1:]).multiplier.tolist()
-    assert verify(lenient.multipliers, -(2**27), 2**27, -128, 127).tolist() == [True, False, False]
+    assert float32_agrees(lenient.multipliers, -(2**27), 2**27, -128, 127).tolist() == [True, False, False]
     raised = np.where(lenient.proved, ratios, provable_ratio(ratios, -128, 127))
     assert certify(raised, -(2**27), 2**27, -128, 127).theorem == ("B", "A", "A")
 
@@ -328,7 +328,7 @@ def test_sixteen_bit_outputs() -> None:
     assert certified.theorem == ("B", "B", "A")
     assert all(agree_on(accumulator, channel(certified.multipliers, i), -32768, 32767) for i in range(3))
     nearest = dyadic(np.linspace(0.11, 0.12, 6))
-    stated = verify(nearest, -(2**20), 2**20, -32768, 32767).tolist()
+    stated = float32_agrees(nearest, -(2**20), 2**20, -32768, 32767).tolist()
     assert stated == [agree_on(MILLION, channel(nearest, i), -32768, 32767) for i in range(6)]
     assert set(stated) == {True, False}
 
@@ -340,10 +340,10 @@ def test_verify_refutes_tampered_and_foreign_multipliers() -> None:
     """A changed last bit or a 31-bit multiplier does not pass for certified."""
     ratios = np.linspace(3e-4, 4e-4, 200)
     certified = certify(ratios, INT32_MIN, INT32_MAX, -128, 127)
-    assert verify(certified.multipliers, INT32_MIN, INT32_MAX, -128, 127).all()
+    assert float32_agrees(certified.multipliers, INT32_MIN, INT32_MAX, -128, 127).all()
     tampered = Multipliers(certified.multipliers.multiplier ^ 1, certified.multipliers.shift)
-    assert not verify(tampered, INT32_MIN, INT32_MAX, -128, 127).all()
-    assert not verify(hawq_dyadic(ratios), INT32_MIN, INT32_MAX, -128, 127).any()
+    assert not float32_agrees(tampered, INT32_MIN, INT32_MAX, -128, 127).all()
+    assert not float32_agrees(hawq_dyadic(ratios), INT32_MIN, INT32_MAX, -128, 127).any()
 
 
 def test_refuses_bounds_and_ranges() -> None:
@@ -353,7 +353,7 @@ def test_refuses_bounds_and_ranges() -> None:
     ):
         certify([1e-3, 1e-3], 0, np.array([5, 2**31]), 0, 255)
     with pytest.raises(LoweringError, match="channel 0: expected accumulator bounds within int32, got"):
-        verify(pair(1, 1), 3, 2, 0, 255)
+        float32_agrees(pair(1, 1), 3, 2, 0, 255)
     with pytest.raises(LoweringError, match=r"bounds of 2 channels, got int64 of shape \(3,\)"):
         certify([1e-3, 1e-3], np.zeros(3, np.int64), 7, 0, 255)
     with pytest.raises(LoweringError, match="bounds of 1 channels, got float64"):
@@ -384,8 +384,8 @@ def test_certify_requantize_holds_for_every_input(in_min: int, in_max: int) -> N
         twin = [max(-128, min(127, round(Fraction(int(inputs[i]) * b, 2**c)))) for i in sample]
         assert engine[sample].tolist() == twin
         assert agree_on(inputs, channel(certified.multipliers, index), -128, 127)
-    assert verify(certified.multipliers, in_min, in_max, -128, 127).all()
-    assert np.array_equal(certified.every_int32, verify(certified.multipliers, INT32_MIN, INT32_MAX, -128, 127))
+    assert float32_agrees(certified.multipliers, in_min, in_max, -128, 127).all()
+    assert np.array_equal(certified.every_int32, float32_agrees(certified.multipliers, INT32_MIN, INT32_MAX, -128, 127))
 
 
 def test_certify_requantize_refuses() -> None:

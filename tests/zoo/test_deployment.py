@@ -14,7 +14,7 @@ from bitwright.errors import ExportError
 from bitwright.export import export_litert, export_onnx, export_openvino, export_qonnx
 from bitwright.integer import run
 from bitwright.integer.ops import IntegerConv2d
-from bitwright.integer.proof.float32_multipliers import in_float32, narrow
+from bitwright.integer.proof.float32_multipliers import in_float32, with_float32_multipliers
 from zoo.networks import imported
 
 published = pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_litert(model: str, scheme: str, side: int, tmp_path: Path) -> None:
 def test_as_many_layers_as_possible_are_fast(scheme: str, everywhere: bool, tmp_path: Path) -> None:
     """All layers of four bits within the blocks get float32 multipliers, and the integers of every tensor stay the same."""
     made, images = imported("resnet18", scheme, 32, tmp_path)
-    narrowed = narrow(made)
+    narrowed = with_float32_multipliers(made)
     seen: dict[str, list] = {}
     for model in (made, narrowed):
         run(model, images, observe=lambda name, values: seen.setdefault(name, []).append(values.numpy()))
