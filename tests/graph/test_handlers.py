@@ -66,6 +66,9 @@ EXAMPLES: dict[str, nn.Module] = {
     "feature_alpha_dropout": Then(lambda x: torch.feature_alpha_dropout(x, 0.5, False)),
     "feature_dropout": Then(lambda x: F.dropout2d(x, 0.5, training=False)),
     "flatten": Then(lambda x: x.flatten(1)),
+    "full_like": Then(lambda x: x * torch.full_like(x, 0.5)),
+    "ones_like": Then(lambda x: torch.ones_like(x) * -x),
+    "zeros_like": Then(lambda x: x.relu() + torch.zeros_like(x).sin()),
     "flip": Then(lambda x: x.flip(3).flip([1, -2])),
     "getitem": Then(lambda x: F.relu(x.chunk(2, 1)[1])),
     "hardtanh": Then(lambda x: F.hardtanh(x, -0.5, 0.75)),
@@ -128,7 +131,7 @@ EXAMPLES: dict[str, nn.Module] = {
     "reciprocal": Then(lambda x: x.exp().reciprocal()),
     "rsqrt": Then(lambda x: x.exp().rsqrt()),
     "selu": Then(F.selu),
-    "sigmoid": Then(torch.sigmoid),
+    "sigmoid": Then(lambda x: torch.sigmoid(x) * 2),
     "silu": Then(F.silu),
     "softplus": Then(lambda x: F.softplus(F.softplus(x), 2.0)),
     "sqrt": Then(lambda x: x.abs().sqrt()),
@@ -140,6 +143,8 @@ EXAMPLES: dict[str, nn.Module] = {
 }
 
 ALIASES = {
+    **{f"new_{name}": f"{name}_like" for name in ("zeros", "ones", "full")},
+    **{name: f"{name}_like" for name in ("zeros", "ones", "full")},
     "native_channel_shuffle": "channel_shuffle",
     "reflection_pad1d": "reflection_pad2d",
     "replication_pad1d": "replication_pad2d",
@@ -276,6 +281,26 @@ def test_interpolation_by_any_factor(mode: str, factor: Any) -> None:
     captured(Then(lambda x: F.interpolate(x, scale_factor=factor, mode=mode)))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 8, 16])
+def test_reductions_over_channels(channels: int) -> None:
+    """Maxima are max pools of channels that became pixels; means and sums are convolutions."""
+    found = captured(Then(lambda x: x.max(1, keepdim=True)[0] + x.amax((1, 2, 3), keepdim=True), channels))
+    assert set(kinds(found)) <= {"Input", "Conv2d", "Take", "DepthToSpace", "MaxPool2d", "Add"}
+    found = captured(
+        Then(lambda x: x.mean(1, keepdim=True) + x.mean((1, 2, 3), keepdim=True) + x.sum(1, True), channels)
+    )
+    assert set(kinds(found)) <= {"Input", "Conv2d", "Take", "AvgPool2d", "Add"}
+    captured(Then(lambda x: x.max(3, True)[0] + x.max(2, True)[0], channels))
+
+
+def test_images_side_by_side() -> None:
+    """Concatenation along height and width: each with zeros in the places of the others, added up."""
+    graph = captured(
+        Then(lambda x: torch.cat([torch.cat([x, x.relu(), x[:, :, :, 1:]], 3), x.repeat(1, 1, 1, 3)[..., 1:]], -2))
+    )
+    assert "Concat" not in kinds(graph)
+
+
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_interpolation_of_one_place_and_to_one(align_corners: bool) -> None:
     """What has one place is repeated; from corner to corner, one place is the first."""
@@ -397,27 +422,24 @@ def test_features_are_joined_and_split_like_channels() -> None:
             "from 8 to 1500 places, which is exact over 11992 places; up to 8192 are known: resize by a whole factor",
         ),
         (lambda x: torch.stack([x, x], 1).flatten(1, 2), "an operand is"),
-        (lambda x: x.sum(1), r"a sum over axes \[1\]"),
+        (lambda x: x.flatten(1).sum(1), r"a sum over axes \[1\] of 2; channels, height and width of images"),
         (lambda x: x + x.mean((2, 3)), "unlike numbers of axes|cannot capture"),
         (lambda x: x**1.5, "a power other than -1, -0.5, 0.5, 2, 3, 4"),
         (lambda x: torch.div(x, 2, rounding_mode="floor"), "a division that rounds"),
         (lambda x: x + torch.rand(8, 1, 1), "it draws random numbers in evaluation mode"),
-        (lambda x: x + x.new_zeros(x.shape[0], 8, 1, 1), "operand depends on the number of images|new_zeros"),
+        (lambda x: x + x.new_zeros(8, 1, x.shape[0])[:, :, :1], "the number of images is not its first axis"),
         (lambda x: x.int().float(), "a cast to torch.int32"),
-        (lambda x: x.max(1)[0], "an extreme over axes other than height and width"),
+        (lambda x: x.min(1)[0], r"a minimum over axes: use -amax\(-x\)"),
         (lambda x: F.threshold(x, 0.0, 1.0), "makes a jump"),
         (lambda x: x.softmax(3), "a softmax over axis 3"),
         (lambda x: F.relu(x.softmax(1)), "only one that ends it is left out"),
         (lambda x: x.clamp(torch.arange(8.0).view(8, 1, 1)), "its bounds differ from channel to channel"),
         (lambda x: x.mean((2, 3)) @ x.flatten(2).mean(0), "unsupported operation"),
-        (lambda x: x * x.mean((1, 2, 3)).reshape(-1, 1, 1, 1), r"a mean over axes \[1, 2, 3\]"),
-        (lambda x: torch.cat([x, x], 2), "a concatenation along axis 2; only channels"),
-        (lambda x: torch.cat([x, x], 0), "a concatenation along axis 0; only channels"),
+        (lambda x: torch.cat([x, x], 0), "a concatenation along axis 0 of 4; channels, height and width"),
         (lambda x: x.clamp(x, None), "its bounds are activations"),
         (lambda x: F.adaptive_avg_pool2d(x.repeat(1, 1, 16, 1), (7, 1)), "have 380 in common, which is too long"),
         (lambda x: F.conv_transpose2d(x, torch.ones(8, 2, 2, 2), stride=(1, 2)), "unlike strides"),
-        (lambda x: x.mean(1), r"a mean over axes \[1\]; only height and width"),
-        (lambda x: x.mean((1, 2, 3)), r"a mean over axes \[1, 2, 3\]"),
+        (lambda x: x.mean((0, 2)), r"a mean over axes \[0, 2\] of 4|mixes"),
     ],
 )
 def test_forms_without_an_integer_form_are_refused(function: Any, why: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A softmax that ends a network stays out of its integers, and this is said."""
+"""A softmax or sigmoid that ends a network stays out of its integers, and this is said."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from bitwright.errors import BitwrightWarning
 from bitwright.graph import FloatModel, capture
 from graph.networks import IMAGE, Then
+
+
+def test_a_sigmoid_at_the_end_is_left_out() -> None:
+    """One that nothing else reads; within the network, or as a part of another function, it stays."""
+    model = Then(lambda x: {"mask": x.sigmoid(), "gated": x * x.mean((2, 3), keepdim=True).sigmoid()})
+    with pytest.warns(BitwrightWarning, match=r"^mine ends in sigmoid \(.*probability above 1/2 is a logit above 0"):
+        graph = capture(model, IMAGE, name="mine")
+    images = torch.randn(3, *IMAGE)
+    found, expected = FloatModel(graph).eval()(images), model.eval()(images)
+    torch.testing.assert_close(found["mask"].sigmoid(), expected["mask"])
+    torch.testing.assert_close(found["gated"], expected["gated"])
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from bitwright.errors import DataError
+from bitwright.graph import capture
 from bitwright.quantizer import TensorFormat
+from bitwright.scheme import Precision, Scheme
 from bitwright.task import classification
-from bitwright.training import Calibration, Distillation, calibrate
+from bitwright.training import Calibration, Distillation, calibrate, quantize
 from bitwright.training.calibrate import RangeObserver
+from graph.networks import Then
 from training.small import digits, small_quantized
 
 
@@ -80,3 +83,13 @@ def test_distillation_is_hintons_formula() -> None:
         p, q = torch.softmax(wanted / 2.5, 0).tolist(), torch.softmax(student / 2.5, 0).tolist()
         total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
     assert float(got) == pytest.approx(0.7 * 0.7 + 0.3 * 2.5**2 * total / 5, rel=1e-5)
+
+
+def test_values_that_are_not_finite_are_refused_by_name() -> None:
+    """An overflow of float32 would give a scale that is not a number, and be found much later."""
+    graph = capture(Then(lambda x: torch.log(1 + torch.exp(-x)), 8), (3, 8, 8))
+    model = quantize(graph, Scheme.uniform(graph.layers, Precision(8, 8)))
+    with pytest.raises(
+        DataError, match=r"^calibration of model: expected finite values of 'log' \(.*got NaN or infinity"
+    ):
+        calibrate(model, [torch.randn(4, 3, 8, 8) * 1e4])

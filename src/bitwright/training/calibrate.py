@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from math import isfinite
 from typing import Any, NoReturn
 
 import torch
@@ -111,7 +112,7 @@ def calibrate(
         `model`, in evaluation mode.
 
     Raises:
-        DataError: If there is no batch, or its images do not fit the network.
+        DataError: If there is no batch, its images do not fit the network, or a tensor is not finite on them; names the tensor.
     """
     chosen = Calibration(method)
     model.certify({})
@@ -122,7 +123,14 @@ def calibrate(
     def observe(node: Node, values: Tensor) -> None:
         # Movers and concatenations only repeat values that their producers showed already.
         if not isinstance(node, Selection | Concat):
-            observers[quantizer_of[node.name]].update(values)
+            observer = observers[quantizer_of[node.name]]
+            observer.update(values)
+            if not (isfinite(observer.low) and isfinite(observer.high)):
+                raise DataError(
+                    f"calibration of {graph.model}: expected finite values of '{node.name}' ({node.place}), got NaN or infinity: "
+                    "it overflows, or is not defined, on these images. Clamp what it reads, use a form that does not overflow "
+                    "(F.softplus for log(1 + exp(x))), or look at the images."
+                )
 
     seen = 0
     parameters = model.parameters_by_name()

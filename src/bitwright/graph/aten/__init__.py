@@ -4,6 +4,7 @@
 # The handlers enter themselves in the registry when their modules are imported.
 from bitwright.graph.aten import arithmetic as _arithmetic
 from bitwright.graph.aten import elementwise as _elementwise
+from bitwright.graph.aten import filled as _filled
 from bitwright.graph.aten import functions as _functions
 from bitwright.graph.aten import layers as _layers
 from bitwright.graph.aten import moves as _moves
@@ -15,6 +16,6 @@ from bitwright.graph.aten import transposed as _transposed
 from bitwright.graph.aten.refused import why_refused
 from bitwright.graph.aten.registry import HANDLERS, IGNORED, supported
 
-del _arithmetic, _elementwise, _functions, _layers, _moves, _pooling, _prelu, _resizing, _shapes, _transposed
+del _arithmetic, _elementwise, _filled, _functions, _layers, _moves, _pooling, _prelu, _resizing, _shapes, _transposed
 
 __all__ = ["HANDLERS", "IGNORED", "supported", "why_refused"]

@@ -8,6 +8,8 @@ from typing import Any
 from torch import fx
 
 from bitwright.graph.aten.arithmetic import sum_of
+from bitwright.graph.aten.moves import padded
+from bitwright.graph.aten.pooling import maximum_over
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
 from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import Bounds, Clamp, Concat, Dropout, Probabilities
@@ -70,7 +72,10 @@ def _threshold(builder: Builder, fx_node: fx.Node) -> str:
 
 
 @handles("maximum", "max")
-def _maximum(builder: Builder, fx_node: fx.Node) -> str:
+def _maximum(builder: Builder, fx_node: fx.Node) -> str | list[str | None]:
+    if "dim" in arguments(builder, fx_node):  # the maxima, and their places, which have no integer form
+        shape = tuple(int(size) for size in fx_node.meta["val"][0].shape[1:])
+        return [maximum_over(builder, fx_node, shape), None]
     return _extreme(builder, fx_node, largest=True)
 
 
@@ -83,7 +88,7 @@ def _extreme(builder: Builder, fx_node: fx.Node, largest: bool) -> str:
     """A clamp, of an activation and a number; of two activations (maxout), `b + max(a - b, 0)`, or `b + min(a - b, 0)`."""
     given = arguments(builder, fx_node)
     if "other" not in given:
-        raise builder.refuse(fx_node, "an extreme over axes other than height and width: use amax(), or max pooling.")
+        raise builder.refuse(fx_node, "a minimum over axes: use -amax(-x), or max pooling of -x.")
     first, second = given["self"], given["other"]
     if not (isinstance(first, str) and isinstance(second, str)):
         source, number = (first, second) if isinstance(first, str) else (second, first)
@@ -98,16 +103,35 @@ def _extreme(builder: Builder, fx_node: fx.Node, largest: bool) -> str:
 def _cat(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     shape = builder.shape(fx_node)
-    if given["dim"] not in (1, -len(shape)):
-        raise builder.refuse(fx_node, f"a concatenation along axis {given['dim']}; only channels (1) are known.")
+    axis, parts = given["dim"] % (len(shape) + 1), [tensor(builder, fx_node, item) for item in given["tensors"]]
+    if axis > 1 and len(shape) == 3:
+        return _beside(builder, fx_node, parts, axis)
+    if axis != 1:
+        raise builder.refuse(
+            fx_node,
+            f"a concatenation along axis {axis} of {len(shape) + 1}; channels, height and width of images are known.",
+        )
     return builder.add(
         Concat(
             name=builder.node_name(fx_node, "concat"),
-            inputs=tuple(tensor(builder, fx_node, item) for item in given["tensors"]),
+            inputs=tuple(parts),
             shape=shape,
             place=builder.place(fx_node),
         )
     )
+
+
+def _beside(builder: Builder, fx_node: fx.Node, parts: list[str], axis: int) -> str:
+    """Images side by side: each with zeros in the places of the others, added up."""
+    sizes = [builder.shape_of(part)[axis - 1] for part in parts]
+    total: str | None = None
+    for number, part in enumerate(parts):
+        around = [0] * (2 * (4 - axis))
+        around[-2:] = sum(sizes[:number]), sum(sizes[number + 1 :])
+        alone = padded(builder, fx_node, part, around)
+        total = alone if total is None else sum_of(builder, fx_node, total, alone)
+    assert total is not None
+    return total
 
 
 @handles("dropout")

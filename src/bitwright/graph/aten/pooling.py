@@ -6,16 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
-from math import lcm, prod
+from math import isqrt, lcm, prod
 
+import torch
 from torch import fx
 
 from bitwright.graph.aten.arithmetic import Stack, affine, sum_of
-from bitwright.graph.aten.moves import padded, take
+from bitwright.graph.aten.moves import depth_to_space, padded, take
 from bitwright.graph.aten.registry import arguments, handles, pair, tensor
 from bitwright.graph.aten.views import reshaped, unshaped
 from bitwright.graph.builder import Builder
-from bitwright.graph.nodes import AvgPool2d, MaxPool2d, Pair
+from bitwright.graph.nodes import AvgPool2d, Conv2d, MaxPool2d, Pair
 
 _LONGEST = 1024
 """Places along an axis that repetition may make: beyond, memory and time are out of proportion."""
@@ -166,8 +167,30 @@ def _maximum(builder: Builder, fx_node: fx.Node, source: str, kernel: Pair) -> s
 
 @handles("mean")
 def _mean(builder: Builder, fx_node: fx.Node) -> str:
-    source, kernel = _whole_axes(builder, fx_node, "a mean")
+    source, kernel, channels = _whole_axes(builder, fx_node, "a mean")
+    if channels:
+        source = _over_channels(builder, fx_node, source, 1 / builder.shape_of(source)[0])
     return reshaped(builder, fx_node, average(builder, fx_node, source, kernel, kernel, (0, 0)), builder.shape(fx_node))
+
+
+def _over_channels(builder: Builder, fx_node: fx.Node, source: str, weight: float) -> str:
+    """The sum over the channels times a number: a convolution, whose equal weights are exact in integers of any width."""
+    wide, height, width = builder.shape_of(source)
+    name = builder.node_name(fx_node, "channels")
+    return builder.add(
+        Conv2d(
+            name=name,
+            inputs=(source,),
+            shape=(1, height, width),
+            place=builder.place(fx_node),
+            weight=builder.keep(f"{name}.weight", torch.full((1, wide, 1, 1), weight)),
+            bias=None,
+            stride=(1, 1),
+            padding=(0, 0),
+            dilation=(1, 1),
+            groups=1,
+        )
+    )
 
 
 @handles("sum")
@@ -180,27 +203,44 @@ def _sum(builder: Builder, fx_node: fx.Node) -> str:
                 fx_node, f"a sum over axes {given.get('dim')} of tensors that are stacked along {stack.axis}."
             )
         return reduce(lambda total, part: sum_of(builder, fx_node, total, part), stack.parts)
-    source, kernel = _whole_axes(builder, fx_node, "a sum")
+    source, kernel, channels = _whole_axes(builder, fx_node, "a sum")
+    if channels:
+        source = _over_channels(builder, fx_node, source, 1.0)
     mean = average(builder, fx_node, source, kernel, kernel, (0, 0))
     return reshaped(builder, fx_node, affine(builder, fx_node, mean, gain=float(prod(kernel))), builder.shape(fx_node))
 
 
 @handles("amax")
 def _amax(builder: Builder, fx_node: fx.Node) -> str:
-    source, kernel = _whole_axes(builder, fx_node, "a maximum")
-    return reshaped(builder, fx_node, _maximum(builder, fx_node, source, kernel), builder.shape(fx_node))
+    return maximum_over(builder, fx_node, builder.shape(fx_node))
 
 
-def _whole_axes(builder: Builder, fx_node: fx.Node, what: str) -> tuple[str, Pair]:
-    """The image that a reduction over height, width or both reads, and its window; views of images are looked behind."""
+def maximum_over(builder: Builder, fx_node: fx.Node, shape: tuple[int, ...]) -> str:
+    """The maximum over the axes that an operation names; channels become squares of pixels for it."""
+    source, kernel, channels = _whole_axes(builder, fx_node, "a maximum")
+    if channels:
+        wide = builder.shape_of(source)[0]
+        block = isqrt(wide - 1) + 1
+        source = take(builder, fx_node, source, 1, [min(place, wide - 1) for place in range(block**2)])
+        if block > 1:
+            source = depth_to_space(builder, fx_node, source, block)
+        kernel = (kernel[0] * block, kernel[1] * block)
+    return reshaped(builder, fx_node, _maximum(builder, fx_node, source, kernel), shape)
+
+
+def _whole_axes(builder: Builder, fx_node: fx.Node, what: str) -> tuple[str, Pair, bool]:
+    """The image that a reduction reads, its window, and whether channels are reduced; views of images are looked behind."""
     given = arguments(builder, fx_node)
     source = tensor(builder, fx_node, given["self"])
     rank = len(builder.shape_of(source)) + 1
-    axes = sorted(int(axis) % rank for axis in given["dim"] or range(rank))
+    named = [given["dim"]] if isinstance(given["dim"], int) else given["dim"]
+    axes = sorted(int(axis) % rank for axis in named or range(rank))
     origin, shape = unshaped(builder, source)
     if rank != 4 and axes == list(range(2, rank)) and len(shape) == 3 and shape[0] == builder.shape_of(source)[0]:
-        return origin, (shape[1], shape[2])
-    if rank != 4 or not set(axes) <= {2, 3}:
-        raise builder.refuse(fx_node, f"{what} over axes {given['dim']}; only height and width are known.")
+        return origin, (shape[1], shape[2]), False
+    if rank != 4 or not set(axes) <= {1, 2, 3}:
+        raise builder.refuse(
+            fx_node, f"{what} over axes {axes} of {rank}; channels, height and width of images are known."
+        )
     shape = builder.shape_of(source)
-    return source, (shape[1] if 2 in axes else 1, shape[2] if 3 in axes else 1)
+    return source, (shape[1] if 2 in axes else 1, shape[2] if 3 in axes else 1), 1 in axes
