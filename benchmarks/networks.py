@@ -138,22 +138,24 @@ def made(name: str) -> tuple[Any, int, int]:
 
     failure = ""
     for size in SIZES:
-        try:
-            with torch.device("meta"):  # shapes alone: no number is drawn or computed
-                shapes = load_model(name, suggested={"in_size": size}).eval()
-        except Exception:  # whatever needs numbers
-            shapes = load_model(name, suggested={"in_size": size}).eval()
-        first = next((item.in_channels for item in shapes.modules() if isinstance(item, torch.nn.Conv2d)), 3)
-        channels = first if first in (1, 3) else 3  # the first layer may read a part of the image
-        try:
-            with torch.no_grad():
-                device = next(shapes.parameters()).device
-                shapes(torch.zeros(2, channels, size, size, device=device))
-        except Exception as error:  # too small, in any words
-            failure = str(error)
-            continue
-        torch.manual_seed(0)
-        return load_model(name, suggested={"in_size": size}).eval(), size, channels
+        for device in ("meta", "cpu"):  # shapes alone first: no number is drawn or computed
+            try:
+                torch.manual_seed(0)
+                with torch.device(device):
+                    model = load_model(name, suggested={"in_size": size}).eval()
+                first = next((item.in_channels for item in model.modules() if isinstance(item, torch.nn.Conv2d)), 3)
+                channels = first if first in (1, 3) else 3  # the first layer may read a part of the image
+                with torch.no_grad():
+                    model(torch.zeros(2, channels, size, size, device=device))
+            except Exception as error:  # too small, in any words
+                failure = str(error)
+                if device == "meta" and "meta" not in failure:
+                    break
+                continue
+            if device == "meta":
+                torch.manual_seed(0)
+                model = load_model(name, suggested={"in_size": size}).eval()
+            return model, size, channels
     raise ValueError(f"no size from {SIZES[0]} to {SIZES[-1]} is legal: {failure}")
 
 
