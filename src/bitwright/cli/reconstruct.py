@@ -65,6 +65,10 @@ def reconstruct(
         float | None,
         typer.Option("--drop", parser=real(0.0, 1.0), help="Share of activations left in float in a step."),
     ] = None,
+    biases: Annotated[
+        bool,
+        typer.Option("--correct-biases", help="At last, bring the mean of every channel to that of the float network."),
+    ] = False,
     residual_bits: Annotated[
         int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual tensors: 8 or 16.")
     ] = 8,
@@ -97,7 +101,7 @@ def reconstruct(
     from rich.text import Text
 
     from bitwright.cli.models import load_data
-    from bitwright.reconstruction import ReconstructionSettings
+    from bitwright.reconstruction import ReconstructionSettings, correct_biases
     from bitwright.reconstruction import reconstruct as reconstruct_model
     from bitwright.training import Checkpointing, save_quantized
 
@@ -117,6 +121,8 @@ def reconstruct(
         checkpoint = Checkpointing(state, checkpoint_minutes, resume=resume)
         with bar(f"reconstructing {name}") as progress:
             reconstruct_model(quantized, seen, settings, reference=floats, checkpoint=checkpoint, progress=progress)
+        if biases:
+            correct_biases(quantized, seen, reference=floats)
         save_quantized(output, quantized)
         result = {"model": floats.model, "scheme": quantized.plan.scheme.name, "images": len(seen)}
         line = f"{name}: reconstructed on {len(seen):,} images of {found.name}"

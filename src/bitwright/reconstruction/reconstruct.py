@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitwright.decode import decode
-from bitwright.errors import DataError, FileFormatError, TrainingError
+from bitwright.errors import DataError, FileFormatError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest
 from bitwright.graph.evaluate import Tensors
@@ -21,6 +21,7 @@ from bitwright.graph.images import float_images
 from bitwright.graph.state_file import StateFile
 from bitwright.progress import Progress, silent
 from bitwright.reconstruction.blocks import Block, blocks, run_float, run_quantized
+from bitwright.reconstruction.calibration import require_calibrated
 from bitwright.reconstruction.descent import BlockDescent
 from bitwright.reconstruction.settings import DEFAULT, ReconstructionSettings
 from bitwright.training.fake_quantize import fake_quantize
@@ -73,10 +74,7 @@ def reconstruct(
         arXiv:2004.10568.
     """
     graph = model.plan.graph
-    if not model.calibrated:
-        raise TrainingError(
-            f"{graph.model} is not calibrated, so its integers say nothing yet. Call calibrate(model, batches) first."
-        )
+    require_calibrated(model)
     model.eval()
     model.certify({})
     images = float_images(images, graph.input_shape, graph.model)

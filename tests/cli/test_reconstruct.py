@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""`bitwright reconstruct` does with its options what the functions of Python do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bitwright.data import load
+from bitwright.reconstruction import ReconstructionSettings, correct_biases, reconstruct
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import QuantizedModel, calibrated, load_quantized
+from cli.conftest import Command
+from training.small import small_graph
+
+QUICK = ReconstructionSettings(steps=2, batch_size=16)
+OPTIONS = ("--scheme", "W4A4", "--steps", 2, "-b", 16, "-n", 64)
+
+
+def same(model: QuantizedModel, path: Path) -> bool:
+    """Whether a file holds this model."""
+    read = load_quantized(path).state_dict()
+    return all(torch.equal(value, read[name]) for name, value in model.state_dict().items())
+
+
+def test_biases_are_corrected_last(bitwright: Command, tmp_path: Path) -> None:
+    """By the images of the reconstruction, towards the same float network."""
+    graph = small_graph()
+    graph.save(tmp_path / "net.graph")
+    done = bitwright(
+        "reconstruct", tmp_path / "net.graph", "-d", "mnist-5k", *OPTIONS, "--correct-biases", "-o", tmp_path / "made"
+    )
+    assert done.status == 0, done.err
+    images, _ = load("mnist-5k", channels=1, image_size=28).calibration(64, 0)
+    model, _ = calibrated(graph, Scheme.uniform(graph.layers, Precision(4, 4)), images)
+    reconstruct(model, images, QUICK, reference=graph)
+    assert not same(model, tmp_path / "made")
+    assert same(correct_biases(model, images, reference=graph), tmp_path / "made")
