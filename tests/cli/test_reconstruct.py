@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bitwright.data import load
-from bitwright.reconstruction import ReconstructionSettings, correct_biases, reconstruct
+from bitwright.reconstruction import ReconstructionSettings, correct_biases, equalised, reconstruct
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrated, load_quantized
 from cli.conftest import Command
@@ -37,3 +37,18 @@ def test_biases_are_corrected_last(bitwright: Command, tmp_path: Path) -> None:
     reconstruct(model, images, QUICK, reference=graph)
     assert not same(model, tmp_path / "made")
     assert same(correct_biases(model, images, reference=graph), tmp_path / "made")
+
+
+def test_a_graph_is_equalised_first(bitwright: Command, tmp_path: Path) -> None:
+    """The command writes what it writes of the equalised graph."""
+    graph = small_graph()
+    graph.save(tmp_path / "net.graph")
+    equalised(graph).save(tmp_path / "equal.graph")
+    for name, more, output in (("net", ("--equalise",), "a"), ("equal", (), "b"), ("net", (), "c")):
+        done = bitwright(
+            "reconstruct", tmp_path / f"{name}.graph", "-d", "mnist-5k", *OPTIONS, *more, "-o", tmp_path / output
+        )
+        assert done.status == 0, done.err
+    made = load_quantized(tmp_path / "b")
+    assert same(made, tmp_path / "a")
+    assert not same(made, tmp_path / "c")

@@ -102,6 +102,7 @@ MORE = (
     "reconstruct @tiny.graph -d =mnist-5k -o +x", "reconstruct @tiny.checkpoint -d =mnist-5k -o +x",
     "reconstruct @tiny.graph -d =mnist-5k -o +x --scheme W4A4 --reference @tiny.graph",
     "reconstruct @tiny.checkpoint -d =mnist-5k -o +x --reference @tiny.graph --scheme W4A4",
+    "reconstruct @tiny.checkpoint -d =mnist-5k -o +x --reference @tiny.graph --equalise",
     "reconstruct @tiny.integer -d =mnist-5k -o +x --reference @tiny.graph",
     "reconstruct @tiny.graph -d =mnist-5k -o +x --scheme W4A4 --deploy abacus",
     "lower @tiny.checkpoint -o +x --images 10", "lower @tiny.checkpoint -o +x --data mnist-5k",

@@ -69,6 +69,10 @@ def reconstruct(
         bool,
         typer.Option("--correct-biases", help="At last, bring the mean of every channel to that of the float network."),
     ] = False,
+    equalise: Annotated[
+        bool,
+        typer.Option("--equalise", help="Of a graph: at first, balance the ranges of channels between two layers."),
+    ] = False,
     residual_bits: Annotated[
         int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual tensors: 8 or 16.")
     ] = 8,
@@ -101,7 +105,7 @@ def reconstruct(
     from rich.text import Text
 
     from bitwright.cli.models import load_data
-    from bitwright.reconstruction import ReconstructionSettings, correct_biases
+    from bitwright.reconstruction import ReconstructionSettings, correct_biases, equalised
     from bitwright.reconstruction import reconstruct as reconstruct_model
     from bitwright.training import Checkpointing, save_quantized
 
@@ -111,6 +115,7 @@ def reconstruct(
     reserve(output, state, reads=[model, scheme, reference])
     require_resumed(state, resume)
     quantized, floats = _read(context, model, scheme, reference)
+    floats = equalised(floats) if equalise else floats
     with resumable(state):
         found = load_data(data, floats.input_shape)
         seen, _ = found.calibration(min(images, len(found.train)), seed)
@@ -154,7 +159,7 @@ def _read(
             raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
         return None, start
     reason = "a checkpoint has its scheme. Leave it out, or give the graph that the checkpoint was made from."
-    refuse_ignored(context, reason, "scheme", "residual_bits", "activations", "deploy")
+    refuse_ignored(context, reason, "scheme", "residual_bits", "activations", "deploy", "equalise")
     if reference is None:
         raise typer.BadParameter(
             "a checkpoint no longer holds the float network that it is to come close to: name that with --reference GRAPH."

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Better integers without labels: blocks, and means of layers, that are brought close to the float network's."""
+"""Better integers without labels, by methods that compose, each in a file of its own.
+
+`equalised` is for the float network, before it is quantized; `reconstruct`, and then `correct_biases`, for what calibration made.
+"""
 
 from bitwright.reconstruction.bias_correction import correct_biases
 from bitwright.reconstruction.blocks import Block, blocks
+from bitwright.reconstruction.equalisation import equalised
 from bitwright.reconstruction.reconstruct import reconstruct
 from bitwright.reconstruction.rounding import LearnedRounding
 from bitwright.reconstruction.settings import ReconstructionSettings
 
-__all__ = ["Block", "LearnedRounding", "ReconstructionSettings", "blocks", "correct_biases", "reconstruct"]
+__all__ = ["Block", "LearnedRounding", "ReconstructionSettings", "blocks", "correct_biases", "equalised", "reconstruct"]
