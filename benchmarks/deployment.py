@@ -278,8 +278,12 @@ def bench(name: str, size: int, rounds: int, threads: int, jobs: int) -> dict[st
         print(f"{name}: exported", file=sys.stderr, flush=True)
         files = [base, *exported(models, images, folder, jobs), *peers(base.path, images.numpy(), folder)]
         for batch in BATCHES:
-            print(f"{name}: timed at batch {batch}", file=sys.stderr, flush=True)
             measure(files, graph.input_shape, batch, rounds, threads, jobs)
+            for file in files:
+                if file.refused is None:
+                    speed = file.rows[batch]["speedup"]["median"]
+                    words = f"{file.engine}: {file.name}: {speed:.2f}, {'exact' if file.exact else 'not exact'}"
+                    print(f"{name}: batch {batch}: {words}", file=sys.stderr, flush=True)
         images_at_once = np.random.default_rng(0).standard_normal((BATCHES[-1], *graph.input_shape), dtype=np.float32)
         for file in files:
             if file.exact:

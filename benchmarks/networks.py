@@ -285,7 +285,9 @@ def page(rows: dict[str, Row], where: Row) -> str:
     equal = [row for row in known if exact(row)]
     share = 100 * len(equal) / max(len(known), 1)
     packages = ", ".join(f"{key} {value}" for key, value in where["packages"].items())
-    head = HEAD.format(equal=len(equal), known=len(known), share=share, processor=where["processor"], packages=packages)
+    machines = Counter(row["processor"] for row in known)
+    processor = ", ".join(f"{name} ({count} networks)" for name, count in machines.items())
+    head = HEAD.format(equal=len(equal), known=len(known), share=share, processor=processor, packages=packages)
     lines = head.splitlines()
     for source in dict.fromkeys(row["network"].partition(":")[0] for row in known):
         chosen = [row for row in known if row["network"].startswith(f"{source}:")]
@@ -322,13 +324,15 @@ def _table_row(row: Row) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def measure_all(chosen: Iterable[str], rows: dict[str, Row], jobs: int, limit: float, keep: Any) -> None:
-    """Measure the networks that have no row, `jobs` at a time; `keep` is called after each."""
+def measure_all(
+    chosen: Iterable[str], rows: dict[str, Row], jobs: int, limit: float, processor: str, keep: Any
+) -> None:
+    """Measure the networks that have no row, `jobs` at a time, and note the processor; `keep` is called after each."""
     missing = [name for name in chosen if name not in rows]
     begin, done = time.perf_counter(), 0
     with ThreadPoolExecutor(jobs) as pool:
         for future in as_completed([pool.submit(_in_process, name, limit) for name in missing]):
-            row = future.result()
+            row = future.result() | {"processor": processor}
             rows[row["network"]] = row
             done += 1
             keep()
@@ -373,7 +377,7 @@ def main() -> None:
                 given.json, {"environment": where, "networks": {name: rows[name] for name in names() if name in rows}}
             )
 
-    measure_all(chosen, rows, given.jobs, given.limit, keep)
+    measure_all(chosen, rows, given.jobs, given.limit, where["processor"], keep)
     keep()
     if given.docs:
         write_text(given.docs, page(rows, where))
