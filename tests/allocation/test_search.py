@@ -213,7 +213,10 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(BudgetError, match="at least one precision"):
         allocation_problem({}, costs, choices=())
     problem = allocation_problem({"conv": {W4: 1.0}}, costs, choices=(W4,))
-    with pytest.raises(BudgetError, match=r"a budget of latency needs a latency table, which `bitwright bench layers` measures .* size, bops"):
+    with pytest.raises(
+        BudgetError,
+        match=r"a budget of latency needs a latency table, which `bitwright bench layers` measures .* size, bops",
+    ):
         allocate(problem, [Budget("latency", 1)])
 
 
