@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from bitwright.benchmark import environment
 from bitwright.benchmark.timing import Spread
+from bitwright.files import write_json
 from bitwright.graph import capture
 from bitwright.integer import lower, prepare, run
 from bitwright.scheme import Precision, Scheme
@@ -60,8 +60,8 @@ def milliseconds(graph: torch.cuda.CUDAGraph) -> float:
     return start.elapsed_time(end) / REPLAYS
 
 
-def measure(name: str, rounds: int) -> list[dict[str, Any]]:
-    """Rows for one network: latencies of every form at every batch size."""
+def measure(name: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """Rows for one network, as they come: latencies of every form at every batch size."""
     network, images = settled(name)
     graph = capture(network, tuple(images.shape[1:]), name=name)
     integers, arithmetic = {}, {}
@@ -77,7 +77,8 @@ def measure(name: str, rounds: int) -> list[dict[str, Any]]:
             arithmetic[f"{precision} {kernels}"] = dict(Counter(prepared.arithmetic.values()))
     plain = folded(network).cuda().to(memory_format=torch.channels_last)
     modules = {form: copy.deepcopy(plain).to(kind) for form, (kind, _) in FLOATS.items()}
-    return [row(name, batch, rounds, modules, integers, arithmetic, images.shape[1:]) for batch in BATCHES]
+    for batch in BATCHES:
+        yield row(name, batch, rounds, modules, integers, arithmetic, images.shape[1:])
 
 
 @torch.inference_mode()
@@ -123,17 +124,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/gpu.py measures a CUDA device, and PyTorch finds none on this machine.")
-    rows = [found for name in arguments.models for found in measure(name, arguments.rounds)]
-    if arguments.json:
-        where = {
-            **environment().to_dict(),
-            "gpu": torch.cuda.get_device_name(),
-            "cuda": torch.version.cuda,
-            "triton": version("triton"),
-        }
-        arguments.json.parent.mkdir(exist_ok=True)
-        found = {"environment": where, "rounds": arguments.rounds, "replays": REPLAYS, "rows": rows}
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    where = {
+        **environment().to_dict(),
+        "gpu": torch.cuda.get_device_name(),
+        "cuda": torch.version.cuda,
+        "triton": version("triton"),
+    }
+    rows = []
+    for name in arguments.models:
+        for found in measure(name, arguments.rounds):
+            rows.append(found)
+            if arguments.json:  # after each: a machine that is lent may be gone before the last
+                kept = {"environment": where, "rounds": arguments.rounds, "replays": REPLAYS, "rows": rows}
+                write_json(arguments.json, kept)
 
 
 if __name__ == "__main__":
