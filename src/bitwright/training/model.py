@@ -165,19 +165,19 @@ class QuantizedModel(nn.Module):
         Statistics of the float network, or ones that lag behind the last training steps, are wrong for a network of few bits.
 
         Args:
-            batches: Images, each of shape (batch, channels, height, width); or a DataLoader, whose labels are left aside. A
-                `BitwrightWarning` says so where they are too few to do any good.
+            batches: Images on any device, each of shape (batch, channels, height, width); or a DataLoader, whose labels are
+                left aside. A `BitwrightWarning` says so where they are too few to do any good.
 
         Returns:
             How many images there were.
         """
         self.eval()
         self.certify({})
-        seen = 0
+        seen, device = 0, next(self.parameters()).device  # where training has put it
         try:
             for count, images in enumerate(each_images(batches), 1):
                 self._settling = 1 / count
-                self(images)
+                self(images.to(device))
                 seen += len(images)
         finally:
             self._settling = None
