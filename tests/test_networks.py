@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SAMPLE = (
     "pytorchcv:resnet20_cifar10",
     "pytorchcv:nin_cifar10",
-    "torchvision:alexnet",
+    "torchvision:squeezenet1_1",
     "timm:lcnet_050",
 )
 """Quick ones, of each source."""
