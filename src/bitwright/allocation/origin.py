@@ -47,6 +47,10 @@ def _mismatches(graph: Graph, table: SensitivityTable, latency: LatencyTable | N
             f"the sensitivities are those of '{table.model}' (network {table.network[:_SHOWN]}…, measured on {table.data}), but "
             f"this is '{graph.model}' (network {own[:_SHOWN]}…): another network, other weights, or another input size."
         )
+    if table.preprocessing is not None:
+        others = list(table.preprocessing.differences(graph.preprocessing))
+        if others:
+            yield f"the sensitivities were measured on other images than '{graph.model}' reads: {'; '.join(others)}."
     layers = layers_digest(graph)
     if latency is not None and latency.network not in (None, layers):
         yield (

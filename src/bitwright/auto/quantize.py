@@ -96,6 +96,8 @@ def auto_quantize(
     images = AutoImages.of(data, max(settings.calibration_images, settings.sensitivity_images))
     graph = model if isinstance(model, Graph) else capture(model, images.input_shape, name=name)
     _require_classifier(graph)
+    if isinstance(data, ImageData):
+        graph = graph.reading(data.preprocessing, data.name)
     # What an engine has no form of by shape alone, it has none of at any width: better told before hours than after.
     require_deployable(graph, Scheme.uniform(graph.layers, Precision(MAX_BITS, MAX_BITS)), [form.engine])
     job = _Search(graph, images.judged_by(graph), Path(path), settings, training, stage, resume)

@@ -14,11 +14,12 @@ from torch import Tensor
 from bitwright.benchmark.engine_process import EngineProcess, Setting
 from bitwright.benchmark.engines import engine_of, known_engine
 from bitwright.benchmark.runtimes import require_installed
+from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.processors import processors
 from bitwright.errors import EngineError, FileFormatError
 from bitwright.export.form import is_exported
 from bitwright.export.pixels import NORMALISED, Pixels, images_from_words
-from bitwright.export.seal import look_for_changes, stated
+from bitwright.export.seal import look_for_changes, stated, stated_preprocessing
 from bitwright.graph import FloatModel, Graph
 from bitwright.graph.outputs import Returned, first
 from bitwright.integer import IntegerModel, load, prepare
@@ -34,12 +35,14 @@ class Predictor:
         input_shape: (channels, height, width) of an image.
         output_shape: The output shape of what is predicted for an image: (classes,).
         predict: float32 images (batch, channels, height, width) to real logits (batch, classes); of several outputs, the first.
+        preprocessing: Of the images, as far as the file says.
     """
 
     description: str
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     predict: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing | None = None
 
 
 def predictor(path: str | Path) -> Predictor:
@@ -56,17 +59,21 @@ def predictor(path: str | Path) -> Predictor:
     found = load(path)
     if isinstance(found, Graph):
         what = f"{found.model} in float{_which(found.outputs)}"
-        return Predictor(what, found.input_shape, found.output_shape, _first_of(FloatModel(found).eval()))
+        return Predictor(
+            what, found.input_shape, found.output_shape, _first_of(FloatModel(found).eval()), found.preprocessing
+        )
     if isinstance(found, QuantizedModel):
         source = found.plan.source
         what = f"{source.model}, {found.plan.scheme.name}, as trained{_which(source.outputs)}"
-        return Predictor(what, source.input_shape, source.output_shape, _first_of(found.eval()))
+        return Predictor(what, source.input_shape, source.output_shape, _first_of(found.eval()), source.preprocessing)
     return _integer(found)
 
 
 def _integer(model: IntegerModel) -> Predictor:
     description = f"{model.model}, {model.scheme.name}, in integers{_which(model.outputs)}"
-    return Predictor(description, model.input_shape, model.output_shape, _first_of(prepare(model).logits))
+    return Predictor(
+        description, model.input_shape, model.output_shape, _first_of(prepare(model).logits), model.preprocessing
+    )
 
 
 def _first_of(compute: Callable[[Tensor], Returned]) -> Callable[[Tensor], Tensor]:
@@ -90,7 +97,7 @@ def _exported(path: Path) -> Predictor:
         pixels = _pixels(path, running.kind)
         predict = lambda images: running(pixels.nearest(images))  # noqa: E731
     outputs = tuple(predict(torch.zeros(1, *running.shape)).shape[1:])
-    return Predictor(f"{path.name} in {found.name}", running.shape, outputs, predict)
+    return Predictor(f"{path.name} in {found.name}", running.shape, outputs, predict, stated_preprocessing(path))
 
 
 def _pixels(path: Path, kind: str) -> Pixels:

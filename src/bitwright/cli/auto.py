@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +18,11 @@ from bitwright.cli.models import load_data, make_model, refuse_ignored_weights
 from bitwright.cli.numbers import real, share, whole
 from bitwright.cli.options import Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
 from bitwright.cli.outputs import reserve
+from bitwright.cli.preprocessing import network_preprocessing, reads_images
 
 if TYPE_CHECKING:
     from bitwright.auto import AutoResult
+    from bitwright.data import Preprocessing
     from bitwright.training import TrainSettings
 
 EXAMPLES = """
@@ -30,6 +33,7 @@ bitwright auto my.models:net --weights net.pth --data imagefolder:pictures --siz
 
 
 @app.command(epilog=EXAMPLES)
+@reads_images
 def auto(
     context: typer.Context,
     model: Annotated[
@@ -79,6 +83,8 @@ def auto(
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Find the cheapest integers that are accurate enough, prove them, write them, run what was written.
 
@@ -113,21 +119,32 @@ def auto(
     reserve(output, reads=[weights, model])
     options = ["--pretrained"] * pretrained + (["--weights", str(weights)] if weights else []) + ["--ema"] * ema
     options += ["--image-size", str(image_size)] if image_size else []
+    how = [word for name, value in asked.to_dict().items() for word in (f"--{name}", _written(value))]
     if Path(model).is_file():
         refuse_ignored(context, "a graph has its weights.", "pretrained", "weights", "ema", "image_size")
         network = Graph.load(model)
     else:
         made, shape = make_model(
-            model, pretrained=pretrained, weights=weights, ema=ema, data=data, image_size=image_size, seed=seed
+            model,
+            pretrained=pretrained,
+            weights=weights,
+            ema=ema,
+            data=data,
+            image_size=image_size or asked.crop,
+            seed=seed,
         )
         network = capture_model(made, shape, name=model)
-    found = load_data(data, network.input_shape, outputs=network.output_shape[0])
+        known = network_preprocessing(model, pretrained, shape[1], asked.of_channels(shape[0]))
+        network = replace(network, preprocessing=known)
+    found = load_data(
+        data, network.input_shape, known=network.preprocessing, asked=asked, outputs=network.output_shape[0]
+    )
     training = TrainSettings(epochs=epochs, learning_rate=learning_rate, seed=seed) if train else None
     with resumable(states[-1]):  # which is there until all is done
         result = auto_quantize(
             network, found, output, settings, training=training, engine=engine, name=model, resume=resume, stage=bar
         )
-    steps = _commands(model, options, data, output, result, training, seed)
+    steps = _commands(model, options, how, data, output, result, training, seed)
     show(result.to_dict() | {"commands": steps}, as_json, lambda: _table(result))
     if not as_json:
         say(f"{result.scheme.name}, {result.way}; the same, step by step:")
@@ -141,6 +158,7 @@ def auto(
 def _commands(
     model: str,
     options: list[str],
+    images: list[str],
     data: str,
     output: Path,
     result: AutoResult,
@@ -153,19 +171,26 @@ def _commands(
 
     stem, seeded = output.with_suffix(""), ["--seed", str(seed)] if seed else []
     graph = model if Path(model).is_file() else f"{stem}.graph"
-    made = [] if graph == model else [["capture", model, *options, "--data", data, "-o", graph]]
-    made.append(["sensitivity", graph, "--data", data, *seeded, "-o", f"{stem}.sensitivities.json"])
+    made = [] if graph == model else [["capture", model, *options, *images, "--data", data, "-o", graph]]
+    # A network that is captured knows its images from then on.
+    given = ["--data", data, *(images if graph == model else [])]
+    made.append(["sensitivity", graph, *given, *seeded, "-o", f"{stem}.sensitivities.json"])
     how = ["train", "--epochs", "0"]
     if result.way == RECONSTRUCTED:
         how = ["reconstruct", "--images", str(AutoSettings.calibration_images)]
     elif result.way == TRAINED and training is not None:
         how = ["train", "--epochs", str(training.epochs), "--lr", f"{training.learning_rate:g}"]
     scheme, checkpoint = f"{stem}.yaml", f"{stem}.checkpoint"
-    made.append([how[0], graph, "--data", data, "--scheme", scheme, *how[1:], *seeded, "-o", checkpoint])
+    made.append([how[0], graph, *given, "--scheme", scheme, *how[1:], *seeded, "-o", checkpoint])
     made.append(["lower", f"{stem}.checkpoint", "-o", f"{stem}.integer"])
     made.append(["export", f"{stem}.integer", "--engine", result.engine, "-o", str(output)])
     made.append(["evaluate", str(output), "--data", data])
     return [shlex.join(["bitwright", *step]) for step in made]
+
+
+def _written(value: object) -> str:
+    """An option's value as it is typed."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _table(result: AutoResult) -> Any:

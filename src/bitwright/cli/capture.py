@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,9 +25,14 @@ from bitwright.cli.options import (
     Weights,
 )
 from bitwright.cli.outputs import reserve
+from bitwright.cli.preprocessing import network_preprocessing, reads_images
+
+if TYPE_CHECKING:
+    from bitwright.data import Preprocessing
 
 
 @app.command(epilog="Example: bitwright capture pytorchcv:resnet18 --pretrained -o resnet18.graph")
+@reads_images
 def capture(
     context: typer.Context,
     model: ModelName,
@@ -42,6 +48,8 @@ def capture(
     classes: Classes = None,
     replace_head: ReplaceHead = False,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Capture a model with torch.export, fold batch norm, count what it costs, write the graph."""
     refuse_ignored_weights(context)
@@ -63,12 +71,14 @@ def capture(
         weights=weights,
         ema=ema,
         data=data,
-        image_size=image_size,
+        image_size=image_size or asked.crop,
         channels=channels,
         classes=classes,
         replace_head=replace_head,
     )
     graph = capture_model(made, shape, name=model)
+    known = network_preprocessing(model, pretrained, shape[1], asked.of_channels(shape[0]))
+    graph = replace(graph, preprocessing=known)
     graph.save(output)
     summary = graph_summary(graph)
     show({**summary, "file": str(output)}, as_json, lambda: summary_table(summary))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,14 @@ from bitwright.cli.app import app
 from bitwright.cli.console import bar, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.options import BatchSize, Data, Json, TaskName, Workers
+from bitwright.cli.preprocessing import reads_images
+
+if TYPE_CHECKING:
+    from bitwright.data import Preprocessing
 
 
 @app.command(epilog="Example: bitwright evaluate resnet18.w4a4.integer --data imagefolder:/data/imagenet")
+@reads_images
 def evaluate(
     context: typer.Context,
     model: Annotated[
@@ -30,6 +35,8 @@ def evaluate(
     batch_size: BatchSize = 100,
     workers: Workers = None,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Judge a network on a data set: top-1 and top-5, or what its task is judged by."""
     from rich.text import Text
@@ -44,7 +51,13 @@ def evaluate(
         refuse_ignored(context, f"the task {chosen.name} compares with labels.", "reference")
     elif reference is not None:
         chosen = chosen.towards(predictor(reference).predict)
-    images = load_data(data, found.input_shape, outputs=class_outputs(chosen, found.output_shape))
+    images = load_data(
+        data,
+        found.input_shape,
+        known=found.preprocessing,
+        asked=asked,
+        outputs=class_outputs(chosen, found.output_shape),
+    )
     with bar(f"evaluating {found.description}") as progress:
         batches = images.batches(split, batch_size, workers=workers)
         scores = judge(found.predict, batches, task=chosen, model=found.description, progress=progress)

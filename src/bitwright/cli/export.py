@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.options import Json, Output
 from bitwright.cli.outputs import reserve
+from bitwright.cli.preprocessing import HOW, reads_images
 
 EXAMPLES = """
 Examples: bitwright export resnet18.w4a4.integer -o resnet18.w4a4.onnx
@@ -20,8 +21,12 @@ Examples: bitwright export resnet18.w4a4.integer -o resnet18.w4a4.onnx
 bitwright export resnet18.graph -o float.onnx
 """
 
+if TYPE_CHECKING:
+    from bitwright.data import Preprocessing
+
 
 @app.command(epilog=EXAMPLES)
+@reads_images
 def export(
     context: typer.Context,
     model: Annotated[
@@ -62,6 +67,8 @@ def export(
         typer.Option("--check/--no-check", help="Run the file that was written, where its engine is installed."),
     ] = True,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Write an integer model for an engine that is proved to compute the same integers, and run what was written.
 
@@ -87,10 +94,14 @@ def export(
     if same_kind(read_format(model), GRAPH_FORMAT):
         _export_float(context, model, output, as_json)
         return
+    if data is None:
+        refuse_ignored(
+            context, "images are given to the file as the network knows them. Name a data set with --data.", *HOW
+        )
     loaded = load_integer(model)
     pixels = images = None
     if data is not None:
-        found = load_data(data, loaded.input_shape)
+        found = load_data(data, loaded.input_shape, known=loaded.preprocessing, asked=asked)
         pixels = Pixels(found.mean, found.std)
         images = pixels.nearest(found.test.read(range(min(3, len(found.test))))[0])
 
@@ -129,7 +140,7 @@ def _export_float(context: typer.Context, path: Path, output: Path, as_json: boo
     from bitwright.export import export_float_onnx, exported_bytes
     from bitwright.graph import Graph
 
-    options = ("engine", "target", "form", "data", "tvm_target", "check")
+    options = ("engine", "target", "form", "data", "tvm_target", "check", *HOW)
     refuse_ignored(context, "of a graph, a float ONNX file is written. Lower it first for integers.", *options)
     graph = Graph.load(path)
     export_float_onnx(graph, output)

@@ -14,8 +14,10 @@ from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.numbers import whole
 from bitwright.cli.options import Json, Output, TaskName
 from bitwright.cli.outputs import reserve
+from bitwright.cli.preprocessing import HOW, reads_images
 
 if TYPE_CHECKING:
+    from bitwright.data import Preprocessing
     from bitwright.integer import IntegerModel
     from bitwright.task import Scores, Task
 
@@ -24,6 +26,7 @@ _CHOOSING = 32  # images that show what costs less: more than that change no cho
 
 
 @app.command(epilog="Example: bitwright lower resnet18.w4a4.checkpoint -o resnet18.w4a4.integer")
+@reads_images
 def lower(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file that `bitwright train` wrote.")],
@@ -49,6 +52,8 @@ def lower(
         int | None, typer.Option("--images", parser=whole(1), help="To count on; by default, all.")
     ] = None,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Make the integer model, prove that float32 engines compute the same integers, write it packed."""
     from bitwright.cli.models import load_data, task_for
@@ -63,9 +68,11 @@ def lower(
     if target not in (Target.ANY, Target.AVX2):
         raise unknown_name("target of lowering", target, [Target.ANY, Target.AVX2])
     if target != Target.AVX2:
-        refuse_ignored(context, "it is for --target avx2. Evaluate with: bitwright evaluate.", "data", "task", "images")
+        refuse_ignored(
+            context, "it is for --target avx2. Evaluate with: bitwright evaluate.", "data", "task", "images", *HOW
+        )
     elif data is None:
-        refuse_ignored(context, "there is nothing to judge by. Name a data set with --data.", "task", "images")
+        refuse_ignored(context, "there is nothing to judge by. Name a data set with --data.", "task", "images", *HOW)
     reserve(output, reads=[checkpoint])
     model = load_quantized(checkpoint)
     name = f"{model.plan.graph.model}, {model.plan.scheme.name}"
@@ -74,7 +81,7 @@ def lower(
     if target == Target.AVX2 and data is not None:
         source = model.plan.source
         purpose = task_for(task, source.output_shape, source.model).towards(FloatModel(model.float_graph()).eval())
-        found = load_data(data, source.input_shape)
+        found = load_data(data, source.input_shape, known=source.preprocessing, asked=asked)
         chosen_on, _ = found.calibration(min(_CHOOSING, len(found.train)))
         with bar(f"lowering {name} as it is") as progress:
             before = lower_model(model, progress=progress)
@@ -88,19 +95,24 @@ def lower(
         "file": str(output),
     }
     if before is not None and purpose is not None and data is not None:
-        scores = {"before": _judged(before, purpose, data, images), "after": _judged(integer, purpose, data, images)}
+        scores = {
+            "before": _judged(before, purpose, data, images, asked),
+            "after": _judged(integer, purpose, data, images, asked),
+        }
         summary["accuracy"] = {when: found.to_dict() for when, found in scores.items()}
     show(summary, as_json, lambda: lowering_table(summary, scores))
     note(f"wrote {output}")
 
 
-def _judged(model: IntegerModel, task: Task, data: str, count: int | None) -> Scores:
+def _judged(model: IntegerModel, task: Task, data: str, count: int | None, asked: Preprocessing) -> Scores:
     """Scores on the first `count` test images."""
     from bitwright.cli.models import class_outputs, load_data
     from bitwright.integer import prepare
     from bitwright.training import evaluate
 
-    found = load_data(data, model.input_shape, outputs=class_outputs(task, model.output_shape)).test
+    found = load_data(
+        data, model.input_shape, known=model.preprocessing, asked=asked, outputs=class_outputs(task, model.output_shape)
+    ).test
     total = min(count or len(found), len(found))
     starts = range(0, total, _BATCH)
     batches = (found.read(range(start, min(start + _BATCH, total))) for start in starts)

@@ -14,7 +14,7 @@ from bitwright.cli.ignored import refuse_ignored
 if TYPE_CHECKING:
     from torch import nn
 
-    from bitwright.data import ImageData
+    from bitwright.data import ImageData, Preprocessing
     from bitwright.task import Task
 
 
@@ -41,14 +41,16 @@ def make_model(
     """
     import torch
 
-    from bitwright.data import load
+    from bitwright.data import load, names
     from bitwright.graph import load_model
     from bitwright.graph.sources import image_size as preferred_size
 
     of_images = replace_head or (classes is None and not pretrained and weights is None)
-    images = load(data) if data is not None and (channels is None or of_images) else None
+    own = data is not None and data.partition(":")[0] not in names()  # whose images may come in one size only
+    images = load(data) if data is not None and (channels is None or of_images or own) else None
     if images is not None:
         channels = channels or (3 if name.startswith("torchvision:") else images.shape[0])
+    own_shape = images.shape if images is not None and images.fixed_size else None
     seen = len(images.classes) if images is not None and of_images else None
     asked = seen if replace_head else classes  # which a factory must not ignore, unlike what the images suggest
     suggested = {"in_size": image_size, "num_classes": seen}
@@ -57,6 +59,8 @@ def make_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, suggested=suggested, num_classes=asked)
+    if own_shape is not None and image_size is None:
+        return made, own_shape
     size = image_size or preferred_size(name, made)
     return made, (channels or 3, size, size)
 
@@ -101,18 +105,44 @@ def refuse_two_heads(context: typer.Context) -> None:
         )
 
 
-def load_data(name: str, shape: tuple[int, ...], *, outputs: int | None = None) -> ImageData:
+def load_data(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    known: Preprocessing | None = None,
+    asked: Preprocessing | None = None,
+    outputs: int | None = None,
+) -> ImageData:
     """A data set by name, in the shape that a model reads.
 
     Args:
         name: The name of the data set.
         shape: (channels, height, width) of an image.
+        known: What the network knows of its images; a line says what is done with these.
+        asked: What was asked for on the command line.
         outputs: How many classes the model tells apart, where labels matter: they become its outputs, and a line says how where
             they are not as many.
     """
-    from bitwright.data import load
+    from bitwright.data import Preprocessing, load
+    from bitwright.data.preprocessing import require_same
+    from bitwright.errors import DataError
+    from bitwright.sensitivity.processes import rank_and_size
 
-    found = load(name, channels=shape[0], image_size=shape[1])
+    asked = (asked or Preprocessing()).of_channels(shape[0])
+    if asked.crop not in (None, shape[1]):
+        raise DataError(f"the network reads images of {shape[1]} x {shape[2]}, got --crop {asked.crop}.")
+    require_same(asked, known, "the network", "the command line")
+    found = load(name, channels=shape[0], image_size=shape[1], preprocessing=asked.over(known))
+    if found.shape != tuple(shape):
+        raise DataError(
+            f"the network reads images of {' x '.join(map(str, shape))}, got {' x '.join(map(str, found.shape))} from {name}."
+        )
+    made = found.preprocessing
+    if asked.over(made) != made:
+        raise DataError(f"{name} is made so: {made}; it cannot be made so: {asked}. Leave these options out.")
+    require_same(made, known, "the network", name)
+    if rank_and_size()[0] == 0:
+        note(f"images of {name}: {made}")
     return found if outputs is None else match(found, outputs)
 
 

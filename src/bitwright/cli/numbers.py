@@ -73,6 +73,15 @@ def real(least: float, most: float = math.inf) -> Callable[[str | float], float]
     return parse
 
 
+def reals(text: str | tuple[float, ...]) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    >>> reals("0.5, 0.25")
+    (0.5, 0.25)
+    """
+    return text if isinstance(text, tuple) else tuple(map(real(-math.inf), text.split(",")))
+
+
 def share(text: str | float) -> float:
     """A part of a whole, as percent or as a number below one.
 

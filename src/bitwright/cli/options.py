@@ -13,7 +13,13 @@ from bitwright.cli.numbers import MAX_CLASSES, MAX_SEED, MAX_SIDE, one_of, whole
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write, atomically.", dir_okay=False)]
 Data = Annotated[
-    str, typer.Option("--data", "-d", help="mnist-5k, fashion-mnist[:DIR] or imagefolder:DIR.", metavar="NAME")
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="mnist-5k, fashion-mnist[:DIR], imagefolder:DIR (or imagefolder:DIR:TRAIN,TEST), or package.module:factory.",
+        metavar="NAME",
+    ),
 ]
 TaskName = Annotated[
     str,

@@ -15,11 +15,12 @@ from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import one_of, real, whole
 from bitwright.cli.options import Data, Json, Output, Seed
 from bitwright.cli.outputs import reserve
+from bitwright.cli.preprocessing import reads_images
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bitwright.data import ImageData
+    from bitwright.data import ImageData, Preprocessing
     from bitwright.graph import Graph
     from bitwright.task import Scores
     from bitwright.training import QuantizedModel
@@ -33,6 +34,7 @@ _BATCH = 100
 
 
 @app.command(epilog=EXAMPLES)
+@reads_images
 def reconstruct(
     context: typer.Context,
     model: Annotated[
@@ -97,6 +99,8 @@ def reconstruct(
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from OUTPUT.state.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Learn the rounding, scales and offsets of integers, block by block, towards what the float network does.
 
@@ -117,7 +121,8 @@ def reconstruct(
     quantized, floats = _read(context, model, scheme, reference)
     floats = equalised(floats) if equalise else floats
     with resumable(state):
-        found = load_data(data, floats.input_shape)
+        found = load_data(data, floats.input_shape, known=floats.preprocessing, asked=asked)
+        floats = floats.reading(found.preprocessing, data)
         seen, _ = found.calibration(min(images, len(found.train)), seed)
         if quantized is None:
             assert scheme is not None

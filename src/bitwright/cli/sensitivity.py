@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,12 +15,17 @@ from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import real, whole
 from bitwright.cli.options import Data, GraphFile, Json, Output, Seed, TaskName
 from bitwright.cli.outputs import reserve
+from bitwright.cli.preprocessing import reads_images
 from bitwright.cli.processes import join_processes, leave_processes
+
+if TYPE_CHECKING:
+    from bitwright.data import Preprocessing
 
 
 @app.command(
     epilog="Example: bitwright sensitivity resnet18.graph -d imagefolder:/data/imagenet -o resnet18.sensitivities.json"
 )
+@reads_images
 def sensitivity(
     context: typer.Context,
     graph: GraphFile,
@@ -62,6 +67,8 @@ def sensitivity(
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from the checkpoint.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Measure the curvature of the loss in every layer, with its standard error, and how far each bit width moves its weights.
 
@@ -81,7 +88,14 @@ def sensitivity(
     if own_device is not None:
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
     purpose = task_for(task, network.output_shape, network.model)
-    found = load_data(data, network.input_shape, outputs=class_outputs(purpose, network.output_shape))
+    found = load_data(
+        data,
+        network.input_shape,
+        known=network.preprocessing,
+        asked=asked,
+        outputs=class_outputs(purpose, network.output_shape),
+    )
+    network = network.reading(found.preprocessing, data)
     chosen = found.calibration(min(images, len(found.train)), seed)
     require_resumed(state, resume)
     with resumable(state), bar("measuring sensitivities", shown=main) as progress:

@@ -13,6 +13,7 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.falling import Falling
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.models import refuse_ignored_weights, refuse_two_heads
@@ -33,12 +34,11 @@ from bitwright.cli.options import (
     Workers,
 )
 from bitwright.cli.outputs import reserve
+from bitwright.cli.preprocessing import network_preprocessing, reads_images
 from bitwright.cli.processes import default_device, join_processes, leave_processes
 
 if TYPE_CHECKING:
-    from bitwright.data import ImageData
-    from bitwright.graph import Graph
-    from bitwright.scheme import Scheme
+    from bitwright.data import ImageData, Preprocessing
     from bitwright.task import Task
     from bitwright.training import Checkpointing, TrainResult, TrainSettings
 
@@ -52,6 +52,7 @@ bitwright train digits.graph -d mnist-5k --scheme W2A4 --layerwise digits.sensit
 
 
 @app.command(epilog=EXAMPLES)
+@reads_images
 def train(
     context: typer.Context,
     model: Annotated[
@@ -157,6 +158,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from OUTPUT.state.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Train in float (writes a graph), or with quantization under a scheme (writes a checkpoint to lower).
 
@@ -188,15 +191,20 @@ def train(
     reserve(output, state, reads=[model, scheme, weights, layerwise])
     require_resumed(state, resume)
     checkpoint = Checkpointing(state, checkpoint_minutes, checkpoint_steps, resume)
-    run = _Run(data, task, settings, output, checkpoint, join_processes(default_device())[0], as_json)
+    run = _Run(data, task, settings, output, checkpoint, join_processes(default_device())[0], as_json, asked)
     with resumable(state):
         if scheme is None:
-            model_options = {"pretrained": pretrained, "weights": weights, "ema": ema, "image_size": image_size}
+            model_options = {
+                "pretrained": pretrained,
+                "weights": weights,
+                "ema": ema,
+                "image_size": image_size or asked.crop,
+            }
             model_options |= {"channels": channels, "classes": classes, "replace_head": replace_head}
             _train_float(run, model, model_options)
         else:
             options = {"ranges": ranges, "free_norm": free_norm, "settle_norm": settle_norm}
-            falling = None if layerwise is None else _Falling(layerwise, rungs or ["W8A8"], layers_per_stage)
+            falling = None if layerwise is None else Falling(layerwise, rungs or ["W8A8"], layers_per_stage)
             _train_quantized(
                 run, Path(model), scheme, residual_bits, activations, deploy or [], teacher_alpha, falling, options
             )
@@ -249,6 +257,7 @@ class _Run:
         checkpoint: Where the unfinished training is kept, and whether it goes on.
         main: Whether this process writes and prints, of several.
         as_json: Whether it prints JSON.
+        asked: How images are to be made.
     """
 
     data: str
@@ -258,6 +267,7 @@ class _Run:
     checkpoint: Checkpointing
     main: bool
     as_json: bool
+    asked: Preprocessing
 
     def end(
         self,
@@ -286,37 +296,6 @@ class _Run:
         note(f"wrote {self.output}")
 
 
-@dataclass(frozen=True)
-class _Falling:
-    """How bits fall from layer to layer.
-
-    Attributes:
-        sensitivities: The file that says in which order.
-        rungs: Precisions on the way, the first one where layers start.
-        per_stage: Layers that fall before each training.
-    """
-
-    sensitivities: Path
-    rungs: list[str]
-    per_stage: int
-
-    def schemes(self, graph: Graph, target: Scheme) -> tuple[Scheme, ...]:
-        """Of all stages.
-
-        Raises:
-            DataError: If the sensitivities are those of another network.
-        """
-        from bitwright.allocation.origin import check_origin
-        from bitwright.scheme import Precision
-        from bitwright.sensitivity import SensitivityTable
-        from bitwright.training import layerwise_schemes
-
-        table = SensitivityTable.load(self.sensitivities)
-        check_origin(graph, table, None, force=False)
-        rungs = [Precision.parse(rung) for rung in self.rungs]
-        return layerwise_schemes(target, table, rungs=rungs, per_stage=self.per_stage)
-
-
 def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
     from bitwright.cli.models import class_outputs, load_data, make_model, outputs_of, task_for
     from bitwright.graph import FloatModel, capture
@@ -329,7 +308,8 @@ def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
         raise typer.BadParameter(
             f"{name} is trained in float, and --task {run.task} imitates a float network: name another task."
         )
-    images = load_data(run.data, shape, outputs=class_outputs(task, outputs))
+    known = network_preprocessing(name, options["pretrained"], shape[1], run.asked.of_channels(shape[0]))
+    images = load_data(run.data, shape, known=known, asked=run.asked, outputs=class_outputs(task, outputs))
     weights = options["weights"]
     origin = {
         "model": name,
@@ -341,7 +321,7 @@ def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
     with bar(f"training {name} in float", shown=run.main) as progress:
         trained = fit(made, images, run.settings, task=task, checkpoint=checkpoint, progress=progress)
     if run.main:
-        graph = capture(made, shape, name=name)
+        graph = replace(capture(made, shape, name=name), preprocessing=known).reading(images.preprocessing, run.data)
         graph.save(run.output)
         run.end(FloatModel(graph).eval(), task, images, trained, model=name, scheme="float")
 
@@ -354,7 +334,7 @@ def _train_quantized(
     activations: str | None,
     deploy: list[str],
     teacher_alpha: float,
-    falling: _Falling | None,
+    falling: Falling | None,
     options: dict[str, Any],
 ) -> None:
     from bitwright.cli.models import class_outputs, load_data, task_for
@@ -377,7 +357,8 @@ def _train_quantized(
     float_network = FloatModel(graph).eval().requires_grad_(False)
     task = task_for(run.task, graph.output_shape, graph.model).towards(float_network)
     options["task"] = task
-    images = load_data(run.data, graph.input_shape, outputs=class_outputs(task, graph.output_shape))
+    outputs = class_outputs(task, graph.output_shape)
+    images = load_data(run.data, graph.input_shape, known=graph.preprocessing, asked=run.asked, outputs=outputs)
     if teacher_alpha > 0:
         options["distillation"] = Distillation(float_network, teacher_alpha)
     options["checkpoint"] = run.checkpoint

@@ -13,15 +13,17 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.numbers import MAX_THREADS, whole
 from bitwright.cli.options import BatchSize, Json, Seed
+from bitwright.cli.preprocessing import HOW, reads_images
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import Tensor
 
     from bitwright.benchmark import Equality
-    from bitwright.data import ImageData
+    from bitwright.data import ImageData, Preprocessing
     from bitwright.export import Pixels
     from bitwright.integer import IntegerModel
 
@@ -31,7 +33,9 @@ DIGESTS = ("contents_as_exported", "digest_of_model")
 
 
 @app.command(epilog="Example: bitwright verify resnet18.w4a4.integer --data imagefolder:/data/imagenet --images 1000")
+@reads_images
 def verify(
+    context: typer.Context,
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="What `bitwright lower` wrote, or what `bitwright export` did.")
     ],
@@ -68,6 +72,8 @@ def verify(
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Run engines as users do and count equal int32 logits; one that differs, or a crash, fails.
 
@@ -95,6 +101,8 @@ def verify(
     if not runs and not exported:
         raise DataError("comparing engines needs images: add --data NAME, --stress N, or both.")
 
+    if data is None:
+        refuse_ignored(context, "no images of a data set are read. Name one with --data.", *HOW)
     loaded = None if source is None else load_integer(source)
     facts: dict[str, Any] = {"file": str(file), "data": data, "stress": stress}
     rows: list[Equality] = []
@@ -105,7 +113,7 @@ def verify(
     else:
         facts["target"] = target
     if runs and loaded is not None:
-        found = Images(loaded, data, stress, images, batch_size, seed, pixels)
+        found = Images(loaded, data, stress, images, batch_size, seed, pixels, asked)
         counts = sorted({1, threads or environment().cores})
         with bar(f"verifying {loaded.model}, {loaded.scheme.name}") as progress:
             if exported:
@@ -161,6 +169,7 @@ class Images:
         batch_size: Images in a batch.
         seed: The seed of what is drawn.
         pixels: How to make pixels of them, for files that take those.
+        asked: How they are to be made.
     """
 
     model: IntegerModel
@@ -170,13 +179,18 @@ class Images:
     batch_size: int
     seed: int
     pixels: Pixels | None
+    asked: Preprocessing
 
     @cached_property
     def found(self) -> ImageData | None:
         """The data set."""
         from bitwright.cli.models import load_data
 
-        return None if self.data is None else load_data(self.data, self.model.input_shape)
+        return (
+            None
+            if self.data is None
+            else load_data(self.data, self.model.input_shape, known=self.model.preprocessing, asked=self.asked)
+        )
 
     @property
     def count(self) -> int:

@@ -18,7 +18,10 @@ from bitwright.data.image_set import ImageSet
 from bitwright.data.in_memory import InMemoryImages
 from bitwright.data.loader import batches
 from bitwright.data.outputs import Matched, imagenet_synsets, match_outputs
-from bitwright.data.registry import Request, load, names, source
+from bitwright.data.own import OwnImages
+from bitwright.data.preprocessing import Preprocessing
+from bitwright.data.registry import load, names, source
+from bitwright.data.request import Request
 from bitwright.data.subset import ImageSubset, part_of, subset
 
 del _fashion_mnist, _mnist
@@ -30,6 +33,8 @@ __all__ = [
     "ImageSubset",
     "InMemoryImages",
     "Matched",
+    "OwnImages",
+    "Preprocessing",
     "Request",
     "batches",
     "imagenet_synsets",

@@ -15,7 +15,9 @@ from bitwright.data.cache import cache_folder
 from bitwright.data.idx import read_idx
 from bitwright.data.image_data import ImageData
 from bitwright.data.in_memory import InMemoryImages
-from bitwright.data.registry import Request, source
+from bitwright.data.preprocessing import Preprocessing
+from bitwright.data.registry import source
+from bitwright.data.request import Request
 from bitwright.errors import DataError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -44,7 +46,8 @@ def load_fashion_mnist(request: Request) -> ImageData:
     """
     folder = _find(request.folder)
     channels, size = request.channels or 1, request.image_size or SIDE
-    mean, std = (MEAN,) * channels, (STD,) * channels
+    own = request.preprocessing.over(Preprocessing((MEAN,), (STD,))).of_channels(channels)
+    mean, std = own.mean or (), own.std or ()
     train, test = (
         InMemoryImages(*_read_split(folder, split), mean=mean, std=std, image_size=size, flip=True) for split in FILES
     )

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from bitwright.data.image_set import ImageSet
 from bitwright.data.loader import batches
+from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.sampling import stratified
 from bitwright.errors import unknown_name
 
@@ -25,9 +26,12 @@ class ImageData:
         shape: Channels, height and width of an image.
         train: Images to fit weights and ranges to.
         test: Held-out images.
-        mean: Subtracted from each channel of pixels from 0 to 1.
+        mean: Subtracted from each channel of pixels from 0 to 1; nothing where that is not known.
         std: Each channel is divided by it, afterwards.
         source: Where the images came from, in words.
+        resize: What the shorter side of a picture is resized to before the middle is cut out, where it is.
+        interpolation: Of that.
+        fixed_size: Whether the images come in this one size, which the network must read.
     """
 
     name: str
@@ -38,6 +42,16 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    resize: int | None = None
+    interpolation: str | None = None
+    fixed_size: bool = False
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels became these images, as far as it is known."""
+        if not self.mean:
+            return Preprocessing()
+        return Preprocessing(self.mean, self.std, self.resize, self.shape[1], self.interpolation)
 
     def split(self, name: str) -> ImageSet:
         """The images called `train` or `test`.

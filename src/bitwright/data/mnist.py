@@ -15,7 +15,9 @@ from torch import Tensor
 
 from bitwright.data.image_data import ImageData
 from bitwright.data.in_memory import InMemoryImages
-from bitwright.data.registry import Request, source
+from bitwright.data.preprocessing import Preprocessing
+from bitwright.data.registry import source
+from bitwright.data.request import Request
 from bitwright.data.sampling import stratified
 from bitwright.errors import DataError
 
@@ -41,7 +43,8 @@ def load_mnist_5k(request: Request) -> ImageData:
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     held_out[stratified(labels, len(labels) // 5, SPLIT_SEED)] = True
     channels, size = request.channels or 1, request.image_size or SIDE
-    mean, std = (MEAN,) * channels, (STD,) * channels
+    own = request.preprocessing.over(Preprocessing((MEAN,), (STD,))).of_channels(channels)
+    mean, std = own.mean or (), own.std or ()
     train, test = (
         InMemoryImages(pixels[chosen], labels[chosen], mean=mean, std=std, image_size=size)
         for chosen in (~held_out, held_out)

@@ -3,26 +3,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from bitwright.data.image_data import ImageData
+from bitwright.data.own import load_own
+from bitwright.data.preprocessing import Preprocessing
+from bitwright.data.request import Request
 from bitwright.errors import DataError, unknown_name
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for: the part of the name after the colon (or None), and the arguments of `load`."""
-
-    folder: str | None
-    image_size: int | None
-    channels: int | None
-
 
 Source = Callable[[Request], ImageData]
 
 _SOURCES: dict[str, Source] = {}
+
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""The dotted name of a module."""
 
 
 def source(name: str) -> Callable[[Source], Source]:
@@ -50,7 +46,13 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_SOURCES))
 
 
-def load(name: str, *, image_size: int | None = None, channels: int | None = None) -> ImageData:
+def load(
+    name: str,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> ImageData:
     """Load a data set.
 
     Args:
@@ -59,10 +61,12 @@ def load(name: str, *, image_size: int | None = None, channels: int | None = Non
             `fashion-mnist`, `fashion-mnist:DIR`: 70,000 pictures of clothes; from DIR if given, else from Debian's
             package dataset-fashion-mnist, else from the cache folder, which a first use fills by a download.
             `imagefolder:DIR`: pictures in DIR/train/CLASS/ and DIR/val/CLASS/, as ImageNet's, with torchvision's
-            preprocessing.
+            preprocessing; or in what else the two splits are called: `imagefolder:DIR:TRAIN,TEST`.
+            `package.module:factory`: what a function of your own returns, see `bitwright.data.own`.
         image_size: Height and width in pixels. None keeps the 28 of the embedded sets (for more, they get black borders
             of up to 4 pixels, and beyond that are resized), and means 224 for image folders.
         channels: 1 or 3; None keeps what the images have. Grey images repeat their channel.
+        preprocessing: What of it is to be otherwise than the data set's own; the sets in memory resize nothing.
 
     Returns:
         The data set, with its splits `train` and `test`.
@@ -72,14 +76,18 @@ def load(name: str, *, image_size: int | None = None, channels: int | None = Non
         DataError: If its files are missing or damaged, or it cannot have that size or those channels.
     """
     key, colon, folder = name.partition(":")
-    if key not in _SOURCES:
+    own = key not in _SOURCES and _MODULE.fullmatch(key) is not None and folder.isidentifier()
+    if key not in _SOURCES and not own:
         if Path(name).is_dir():
             raise DataError(f"'{name}' is a folder: for the pictures in it, name the data imagefolder:{name}.")
-        raise unknown_name("data set", key, _SOURCES)
+        raise unknown_name("data set", key, [*_SOURCES, "package.module:factory"])
     if colon and not folder:
         raise DataError(f"expected a folder after the colon, got '{name}'.")
     if image_size is not None and image_size < 1:
         raise DataError(f"expected an image size of at least 1 pixel, got {image_size}.")
-    if channels not in (None, 1, 3):
+    if channels not in (None, 1, 3) and not own:
         raise DataError(f"expected 1 or 3 channels, got {channels}.")
-    return _SOURCES[key](Request(folder or None, image_size, channels))
+    request = Request(folder or None, image_size, channels, preprocessing or Preprocessing())
+    if own:
+        return load_own(key, folder, request, names())
+    return _SOURCES[key](request)

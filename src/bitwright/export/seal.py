@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
+from bitwright.data.preprocessing import Preprocessing
 from bitwright.errors import BitwrightWarning, ExportError, FileFormatError
 from bitwright.files import write_bytes
 from bitwright.integer.model import IntegerModel
@@ -50,8 +51,19 @@ def model_digest(model: IntegerModel) -> str:
 
 
 def seal_of(model: IntegerModel) -> dict[str, str]:
-    """The three facts, before there is a file."""
-    return {"digest": model_digest(model), "contents": _OPEN, "checked": _UNRUN}
+    """The three facts, before there is a file; and how the images are made that it reads, where that is known."""
+    known = {} if model.preprocessing is None else {"preprocessing": model.preprocessing.to_text()}
+    return {"digest": model_digest(model), "contents": _OPEN, "checked": _UNRUN, **known}
+
+
+def stated_preprocessing(path: str | Path) -> Preprocessing | None:
+    """What an exported file says of its images, if it does.
+
+    Raises:
+        FileFormatError: If the file cannot be read.
+    """
+    text = stated(path).get("preprocessing")
+    return None if text is None else Preprocessing.from_text(text, f"the preprocessing in '{path}'")
 
 
 def companions(path: str | Path) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ from bitwright.graph.graph import Graph
 
 
 def network_digest(graph: Graph) -> str:
-    """SHA-256 over a graph's structure and tensors."""
-    structure = json.dumps(graph.to_dict(), sort_keys=True)
+    """SHA-256 over a graph's structure and tensors, whatever is known of its images."""
+    structure = json.dumps(replace(graph, preprocessing=None).to_dict(), sort_keys=True)
     return digest(*(graph.parameters[name] for name in sorted(graph.parameters)), text=structure)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitwright.data.preprocessing import Preprocessing, require_same
 from bitwright.decode import decode
 from bitwright.errors import CaptureError, FileFormatError, shown, unknown_name
 from bitwright.files import write_bytes
@@ -34,12 +35,14 @@ class Graph:
         outputs: Names of the tensors that the network returns, by the names of the outputs, in their order; a single output is
             called `logits`.
         parameters: Tensors by their names in the model's state dict, in row-major layout.
+        preprocessing: Of the images that it was trained with, as far as that is known.
     """
 
     model: str
     nodes: tuple[Node, ...]
     outputs: Mapping[str, str]
     parameters: Mapping[str, Tensor] = field(repr=False)
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         known: set[str] = set()
@@ -110,6 +113,15 @@ class Graph:
         outputs = {name: renamed.get(tensor, tensor) for name, tensor in self.outputs.items()}
         return replace(self, nodes=nodes, outputs=outputs)
 
+    def reading(self, data: Preprocessing, source: str) -> Graph:
+        """The same network, that knows how its images are made.
+
+        Raises:
+            DataError: If it knows otherwise.
+        """
+        require_same(data, self.preprocessing, self.model, source)
+        return replace(self, preprocessing=data.over(self.preprocessing) or None)
+
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Graph:
         """The same network with other tensors of the same names and shapes.
 
@@ -129,7 +141,8 @@ class Graph:
     def to_dict(self) -> dict[str, Any]:
         """The structure as JSON values, without the tensors."""
         nodes = [node_to_dict(node) for node in self.nodes]
-        return {"model": self.model, "outputs": dict(self.outputs), "nodes": nodes}
+        known = {} if self.preprocessing is None else {"preprocessing": self.preprocessing.to_dict()}
+        return {"model": self.model, "outputs": dict(self.outputs), "nodes": nodes, **known}
 
     @classmethod
     def from_dict(cls, structure: Any, parameters: Mapping[str, Tensor], where: str = "graph") -> Graph:

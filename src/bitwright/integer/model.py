@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitwright.data.preprocessing import Preprocessing
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node, Selection
 from bitwright.graph.tensors_file import serialize
@@ -37,6 +38,7 @@ class IntegerModel:
         formats: Format and scale of every tensor but the accumulators that leave the network.
         outputs: What the network returns, by name, in order; a single output is called `logits`.
         facts: What lowering established: bounds, certificates, engine conditions.
+        preprocessing: Of the images that it reads, as far as that is known.
     """
 
     model: str
@@ -45,6 +47,7 @@ class IntegerModel:
     formats: Mapping[str, QuantParams]
     outputs: Mapping[str, Output]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.ops)
@@ -95,6 +98,8 @@ class IntegerModel:
             "outputs": {name: output.tensor for name, output in self.outputs.items()},
             "facts": dict(self.facts),
         }
+        if self.preprocessing is not None:
+            structure["preprocessing"] = self.preprocessing.to_dict()
         return serialize(tensors, FORMAT, {"structure": json.dumps(structure, separators=(",", ":"))})
 
     def save(self, path: str | Path) -> None:

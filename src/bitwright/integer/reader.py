@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bitwright.data.preprocessing import Preprocessing
 from bitwright.decode import decode, value_of
 from bitwright.errors import FileFormatError, LoweringError, shown
 from bitwright.graph.nodes import Node, node_kinds
@@ -43,7 +44,7 @@ def load_integer(path: str | Path) -> IntegerModel:
     outputs = {name: Output(tensor, _unit(tensors, unit_name(name), where)) for name, tensor in found.outputs.items()}
     check_shapes(ops, found.formats, outputs, where)
     scheme = Scheme.from_dict(found.scheme, where)
-    model = IntegerModel(found.model, scheme, ops, found.formats, outputs, found.facts)
+    model = IntegerModel(found.model, scheme, ops, found.formats, outputs, found.facts, found.preprocessing)
     try:
         recheck(model)
     except LoweringError as error:
@@ -69,6 +70,7 @@ class _Structure:
     formats: Mapping[str, QuantParams]
     outputs: Mapping[str, str]
     facts: Mapping[str, Mapping[str, object]]
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ def measure_sensitivity(
         task.name,
         network=network,
         images=shown,
+        preprocessing=graph.preprocessing,
     )
 
 

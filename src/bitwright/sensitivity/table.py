@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bitwright.data.preprocessing import Preprocessing
+from bitwright.decode import decode
 from bitwright.errors import FileFormatError, UnknownNameError, shown, unknown_name
 from bitwright.files import write_json
 from bitwright.reading import read_json
@@ -190,6 +192,7 @@ class SensitivityTable:
         task: What the network is for, by name: its loss is what suffers.
         network: SHA-256 of the network, its weights and its input size; None for figures from elsewhere.
         images: SHA-256 of the images and labels; None for figures from elsewhere.
+        preprocessing: Of these images, as far as the network knows.
     """
 
     layers: tuple[LayerSensitivity, ...]
@@ -201,6 +204,7 @@ class SensitivityTable:
     task: str = "classification"
     network: str | None = None
     images: str | None = None
+    preprocessing: Preprocessing | None = None
 
     def find(self, layer: str) -> LayerSensitivity:
         """The entry of one layer.
@@ -226,6 +230,8 @@ class SensitivityTable:
             name: getattr(self, name)
             for name in ("model", "data", "metric", "task", "batch", "seed", "network", "images")
         }
+        if self.preprocessing is not None:
+            head["preprocessing"] = self.preprocessing.to_dict()
         return {"format": FORMAT, **head, "layers": [layer.to_dict() for layer in self.layers]}
 
     @classmethod
@@ -240,7 +246,7 @@ class SensitivityTable:
                 f"{where}: expected the format '{FORMAT}', got {shown(entry.get('format'))}: another version of Bitwright "
                 "wrote it, measure again with `bitwright sensitivity`."
             )
-        faults = _key_faults(entry, {"format", *(item.name for item in fields(cls))})
+        faults = _key_faults(entry, {"format", *(item.name for item in fields(cls))}, {"preprocessing"})
         if not faults and not isinstance(entry["layers"], list):
             faults.append(f"'layers' must be a list, got {type(entry['layers']).__name__}")
         if faults:
@@ -278,6 +284,7 @@ class SensitivityTable:
             entry["task"],
             entry["network"],
             entry["images"],
+            decode(Preprocessing, entry["preprocessing"], where) if "preprocessing" in entry else None,
         )
 
     def save(self, path: str | Path) -> None:
@@ -306,9 +313,9 @@ def _finite(value: Any) -> float:
     return float(value)
 
 
-def _key_faults(entry: Any, known: set[str]) -> list[str]:
+def _key_faults(entry: Any, known: set[str], optional: Collection[str] = ()) -> list[str]:
     """One line for every unknown or missing key."""
     if not isinstance(entry, Mapping):
-        return [f"expected a mapping with {', '.join(sorted(known))}, got {type(entry).__name__}"]
+        return [f"expected a mapping with {', '.join(sorted(known.difference(optional)))}, got {type(entry).__name__}"]
     faults = [str(unknown_name("key", str(key), known)).removesuffix(".") for key in entry if key not in known]
-    return faults + [f"missing key '{key}'" for key in sorted(known - set(entry))]
+    return faults + [f"missing key '{key}'" for key in sorted(known - {*entry, *optional})]

@@ -149,6 +149,7 @@ def fine_tune(
     """
     if isinstance(data, ImageData):
         part_of(len(data.train), settings.data_fraction)  # refused before anything is computed
+        graph = graph.reading(data.preprocessing, data.name)
     task = task or classification()
     require_one_output(task, graph.outputs, graph.model)
     require_outputs(task, graph.output_shape, graph.model)

@@ -54,7 +54,7 @@ def to_float_onnx(graph: Graph) -> onnx.ModelProto:
         graph.model,
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, *graph.input_shape])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *shape]) for name, shape in shapes],
-        {},
+        {} if graph.preprocessing is None else {"preprocessing": graph.preprocessing.to_text()},
     )
 
 

@@ -130,7 +130,8 @@ def lower(
         scheme = lowering.against_saturation.scheme(plan)
     model.certify(certificates)
     outputs = {name: lowering.output(tensor) for name, tensor in plan.graph.outputs.items()}
-    return IntegerModel(plan.graph.model, scheme, tuple(ops), lowering.formats, outputs, lowering.facts)
+    known = plan.source.preprocessing
+    return IntegerModel(plan.graph.model, scheme, tuple(ops), lowering.formats, outputs, lowering.facts, known)
 
 
 @singledispatch
