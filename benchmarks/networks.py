@@ -50,7 +50,7 @@ beside it, that of ONNX Runtime's own static quantizer (W8A8, a scale for each c
 images. Noise through random weights is hard on 4-bit activations: the figures compare quantizers, and say nothing of the accuracy
 of a trained network. {known} of the {listed} networks of the list have been measured.
 
-Measured on {processor}, one thread for each network; {packages}.
+Measured on {processor}, one thread for each network; the last run had {packages}.
 
 """
 
