@@ -153,6 +153,12 @@ def test_data_of_the_users_own(folder: Path, bitwright: Command) -> None:
     found = json.loads(bitwright("evaluate", checkpoint, *own, "--json").out)
     same = json.loads(bitwright("evaluate", checkpoint, "-d", "mnist-5k", "--json").out)
     assert found["top1_percent"] == same["top1_percent"]
+    integer, pixels = folder / "own.integer", folder / "own.onnx"
+    assert bitwright("lower", checkpoint, "-o", integer).status == 0
+    refused = bitwright("export", integer, *own, "-o", pixels)
+    assert refused.status == 1
+    assert "data.own_data:silent_digits does not say how: let it return 'mean' and 'std'" in refused.err
+    assert not pixels.exists()
 
 
 def test_weights_of_a_library(folder: Path, bitwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def export(
 
     from bitwright.benchmark import checked_export
     from bitwright.cli.models import load_data
-    from bitwright.errors import unknown_name
+    from bitwright.errors import DataError, unknown_name
     from bitwright.export import Pixels, Target, companions, exported_bytes, form_of
     from bitwright.export.seal import NOT_CHECKED
     from bitwright.graph.graph import FORMAT as GRAPH_FORMAT
@@ -102,6 +102,11 @@ def export(
     pixels = images = None
     if data is not None:
         found = load_data(data, loaded.input_shape, known=loaded.preprocessing, asked=asked)
+        if not found.mean or not found.std:
+            raise DataError(
+                f"a file that reads pixels normalises them, and {data} does not say how: let it return 'mean' and 'std', or "
+                "leave out --data for a file that reads float32 images."
+            )
         pixels = Pixels(found.mean, found.std)
         images = pixels.nearest(found.test.read(range(min(3, len(found.test))))[0])
 
