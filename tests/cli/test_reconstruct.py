@@ -52,3 +52,21 @@ def test_a_graph_is_equalised_first(bitwright: Command, tmp_path: Path) -> None:
     made = load_quantized(tmp_path / "b")
     assert same(made, tmp_path / "a")
     assert not same(made, tmp_path / "c")
+
+
+def test_options_that_say_nothing_are_refused(bitwright: Command, tmp_path: Path) -> None:
+    """A scheme's file has its own formats, and a checkpoint is no float network: each refusal says why."""
+    graph = small_graph()
+    graph.save(tmp_path / "net.graph")
+    Scheme.uniform(graph.layers, Precision(4, 4)).save(tmp_path / "own.yaml")
+    made = ("reconstruct", tmp_path / "net.graph", "-d", "mnist-5k", "-o", tmp_path / "made")
+    for option, value in (("--residual-bits", 16), ("--activations", "symmetric")):
+        refused = bitwright(*made, "--scheme", tmp_path / "own.yaml", option, value)
+        assert refused.status == 2
+        assert f"{option} would be ignored: the file of a scheme has its own." in refused.err
+    assert bitwright(*made, *OPTIONS).status == 0
+    given = ("reconstruct", tmp_path / "made", "--reference", tmp_path / "net.graph", "-d", "mnist-5k")
+    refused = bitwright(*given, "--equalise", "-o", tmp_path / "never")
+    assert refused.status == 2
+    assert "--equalise would be ignored: it balances a float network before that is quantized." in refused.err
+    assert not (tmp_path / "never").exists()

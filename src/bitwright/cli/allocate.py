@@ -11,8 +11,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
-from bitwright.cli.numbers import one_of
-from bitwright.cli.options import GraphFile, Json, Output
+from bitwright.cli.options import GraphFile, Json, Output, ResidualBits
 from bitwright.cli.outputs import reserve
 
 if TYPE_CHECKING:
@@ -77,12 +76,7 @@ def allocate(
             "--latency-table", help="Measured latencies of the layers: a file, or nvidia-t4 (ResNet18 and 50)."
         ),
     ] = None,
-    residual_bits: Annotated[
-        int,
-        typer.Option(
-            "--residual-bits", parser=one_of(8, 16), help="Of the tensors that additions read and write: 8 or 16."
-        ),
-    ] = 8,
+    residual_bits: ResidualBits = 8,
     force: Annotated[
         bool, typer.Option("--force", help="Take figures of another network all the same; the result says so.")
     ] = False,

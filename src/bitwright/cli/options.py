@@ -69,3 +69,25 @@ Workers = Annotated[
         "--workers", "-j", parser=whole(0), help="Processes that read images; by default, as the images need."
     ),
 ]
+ResidualBits = Annotated[
+    int,
+    typer.Option(
+        "--residual-bits", parser=one_of(8, 16), help="Of the tensors that additions read and write: 8 or 16."
+    ),
+]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        "--activations",
+        help="Integers of what can be negative: asymmetric, as calibration finds them best, or symmetric.",
+        show_default="asymmetric",
+    ),
+]
+Deploy = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--deploy",
+        help="Refuse at once what this engine (litert, onnx, openvino, qonnx, tensorrt, tvm) would refuse; repeatable. "
+        "tensorrt also quantizes for its formats.",
+    ),
+]

@@ -12,8 +12,8 @@ from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
-from bitwright.cli.numbers import one_of, real, whole
-from bitwright.cli.options import Data, Json, Output, Seed
+from bitwright.cli.numbers import real, whole
+from bitwright.cli.options import Activations, Data, Deploy, Json, Output, ResidualBits, Seed
 from bitwright.cli.outputs import reserve
 from bitwright.cli.preprocessing import reads_images
 
@@ -75,21 +75,9 @@ def reconstruct(
         bool,
         typer.Option("--equalise", help="Of a graph: at first, balance the ranges of channels between two layers."),
     ] = False,
-    residual_bits: Annotated[
-        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual tensors: 8 or 16.")
-    ] = 8,
-    activations: Annotated[
-        str | None,
-        typer.Option(
-            "--activations",
-            help="Integers of what can be negative: asymmetric, as calibration finds them best, or symmetric.",
-            show_default="asymmetric",
-        ),
-    ] = None,
-    deploy: Annotated[
-        list[str] | None,
-        typer.Option("--deploy", help="Of a graph: refuse at once what this engine would refuse; repeatable."),
-    ] = None,
+    residual_bits: ResidualBits = 8,
+    activations: Activations = None,
+    deploy: Deploy = None,
     checkpoint_minutes: Annotated[
         float,
         typer.Option(
@@ -162,9 +150,13 @@ def _read(
         refuse_ignored(context, "a graph is the float network itself. Leave it out.", "reference")
         if scheme is None:
             raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
+        if Path(scheme).is_file():
+            refuse_ignored(context, "the file of a scheme has its own.", "residual_bits", "activations")
         return None, start
     reason = "a checkpoint has its scheme. Leave it out, or give the graph that the checkpoint was made from."
-    refuse_ignored(context, reason, "scheme", "residual_bits", "activations", "deploy", "equalise")
+    refuse_ignored(context, reason, "scheme", "residual_bits", "activations", "deploy")
+    reason = "it balances a float network before that is quantized. Give the graph that this checkpoint was made from."
+    refuse_ignored(context, reason, "equalise")
     if reference is None:
         raise typer.BadParameter(
             "a checkpoint no longer holds the float network that it is to come close to: name that with --reference GRAPH."

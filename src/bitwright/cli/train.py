@@ -17,17 +17,20 @@ from bitwright.cli.falling import Falling
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.models import refuse_ignored_weights, refuse_two_heads
-from bitwright.cli.numbers import one_of, real, whole
+from bitwright.cli.numbers import real, whole
 from bitwright.cli.options import (
+    Activations,
     Channels,
     Classes,
     Data,
+    Deploy,
     Ema,
     ImageSize,
     Json,
     Output,
     Pretrained,
     ReplaceHead,
+    ResidualBits,
     Seed,
     TaskName,
     Weights,
@@ -121,25 +124,9 @@ def train(
         float,
         typer.Option("--distill", parser=real(0.0, 1.0), help="Weight of the float network's outputs in the loss."),
     ] = 0.0,
-    residual_bits: Annotated[
-        int, typer.Option("--residual-bits", parser=one_of(8, 16), help="Of residual tensors: 8 or 16.")
-    ] = 8,
-    activations: Annotated[
-        str | None,
-        typer.Option(
-            "--activations",
-            help="Integers of what can be negative: asymmetric, as calibration finds them best, or symmetric.",
-            show_default="asymmetric",
-        ),
-    ] = None,
-    deploy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--deploy",
-            help="Refuse at once what this engine (litert, onnx, openvino, qonnx, tensorrt, tvm) would refuse; repeatable. "
-            "tensorrt also quantizes for its formats.",
-        ),
-    ] = None,
+    residual_bits: ResidualBits = 8,
+    activations: Activations = None,
+    deploy: Deploy = None,
     pretrained: Pretrained = False,
     weights: Weights = None,
     ema: Ema = False,

@@ -6,13 +6,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitwright.errors import DataError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.evaluate import clamp, convolve, float_result, folded_weight
 from bitwright.graph.graph import Graph
-from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Layer
-from bitwright.reconstruction.calibration import require_calibrated
+from bitwright.reconstruction.calibration import begun
 from bitwright.reconstruction.sharing import shared
 from bitwright.training.context import ForwardContext
 from bitwright.training.fake_quantize import fake_quantize
@@ -49,13 +47,7 @@ def correct_biases(model: QuantizedModel, images: Tensor, *, reference: Graph | 
         Nagel et al. 2019, arXiv:1906.04721, section 4.2 and appendix D (the empirical correction).
     """
     graph = model.plan.graph
-    require_calibrated(model)
-    model.eval()
-    model.certify({})
-    images = float_images(images, graph.input_shape, graph.model)
-    if len(images) < 1:
-        raise DataError("a correction of biases needs images, got none.")
-    floats = graph.parameters if reference is None else graph.with_parameters(reference.parameters).parameters
+    images, floats = begun(model, images, reference, "correction of biases")
     parameters, context, common = model.parameters_by_name(), model.context(), shared(graph)
     last_use = {name: step for step, node in enumerate(graph) for name in node.inputs}
     real: dict[str, list[Tensor]] = {}

@@ -1,19 +1,42 @@
 # SPDX-License-Identifier: MIT
-"""What every method here begins with: a model whose scales somebody has set."""
+"""What every method here begins with: a model whose scales somebody has set, images, and the float network."""
 
 from __future__ import annotations
 
-from bitwright.errors import TrainingError
+from torch import Tensor
+
+from bitwright.errors import DataError, TrainingError
+from bitwright.graph.evaluate import Tensors
+from bitwright.graph.graph import Graph
+from bitwright.graph.images import float_images
 from bitwright.training.model import QuantizedModel
 
 
-def require_calibrated(model: QuantizedModel) -> None:
-    """Refuse a model whose integers say nothing yet.
+def begun(model: QuantizedModel, images: Tensor, reference: Graph | None, work: str) -> tuple[Tensor, Tensors]:
+    """Put the model into evaluation mode, without certificates: its weights or offsets are about to change.
+
+    Args:
+        model: A calibrated model.
+        images: Shape (count, channels, height, width).
+        reference: The float network, where it is not the one that `model` was made from.
+        work: What is begun, for messages.
+
+    Returns:
+        The images in float32, and the tensors of the float network by name.
 
     Raises:
-        TrainingError: If it was never calibrated.
+        DataError: If there are no images, or they do not fit the network.
+        FileFormatError: If `reference` is another network.
+        TrainingError: If the model was never calibrated, so that its integers say nothing yet.
     """
+    graph = model.plan.graph
     if not model.calibrated:
         raise TrainingError(
-            f"{model.plan.graph.model} is not calibrated, so its integers say nothing yet. Call calibrate(model, batches) first."
+            f"{graph.model} is not calibrated, so its integers say nothing yet. Call calibrate(model, batches) first."
         )
+    model.eval()
+    model.certify({})
+    images = float_images(images, graph.input_shape, graph.model)
+    if len(images) < 1:
+        raise DataError(f"a {work} needs images, got none.")
+    return images, graph.parameters if reference is None else graph.with_parameters(reference.parameters).parameters

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from bitwright.decode import decode
-from bitwright.errors import DataError, FileFormatError
+from bitwright.errors import FileFormatError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest
 from bitwright.graph.evaluate import Tensors
 from bitwright.graph.graph import Graph
-from bitwright.graph.images import float_images
 from bitwright.graph.state_file import StateFile
 from bitwright.progress import Progress, silent
 from bitwright.reconstruction.blocks import Block, blocks, run_float, run_quantized
-from bitwright.reconstruction.calibration import require_calibrated
+from bitwright.reconstruction.calibration import begun
 from bitwright.reconstruction.descent import BlockDescent
 from bitwright.reconstruction.settings import DEFAULT, ReconstructionSettings
 from bitwright.training.fake_quantize import fake_quantize
@@ -74,13 +73,7 @@ def reconstruct(
         arXiv:2004.10568.
     """
     graph = model.plan.graph
-    require_calibrated(model)
-    model.eval()
-    model.certify({})
-    images = float_images(images, graph.input_shape, graph.model)
-    if len(images) < 1:
-        raise DataError("a reconstruction needs images, got none.")
-    floats = graph.parameters if reference is None else graph.with_parameters(reference.parameters).parameters
+    images, floats = begun(model, images, reference, "reconstruction")
     generator = torch.Generator(images.device).manual_seed(settings.seed)
     kept = None if checkpoint is None else _Kept(checkpoint, model, images, floats, settings, generator)
     parameters = model.parameters_by_name()

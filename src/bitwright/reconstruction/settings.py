@@ -17,7 +17,7 @@ class ReconstructionSettings:
         steps: The steps of gradient descent for each block.
         batch_size: Images in one step.
         learning_rate: The learning rate of the rounding variables (Adam).
-        scale_rate: The learning rate of scales of activations and weights, and of offsets, relative to their size (Adam).
+        scale_rate: The learning rate of the scales of activations, and of offsets, relative to their size (Adam).
         drop: Share of the activations that stay float in a step.
         decide: Weight of the term that makes rounding variables decide.
         warm_up: Share of the steps before that term counts.
