@@ -9,7 +9,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from bitwright.cli import console
+from bitwright.cli import console, main
+from bitwright.cli.announced import announce
+from bitwright.errors import UnknownNameError
 
 
 def test_a_bar_says_which_stage_it_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +58,18 @@ def test_a_log_tells_how_far_the_work_is(monkeypatch: pytest.MonkeyPatch) -> Non
         "training net: 160.0 s",
         "short: 1.0 s",
     ]
+
+
+def test_what_is_announced_waits_for_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said when something was done, once; by a command that is refused before, never."""
+    announce("images of digits")
+    with pytest.raises(UnknownNameError), console.bar("evaluating"):
+        raise UnknownNameError("unknown split")
+    assert "images of digits" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    announce("images of letters")
+    with console.bar("evaluating") as progress:
+        progress(1, 2)
+        assert capsys.readouterr().err == "images of letters\n"
+    assert "images of" not in capsys.readouterr().err

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from bitwright.cli.announced import announced
 from bitwright.cli.interruption import STATUS, Interrupted
 from bitwright.errors import BitwrightError, BitwrightWarning
 
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @contextmanager
 def reported(command: Sequence[str]) -> Iterator[None]:
     """Errors that a user can cause end the program with one line; so does Ctrl-C, with how `command` goes on."""
+    announced()  # by a command of this process that was refused
     try:
         with _warnings_in_one_line():
             yield

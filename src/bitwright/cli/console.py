@@ -14,6 +14,8 @@ import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bitwright.cli.announced import announced
+
 stdout = Console()
 stderr = Console(stderr=True)
 
@@ -23,6 +25,7 @@ LINE_SECONDS = 30.0
 
 def show(value: Mapping[str, Any], as_json: bool, render: Callable[[], RenderableType]) -> None:
     """Print a result: as JSON, or as `render` draws it."""
+    _say_announced()
     if as_json:
         typer.echo(json.dumps(value, indent=2, allow_nan=False))
     else:
@@ -36,7 +39,14 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """Tell a person something that is no result, such as where a file was written."""
-    stderr.print(text, markup=False, highlight=False, soft_wrap=True)
+    for line in (*announced(), text):
+        stderr.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_announced() -> None:
+    """What was announced of work that has begun."""
+    for line in announced():
+        note(line)
 
 
 class Bar:
@@ -56,6 +66,7 @@ class Bar:
         self._begin = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int, /, **figures: float) -> None:
+        _say_announced()
         total = max(total, done)
         text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._drawn.update(self._id, completed=done, total=total, figures=text)
@@ -66,6 +77,7 @@ class Bar:
 
     def stage(self, words: str) -> None:
         """Begin a part of the work: without a total until it has told one, while the time goes on."""
+        _say_announced()
         self._now = f"{self._task}: {words}"
         self._begin = time.monotonic()
         self._drawn.update(self._id, description=self._now, completed=0, figures="")

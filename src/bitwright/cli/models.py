@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bitwright.cli.console import note
+from bitwright.cli.announced import announce
 from bitwright.cli.ignored import refuse_ignored
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def load_data(
         raise DataError(f"{name} is made so: {made}; it cannot be made so: {asked}. Leave these options out.")
     require_same(made, known, "the network", name)
     if rank_and_size()[0] == 0:
-        note(f"images of {name}: {made}")
+        announce(f"images of {name}: {made}")
     return found if outputs is None else match(found, outputs)
 
 
@@ -153,5 +153,5 @@ def match(images: ImageData, outputs: int) -> ImageData:
 
     matched = match_outputs(images, outputs)
     if matched.how and rank_and_size()[0] == 0:
-        note(matched.how)
+        announce(matched.how)
     return matched.data

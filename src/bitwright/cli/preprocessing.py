@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitwright.cli.console import note
+from bitwright.cli.announced import announce
 from bitwright.cli.numbers import MAX_SIDE, reals, whole
 
 if TYPE_CHECKING:
@@ -93,5 +93,5 @@ def network_preprocessing(name: str, pretrained: bool, size: int, asked: Preproc
     found = asked.over(published_preprocessing(name, size) if pretrained else None)
     if not found:
         return None
-    note(f"{name} reads images made so: {found}")
+    announce(f"{name} reads images made so: {found}")
     return found

@@ -82,13 +82,15 @@ def verify(
     """
     from bitwright.benchmark import compare, environment
     from bitwright.benchmark import verify as compare_all
-    from bitwright.benchmark.engines import engine_of
+    from bitwright.benchmark.engines import engine_of, known_engine
     from bitwright.errors import DataError, ExportError, unknown_name
     from bitwright.export import Target, is_exported
     from bitwright.integer.reader import load_integer
 
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
+    for name in engine or ():
+        known_engine(name)  # refused before images are read
     exported = is_exported(file)
     if model is not None and not exported:
         raise ExportError(f"--model is for an exported file, got '{file}'. Leave it out.")
