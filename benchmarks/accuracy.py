@@ -34,7 +34,7 @@ from fashion import NETWORKS, trained
 from bitwright.allocation import allocate, graph_problem
 from bitwright.benchmark import environment
 from bitwright.cli.console import bar
-from bitwright.data import ImageData, load
+from bitwright.data import ImageData, load_data
 from bitwright.errors import BitwrightError
 from bitwright.files import write_json
 from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
@@ -90,7 +90,7 @@ class Place:
 
     def images(self) -> ImageData:
         """Fashion-MNIST, with borders up to 32 x 32."""
-        return load("fashion-mnist" if self.data is None else f"fashion-mnist:{self.data}", image_size=32)
+        return load_data("fashion-mnist" if self.data is None else f"fashion-mnist:{self.data}", image_size=32)
 
     def graph(self, network: str) -> Graph:
         """A network with its float weights."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 
-from bitwright.data import ImageData, load
+from bitwright.data import ImageData, load_data
 from bitwright.graph import Graph, capture, load_model
 from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, fit
 
@@ -44,7 +44,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def fashion_mnist() -> ImageData:
     """The data set, with borders up to 32 x 32."""
-    return load("fashion-mnist", image_size=IMAGE_SIZE)
+    return load_data("fashion-mnist", image_size=IMAGE_SIZE)
 
 
 def trained(name: str, data: ImageData, settings: TrainSettings, folder: Path) -> Graph:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from bitwright.benchmark import environment
-from bitwright.data import ImageData, load
+from bitwright.data import ImageData, load_data
 from bitwright.graph import Graph
 from bitwright.integer import IntegerModel, lower, prepare
 from bitwright.integer import load as load_model
@@ -81,7 +81,7 @@ class Case:
     def __init__(self, path: str, data: str, residual_bits: int, count: int, chosen_on: int) -> None:
         shape = load_model(path)
         graph = shape if isinstance(shape, Graph) else shape.plan.source  # type: ignore[union-attr]
-        images = load(data, channels=graph.input_shape[0], image_size=graph.input_shape[1])
+        images = load_data(data, channels=graph.input_shape[0], image_size=graph.input_shape[1])
         self.model = quantized(path, images, residual_bits)
         self.test, self.labels = images.test.read(range(min(count, len(images.test))))
         self.chosen_on, _ = images.calibration(chosen_on)

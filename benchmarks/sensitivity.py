@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from bitwright.benchmark import environment
 from bitwright.cli.console import bar
-from bitwright.data import load
+from bitwright.data import load_data
 from bitwright.graph import FloatModel, Graph, capture, load_model
 from bitwright.graph.tensors_file import read_tensors, serialize
 from bitwright.sensitivity import GraphLoss, SamplingLimits, gauss_newton_trace, hutchinson_trace
@@ -66,7 +66,7 @@ def prepare(name: str, quick: bool, folder: Path) -> tuple[Graph, Tensor, Tensor
     """The network, trained here or before, and a batch."""
     torch.manual_seed(0)
     side, channels = (32, 1) if name == "resnet20" else (224, 3)
-    data = load("fashion-mnist", image_size=side, channels=channels)
+    data = load_data("fashion-mnist", image_size=side, channels=channels)
     images, labels = data.calibration(BATCH[name])
     path = folder / f"{name}{'-quick' if quick else ''}.graph"
     if path.exists():

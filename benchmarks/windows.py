@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.benchmark import environment
-from bitwright.data import ImageData, batches, load
+from bitwright.data import ImageData, batches, load_data
 from bitwright.graph import Graph, capture
 from bitwright.integer import lower, prepare
 from bitwright.scheme import ACTIVATIONS, Precision, Scheme
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    data = load("mnist-5k")
+    data = load_data("mnist-5k")
     network = Clamped()
     fit(network, data, TrainSettings(epochs=4, learning_rate=0.1, seed=options.seed))
     graph = capture(network.eval(), (1, 28, 28), name="clamped")

@@ -265,7 +265,7 @@ def _move_windows(draw: random.Random, quantized: QuantizedModel) -> None:
     """Some windows anywhere: around the calibrated range, or with one end of it, or none, inside."""
     plan = quantized.plan
     clamped = {plan.quantizer_of[node.name] for node in plan.graph if getattr(node, "bounds", None) is not None}
-    for name in sorted(plan.movable - plan.accumulators):
+    for name in sorted(plan.asymmetric - plan.accumulators):
         quantizer = quantized.activation_quantizer(name)
         if draw.random() < 0.4:
             codes = 1 << quantizer.format.bit_width

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bitwright.allocation import Allocation, LatencyTable, allocate, graph_problem, pareto_frontier
     from bitwright.auto import AutoSettings, auto_quantize
     from bitwright.benchmark import compare, time_interleaved
-    from bitwright.data import load as load_data
+    from bitwright.data import load_data
     from bitwright.demo import run_demo
     from bitwright.export import export_float_onnx, export_onnx
     from bitwright.graph import FloatModel, Graph, capture, load_model
@@ -76,7 +76,7 @@ _SOURCES = {
     "fit": "training",
     "graph_problem": "allocation",
     "load": "integer",
-    "load_data": "data:load",
+    "load_data": "data",
     "load_model": "graph",
     "load_quantized": "training",
     "load_task": "task",

@@ -13,13 +13,12 @@ def lazily(package: str, sources: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: Its `__name__`.
-        sources: The module of each name, within `package`; `module:other` where it is called otherwise there.
+        sources: The module of each name, within `package`.
     """
 
     def find(name: str) -> Any:
         if name not in sources:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        module, _, other = sources[name].partition(":")
-        return getattr(import_module(f"{package}.{module}"), other or name)
+        return getattr(import_module(f"{package}.{sources[name]}"), name)
 
     return find

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bitwright.benchmark import ENGINES, predictor
-from bitwright.data import Preprocessing, load
+from bitwright.data import Preprocessing, load_data
 from bitwright.graph import Graph
 from bitwright.sensitivity import SensitivityTable
 from cli.conftest import Command
@@ -59,7 +59,7 @@ def test_every_file_knows_its_images(graph: Path, integer: Path, folder: Path, b
     paths = [graph, integer, folder / "net.checkpoint", pixels]
     assert [predictor(path).preprocessing for path in paths] == [KNOWN] * len(paths)
 
-    asked = load("mnist-5k", preprocessing=Preprocessing((0.25,), (0.5,)))
+    asked = load_data("mnist-5k", preprocessing=Preprocessing((0.25,), (0.5,)))
     images, labels = asked.test.read(range(len(asked.test)))
     for path in (graph, integer, pixels):
         right = int((predictor(path).predict(images).argmax(1) == labels).sum())

@@ -14,7 +14,7 @@ import torch
 
 from bitwright.cli import quant_start
 from bitwright.cli.quant_train import main
-from bitwright.data import load
+from bitwright.data import load_data
 from bitwright.graph import load_model
 from bitwright.graph.pretrained import published_weights
 from bitwright.graph.sources import image_size
@@ -44,7 +44,7 @@ def settled(arch: str, data: str, classes: int = 1000) -> torch.nn.Module:
     torch.manual_seed(0)
     network = load_model(f"pytorchcv:{arch}", num_classes=classes)
     side = image_size(arch, network)
-    images, _ = load(data, image_size=side).train.read(range(6))
+    images, _ = load_data(data, image_size=side).train.read(range(6))
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
@@ -97,7 +97,7 @@ def test_the_documented_lines(
     place(arch, settled(arch, f"imagefolder:{root / 'imagenet'}"))
     done = run(TRAIN, arch, root, capsys)
     assert "training on 1 of 6,030 images" in done.out
-    assert "the residual stream has 16 bits, as published" in done.out
+    assert "residual additions have 16 bits, as published" in done.out
     assert "Epoch: [0][0/1]" in done.out
     assert len(ACCURACY.findall(done.out)) == len(BEST.findall(done.out)) == 1
     assert {op.weight_bits for op in done.integer.layers().values()} == {8}

@@ -199,7 +199,7 @@ def test_the_residual_stream_has_the_bits_that_are_named(bits: int, train: Train
     assert run.model.plan.scheme.residual_bits == bits
     assert max(params.bit_width for params in run.integer.formats.values()) == bits
     named = {8: "8 bits, not the published 16 (--residual-bits 16)", 16: "16 bits, as published"}[bits]
-    assert f"the residual stream has {named}" in run.out
+    assert f"residual additions have {named}" in run.out
 
 
 def test_asymmetric_activations_have_windows(train: Train) -> None:

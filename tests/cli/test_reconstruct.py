@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bitwright.data import load
+from bitwright.data import load_data
 from bitwright.reconstruction import ReconstructionSettings, correct_biases, equalised, reconstruct
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrated, load_quantized
@@ -32,7 +32,7 @@ def test_biases_are_corrected_last(bitwright: Command, tmp_path: Path) -> None:
         "reconstruct", tmp_path / "net.graph", "-d", "mnist-5k", *OPTIONS, "--correct-biases", "-o", tmp_path / "made"
     )
     assert done.status == 0, done.err
-    images, _ = load("mnist-5k", channels=1, image_size=28).calibration(64, 0)
+    images, _ = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
     model, _ = calibrated(graph, Scheme.uniform(graph.layers, Precision(4, 4)), images)
     reconstruct(model, images, QUICK, reference=graph)
     assert not same(model, tmp_path / "made")

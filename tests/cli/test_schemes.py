@@ -38,8 +38,8 @@ def test_what_is_no_scheme() -> None:
 def test_train_takes_the_form_of_activations(bitwright: Command, tmp_path: Path) -> None:
     """Symmetric ones have no window that calibration may place."""
     graph().save(tmp_path / "net.graph")
-    for form, movable in (("symmetric", False), ("asymmetric", True)):
+    for form, asymmetric in (("symmetric", False), ("asymmetric", True)):
         asked = ("--scheme", "W4A4", "--activations", form, "--epochs", 0, "-o", tmp_path / "net.checkpoint")
         done = bitwright("train", tmp_path / "net.graph", "-d", "mnist-5k", *asked)
         assert done.status == 0, done.err
-        assert bool(load_quantized(tmp_path / "net.checkpoint").plan.movable) == movable
+        assert bool(load_quantized(tmp_path / "net.checkpoint").plan.asymmetric) == asymmetric

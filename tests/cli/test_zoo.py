@@ -31,7 +31,7 @@ COMMANDS = sorted(str(command.name) for command in zoo.registered_commands)
 
 def test_commands() -> None:
     """All that the zoo can do."""
-    assert COMMANDS == ["download", "import", "list", "reproduce", "show", "table", "verify"]
+    assert COMMANDS == ["check", "download", "import", "list", "reproduce", "show", "table"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -63,7 +63,7 @@ def test_show(bitwright: Command, tmp_path: Path) -> None:
     assert refused.err.startswith("UnknownNameError: unknown published scheme of resnet18 'bops0.9'")
 
 
-def test_table_and_verify(bitwright: Command) -> None:
+def test_table_and_check(bitwright: Command) -> None:
     """Side by side, with reasons; and a check that exits with 0 while nothing has changed."""
     result = json.loads(bitwright("zoo", "table", "--model", "resnet18", "--json").out)
     figures = {row["row"]: row for row in result["rows"]}
@@ -72,24 +72,24 @@ def test_table_and_verify(bitwright: Command) -> None:
     assert figures["resnet18-bops0.5"]["bops_g"]["reason"].startswith("unexplained")
     shown = bitwright("zoo", "table", "--model", "resnet18").out
     assert "[1] interior in 2**20 bytes, plus 0.672 (fitted)" in shown
-    assert "computed from the stored counts" in bitwright("zoo", "verify").out
+    assert "computed from the stored counts" in bitwright("zoo", "check").out
     recomputed = bitwright("zoo", "table", "--model", "resnet18", "--recompute", "--json")
     assert json.loads(recomputed.out) == result
-    assert "counted anew" in bitwright("zoo", "verify", "--model", "resnet18", "--recompute").out
+    assert "counted anew" in bitwright("zoo", "check", "--model", "resnet18", "--recompute").out
     assert bitwright("zoo", "table", "--model", "vgg16").status == 1
 
 
-def test_verify_fails_on_a_regression(bitwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_fails_on_a_regression(bitwright: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure that changed is named, and the exit status is not zero."""
     monkeypatch.setattr("bitwright.zoo.regression.stored_figures", lambda: {"resnet18": {"macs": 20}})
-    failed = bitwright("zoo", "verify", "--model", "resnet18")
+    failed = bitwright("zoo", "check", "--model", "resnet18")
     assert failed.status == 1
     assert "resnet18: macs: expected 20, got 1814073344." in failed.err
 
 
 def test_what_needs_no_network_imports_none() -> None:
     """The commands that show constants do so without PyTorch, which takes ten times as long to import."""
-    commands = [["list"], ["show", "resnet18-bops0.5"], ["table"], ["verify"]]
+    commands = [["list"], ["show", "resnet18-bops0.5"], ["table"], ["check"]]
     code = "import sys\nfrom bitwright.cli import main\n"
     code += "".join(
         f"try:\n    main({['zoo', *words]})\nexcept SystemExit as end:\n    assert not end.code\n" for words in commands

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from bitwright.data import ImageData, load
+from bitwright.data import ImageData, load_data
 
 
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
     """The embedded digits."""
-    return load("mnist-5k")
+    return load_data("mnist-5k")

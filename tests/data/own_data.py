@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from bitwright.data import ImageData, load
+from bitwright.data import ImageData, load_data
 
 CLASSES = ("zero", "one")
 
@@ -71,13 +71,13 @@ def noisy() -> tuple[Noisy, Noisy]:
 
 def digits(image_size: int | None = None, mean: tuple[float, ...] | None = None) -> ImageData:
     """The embedded ones, as asked for, but for the standard deviation."""
-    data = load("mnist-5k", image_size=image_size)
+    data = load_data("mnist-5k", image_size=image_size)
     return ImageData(**vars(data) | {"mean": mean or (0.25,), "std": (0.5,)})
 
 
 def silent_digits() -> tuple[object, object]:
     """The embedded ones, by somebody who does not say how they are normalised."""
-    data = load("mnist-5k")
+    data = load_data("mnist-5k")
     return data.train, data.test
 
 

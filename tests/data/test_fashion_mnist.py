@@ -17,7 +17,7 @@ import pytest
 import torch
 from torchvision.datasets import FashionMNIST
 
-from bitwright.data import InMemoryImages, fashion_mnist, load
+from bitwright.data import InMemoryImages, fashion_mnist, load_data
 from bitwright.errors import DataError
 
 pytestmark = pytest.mark.data
@@ -33,7 +33,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_all_images_are_there(fashion_mnist_folder: Path) -> None:
     """Debian's files give 60,000 and 10,000 images, as many of each class, normalised with constants that fit."""
-    data = load("fashion-mnist")
+    data = load_data("fashion-mnist")
     assert str(fashion_mnist_folder) in data.source
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
     assert torch.bincount(data.train.labels).tolist() == [6000] * 10
@@ -50,7 +50,10 @@ def test_a_given_folder_is_the_one_used(nowhere: Path, fashion_mnist_folder: Pat
     raw.mkdir(parents=True)
     for file in fashion_mnist_folder.iterdir():
         (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
-    own, torchvision_root = load(f"fashion-mnist:{fashion_mnist_folder}"), load(f"fashion-mnist:{tmp_path / 'root'}")
+    own, torchvision_root = (
+        load_data(f"fashion-mnist:{fashion_mnist_folder}"),
+        load_data(f"fashion-mnist:{tmp_path / 'root'}"),
+    )
     expected = FashionMNIST(tmp_path / "root", train=False)
     for data in (own, torchvision_root):
         assert isinstance(data.test, InMemoryImages)
@@ -65,7 +68,7 @@ def test_an_incomplete_folder_is_refused(fashion_mnist_folder: Path, tmp_path: P
     shutil.copy(fashion_mnist_folder / "train-images-idx3-ubyte.gz", tmp_path)
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(DataError, match=f"no Fashion-MNIST in '{folder}'.*t10k-labels-idx1-ubyte"):
-            load(f"fashion-mnist:{folder}")
+            load_data(f"fashion-mnist:{folder}")
 
 
 def test_damaged_folders_are_refused(fashion_mnist_folder: Path, tmp_path: Path) -> None:
@@ -86,7 +89,7 @@ def test_damaged_folders_are_refused(fashion_mnist_folder: Path, tmp_path: Path)
         for name, whole in good.items():
             (tmp_path / name).write_bytes(content if name == damaged else whole)
         with pytest.raises(DataError, match=message) as caught:
-            load(f"fashion-mnist:{tmp_path}")
+            load_data(f"fashion-mnist:{tmp_path}")
         assert damaged in str(caught.value)
 
 
@@ -115,10 +118,10 @@ def test_a_download_fills_the_cache(nowhere: Path, fashion_mnist_folder: Path, m
     monkeypatch.setattr(FashionMNIST, "resources", checksums)
     with _serve(fashion_mnist_folder) as address:
         monkeypatch.setattr(FashionMNIST, "mirrors", [address])
-        assert len(load("fashion-mnist").test) == 10_000
+        assert len(load_data("fashion-mnist").test) == 10_000
     assert sorted(file.name for file in nowhere.iterdir()) == sorted(name for name, _ in checksums)
     monkeypatch.setattr(FashionMNIST, "mirrors", [])
-    assert str(nowhere) in load("fashion-mnist").source
+    assert str(nowhere) in load_data("fashion-mnist").source
 
 
 def test_a_failing_download_says_what_to_do(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +129,6 @@ def test_a_failing_download_says_what_to_do(nowhere: Path, monkeypatch: pytest.M
     # Port 9 of this machine, where nothing listens: the connection is refused at once.
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(DataError, match=r"cannot download .* dataset-fashion-mnist.*fashion-mnist:DIR") as caught:
-        load("fashion-mnist")
+        load_data("fashion-mnist")
     assert "\n" not in str(caught.value)
     assert list(nowhere.iterdir()) == []

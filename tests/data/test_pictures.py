@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bitwright.data import load
+from bitwright.data import load_data
 from bitwright.data.pictures import open_picture
 from bitwright.errors import DataError
 
@@ -59,14 +59,14 @@ def test_eight_bits_are_pillows(tmp_path: Path, mode: str) -> None:
 def test_pixels_without_a_range_are_refused(photographs: Path, pixels: np.ndarray, message: str) -> None:
     """Where nothing says what white is, the picture is refused by name, not guessed."""
     Image.fromarray(pixels).save(photographs / "val" / "person" / "0.tiff")
-    data = load(f"imagefolder:{photographs}", image_size=8)
+    data = load_data(f"imagefolder:{photographs}", image_size=8)
     with pytest.raises(DataError, match=rf"cannot read the image '.*val/person/0\.tiff': {message}"):
         data.test.read(range(len(data.test)))
 
 
 def test_hidden_files_and_folders_are_skipped(photographs: Path) -> None:
     """What Jupyter and macOS leave behind adds neither classes nor pictures; the order stays torchvision's."""
-    before = load(f"imagefolder:{photographs}", image_size=8)
+    before = load_data(f"imagefolder:{photographs}", image_size=8)
     for split in ("train", "val"):
         (photographs / split / ".ipynb_checkpoints").mkdir()
         copies = photographs / split / "person" / ".ipynb_checkpoints"
@@ -74,7 +74,7 @@ def test_hidden_files_and_folders_are_skipped(photographs: Path) -> None:
         shutil.copy(photographs / split / "person" / "0.jpg", copies / "0-checkpoint.jpg")
         (photographs / split / "person" / "._0.jpg").write_bytes(b"\x00\x05\x16\x07 of macOS")
         (photographs / split / "person" / ".hidden.jpg").write_bytes(b"")
-    after = load(f"imagefolder:{photographs}", image_size=8)
+    after = load_data(f"imagefolder:{photographs}", image_size=8)
     assert after.classes == before.classes == ("flower", "person")
     for split in ("train", "test"):
         assert after.split(split).paths == before.split(split).paths  # type: ignore[attr-defined]
@@ -83,9 +83,9 @@ def test_hidden_files_and_folders_are_skipped(photographs: Path) -> None:
 def test_the_orientation_in_exif_is_left_alone(photographs: Path) -> None:
     """As torchvision: a picture that EXIF calls rotated is read as it is stored."""
     picture = Image.open(photographs / "val" / "person" / "0.jpg")
-    stored = load(f"imagefolder:{photographs}", image_size=16).test.read([2])[0]
+    stored = load_data(f"imagefolder:{photographs}", image_size=16).test.read([2])[0]
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     picture.save(photographs / "val" / "person" / "0.png", exif=exif)
     (photographs / "val" / "person" / "0.jpg").unlink()
-    assert torch.equal(load(f"imagefolder:{photographs}", image_size=16).test.read([2])[0], stored)
+    assert torch.equal(load_data(f"imagefolder:{photographs}", image_size=16).test.read([2])[0], stored)

@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
-from bitwright.data import Preprocessing, load
+from bitwright.data import Preprocessing, load_data
 from bitwright.data.preprocessing import INTERPOLATIONS, require_same
 from bitwright.errors import DataError, FileFormatError
 from bitwright.graph.stated import published_preprocessing
@@ -65,7 +65,7 @@ def test_what_is_no_preprocessing(fields: dict[str, object]) -> None:
 def test_image_folders_are_made_as_asked(photographs: Path) -> None:
     """Other constants, sizes and interpolation: torchvision's own steps, to the last bit."""
     asked = Preprocessing((0.5,), (0.25, 0.5, 0.75), 40, interpolation="bicubic")
-    data = load(f"imagefolder:{photographs}", image_size=32, preprocessing=asked)
+    data = load_data(f"imagefolder:{photographs}", image_size=32, preprocessing=asked)
     how = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.5, 0.75), 40, 32, "bicubic")
     assert data.preprocessing == how
     normalize = transforms.Normalize(how.mean, how.std)
@@ -75,22 +75,22 @@ def test_image_folders_are_made_as_asked(photographs: Path) -> None:
     images, _ = data.test.read(range(len(expected)))
     assert torch.equal(images, torch.stack([image for image, _ in expected]))
     with pytest.raises(DataError, match="expected to resize to at least the 32 pixels that are cut out, got 20"):
-        load(f"imagefolder:{photographs}", image_size=32, preprocessing=Preprocessing(resize=20))
+        load_data(f"imagefolder:{photographs}", image_size=32, preprocessing=Preprocessing(resize=20))
 
 
 def test_splits_of_any_name(photographs: Path) -> None:
     """Usual names are found, others are given; what is not there is named, and how to name it."""
-    expected, _ = load(f"imagefolder:{photographs}", image_size=32).test.read(range(4))
+    expected, _ = load_data(f"imagefolder:{photographs}", image_size=32).test.read(range(4))
     (photographs / "train").rename(photographs / "Training")
     (photographs / "val").rename(photographs / "held-out")
     named = f"imagefolder:{photographs}:Training,held-out"
-    assert torch.equal(load(named, image_size=32).test.read(range(4))[0], expected)
+    assert torch.equal(load_data(named, image_size=32).test.read(range(4))[0], expected)
     with pytest.raises(DataError, match=r"no val/ in '.*', which has the folders Training, held-out: .*:TRAIN,TEST"):
-        load(f"imagefolder:{photographs}")
+        load_data(f"imagefolder:{photographs}")
     with pytest.raises(DataError, match="no 'test' in"):
-        load(f"imagefolder:{photographs}:Training,test")
+        load_data(f"imagefolder:{photographs}:Training,test")
     (photographs / "held-out").rename(photographs / "test")
-    assert torch.equal(load(f"imagefolder:{photographs}", image_size=32).test.read(range(4))[0], expected)
+    assert torch.equal(load_data(f"imagefolder:{photographs}", image_size=32).test.read(range(4))[0], expected)
 
 
 def test_what_libraries_state() -> None:

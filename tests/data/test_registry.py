@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import pytest
 
-from bitwright.data import ImageData, Request, load, names, source
+from bitwright.data import ImageData, Request, load_data, names, source
 from bitwright.errors import DataError, UnknownNameError
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
     """A misspelt name is refused in one line, with the closest name and all names."""
     with pytest.raises(UnknownNameError, match=r"'mnist5k': did you mean 'mnist-5k'\? Known: .*imagefolder") as caught:
-        load("mnist5k")
+        load_data("mnist5k")
     assert "\n" not in str(caught.value)
 
 
 def test_names_are_the_documented_ones() -> None:
-    """The data sets are those that the documentation of `load` names."""
+    """The data sets are those that the documentation of `load_data` names."""
     assert names() == ("fashion-mnist", "imagefolder", "mnist-5k")
-    assert all(name in (load.__doc__ or "") for name in names())
+    assert all(name in (load_data.__doc__ or "") for name in names())
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_names_are_the_documented_ones() -> None:
 def test_bad_arguments_are_refused(name: str, arguments: dict[str, int], message: str) -> None:
     """What a data set cannot be is refused, with what was got."""
     with pytest.raises(DataError, match=message):
-        load(name, **arguments)
+        load_data(name, **arguments)
 
 
 def test_a_name_is_taken_once() -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitwright.data import ImageData
-from bitwright.data import load as load_data
+from bitwright.data import ImageData, load_data
 from bitwright.graph import Graph, capture, load_model
 from bitwright.graph.nodes import Node
 from bitwright.integer import IntegerModel, QuantParams, lower

@@ -58,7 +58,7 @@ def exactly(accumulators: npt.NDArray[np.int64], multipliers: Multipliers) -> li
 
 
 def tail(side: int, kernel: int, *, shift: int = 0) -> IntegerModel:
-    """A stream, added to itself, and its mean."""
+    """An unclamped sum, added to itself, and its mean."""
     scheme = Scheme.uniform(["conv"], Precision(8, 8))
     shape = (2, side, side)
     ratio = Multipliers(np.array([2**31 - 1, 3]), np.array([22, 0]))

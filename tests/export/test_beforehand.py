@@ -28,12 +28,12 @@ INSTALLED = [engine.form.engine for engine in ENGINES.values() if engine.install
 
 
 def averaged(area: int) -> Graph:
-    """A residual stream that an addition and a pooling read, averaged over rows of so many values."""
+    """A residual that an addition and a pooling read, averaged over rows of so many values."""
 
     def forward(self: nn.Module, images: Tensor) -> Tensor:
-        stream = self.first(images) + self.second(images)
-        total = stream + self.third(stream)
-        both = torch.cat([nn.functional.avg_pool2d(x, (1, area)) for x in (stream, total)], 1)
+        residual = self.first(images) + self.second(images)
+        total = residual + self.third(residual)
+        both = torch.cat([nn.functional.avg_pool2d(x, (1, area)) for x in (residual, total)], 1)
         return self.last(both.flatten(1))  # type: ignore[no-any-return]
 
     layers = {name: nn.Conv2d(1, 1, 1) for name in ("first", "second", "third")}

@@ -60,7 +60,7 @@ def test_halves_go_to_even(low: int, high: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pixels", [None, Pixels([0.5], [0.25])])
 def test_streams_and_means(pixels: Pixels | None, tmp_path: Path) -> None:
-    """A stream is added to itself, averaged, and requantized: by 31 bits, and by a float32 number."""
+    """An unclamped sum is added to itself, averaged, and requantized: by 31 bits, and by a float32 number."""
     torch.manual_seed(0)
     images = torch.randn(4, 1, 7, 7) if pixels is None else torch.randint(0, 256, (4, 1, 7, 7), dtype=torch.uint8)
     in_litert(tail(7, 7, shift=1), images, tmp_path, pixels)

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bitwright.benchmark import compare, load_engine
-from bitwright.data import load as load_data
+from bitwright.data import load_data
 from bitwright.data.fit import fit
 from bitwright.errors import ExportError
 from bitwright.export import Pixels, Target, export_onnx, to_onnx

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.benchmark import ENGINES, compare, load_engine
-from bitwright.data import load as load_data
+from bitwright.data import load_data
 from bitwright.data.fit import fit
 from bitwright.errors import ExportError, FileFormatError
 from bitwright.export import Pixels, Target, export_openvino, to_openvino

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.benchmark import compare, load_engine, side_by_side
-from bitwright.data import load as load_data
+from bitwright.data import load_data
 from bitwright.errors import ExportError, FileFormatError
 from bitwright.export import Pixels, export_tvm
 from bitwright.graph import capture

@@ -37,7 +37,7 @@ class Pooled(nn.Module):
 
 
 class PooledStream(nn.Module):
-    """A residual stream that an addition and a pooling read."""
+    """A residual that an addition and a pooling read."""
 
     def __init__(self, area: int) -> None:
         super().__init__()

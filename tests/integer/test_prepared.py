@@ -41,7 +41,7 @@ def assert_every_tensor_equal(model: IntegerModel, images: Tensor, device: str =
     ("precision", "residual_bits"), [("W8A8", 8), ("W4A4", 8), ("W2A2", 8), ("W3A5", 8), ("W8A8", 16), ("W4A4", 16)]
 )
 def test_resnet20(precision: str, residual_bits: int) -> None:
-    """Every bit width, and both widths of the residual stream."""
+    """Every bit width, and both widths of residuals."""
     assert_every_tensor_equal(*integer_model(RESNET20, 32, precision, residual_bits))
 
 

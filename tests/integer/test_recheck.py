@@ -154,7 +154,7 @@ TAMPERED: dict[str, tuple[Callable[[], Change], str]] = {
     "scale of their format": (lambda: rescaled_format(proved().ops[0].name, scale=0.5), "expected a format of the scale"),
     "scale of a term": (lambda: rescaled_format("inner", scale=0.5), f"addition '{ADD().name}': expected the multiplier"),
     "scale of a mean": (lambda: rescaled_format(POOL().name, scale=0.5), f"'{POOL().name}': expected a multiplier near"),
-    "scale of a stream": (lambda: rescaled_format(NARROWER().name, scale=0.5), f"'{NARROWER().name}': expected a multiplier n"),
+    "scale of a residual": (lambda: rescaled_format(NARROWER().name, scale=0.5), f"'{NARROWER().name}': expected a multiplier n"),
     "unit": (lambda: lambda model: _worth(model, -model.outputs["logits"].unit), "output 'logits': expected positive"),
     "number of units": (lambda: lambda model: _worth(model, np.ones(3)), "expected one unit of its output 'logits', or one a ch"),
     "output": (lambda: lambda model: replace(model, outputs=single_output("stem")), "output|unit"),

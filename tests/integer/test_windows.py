@@ -43,12 +43,12 @@ def test_any_windows_are_lowered_as_trained(data: st.DataObject, precision: str,
     """Windows anywhere, after a step of training: every tensor that may be negative can have any."""
     model = small_quantized(precision, residual_bits=residual_bits)
     train(model, few(64), TrainSettings(epochs=1, learning_rate=0.01))
-    for name in sorted(model.plan.movable - model.plan.accumulators):
+    for name in sorted(model.plan.asymmetric - model.plan.accumulators):
         quantizer = model.activation_quantizer(name)
         bits = quantizer.format.bit_width
         quantizer.place(data.draw(windows(bits, bits)), float(quantizer.scale.detach()))
     integer = assert_lowered_as_trained(model, digits().calibration(16)[0])
-    for name in model.plan.movable - model.plan.accumulators:
+    for name in model.plan.asymmetric - model.plan.accumulators:
         assert integer.formats[name].format == model.activation_quantizer(name).format
 
 
@@ -90,7 +90,7 @@ def test_windows_are_kept_in_files(ranges: Ranges, tmp_path: Path) -> None:
     train(model, few(64), TrainSettings(epochs=1, learning_rate=0.01))
     again = small_quantized("W4A4", ranges=ranges)
     again.load_state_dict(model.state_dict())
-    found = {name: model.activation_quantizer(name).format for name in model.plan.movable - model.plan.accumulators}
+    found = {name: model.activation_quantizer(name).format for name in model.plan.asymmetric - model.plan.accumulators}
     assert any(window not in (TensorFormat.symmetric(4), TensorFormat.symmetric(8)) for window in found.values())
     assert found == {name: again.activation_quantizer(name).format for name in found}
     integer = lower(again)

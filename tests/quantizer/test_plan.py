@@ -46,7 +46,7 @@ def scheme(residual_bits: int = 8, **bits: int) -> Scheme:
 
 @pytest.mark.parametrize("residual_bits", [8, 16])
 def test_a_tensor_carries_what_its_most_demanding_reader_wants(residual_bits: int) -> None:
-    """The addition wants the stream's width of both of its inputs; the layer beside it reads through a Requantize."""
+    """The addition wants the bits of residuals of both of its inputs; the layer beside it reads through a Requantize."""
     found = plan(residual(), scheme(residual_bits, branch=3, left=4, right=5))
     assert found.format("stem") == TensorFormat.unsigned(residual_bits)
     assert found.format("branch") == TensorFormat.symmetric(residual_bits)
@@ -95,14 +95,14 @@ def test_windows_move_where_values_can_be_negative() -> None:
     precisions = scheme(16, head=4)
     found = plan(residual(), precisions)
     assert (
-        found.movable
+        found.asymmetric
         == {name for name, made in found.formats.items() if made.negative and made.bit_width <= 8}
         != set()
     )
     assert any(made.bit_width == 16 and made.negative for made in found.formats.values())
     for_tensorrt = plan(residual(), replace(precisions, deploy="tensorrt"))
-    assert for_tensorrt.movable == {name for name in found.movable if found.formats[name].bit_width < 8}
-    assert plan(residual(), replace(precisions, activations="symmetric")).movable == set()
+    assert for_tensorrt.asymmetric == {name for name in found.asymmetric if found.formats[name].bit_width < 8}
+    assert plan(residual(), replace(precisions, activations="symmetric")).asymmetric == set()
 
 
 def test_budgets_count_the_formats_of_the_plan() -> None:

@@ -42,7 +42,7 @@ RIGHT = {
     "zoo list": "zoo list",
     "zoo show": "zoo show resnet18-bops0.5 -o +x",
     "zoo table": "zoo table --model resnet18",
-    "zoo verify": "zoo verify --model resnet18",
+    "zoo check": "zoo check --model resnet18",
     "zoo download": "zoo download resnet18-bops0.5",
     "zoo import": "zoo import @tiny.safetensors --model resnet18 --scheme bops0.5 -o +x",
     "zoo reproduce": "zoo reproduce resnet18-bops0.5 -d =imagefolder:@photographs -o +runs",
@@ -115,7 +115,7 @@ MORE = (
     "bench", "bench @tiny.graph", "bench @tiny.yaml", "bench layers @tiny.graph -o +x --engine tvm",
     "demo -d =imagefolder:@oneclass -o +demo", "demo -d =mnist-5k -o @tiny.graph", "demo -d =mnist-5k -o @.",
     "zoo show resnet18-bops0.5 --residual-bits 16", "zoo show resnet18-bops0.9", "zoo show resnet18-baseline -o +x",
-    "zoo table --model vgg16", "zoo verify --model vgg16", "zoo verify --write +x --model resnet18",
+    "zoo table --model vgg16", "zoo check --model vgg16", "zoo check --write +x --model resnet18",
     "zoo download resnet99-bops0.5", "zoo import @tiny.safetensors --model resnet18 -o +x",
     "zoo import @tiny.safetensors --model resnet18 --float --scheme bops0.5 -o +x",
     "zoo import @tiny.safetensors --model resnet99 --scheme bops0.5 -o +x",
@@ -212,7 +212,7 @@ def _left_out(name: str, words: tuple[str, ...]) -> Iterator[Cell]:
     for place, word in enumerate(words):
         if word == "-o" and name == "zoo reproduce":  # which has a folder of its own
             continue
-        if word in ("-o", "-d", "--model") and name not in ("zoo show", "demo", "zoo table", "zoo verify"):
+        if word in ("-o", "-d", "--model") and name not in ("zoo show", "demo", "zoo table", "zoo check"):
             yield Cell(name, f"without {word}", words[:place] + words[place + 2 :])
         if word in ("-o", "-d", "--model"):
             yield Cell(name, f"{word} without a value", (*words[:place], *words[place + 2 :], word))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bitwright.data import ImageData, batches, load, subset
+from bitwright.data import ImageData, batches, load_data, subset
 from bitwright.graph import Graph, capture
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, Ranges, calibrate, quantize
@@ -41,7 +41,7 @@ class SmallResidual(nn.Module):
 @cache
 def digits() -> ImageData:
     """The embedded digits, 28 pixels wide."""
-    return load("mnist-5k")
+    return load_data("mnist-5k")
 
 
 def few(

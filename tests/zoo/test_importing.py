@@ -118,15 +118,15 @@ def test_a_published_input_is_multiplied_by_the_reciprocal() -> None:
 
 
 def test_sums_are_rounded_separately_and_not_clamped(resnet18: tuple[IntegerModel, Twin, Graph, Tensor]) -> None:
-    """The residual stream exceeds 16 bits, as the reference's does, and no format claims otherwise."""
+    """Residuals exceed 16 bits, as the reference's does, and no format claims otherwise."""
     model, twin, _, images = resnet18
     expected = twin(images)
     seen: dict[str, Tensor] = {}
     run(model, images, observe=lambda name, values: seen.update({name: values}))
     sums = [op.name for op in model if isinstance(op, IntegerAdd)]
     assert max(int(seen[name].max()) for name in sums) > 2**15
-    for name, stream in zip(sums, twin.stream, strict=True):
-        assert torch.equal(seen[name], stream.round().clamp(min=0).to(torch.int32))
+    for name, residual in zip(sums, twin.residuals, strict=True):
+        assert torch.equal(seen[name], residual.round().clamp(min=0).to(torch.int32))
     for op in model:
         if op.name in model.formats:
             params = model.formats[op.name]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitwright.zoo import row, rows, verify, zoo_table
+from bitwright.zoo import changed_figures, row, rows, zoo_table
 from bitwright.zoo.conventions import Hypothesis, printed, reason
 from bitwright.zoo.counting import count_network
 from bitwright.zoo.counts import all_models, stored_counts
@@ -75,7 +75,7 @@ def test_reasons_claim_nothing_that_does_not_fit() -> None:
 
 def test_the_committed_figures_follow_from_the_stored_counts() -> None:
     """Of every network and scheme, and the file is the one that they would give today."""
-    assert verify() == ()
+    assert changed_figures() == ()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_committed_figures_follow_from_the_stored_counts() -> None:
 def test_stored_counts_are_those_of_the_captured_network(model: str) -> None:
     """Layer by layer; and so are all rows of the table."""
     assert count_network(model) == stored_counts(model)
-    assert verify([model], counts=count_network) == ()
+    assert changed_figures([model], counts=count_network) == ()
     chosen = [published for published in rows() if published.model == model]
     assert zoo_table(chosen, counts=count_network) == zoo_table(chosen)
 
@@ -96,7 +96,7 @@ def test_figures_are_written_as_they_are_committed(tmp_path: Path) -> None:
     assert (tmp_path / "counts.json").read_text() == data_text("counts.json")
 
 
-def test_verify_names_every_regression() -> None:
+def test_changed_figures_are_all_named() -> None:
     """A changed count, a lost and a new scheme are each one line."""
     expected = json.loads(json.dumps(figures(stored_counts, ["resnet18"])))
     expected["resnet18"]["macs"] += 1
@@ -104,7 +104,7 @@ def test_verify_names_every_regression() -> None:
     expected["resnet18"]["schemes"]["bops0.5"]["bops"] -= 64
     expected["resnet18"]["schemes"]["w2a2"] = {"weight_bits": 1, "bops": 2}
     del expected["resnet18"]["schemes"]["uniform8"]
-    faults = verify(["resnet18"], expected=expected)
+    faults = changed_figures(["resnet18"], expected=expected)
     assert [fault.split(" expected")[0] for fault in faults] == [
         "resnet18: macs:",
         "resnet18: layers: output:",

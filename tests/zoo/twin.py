@@ -73,12 +73,12 @@ class Twin:
         self.state: dict[str, Tensor] = {}
         self.stem = "quant_init_block_convbn" if model == "resnet18" else "quant_init_convbn"
         self.last = 2 if model == "resnet18" else 3
-        self.stream: list[Tensor] = []
+        self.residuals: list[Tensor] = []
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits; ranges that no batch has set yet are set by this one, and stay."""
-        self.stream = []
+        self.residuals = []
         features = self.network.features
         x, sa = self.activation("quant_input", images, 8)
         x, sw = self.convolution(self.stem, features.init_block.conv, x, sa)
@@ -99,7 +99,7 @@ class Twin:
         return torch.round(F.linear(x.flatten(1) / sa, weight, bias)) * (sw.reshape(1, -1) * sa)
 
     def unit(self, name: str, module: nn.Module, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """One residual unit on a stream of scale s."""
+        """One residual unit on a residual of scale s."""
         shortcut, shortcut_scales = x, (s, None)
         x, sa = self.activation(f"{name}.quant_act", x, self.bits[f"{name}.quant_convbn1"], s)
         if module.resize_identity:
@@ -111,7 +111,7 @@ class Twin:
                 bits = self.bits[f"{name}.quant_convbn{index + 1}"]
                 x, sa = self.activation(f"{name}.quant_act{index}", F.relu(x), bits, sa, sw)
         x, s = self.activation(f"{name}.quant_act_int32", x, 16, sa, sw, shortcut, shortcut_scales)
-        self.stream.append(x / s)
+        self.residuals.append(x / s)
         return F.relu(x), s
 
     def convolution(self, name: str, block: nn.Module, x: Tensor, sa: Tensor) -> tuple[Tensor, Tensor]:

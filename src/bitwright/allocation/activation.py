@@ -2,7 +2,7 @@
 """Activation memory: the most bits of activations that live at once while one image passes through the network.
 
 A tensor lives from the node that makes it to the last node that reads it, and is stored at the bits that its most demanding
-reader wants (a layer wants the activation bits of its precision, an addition those of the residual stream, other operations
+reader wants (a layer wants the activation bits of its precision, an addition those of a residual addition, other operations
 8; the network's output is 32 bits wide). Flattening, dropout and slices are views: they keep what they show alive and store
 nothing. Copies that are requantized while being read, accumulators and an engine's scratch memory are not counted.
 

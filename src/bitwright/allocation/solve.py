@@ -18,7 +18,7 @@ from bitwright.allocation.highs import best_by_highs
 from bitwright.allocation.multipliers import multipliers
 from bitwright.allocation.options import Int64, Options
 
-NARROW, WIDE = 400, 400_000
+FEW_STATES, MANY_STATES = 400, 400_000
 """Partial choices that are kept while looking for a good choice, and while proving that none is better."""
 
 FIRST = 30
@@ -85,16 +85,16 @@ def _search(program: Program, keep: int) -> list[tuple[int, ...]] | None:
     everything = program.everything
     most = float(steps[min(len(steps), FIRST) - 1]) if len(steps) else 0.0
     while True:
-        found = enumerate_choices(program, most, keep, NARROW)
+        found = enumerate_choices(program, most, keep, FEW_STATES)
         if len(found.picks) == keep or most >= everything:
             break
         if found.picks:
-            near = enumerate_choices(program, NEXT * found.excess[-1], keep, WIDE, give_up=True)
+            near = enumerate_choices(program, NEXT * found.excess[-1], keep, MANY_STATES, give_up=True)
             if near.complete and len(near.picks) == keep:
                 return list(near.picks)
         most = min(most * GROWTH or everything, everything)
     if found.complete and (most >= everything or found.excess[-1] <= most):
         return list(found.picks)
     worst = found.excess[-1] if len(found.picks) == keep else everything
-    proof = enumerate_choices(program, worst, keep, WIDE, give_up=True)
+    proof = enumerate_choices(program, worst, keep, MANY_STATES, give_up=True)
     return list(proof.picks) if proof.complete else None

@@ -14,7 +14,7 @@ from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, say, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
-from bitwright.cli.models import load_data, make_model, refuse_ignored_weights
+from bitwright.cli.models import data_for_model, make_model, refuse_ignored_weights
 from bitwright.cli.numbers import real, share, whole
 from bitwright.cli.options import Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
 from bitwright.cli.outputs import reserve
@@ -136,7 +136,7 @@ def auto(
         network = capture_model(made, shape, name=model)
         known = network_preprocessing(model, pretrained, shape[1], asked.of_channels(shape[0]))
         network = replace(network, preprocessing=known)
-    found = load_data(
+    found = data_for_model(
         data, network.input_shape, known=network.preprocessing, asked=asked, outputs=network.output_shape[0]
     )
     training = TrainSettings(epochs=epochs, learning_rate=learning_rate, seed=seed) if train else None

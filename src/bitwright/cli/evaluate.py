@@ -42,7 +42,7 @@ def evaluate(
     from rich.text import Text
 
     from bitwright.benchmark import predictor
-    from bitwright.cli.models import class_outputs, load_data, task_for
+    from bitwright.cli.models import class_outputs, data_for_model, task_for
     from bitwright.training import evaluate as judge
 
     found = predictor(model)
@@ -51,7 +51,7 @@ def evaluate(
         refuse_ignored(context, f"the task {chosen.name} compares with labels.", "reference")
     elif reference is not None:
         chosen = chosen.towards(predictor(reference).predict)
-    images = load_data(
+    images = data_for_model(
         data,
         found.input_shape,
         known=found.preprocessing,

@@ -77,7 +77,7 @@ def export(
     from rich.text import Text
 
     from bitwright.benchmark import checked_export
-    from bitwright.cli.models import load_data
+    from bitwright.cli.models import data_for_model
     from bitwright.errors import DataError, unknown_name
     from bitwright.export import Pixels, Target, companions, exported_bytes, form_of
     from bitwright.export.seal import NOT_CHECKED
@@ -101,7 +101,7 @@ def export(
     loaded = load_integer(model)
     pixels = images = None
     if data is not None:
-        found = load_data(data, loaded.input_shape, known=loaded.preprocessing, asked=asked)
+        found = data_for_model(data, loaded.input_shape, known=loaded.preprocessing, asked=asked)
         if not found.mean or not found.std:
             raise DataError(
                 f"a file that reads pixels normalises them, and {data} does not say how: let it return 'mean' and 'std', or "

@@ -35,7 +35,7 @@ def lower(
         str,
         typer.Option(
             "--target",
-            help="any, or avx2: narrow weights or inputs where CPUs without 8-bit dot products saturate.",
+            help="any, or avx2: reduce the range of weights or inputs where CPUs without 8-bit dot products saturate.",
         ),
     ] = "any",
     data: Annotated[
@@ -56,7 +56,7 @@ def lower(
     asked: Preprocessing,
 ) -> None:
     """Make the integer model, prove that float32 engines compute the same integers, write it packed."""
-    from bitwright.cli.models import load_data, task_for
+    from bitwright.cli.models import data_for_model, task_for
     from bitwright.cost import BYTES_PER_MB
     from bitwright.errors import unknown_name
     from bitwright.export import Target
@@ -81,7 +81,7 @@ def lower(
     if target == Target.AVX2 and data is not None:
         source = model.plan.source
         purpose = task_for(task, source.output_shape, source.model).towards(FloatModel(model.float_graph()).eval())
-        found = load_data(data, source.input_shape, known=source.preprocessing, asked=asked)
+        found = data_for_model(data, source.input_shape, known=source.preprocessing, asked=asked)
         chosen_on, _ = found.calibration(min(_CHOOSING, len(found.train)))
         with bar(f"lowering {name} as it is") as progress:
             before = lower_model(model, progress=progress)
@@ -106,11 +106,11 @@ def lower(
 
 def _judged(model: IntegerModel, task: Task, data: str, count: int | None, asked: Preprocessing) -> Scores:
     """Scores on the first `count` test images."""
-    from bitwright.cli.models import class_outputs, load_data
+    from bitwright.cli.models import class_outputs, data_for_model
     from bitwright.integer import prepare
     from bitwright.training import evaluate
 
-    found = load_data(
+    found = data_for_model(
         data, model.input_shape, known=model.preprocessing, asked=asked, outputs=class_outputs(task, model.output_shape)
     ).test
     total = min(count or len(found), len(found))

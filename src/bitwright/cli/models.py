@@ -41,13 +41,13 @@ def make_model(
     """
     import torch
 
-    from bitwright.data import load, names
+    from bitwright.data import load_data, names
     from bitwright.graph import load_model
     from bitwright.graph.sources import image_size as preferred_size
 
     of_images = replace_head or (classes is None and not pretrained and weights is None)
     own = data is not None and data.partition(":")[0] not in names()  # whose images may come in one size only
-    images = load(data) if data is not None and (channels is None or of_images or own) else None
+    images = load_data(data) if data is not None and (channels is None or of_images or own) else None
     if images is not None:
         channels = channels or (3 if name.startswith("torchvision:") else images.shape[0])
     own_shape = images.shape if images is not None and images.fixed_size else None
@@ -105,7 +105,7 @@ def refuse_two_heads(context: typer.Context) -> None:
         )
 
 
-def load_data(
+def data_for_model(
     name: str,
     shape: tuple[int, ...],
     *,
@@ -123,7 +123,7 @@ def load_data(
         outputs: How many classes the model tells apart, where labels matter: they become its outputs, and a line says how where
             they are not as many.
     """
-    from bitwright.data import Preprocessing, load
+    from bitwright.data import Preprocessing, load_data
     from bitwright.data.preprocessing import require_same
     from bitwright.errors import DataError
     from bitwright.sensitivity.processes import rank_and_size
@@ -132,7 +132,7 @@ def load_data(
     if asked.crop not in (None, shape[1]):
         raise DataError(f"the network reads images of {shape[1]} x {shape[2]}, got --crop {asked.crop}.")
     require_same(asked, known, "the network", "the command line")
-    found = load(name, channels=shape[0], image_size=shape[1], preprocessing=asked.over(known))
+    found = load_data(name, channels=shape[0], image_size=shape[1], preprocessing=asked.over(known))
     if found.shape != tuple(shape):
         raise DataError(
             f"the network reads images of {' x '.join(map(str, shape))}, got {' x '.join(map(str, found.shape))} from {name}."

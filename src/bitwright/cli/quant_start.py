@@ -59,9 +59,9 @@ def source_of(flags: Namespace) -> str:
 
 def head_classes(flags: Namespace) -> int | None:
     """How many classes a new head is for, if one was asked for."""
-    from bitwright.data import load
+    from bitwright.data import load_data
 
-    return len(load(source_of(flags)).classes) if flags.replace_head else flags.classes
+    return len(load_data(source_of(flags)).classes) if flags.replace_head else flags.classes
 
 
 def model_of(arch: str) -> str:
@@ -196,7 +196,7 @@ def chosen_scheme(begun: Begun, flags: Namespace, say: Say) -> Scheme:
         scheme = replace(scheme, activations=flags.quant_mode)
     if any(isinstance(node, Add) for node in begun.graph):
         how = "as published" if scheme.residual_bits == 16 else "not the published 16 (--residual-bits 16)"
-        say(f"the residual stream has {scheme.residual_bits} bits, {how}")
+        say(f"residual additions have {scheme.residual_bits} bits, {how}")
     return scheme
 
 

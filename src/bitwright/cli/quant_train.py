@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(flags: Namespace, command: str = "python quant_train.py …") -> None:
     """Train, with a validation after each epoch; or only evaluate."""
     choose_gpu(flags.gpu)  # before anything looks for GPUs
-    from bitwright.cli.models import load_data
+    from bitwright.cli.models import data_for_model
     from bitwright.integer import IntegerModel
 
     state = flags.save_path / STATE
@@ -52,7 +52,7 @@ def run(flags: Namespace, command: str = "python quant_train.py …") -> None:
     told: list[str] = []
     start = begin(flags, told.append)
     network = start if isinstance(start, IntegerModel) else start.graph
-    data = load_data(source_of(flags), network.input_shape, outputs=network.output_shape[0])
+    data = data_for_model(source_of(flags), network.input_shape, outputs=network.output_shape[0])
     log(command)
     for line in (*told, str(data), *notes(flags)):
         log(line)

@@ -96,7 +96,7 @@ def reconstruct(
     """
     from rich.text import Text
 
-    from bitwright.cli.models import load_data
+    from bitwright.cli.models import data_for_model
     from bitwright.reconstruction import ReconstructionSettings, correct_biases, equalised
     from bitwright.reconstruction import reconstruct as reconstruct_model
     from bitwright.training import Checkpointing, save_quantized
@@ -109,7 +109,7 @@ def reconstruct(
     quantized, floats = _read(context, model, scheme, reference)
     floats = equalised(floats) if equalise else floats
     with resumable(state):
-        found = load_data(data, floats.input_shape, known=floats.preprocessing, asked=asked)
+        found = data_for_model(data, floats.input_shape, known=floats.preprocessing, asked=asked)
         floats = floats.reading(found.preprocessing, data)
         seen, _ = found.calibration(min(images, len(found.train)), seed)
         if quantized is None:

@@ -78,7 +78,7 @@ def sensitivity(
         refuse_ignored(context, "this metric measures each loss once.", "max_probes")
     state = checkpoint or output.with_name(f"{output.name}.state")
     reserve(output, state, reads=[graph])
-    from bitwright.cli.models import class_outputs, load_data, task_for
+    from bitwright.cli.models import class_outputs, data_for_model, task_for
     from bitwright.graph import Graph
     from bitwright.report import sensitivity_table
     from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
@@ -88,7 +88,7 @@ def sensitivity(
     if own_device is not None:
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
     purpose = task_for(task, network.output_shape, network.model)
-    found = load_data(
+    found = data_for_model(
         data,
         network.input_shape,
         known=network.preprocessing,

@@ -284,7 +284,7 @@ class _Run:
 
 
 def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
-    from bitwright.cli.models import class_outputs, load_data, make_model, outputs_of, task_for
+    from bitwright.cli.models import class_outputs, data_for_model, make_model, outputs_of, task_for
     from bitwright.graph import FloatModel, capture
     from bitwright.training import fit
 
@@ -296,7 +296,7 @@ def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
             f"{name} is trained in float, and --task {run.task} imitates a float network: name another task."
         )
     known = network_preprocessing(name, options["pretrained"], shape[1], run.asked.of_channels(shape[0]))
-    images = load_data(run.data, shape, known=known, asked=run.asked, outputs=class_outputs(task, outputs))
+    images = data_for_model(run.data, shape, known=known, asked=run.asked, outputs=class_outputs(task, outputs))
     weights = options["weights"]
     origin = {
         "model": name,
@@ -324,7 +324,7 @@ def _train_quantized(
     falling: Falling | None,
     options: dict[str, Any],
 ) -> None:
-    from bitwright.cli.models import class_outputs, load_data, task_for
+    from bitwright.cli.models import class_outputs, data_for_model, task_for
     from bitwright.cli.schemes import scheme_for
     from bitwright.errors import FileFormatError
     from bitwright.export import require_deployable
@@ -345,7 +345,7 @@ def _train_quantized(
     task = task_for(run.task, graph.output_shape, graph.model).towards(float_network)
     options["task"] = task
     outputs = class_outputs(task, graph.output_shape)
-    images = load_data(run.data, graph.input_shape, known=graph.preprocessing, asked=run.asked, outputs=outputs)
+    images = data_for_model(run.data, graph.input_shape, known=graph.preprocessing, asked=run.asked, outputs=outputs)
     if teacher_alpha > 0:
         options["distillation"] = Distillation(float_network, teacher_alpha)
     options["checkpoint"] = run.checkpoint

@@ -186,12 +186,12 @@ class Images:
     @cached_property
     def found(self) -> ImageData | None:
         """The data set."""
-        from bitwright.cli.models import load_data
+        from bitwright.cli.models import data_for_model
 
         return (
             None
             if self.data is None
-            else load_data(self.data, self.model.input_shape, known=self.model.preprocessing, asked=self.asked)
+            else data_for_model(self.data, self.model.input_shape, known=self.model.preprocessing, asked=self.asked)
         )
 
     @property

@@ -121,8 +121,8 @@ def _rows(models: list[str] | None) -> Any:
     return [row for row in rows() if row.model in wanted]
 
 
-@zoo.command("verify", epilog="Example: bitwright zoo verify")
-def verify(
+@zoo.command("check", epilog="Example: bitwright zoo check")
+def check(
     context: typer.Context,
     model: Models = None,
     recompute: Recompute = False,
@@ -132,7 +132,7 @@ def verify(
 ) -> None:
     """Compute every row's figures from the layers' counts; any difference to the committed figures is an error."""
     from bitwright.zoo.counts import all_models
-    from bitwright.zoo.regression import verify_zoo, write_figures
+    from bitwright.zoo.regression import check_zoo, write_figures
 
     if write is not None:
         refuse_ignored(
@@ -144,7 +144,7 @@ def verify(
             write_figures(write, counts, progress=progress)
             note(f"wrote {write}")
             return
-        verify_zoo(model, counts=counts, progress=progress)
+        check_zoo(model, counts=counts, progress=progress)
     how = "counted anew from the captured networks" if recompute else "computed from the stored counts of their layers"
     typer.echo(f"all figures of {', '.join(model or all_models())}, {how}, are as committed")
 
@@ -217,7 +217,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run the recipe of a row from float weights to the integer model; ends with the row, published beside measured."""
-    from bitwright.cli.models import load_data, make_model, match, refuse_two_heads
+    from bitwright.cli.models import data_for_model, make_model, match, refuse_two_heads
     from bitwright.graph import capture
     from bitwright.report.zoo import reproduction_table
     from bitwright.zoo import recipe, row
@@ -233,7 +233,7 @@ def reproduce(
     chosen = recipe(name).changed(changes or [])
     shape = (3, image_size_of(published.model), image_size_of(published.model))
     source = f"pytorchcv:{published.model}"
-    images = load_data(data, shape)  # before weights are fetched for them
+    images = data_for_model(data, shape)  # before weights are fetched for them
     made, _ = make_model(
         source,
         pretrained=weights is None,

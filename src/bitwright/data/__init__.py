@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Images to train, calibrate and evaluate with: data sets by name, read a whole batch at a time.
 
->>> data = load("mnist-5k")
+>>> data = load_data("mnist-5k")
 >>> print(data)
 mnist-5k: 4,000 training and 1,000 test images of 1x28x28 in 10 classes
 >>> images, labels = next(iter(data.batches("test", batch_size=32)))
@@ -20,7 +20,7 @@ from bitwright.data.loader import batches
 from bitwright.data.outputs import Matched, imagenet_synsets, match_outputs
 from bitwright.data.own import OwnImages
 from bitwright.data.preprocessing import Preprocessing
-from bitwright.data.registry import load, names, source
+from bitwright.data.registry import load_data, names, source
 from bitwright.data.request import Request
 from bitwright.data.subset import ImageSubset, part_of, subset
 
@@ -38,7 +38,7 @@ __all__ = [
     "Request",
     "batches",
     "imagenet_synsets",
-    "load",
+    "load_data",
     "match_outputs",
     "names",
     "part_of",

@@ -26,8 +26,8 @@ def fit(pixels: Tensor, size: int) -> Tensor:
     >>> fit(torch.full((1, 1, 2, 2), 7, dtype=torch.uint8), 4)[0, 0].tolist()
     [[0, 0, 0, 0], [0, 7, 7, 0], [0, 7, 7, 0], [0, 0, 0, 0]]
     """
-    tall, wide = size - pixels.shape[2], size - pixels.shape[3]
-    if min(tall, wide) >= 0 and max(tall, wide) <= 2 * MAX_PADDING:
-        return F.pad(pixels, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
+    rows, columns = size - pixels.shape[2], size - pixels.shape[3]
+    if min(rows, columns) >= 0 and max(rows, columns) <= 2 * MAX_PADDING:
+        return F.pad(pixels, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
     resized = F.interpolate(pixels.to(torch.float32), (size, size), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)

@@ -46,7 +46,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_SOURCES))
 
 
-def load(
+def load_data(
     name: str,
     *,
     image_size: int | None = None,

@@ -56,8 +56,8 @@ def subset(images: ImageSet, fraction: float, seed: int = 0) -> ImageSubset:
     Raises:
         DataError: If the fraction is out of range, or leaves no image.
 
-    >>> from bitwright.data import load
-    >>> print(subset(load("mnist-5k").train, 0.1))
+    >>> from bitwright.data import load_data
+    >>> print(subset(load_data("mnist-5k").train, 0.1))
     400 of 4,000 images, 40 of each class
     """
     return ImageSubset(images, stratified(images.labels, part_of(len(images), fraction), seed))

@@ -16,8 +16,7 @@ import torch
 from bitwright.allocation import Allocation, ParetoFrontier, allocate, graph_problem, pareto_frontier
 from bitwright.benchmark import compare, environment, load_engine, time_interleaved
 from bitwright.cost import BYTES_PER_MB
-from bitwright.data import ImageData
-from bitwright.data import load as load_data
+from bitwright.data import ImageData, load_data
 from bitwright.demo.folder import open_folder
 from bitwright.demo.settings import DemoSettings
 from bitwright.export import export_float_onnx, export_onnx

@@ -238,7 +238,7 @@ class Take(Move):
     places: tuple[int, ...]
 
     @property
-    def run(self) -> tuple[int, int, int] | None:
+    def slice(self) -> tuple[int, int, int] | None:
         """Start, stop (exclusive) and a positive step, if the places are a slice."""
         first, last, count = self.places[0], self.places[-1], len(self.places)
         step = (last - first) // (count - 1) if count > 1 else 1

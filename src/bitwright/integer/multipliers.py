@@ -129,9 +129,9 @@ def dyadic(ratio: npt.ArrayLike, bits: int = 24) -> Multipliers:
     ratios = _checked_ratios(ratio)
     mantissa, exponent = np.frexp(ratios)  # ratio = mantissa * 2**exponent, mantissa in [1/2, 1)
     multiplier = np.rint(np.ldexp(mantissa, bits)).astype(np.int64)  # ldexp is exact: one rounding
-    carried = multiplier == 2**bits  # rounded up to the next power of two
-    multiplier = np.where(carried, 2 ** (bits - 1), multiplier)
-    shift = bits - (exponent + carried)
+    overflows = multiplier == 2**bits  # rounded up to the next power of two
+    multiplier = np.where(overflows, 2 ** (bits - 1), multiplier)
+    shift = bits - (exponent + overflows)
     if (shift < 0).any():
         channel = int(np.argmin(shift))
         raise LoweringError(f"channel {channel}: expected a ratio below 2**{bits}, got {ratios[channel]:.6g}.")
@@ -166,9 +166,9 @@ def hawq_dyadic(ratio: npt.ArrayLike) -> Multipliers:
     mantissa, exponent = np.frexp(ratios)
     # 31 integer and 22 fractional bits: adding 1/2 is exact below 2**31, and floor then rounds halves up.
     multiplier = np.floor(np.ldexp(mantissa, 31) + 0.5).astype(np.int64)
-    carried = multiplier == 2**31
-    multiplier = np.where(carried, 2**30, multiplier)
-    shift = 31 - (exponent + carried)
+    overflows = multiplier == 2**31
+    multiplier = np.where(overflows, 2**30, multiplier)
+    shift = 31 - (exponent + overflows)
     if (shift < 0).any():
         channel = int(np.argmin(shift))
         raise LoweringError(f"channel {channel}: expected a ratio below 2**31, got {ratios[channel]:.6g}.")

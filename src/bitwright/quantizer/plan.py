@@ -36,7 +36,7 @@ class QuantPlan:
         graph: The network with `Requantize` nodes where a reader wants fewer bits, or another scale, than its tensor has.
         scheme: What it was made from.
         formats: The format of each quantizer before calibration, by its name.
-        movable: The quantizers whose windows calibration may place anew, with as many integers.
+        asymmetric: The quantizers whose windows calibration may place anew, with as many integers.
         quantizer_of: The quantizer of each tensor, by the tensor's name. Tensors of one name share one scale.
         accumulators: The tensors of sums that leave the network as they are, in int32, since nothing computes with them.
     """
@@ -45,7 +45,7 @@ class QuantPlan:
     graph: Graph
     scheme: Scheme
     formats: Mapping[str, TensorFormat]
-    movable: frozenset[str]
+    asymmetric: frozenset[str]
     quantizer_of: Mapping[str, str]
     accumulators: frozenset[str]
 
@@ -64,7 +64,7 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
     """Decide the format of every tensor.
 
     A tensor has as many bits as its most demanding reader wants: a layer wants the activation bits of its precision, an
-    addition wants the bits of the residual stream, pooling wants 8, and a node that only moves values wants what its own
+    addition wants the bits of residuals, pooling wants 8, and a node that only moves values wants what its own
     readers want. Readers that want fewer read through a `Requantize`. All inputs of a concatenation share its scale:
     producers that nothing else reads requantize to it directly, others through a `Requantize`.
 
@@ -84,11 +84,11 @@ def plan(graph: Graph, scheme: Scheme) -> QuantPlan:
         if key == node.name:
             bits = node.bit_width if isinstance(node, Requantize) else bits_of[node.name]
             formats[key] = _format(bits, negative[key], scheme)
-    movable = frozenset(key for key in formats if negative[key] and _movable(formats[key].bit_width, scheme))
-    return QuantPlan(graph, expanded, scheme, formats, movable, quantizer_of, accumulators)
+    asymmetric = frozenset(key for key in formats if negative[key] and _asymmetric(formats[key].bit_width, scheme))
+    return QuantPlan(graph, expanded, scheme, formats, asymmetric, quantizer_of, accumulators)
 
 
-def _movable(bits: int, scheme: Scheme) -> bool:
+def _asymmetric(bits: int, scheme: Scheme) -> bool:
     """Whether the window of tensors that can be negative may be placed; residual tensors of 16 bits would gain nothing.
 
     TensorRT's bytes have no zero point: it reads windows of 7 bits or fewer, which lie within them.

@@ -67,8 +67,8 @@ def _(node: Bytewise, plan: QuantPlan) -> str:
 @_refused.register
 def _(node: AvgPool2d, plan: QuantPlan) -> str:
     window = plan.format(node.inputs[0])
-    movable = plan.quantizer_of[node.inputs[0]] in plan.movable
-    ends = (0, window.span) if movable else window.ends
+    asymmetric = plan.quantizer_of[node.inputs[0]] in plan.asymmetric
+    ends = (0, window.span) if asymmetric else window.ends
     largest = magnitude(window_sums(node.kernel, ends))
     if largest <= INT32_MAX:
         return ""

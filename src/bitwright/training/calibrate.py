@@ -143,7 +143,7 @@ def calibrate(
         if key not in model.plan.accumulators:
             quantizer = model.activation_quantizer(key)
             window = quantizer.format
-            if quantizer.movable:
+            if quantizer.asymmetric:
                 quantizer.place(*observer.format(window.bit_width, chosen, percentile))
             else:
                 quantizer.place(window, observer.scale(window, chosen, percentile))
@@ -171,7 +171,7 @@ def set_ranges(model: QuantizedModel, ranges: Mapping[str, tuple[float, float]])
             low, high = (float(torch.tensor(end).clamp(found.minimum, found.maximum)) for end in (low, high))
         quantizer = model.activation_quantizer(key)
         window = quantizer.format
-        if quantizer.movable:
+        if quantizer.asymmetric:
             window, scale = smallest_format(low, high, window.bit_width)
         else:
             scale = full_scale(low, high, window)
@@ -192,7 +192,7 @@ def transfer_scales(model: QuantizedModel, former: QuantizedModel) -> int:
     for key, usual in former.plan.formats.items():
         if model.plan.formats.get(key) == usual and key not in model.plan.accumulators | former.plan.accumulators:
             quantizer, found = model.activation_quantizer(key), former.activation_quantizer(key)
-            if quantizer.movable or quantizer.format == found.format:
+            if quantizer.asymmetric or quantizer.format == found.format:
                 quantizer.place(found.format, float(found.scale))
     for layer, precision in former.plan.scheme.layers.items():
         if model.plan.scheme.layers[layer].weight_bits == precision.weight_bits:

@@ -61,7 +61,9 @@ class QuantizedModel(nn.Module):
         shared = plan.shared()
         self.activations = nn.ModuleDict(
             {
-                _key(name): ActivationQuantizer(window, quantizing, shared=name in shared, movable=name in plan.movable)
+                _key(name): ActivationQuantizer(
+                    window, quantizing, shared=name in shared, asymmetric=name in plan.asymmetric
+                )
                 for name, window in plan.formats.items()
                 if name in used
             }

@@ -95,13 +95,13 @@ class ActivationQuantizer(nn.Module):
         settings: How the scale follows the data.
         shared: Whether several tensors have this scale, one of which is computed after another. It then moves after each batch
             (`move`), towards the widest of them, and not between two: all of a batch are worth the same, in whatever order.
-        movable: Whether the window is placed by calibration, and moves with ranges that follow the data. A learned scale
+        asymmetric: Whether the window is placed by calibration, and moves with ranges that follow the data. A learned scale
             keeps the window that it was calibrated with.
 
     Attributes:
         scale: Shape ().
-        quant_min: Shape (), the least integer of a movable window.
-        ends: Shape (2,), the range of real values that a moving average has reached, for a movable window.
+        quant_min: Shape (), the least integer of an asymmetric window.
+        ends: Shape (2,), the range of real values that a moving average has reached, for an asymmetric window.
     """
 
     scale: Tensor
@@ -114,18 +114,18 @@ class ActivationQuantizer(nn.Module):
         settings: QuantizerSettings | None = None,
         *,
         shared: bool = False,
-        movable: bool = False,
+        asymmetric: bool = False,
     ) -> None:
         super().__init__()
         self.shared = shared
-        self.movable = movable
+        self.asymmetric = asymmetric
         self._widest: tuple[Tensor, Tensor] | None = None
         settings = settings or QuantizerSettings()
         self._format = window
         self.ranges = ranges = settings.ranges
         self.momentum = settings.momentum
         self.percentile = settings.act_percentile
-        if movable:
+        if asymmetric:
             self.register_buffer("quant_min", torch.tensor(window.quant_min))
             if ranges is Ranges.EMA:
                 self.register_buffer("ends", torch.tensor([window.quant_min, window.quant_max], dtype=torch.float32))
@@ -137,14 +137,14 @@ class ActivationQuantizer(nn.Module):
     @property
     def format(self) -> TensorFormat:
         """The integers it may hold."""
-        if not self.movable:
+        if not self.asymmetric:
             return self._format
         return TensorFormat.starting(self._format.bit_width, int(self.quant_min))
 
     @torch.no_grad()
     def place(self, window: TensorFormat, scale: float) -> None:
-        """Set format and scale; the format must be the present one unless the window is movable."""
-        if self.movable:
+        """Set format and scale; the format must be the present one unless the window is asymmetric."""
+        if self.asymmetric:
             self.quant_min.fill_(window.quant_min)
             if self.ranges is Ranges.EMA:
                 self.ends.copy_(torch.tensor([scale * window.quant_min, scale * window.quant_max]))
@@ -203,8 +203,8 @@ class ActivationQuantizer(nn.Module):
             self._widest = None
 
     def _move(self, low: Tensor, high: Tensor) -> None:
-        """Towards a range: both of its ends for a movable window, else the scale that it needs."""
-        if self.movable:
+        """Towards a range: both of its ends for an asymmetric window, else the scale that it needs."""
+        if self.asymmetric:
             self._move_window(low, high)
             return
         limit = high / self._format.quant_max

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         row,
         rows,
     )
-    from bitwright.zoo.regression import verify
+    from bitwright.zoo.regression import changed_figures
     from bitwright.zoo.reproduction import Reproduction, reproduce
     from bitwright.zoo.resuming import PublishedTraining, published_ranges, published_training
     from bitwright.zoo.search import (
@@ -48,6 +48,7 @@ _SOURCES = {
     "SearchResult": "search",
     "TableRow": "table",
     "archive_path": "downloads",
+    "changed_figures": "regression",
     "configurations": "registry",
     "download": "downloads",
     "import_checkpoint": "importing",
@@ -72,7 +73,6 @@ _SOURCES = {
     "row_name": "names",
     "rows": "registry",
     "scheme_name": "names",
-    "verify": "regression",
     "zoo_table": "table",
 }
 
@@ -87,6 +87,7 @@ __all__ = [
     "SearchResult",
     "TableRow",
     "archive_path",
+    "changed_figures",
     "configurations",
     "download",
     "import_checkpoint",
@@ -111,7 +112,6 @@ __all__ = [
     "row_name",
     "rows",
     "scheme_name",
-    "verify",
     "zoo_table",
 ]
 

@@ -109,8 +109,8 @@ def _extract(path: Path, kind: str, preferred: Sequence[str], folder: Path) -> P
     seen: list[str] = []
     best: Path | None = None
     try:
-        with gzip.open(path) if kind == "gzip" else path.open("rb") as raw:
-            stream = _Limited(raw, limit, path)  # type: ignore[arg-type]
+        with gzip.open(path) if kind == "gzip" else path.open("rb") as file:
+            stream = _Limited(file, limit, path)  # type: ignore[arg-type]
             with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
                 for member in archive:
                     _check_member(member, path, folder, len(seen))

@@ -10,7 +10,7 @@ published code):
 - An addition rounds its two terms separately, to the scale of a 16-bit tensor, and clamps neither them nor the sum.
 - The stem pools its accumulators before it requantizes them. Since requantization and ReLU do not decrease, the maximum may as
   well be taken afterwards: `max(f(a), f(b)) = f(max(a, b))`.
-- The final mean is `trunc(sum / area + 0.01)` in float32, at the scale of the stream. For sums >= 0, areas up to 64 and means
+- The final mean is `trunc(sum / area + 0.01)` in float32, at the residuals' scale. For sums >= 0, areas up to 64 and means
   below 2**16 that is `floor(sum / area)`: float32 is off by at most 2 * 2**-9 < 0.004, and 0.01 + 0.004 < 1 / 64, the least that
   a mean which is no integer lacks to the next one.
 

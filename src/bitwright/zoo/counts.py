@@ -53,7 +53,7 @@ def stored_figures() -> Mapping[str, Any]:
 
 
 def stored_counts(model: str) -> Counts:
-    """The counts of a network, as they were written when it was captured last; `zoo verify --recompute` counts again.
+    """The counts of a network, as they were written when it was captured last; `zoo check --recompute` counts again.
 
     Raises:
         UnknownNameError: If it is no network of the zoo.

@@ -35,7 +35,7 @@ class Layout:
         module_of: The published module of each layer.
         stem: The first layer.
         terms: Layers whose results are summed.
-        residuals: Tensors that keep the width of the residual stream: the stem's maximum, and the sums.
+        residuals: Tensors that keep the bits of residuals: the stem's maximum, and the sums.
         reader_of: A layer that reads each activation quantizer, by published name.
         successor_of: The quantizer that each layer's result passes.
     """

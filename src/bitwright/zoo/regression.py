@@ -57,7 +57,7 @@ def _figures(model: str, counts: Counts) -> Figures:
     }
 
 
-def verify(
+def changed_figures(
     models: Iterable[str] | None = None,
     *,
     counts: Counting = stored_counts,
@@ -82,7 +82,7 @@ def verify(
     return tuple(faults)
 
 
-def verify_zoo(
+def check_zoo(
     models: Iterable[str] | None = None, *, counts: Counting = stored_counts, progress: Progress = silent
 ) -> None:
     """Raise ZooError, which names all figures that are no longer those committed."""
@@ -90,7 +90,7 @@ def verify_zoo(
     for model in wanted or ():
         if model not in all_models():
             raise unknown_name("network of the zoo", model, all_models())
-    if faults := verify(wanted, counts=counts, progress=progress):
+    if faults := changed_figures(wanted, counts=counts, progress=progress):
         raise ZooError(f"{len(faults)} figures of the zoo have changed: {' '.join(faults)}")
 
 
@@ -102,7 +102,7 @@ def _differences(where: str, expected: Any, got: Any) -> list[str]:
 
 
 def write_figures(path: str | Path, counts: Counting, *, progress: Progress = silent) -> None:
-    """Write the figures of the whole zoo, as `verify` expects them, atomically."""
+    """Write the figures of the whole zoo, as `changed_figures` expects them, atomically."""
     found = figures(counts, progress=progress)
     write_text(
         path, "{\n" + ",\n".join(f"  {json.dumps(model)}: {_json(own)}" for model, own in found.items()) + "\n}\n"

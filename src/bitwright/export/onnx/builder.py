@@ -154,8 +154,8 @@ class OnnxBuilder(OnnxGraph):
     def _four_bits(self, name: str, values: npt.NDArray[np.int8 | np.uint8], stored: int, used: int) -> str:
         """Two weights in a byte; engines cast them at load."""
         packed = f"{name}_{TensorProto.DataType.Name(stored).lower()}"
-        raw = _pack_int4(values).tobytes()
-        self.constants[packed] = helper.make_tensor(packed, stored, values.shape, raw, raw=True)
+        data = _pack_int4(values).tobytes()
+        self.constants[packed] = helper.make_tensor(packed, stored, values.shape, data, raw=True)
         return self.node("Cast", [packed], name, to=used)
 
     def shared_weight(self, op: IntegerConv2d) -> Weight:

@@ -151,10 +151,10 @@ def _(op: ChannelShuffle, builder: LitertBuilder) -> None:
 
 @move_in_onnx.register
 def _(op: Take, graph: OnnxGraph) -> None:
-    if op.run is None:
+    if op.slice is None:
         graph.node("Gather", [op.inputs[0], graph.integers(*op.places)], op.name, axis=op.axis)
         return
-    start, stop, step = op.run
+    start, stop, step = op.slice
     limits = [graph.integers(number) for number in (start, stop, op.axis, step)]
     graph.node("Slice", [op.inputs[0], *limits], op.name)
 
@@ -162,9 +162,9 @@ def _(op: Take, graph: OnnxGraph) -> None:
 @add_to_openvino.register
 def _(op: Take, builder: OpenvinoBuilder) -> Value:
     values = builder.values[op.inputs[0]]
-    if op.run is None:
+    if op.slice is None:
         return builder.ops.gather(values, builder.integers(*op.places), builder.ops.constant(np.int64(op.axis)))
-    start, stop, step = op.run
+    start, stop, step = op.slice
     return builder.ops.slice(values, *(builder.integers(number) for number in (start, stop, step, op.axis)))
 
 
@@ -174,12 +174,12 @@ def _(op: Take, builder: LitertBuilder) -> None:
     output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
     rank = len(op.shape) + 1
     axis = rank - 1 if op.axis == 1 else op.axis - 1  # channels last
-    if op.run is None:
+    if op.slice is None:
         places = builder.integers(*op.places)
         builder.node("GATHER", [source.tensor, places], output, "GatherOptions", 2, axis=axis, batchDims=0)
         return
-    limits = [builder.integers(*[0] * axis, number, *[0] * (rank - 1 - axis)) for number in op.run[:2]]
-    steps = builder.integers(*[1] * axis, op.run[2], *[1] * (rank - 1 - axis))
+    limits = [builder.integers(*[0] * axis, number, *[0] * (rank - 1 - axis)) for number in op.slice[:2]]
+    steps = builder.integers(*[1] * axis, op.slice[2], *[1] * (rank - 1 - axis))
     whole = (1 << rank) - 1 - (1 << axis)  # all of the other axes
     builder.node(
         "STRIDED_SLICE",

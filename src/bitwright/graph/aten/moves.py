@@ -35,10 +35,12 @@ def take(builder: Builder, fx_node: fx.Node, source: str, axis: int, places: Ite
         axis=axis,
         places=chosen,
     )
-    run = made.run
-    if axis == 1 and run is not None and run[2] == 1:
+    bounds = made.slice
+    if axis == 1 and bounds is not None and bounds[2] == 1:
         return builder.add(
-            Slice(name=made.name, inputs=made.inputs, shape=made.shape, place=made.place, start=run[0], stop=run[1])
+            Slice(
+                name=made.name, inputs=made.inputs, shape=made.shape, place=made.place, start=bounds[0], stop=bounds[1]
+            )
         )
     return builder.add(made)
 
@@ -226,9 +228,9 @@ def _origin(place: int, size: int, mode: str) -> int:
 def _pixel_shuffle(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     source, block = tensor(builder, fx_node, given["self"]), int(given["upscale_factor"])
-    wide = builder.shape_of(source)[0]
+    channels = builder.shape_of(source)[0]
     # PyTorch counts the places of a block innermost, engines outermost.
-    places = [channel * block**2 + place for place in range(block**2) for channel in range(wide // block**2)]
+    places = [channel * block**2 + place for place in range(block**2) for channel in range(channels // block**2)]
     return depth_to_space(builder, fx_node, take(builder, fx_node, source, 1, places), block)
 
 

@@ -175,7 +175,7 @@ def _mean(builder: Builder, fx_node: fx.Node) -> str:
 
 def _over_channels(builder: Builder, fx_node: fx.Node, source: str, weight: float) -> str:
     """The sum over the channels times a number: a convolution, whose equal weights are exact in integers of any width."""
-    wide, height, width = builder.shape_of(source)
+    channels, height, width = builder.shape_of(source)
     name = builder.node_name(fx_node, "channels")
     return builder.add(
         Conv2d(
@@ -183,7 +183,7 @@ def _over_channels(builder: Builder, fx_node: fx.Node, source: str, weight: floa
             inputs=(source,),
             shape=(1, height, width),
             place=builder.place(fx_node),
-            weight=builder.keep(f"{name}.weight", torch.full((1, wide, 1, 1), weight)),
+            weight=builder.keep(f"{name}.weight", torch.full((1, channels, 1, 1), weight)),
             bias=None,
             stride=(1, 1),
             padding=(0, 0),
@@ -219,9 +219,9 @@ def maximum_over(builder: Builder, fx_node: fx.Node, shape: tuple[int, ...]) -> 
     """The maximum over the axes that an operation names; channels become squares of pixels for it."""
     source, kernel, channels = _whole_axes(builder, fx_node, "a maximum")
     if channels:
-        wide = builder.shape_of(source)[0]
-        block = isqrt(wide - 1) + 1
-        source = take(builder, fx_node, source, 1, [min(place, wide - 1) for place in range(block**2)])
+        count = builder.shape_of(source)[0]
+        block = isqrt(count - 1) + 1
+        source = take(builder, fx_node, source, 1, [min(place, count - 1) for place in range(block**2)])
         if block > 1:
             source = depth_to_space(builder, fx_node, source, block)
         kernel = (kernel[0] * block, kernel[1] * block)

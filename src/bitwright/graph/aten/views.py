@@ -52,8 +52,8 @@ def behind_view(builder: Builder, source: str, axis: int) -> tuple[str, int] | N
     after = builder.shape_of(source)
     if origin == source or not axis or after[axis - 1] == 1 or len(before) != 3:
         return None
-    wide = [place for place, size in enumerate(before, 1) if size > 1]
+    long = [place for place, size in enumerate(before, 1) if size > 1]
     kept = [place for place, size in enumerate(after, 1) if size > 1]
-    if [before[place - 1] for place in wide] != [after[place - 1] for place in kept]:
+    if [before[place - 1] for place in long] != [after[place - 1] for place in kept]:
         return None
-    return origin, wide[kept.index(axis)]
+    return origin, long[kept.index(axis)]

@@ -179,10 +179,10 @@ def _scaled_input(node: Layer, parameters: Tensors, gain: Tensor, offset: Tensor
     if isinstance(node, Conv2d) and node.padding != (0, 0) and bool(offset.any()):
         return None
     values = parameters[node.weight].double()
-    groups, wide = (node.groups if isinstance(node, Conv2d) else 1), [1] * (values.dim() - 2)
+    groups, ones = (node.groups if isinstance(node, Conv2d) else 1), [1] * (values.dim() - 2)
     each = len(values) // groups
     factor, term = (
-        given.reshape(groups, 1, -1).expand(-1, each, -1).reshape(len(values), -1, *wide) for given in (gain, offset)
+        given.reshape(groups, 1, -1).expand(-1, each, -1).reshape(len(values), -1, *ones) for given in (gain, offset)
     )
     bias = None if node.bias is None else parameters[node.bias].double()
     return _with_tensors(node, parameters, values * factor, bias, (values * term).flatten(1).sum(1))

@@ -93,8 +93,8 @@ def lower(
 
     Args:
         model: A calibrated or trained model.
-        avoid_saturation: Whether to narrow weights or activations where engines on CPUs without 8-bit dot products could
-            saturate; what changed is among the facts of each layer, and in the scheme.
+        avoid_saturation: Whether to reduce the range of weights or activations where engines on CPUs without 8-bit dot products
+            could saturate; what changed is among the facts of each layer, and in the scheme.
         images: float32 [count, channels, height, width], normalised as in training, on which that choice is made: some dozens do.
             Without, weights are narrowed.
         progress: Told about each step.

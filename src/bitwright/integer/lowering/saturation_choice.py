@@ -140,9 +140,9 @@ def against_saturation(
         if found is not None:
             unsafe[node.name] = found
         progress(done, steps)
-    narrow = {name: layer.narrowed for name, layer in unsafe.items()}
+    reduced = {name: layer.narrowed for name, layer in unsafe.items()}
     if not unsafe or not batches:
-        return SaturationChoices({}, {}, narrow)
+        return SaturationChoices({}, {}, reduced)
     formats = _formats_of(model, unsafe)
     power, signs = 0.0, torch.Generator().manual_seed(1)
     for done, batch in enumerate(batches, steps - len(batches) + 1):
@@ -151,7 +151,7 @@ def against_saturation(
     choices = {found.tensor: found.choice(power) for found in formats}
     halved = {found.tensor: found.halved for found in formats if choices[found.tensor].seven_bits}
     kept = [name for choice in choices.values() if not choice.seven_bits for name in choice.layers]
-    return SaturationChoices(choices, halved, {name: narrow[name] for name in kept})
+    return SaturationChoices(choices, halved, {name: reduced[name] for name in kept})
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 __all__ = [
-    "Buffer", "Expr", "Kernel", "T", "blocks", "cast", "clamp", "constant", "kernel", "let", "load", "number", "run", "small",
+    "Buffer", "Expr", "Kernel", "T", "blocks", "cast", "clamp", "constant", "kernel", "let", "load", "number", "ramp", "small",
     "split", "stack", "store", "tasks", "tirx", "vector", "workspace",
 ]  # fmt: skip
 
@@ -70,19 +70,19 @@ def vector(dtype: str, lanes: int) -> str:
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
-def run(start: Expr, lanes: int, stride: int = 1) -> Expr:
+def ramp(start: Expr, lanes: int, stride: int = 1) -> Expr:
     """Index of `lanes` elements from `start`."""
     return start if lanes == 1 else T.ramp(start, stride, lanes)
 
 
 def load(buffer: Buffer, *index: Expr, lanes: int = 1, stride: int = 1) -> Expr:
     """`lanes` elements along the last axis."""
-    return buffer[(*index[:-1], run(index[-1], lanes, stride))]
+    return buffer[(*index[:-1], ramp(index[-1], lanes, stride))]
 
 
 def store(buffer: Buffer, value: Expr, *index: Expr, lanes: int = 1, stride: int = 1) -> None:
     """Write `lanes` elements along the last axis."""
-    T.buffer_store(buffer, value, [*index[:-1], run(index[-1], lanes, stride)])
+    T.buffer_store(buffer, value, [*index[:-1], ramp(index[-1], lanes, stride)])
 
 
 def let(value: Expr) -> Expr:
