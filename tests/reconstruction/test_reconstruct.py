@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitwright.errors import DataError, FileFormatError, TrainingError
 from bitwright.graph.execute import execute
+from bitwright.graph.nodes import Bounds
 from bitwright.integer import lower, run
 from bitwright.quantizer import weight_format
 from bitwright.reconstruction import LearnedRounding, ReconstructionSettings, blocks, reconstruct
@@ -20,6 +21,7 @@ from bitwright.reconstruction.descent import BlockDescent
 from bitwright.reconstruction.dropping import DroppedRounding
 from bitwright.reconstruction.rounding import annealed
 from bitwright.training import Checkpointing, QuantizedModel, Ranges, quantize
+from bitwright.training.straight_through import clamp_round
 from reliability.networks import tiny_graph, tiny_quantized
 from training.small import digits, small_graph, small_quantized
 
@@ -73,6 +75,23 @@ def test_dropped_activations_are_those_of_the_float_network() -> None:
     assert torch.equal(made[kept], scaled[kept])
     assert 0.25 < float(kept.float().mean()) < 0.35
     assert torch.equal(DroppedRounding(0.0, generator)(scaled, 0, 15, None, 0.5), rounded)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("bounds", [None, Bounds(0.0, None), Bounds(0.0, 6.0)])
+def test_dropping_is_a_choice_of_two_roundings(share: float, bounds: Bounds | None) -> None:
+    """Values and gradients are those of the literal form, by `where`, with the same choice."""
+    first, last = (None, None) if bounds is None else (bounds.minimum, bounds.maximum)
+    scaled = (torch.randn(3, 5, 7, 7, generator=torch.Generator().manual_seed(1)) * 8).requires_grad_()
+    wanted = torch.randn(scaled.shape, generator=torch.Generator().manual_seed(2))
+    made = DroppedRounding(share, torch.Generator().manual_seed(3))(scaled, 0, 7, bounds, 1.0)
+    (gradient,) = torch.autograd.grad(made, scaled, wanted)
+    chosen = DroppedRounding(share, torch.Generator().manual_seed(3)).chosen(scaled).bool()
+    real = scaled if bounds is None else scaled.clamp(first, last)
+    literal = torch.where(chosen, real, clamp_round(scaled, 0, 7))
+    assert torch.equal(made, literal)
+    assert torch.equal(gradient, torch.autograd.grad(literal, scaled, wanted)[0])
+    assert abs(float(chosen.float().mean()) - share) < 0.06
 
 
 @pytest.mark.parametrize("precision", ["W2A4", "W4A4"])

@@ -83,8 +83,7 @@ class BlockDescent:
                 chosen = torch.randint(
                     len(integers), (settings.batch_size,), generator=self.generator, device=real.device
                 )
-                values, floats = integers[chosen], real[chosen] / scale
-                source = Quantized(torch.where(dropped.chosen(values), floats, values), scale)
+                source = Quantized(dropped.mixed(integers[chosen], real[chosen] / scale), scale)
                 made = run_quantized(self.block, source, context)
                 errors = [(made[name].real() - wanted[chosen]).square() for name, wanted in target.items()]
                 loss = torch.cat([error.flatten(1) for error in errors], 1).sum(1).mean()
