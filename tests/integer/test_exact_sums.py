@@ -126,14 +126,20 @@ def test_wide_inputs_are_added_in_float64() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 3), st.integers(0, 2**32 - 1), st.sampled_from([0, 2**20, 2**24 - 1]))
-def test_parts_stay_within_float32(inputs: int, outputs: int, seed: int, largest_bias: int) -> None:
-    """The parts follow one another, cover all channels, and none exceeds 2**24 at the worst inputs."""
+@given(
+    st.integers(1, 400),
+    st.integers(1, 3),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 2**20, 2**24 - 1]),
+    st.booleans(),
+)
+def test_parts_stay_within_float32(inputs: int, outputs: int, seed: int, largest_bias: int, stored: bool) -> None:
+    """The parts follow one another, cover all channels, and none exceeds 2**24 at the worst inputs, as stored too if asked."""
     random = np.random.default_rng(seed)
     weight = random.integers(-128, 128, (outputs, inputs, 3, 3)).astype(np.int8)
     bias = random.integers(-largest_bias, largest_bias + 1, outputs).astype(np.int32)
     params = QuantParams(TensorFormat.of(8, negative=bool(seed % 2)), 0.1)
-    parts = exact_parts(weight, bias, params)
+    parts = exact_parts(weight, bias, params, stored=stored)
     if parts is None:
         assert largest_bias
         return
@@ -141,10 +147,11 @@ def test_parts_stay_within_float32(inputs: int, outputs: int, seed: int, largest
     assert parts[-1][1] == inputs
     for start, stop in parts:
         rows = weight[:, start:stop].astype(np.int64).reshape(outputs, -1)
-        ends = np.sort(np.stack([rows * params.quant_min, rows * params.quant_max]), axis=0)
         offset = bias.astype(np.int64) if start == 0 else np.zeros(outputs, dtype=np.int64)
-        assert (ends[1].sum(1) + offset.clip(min=0)).max() <= 2**24
-        assert (ends[0].sum(1) + offset.clip(max=0)).min() >= -(2**24)
+        for each in (params, params.stored) if stored else (params,):
+            ends = np.sort(np.stack([rows * each.quant_min, rows * each.quant_max]), axis=0)
+            assert (ends[1].sum(1) + offset.clip(min=0)).max() <= 2**24
+            assert (ends[0].sum(1) + offset.clip(max=0)).min() >= -(2**24)
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])

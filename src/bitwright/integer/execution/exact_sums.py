@@ -47,17 +47,19 @@ class ExactSums:
 
     def __init__(self, op: IntegerLayer, params: QuantParams, image: tuple[int, ...], device: torch.device) -> None:
         grouped = isinstance(op, IntegerConv2d) and op.groups > 1
-        parts = None if _exceeds_byte(params) else exact_parts(op.weight, op.bias, params, whole=grouped)
-        self.kind = "float64"
-        if parts is None:
-            self.kernels = [_float_kernel(op, op.weight, op.bias, image, device, torch.float64)]
-            return
+        parts = None
         use_int8 = (
             not grouped and isinstance(op, IntegerConv2d) and device.type == "cpu" and int8_exact(op.weight, params)
         )
         if use_int8:
-            stored = exact_parts(op.weight, op.bias, params, stored=True)
-            use_int8, parts = stored is not None, parts if stored is None else stored
+            parts = exact_parts(op.weight, op.bias, params, stored=True)
+            use_int8 = parts is not None
+        if parts is None and not _exceeds_byte(params):
+            parts = exact_parts(op.weight, op.bias, params, whole=grouped)
+        if parts is None:
+            self.kind = "float64"
+            self.kernels = [_float_kernel(op, op.weight, op.bias, image, device, torch.float64)]
+            return
         self.kind = "int8" if use_int8 else "float32"
         self.kernels = []
         for start, stop in parts:

@@ -32,7 +32,7 @@ from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import Accumulate, Rescale
 from bitwright.integer.proof.bounds import Int64Array
 from bitwright.integer.proof.certificate import float32_agrees
-from bitwright.integer.proof.recheck import recheck
+from bitwright.integer.proof.recheck import certified, recheck
 from bitwright.integer.proof.theorems import max_short_shift, reduced
 from bitwright.quantizer.formats import MAX_TENSOR_BITS
 
@@ -174,7 +174,7 @@ def rescaled_step(
         return lambda inputs: exact(inputs[0]).to(torch.int32)
     multipliers, in_float32 = rescale.multipliers, model.held_in_float32(op.name)
     largest = np.maximum(np.maximum(-low, high), 1)
-    if in_float32 and proved(rescale, low, high):
+    if in_float32 and (certified(op, model.model) or proved(rescale, low, high)):
         ratio = torch.from_numpy(multipliers.as_float32()).to(model.device)
         return lambda inputs: scale_round_(rounded(inputs[0]), ratio, rescale.low, rescale.high)
     if in_float32 and bool((largest <= _FLOAT64_EXACT // multipliers.multiplier).all()):

@@ -15,6 +15,7 @@ from bitwright.integer.execution.triton_steps import PRODUCTS, fits_a_byte, laun
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
 from bitwright.integer.ops import IntegerConv2d
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, accumulator_bounds, partial_sum_bound
+from bitwright.integer.proof.recheck import certified
 from bitwright.integer.quant_params import QuantParams
 
 _INT8_MAGNITUDE = 128
@@ -81,7 +82,9 @@ class TritonLayer:
             return
         self._low, self._high = op.rescale.low, op.rescale.high
         multipliers = op.rescale.multipliers
-        if model.held_in_float32(op.name) and proved(op.rescale, *accumulator_bounds(op.weight, op.bias, params)):
+        if model.held_in_float32(op.name) and (
+            certified(op, model.model) or proved(op.rescale, *accumulator_bounds(op.weight, op.bias, params))
+        ):
             self._arithmetic = "float32"
             self._multiplier = self._on_device(np.broadcast_to(multipliers.as_float32(), self._outputs))
             return

@@ -107,31 +107,27 @@ def exact_parts(
     >>> exact_parts(np.full((1, 600), 127, dtype=np.int8), np.array([5], dtype=np.int32), QuantParams.unsigned(8, 0.1))
     [(0, 512), (512, 600)]
     """
-    taps = weight.reshape(*weight.shape[:2], -1)
-    least, up = (ends.sum(2) for ends in product_bounds(taps, params))
-    down = -least
-    if stored:
-        span = params.quant_max - params.quant_min
-        positive, negative = taps.clip(min=0).sum(2, dtype=np.int64), taps.clip(max=0).sum(2, dtype=np.int64)
-        up, down = np.maximum(up, positive * span), np.maximum(down, -negative * span)
-    first = np.maximum(bias.astype(np.int64), 0), np.maximum(-bias.astype(np.int64), 0)
+    inputs = weight.shape[1]
+    formats = {params, params.stored} if stored else {params}
+    if all(largest_sum(weight, bias, each) <= FLOAT32_EXACT for each in formats):
+        return [(0, inputs)]
+    taps, first = weight.reshape(*weight.shape[:2], -1), bias.astype(np.int64)
+    reaches = []  # how far sums over each input channel reach up or down, and what the bias adds to that
+    for each in formats:
+        least, most = (ends.sum(2) for ends in product_bounds(taps, each))
+        reaches += [(most, np.maximum(first, 0)), (-least, np.maximum(-first, 0))]
     parts: list[tuple[int, int]] = []
-    start, inputs = 0, weight.shape[1]
+    start = 0
     while start < inputs or not parts:
         # Bounds of the sums over channels start .. n, of the worst output, for every n.
-        reach = np.maximum(
-            *(
-                (bound[:, start:].cumsum(1) + offset[:, None]).max(0)
-                for bound, offset in zip((up, down), first, strict=True)
-            )
-        )
-        fitting = int(np.searchsorted(reach, FLOAT32_EXACT, side="right"))
+        sums = [reach[:, start:].cumsum(1) + (0 if parts else offset[:, None]) for reach, offset in reaches]
+        fitting = int(np.searchsorted(np.max([each.max(0) for each in sums], 0), FLOAT32_EXACT, side="right"))
         if fitting == 0 or (whole and fitting < inputs):
             return None
         if start + fitting < inputs and fitting > _ALIGNMENT:
             fitting -= fitting % _ALIGNMENT
         parts.append((start, start + fitting))
-        start, first = start + fitting, (np.zeros_like(bias, dtype=np.int64),) * 2
+        start += fitting
     return parts
 
 

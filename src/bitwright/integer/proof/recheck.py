@@ -106,6 +106,12 @@ def facts_of(op: Node, model: IntegerModel) -> Mapping[str, Any]:
     return facts
 
 
+def certified(op: Node, model: IntegerModel) -> bool:
+    """Whether the facts of an operation claim a certificate for its multipliers: in a model that was proved, they have it."""
+    facts = facts_of(op, model)
+    return any(_count(op, facts, proof, 0) for proof in PROOFS)
+
+
 def _count(op: Node, facts: Mapping[str, Any], name: str, otherwise: int) -> int:
     """A number among the facts, which a file may have changed to anything."""
     found = facts.get(name, otherwise)
