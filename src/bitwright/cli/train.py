@@ -39,6 +39,7 @@ from bitwright.cli.options import (
 from bitwright.cli.outputs import reserve
 from bitwright.cli.preprocessing import network_preprocessing, reads_images
 from bitwright.cli.processes import default_device, join_processes, leave_processes
+from bitwright.cli.teacher import Alpha, Taught, Teacher, TeacherWeights, is_name
 
 if TYPE_CHECKING:
     from bitwright.data import ImageData, Preprocessing
@@ -49,6 +50,8 @@ EXAMPLES = """
 Examples: bitwright train pytorchcv:resnet20_cifar10 -d mnist-5k --epochs 8 --lr 0.1 -o digits.graph
 
 bitwright train digits.graph -d mnist-5k --scheme W4A4 --epochs 2 -o digits.w4a4.checkpoint
+
+bitwright train digits.graph -d mnist-5k --scheme W2A4 --epochs 2 --teacher large.graph -o digits.w2a4.checkpoint
 
 bitwright train digits.graph -d mnist-5k --scheme W2A4 --layerwise digits.sensitivities.json -o digits.w2a4.checkpoint
 """
@@ -120,10 +123,9 @@ def train(
             "--layers-per-stage", parser=whole(1), help="Of --layerwise: layers lowered before each training."
         ),
     ] = 1,
-    teacher_alpha: Annotated[
-        float,
-        typer.Option("--distill", parser=real(0.0, 1.0), help="Weight of the float network's outputs in the loss."),
-    ] = 0.0,
+    teacher_alpha: Alpha = None,
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
     residual_bits: ResidualBits = 8,
     activations: Activations = None,
     deploy: Deploy = None,
@@ -166,7 +168,7 @@ def train(
         seed=seed,
         workers=workers,
     )
-    in_float = ":" in model and not Path(model).exists()
+    in_float = is_name(model)
     if in_float and scheme is not None:
         raise typer.BadParameter("a scheme needs a captured network: run `bitwright capture` first.")
     if not in_float and scheme is None:
@@ -175,7 +177,7 @@ def train(
     if ranges not in list(Ranges):
         raise unknown_name("ranges", ranges, list(Ranges))
     state = output.with_name(f"{output.name}.state")
-    reserve(output, state, reads=[model, scheme, weights, layerwise])
+    reserve(output, state, reads=[model, scheme, weights, layerwise, teacher, teacher_weights])
     require_resumed(state, resume)
     checkpoint = Checkpointing(state, checkpoint_minutes, checkpoint_steps, resume)
     run = _Run(data, task, settings, output, checkpoint, join_processes(default_device())[0], as_json, asked)
@@ -192,8 +194,9 @@ def train(
         else:
             options = {"ranges": ranges, "free_norm": free_norm, "settle_norm": settle_norm}
             falling = None if layerwise is None else Falling(layerwise, rungs or ["W8A8"], layers_per_stage)
+            taught = Taught(teacher_alpha, teacher, teacher_weights)
             _train_quantized(
-                run, Path(model), scheme, residual_bits, activations, deploy or [], teacher_alpha, falling, options
+                run, Path(model), scheme, residual_bits, activations, deploy or [], taught, falling, options
             )
     leave_processes()
 
@@ -209,6 +212,8 @@ def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
             "free_norm",
             "settle_norm",
             "teacher_alpha",
+            "teacher",
+            "teacher_weights",
             "residual_bits",
             "activations",
             "deploy",
@@ -223,11 +228,23 @@ def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
         )
     if not in_float and Path(context.params["scheme"]).exists():
         refuse_ignored(context, "the file of a scheme has its own.", "residual_bits", "activations")
+    if context.params["teacher_alpha"] == 0:
+        refuse_ignored(context, "--distill 0 gives a teacher no weight.", "teacher")
+    if context.params["teacher"] is None or not is_name(context.params["teacher"]):
+        refuse_ignored(context, "they are those of a teacher by name (--teacher SOURCE:MODEL).", "teacher_weights")
     if context.params["layerwise"] is None:
         reason = "it is about layers that fall one after another. Add --layerwise SENSITIVITIES."
         refuse_ignored(context, reason, "rungs", "layers_per_stage")
     if context.params["epochs"] == 0:
-        training = ("learning_rate", "batch_size", "weight_decay", "label_smoothing", "data_fraction", "teacher_alpha")
+        training = (
+            "learning_rate",
+            "batch_size",
+            "weight_decay",
+            "label_smoothing",
+            "data_fraction",
+            "teacher_alpha",
+            "teacher",
+        )
         reason = "nothing is trained in 0 epochs."
         refuse_ignored(context, reason, *training, "layerwise", "checkpoint_minutes", "checkpoint_steps")
 
@@ -320,7 +337,7 @@ def _train_quantized(
     residual_bits: int,
     activations: str | None,
     deploy: list[str],
-    teacher_alpha: float,
+    taught: Taught,
     falling: Falling | None,
     options: dict[str, Any],
 ) -> None:
@@ -330,7 +347,7 @@ def _train_quantized(
     from bitwright.export import require_deployable
     from bitwright.graph import FloatModel, Graph
     from bitwright.integer import IntegerModel, load
-    from bitwright.training import Distillation, fine_tune, fine_tune_layerwise, save_quantized
+    from bitwright.training import fine_tune, fine_tune_layerwise, save_quantized
     from bitwright.training.layerwise import stage_files
 
     start = load(path)
@@ -346,8 +363,7 @@ def _train_quantized(
     options["task"] = task
     outputs = class_outputs(task, graph.output_shape)
     images = data_for_model(run.data, graph.input_shape, known=graph.preprocessing, asked=run.asked, outputs=outputs)
-    if teacher_alpha > 0:
-        options["distillation"] = Distillation(float_network, teacher_alpha)
+    options["distillation"] = taught.distillation(graph, images, run.data)
     options["checkpoint"] = run.checkpoint
     schemes = () if falling is None else falling.schemes(graph, chosen)
     with bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress:
