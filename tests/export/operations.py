@@ -12,7 +12,17 @@ import numpy.typing as npt
 import torch
 
 from bitwright.graph.functions import FUNCTIONS, Program
-from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, MaxPool2d, Node, Pad, Slice, Take
+from bitwright.graph.nodes import (
+    ChannelShuffle,
+    Concat,
+    DepthToSpace,
+    Flatten,
+    MaxPool2d,
+    Node,
+    Pad,
+    Slice,
+    Take,
+)
 from bitwright.integer import IntegerModel, QuantParams
 from bitwright.integer.multipliers import add_multipliers
 from bitwright.integer.operations.product import IntegerProduct, find_multiplier
@@ -204,6 +214,20 @@ def addition(window: TensorFormat = BYTE, result: TensorFormat = BYTE) -> Case:
 
 
 @cache
+def halves(result: TensorFormat = WINDOW) -> Case:
+    """Two halves of an image as a / 2 + b / 4: every other sum of integers lies on a half or near it."""
+    source, out = QuantParams(WINDOW, 1.0), QuantParams(result, 1.0)
+    slices: list[Node] = [
+        Slice(name=name, inputs=("input",), shape=(2, 7, 9), start=start, stop=start + 2)
+        for name, start in (("a", 0), ("b", 2))
+    ]
+    total = IntegerAdd(
+        name="sum", inputs=("a", "b"), shape=(2, 7, 9), multipliers=(2, 1), shift=2, low=out.ends[0], high=out.ends[1]
+    )
+    return _on_integers([*slices, total], dict.fromkeys(("input", "a", "b"), source) | {"sum": out}, (4, 7, 9))
+
+
+@cache
 def requantization(window: TensorFormat = BYTE, result: TensorFormat = SIGNED, ratio: float = 0.61) -> Case:
     """All integers of a format at another scale and window."""
     source, out = QuantParams(window, 1.0), QuantParams(result, 1 / ratio)
@@ -271,6 +295,8 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "addition": addition,
     "addition, signed": partial(addition, SIGNED, SIGNED),
     "addition, windows": partial(addition, WINDOW, BYTE),
+    "addition, halves": halves,
+    "addition, halves, 4 bits": partial(halves, TensorFormat(4, -3, 12)),
     "requantization": requantization,
     "requantization, 4 bits": partial(requantization, WINDOW, TensorFormat(4, -3, 12), 0.05),
     **{name: partial(selection, name) for name in SELECTED},

@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
+from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerAdd, IntegerRequantize
+from bitwright.integer.quant_params import QuantParams
+from bitwright.scheme import MAX_BITS
 
 
 class ScalingBuilder(Protocol):
     """A graph that can scale and round tensors of integers, however it stores them."""
+
+    @property
+    def model(self) -> IntegerModel:
+        """What is exported."""
 
     def node(self, operation: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Add a node, named after its one output."""
@@ -25,12 +35,31 @@ class ScalingBuilder(Protocol):
 
 
 def add_scaled_sum(op: IntegerAdd, builder: ScalingBuilder) -> None:
-    """Both terms and their sum are exact in float32: the multipliers were chosen so."""
+    """Both terms and their sum are exact in float32: the multipliers were chosen so.
+
+    ONNX Runtime fuses an addition of bytes with what is around it, and then adds the zero point before it rounds: an odd one
+    would move halves, so a sum that has any is rounded by an operator of its own.
+    """
     terms = [
         builder.real(source, multiplier / 2**op.shift, f"{op.name}.term{index}")
         for index, (source, multiplier) in enumerate(zip(op.inputs, op.multipliers, strict=True))
     ]
-    builder.rounded(builder.node("Add", terms, f"{op.name}.sum"), op.name, op.low, op.high)
+    total = builder.node("Add", terms, f"{op.name}.sum")
+    formats = [builder.model.formats[name] for name in (*op.inputs, op.name)]
+    bytewise = all(params.bit_width <= MAX_BITS for params in formats)
+    if bytewise and formats[-1].quant_min % 2 and has_halves(op, formats[:-1]):
+        total = builder.node("Round", [total], f"{op.name}.whole")
+    builder.rounded(total, op.name, op.low, op.high)
+
+
+def has_halves(op: IntegerAdd, sources: Sequence[QuantParams]) -> bool:
+    """Whether some sum of integers of these formats lies midway between two results."""
+    first, second = (
+        np.arange(params.quant_min, params.quant_max + 1) * multiplier
+        for params, multiplier in zip(sources, op.multipliers, strict=True)
+    )
+    sums, unit = np.add.outer(first, second), 1 << op.shift
+    return bool(((2 * (sums % unit) == unit) & (sums > op.low * unit) & (sums < op.high * unit)).any())
 
 
 def requantize_tensor(op: IntegerRequantize, builder: ScalingBuilder) -> None:
