@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +22,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -260,23 +261,37 @@ def exact(row: Row) -> bool:
     return all(row.get(precision, {}).get("differing") == 0 for precision in PRECISIONS)
 
 
+PRELOADED = ("bitwright.export", "bitwright.training", "onnxruntime.quantization", "pytorchcv.model_provider", "timm")
+"""What every process would spend ten seconds on importing: one does, and the others begin as copies of it."""
+
+
 def _in_process(name: str, limit: float) -> Row:
     """Measure in a process of its own, of one thread, that ends after `limit` seconds."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_row, args=(name, sender))
     begin = time.perf_counter()
-    command = [sys.executable, __file__, "--measure", name]
+    process.start()
+    sender.close()
     failed: Row = {"network": name, "step": "process"}
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        return failed | {"step": "time", "error": f"not done after {limit:.0f} s", "seconds": limit}
-    lines = ended.stdout.splitlines()
-    if ended.returncode or not lines:
-        last = (ended.stderr.splitlines() or ["no output"])[-1]
-        words = f"ended with {ended.returncode}: {last}"[:400]
-        return failed | {"error": words, "seconds": round(time.perf_counter() - begin, 1)}
-    found: Row = json.loads(lines[-1])
+        if not receiver.poll(limit):
+            return failed | {"step": "time", "error": f"not done after {limit:.0f} s", "seconds": limit}
+        found: Row = receiver.recv()
+    except EOFError:
+        process.join()
+        error = f"ended with {process.exitcode}"
+        return failed | {"error": error, "seconds": round(time.perf_counter() - begin, 1)}
+    finally:
+        process.kill()
+        process.join()
     return found
+
+
+def _send_row(name: str, sender: Connection) -> None:
+    """Measure a network; what it prints goes nowhere."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        sender.send(measure(name))
 
 
 def page(rows: dict[str, Row], where: Row) -> str:
@@ -354,7 +369,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="PATTERN", default="", help="a regular expression of SOURCE:NAME")
     parser.add_argument("--limit", type=float, default=900, help="seconds for one network")
     parser.add_argument("--again", action="store_true", help="measure those chosen again that are not equal")
-    parser.add_argument("--measure", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", metavar="NAME", help="print the row of one network, and nothing else")
     given = parser.parse_args()
     if given.measure:
         print(json.dumps(measure(given.measure)))
@@ -366,6 +381,8 @@ def main() -> None:
     kept = json.loads(given.json.read_text()) if given.json and given.json.exists() else {"networks": {}}
     rows: dict[str, Row] = kept["networks"]
     where = environment().to_dict()
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
     chosen = [name for name in names() if re.search(given.only, name)]
     if given.again:
         for name in chosen:
