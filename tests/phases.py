@@ -29,7 +29,7 @@ def _kinds(module: Any, operations: Any) -> tuple[type[nodes.Node], ...]:
     return (*own, *node_kinds(operations.__name__).values())
 
 
-UNRESOLVED = (nodes.Affine, nodes.BatchNorm, nodes.Probabilities, nodes.Reshape, nodes.Transpose)
+UNRESOLVED = (nodes.Affine, nodes.BatchNorm, nodes.Probabilities, nodes.Reshape, nodes.Permute)
 """What passes fuse or resolve: no graph that leaves capture has one."""
 CAPTURED = tuple(kind for kind in _kinds(nodes, graph_operations) if kind not in (nodes.Requantize, *UNRESOLVED))
 PLANNED = (*CAPTURED, nodes.Requantize)
@@ -42,7 +42,7 @@ INTEGER = (*_kinds(ops, integer_operations), nodes.Concat, *(kind for kind in SE
 SUMS = (ops.IntegerConv2d, ops.IntegerLinear, ops.IntegerAvgPool2d)
 RESCALED = (ops.IntegerConv2d, ops.IntegerLinear, ops.IntegerAvgPool2d, ops.IntegerRequantize)
 
-_RESOLVED = dict.fromkeys((nodes.Reshape, nodes.Transpose), "passes resolve it first")
+_RESOLVED = dict.fromkeys((nodes.Reshape, nodes.Permute), "passes resolve it first")
 _IMAGES = {nodes.Input: "exporters are shown images instead"}
 _PUBLISHED = dict.fromkeys(
     (ops.ReciprocalQuantize, ops.IntegerFloorAvgPool2d), "imported models are refused as a whole"
@@ -59,6 +59,7 @@ _NOT_PUBLISHED = dict.fromkeys(
         nodes.Take,
         nodes.Pad,
         nodes.DepthToSpace,
+        nodes.Rearrange,
         Product,
         Table,
     ),

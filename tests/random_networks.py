@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import re
 import sys
@@ -62,6 +63,7 @@ from bitwright.graph.nodes import (
     Node,
     Norm,
     Pad,
+    Rearrange,
     Slice,
     Take,
 )
@@ -546,6 +548,20 @@ def _depth_to_space(growing: Growing, last: str) -> str:
     return growing.add(DepthToSpace, last, block=growing.draw.choice(blocks[-2:])) if blocks else last
 
 
+def _rearrange(growing: Growing, last: str) -> str:
+    """Axes cut in two where they can be, in another order, and put together to an image again."""
+    draw, shape = growing.draw, growing.shape(last)
+    cuts = [draw.choice([part for part in range(1, size + 1) if size % part == 0]) for size in shape]
+    parts = [part for size, cut in zip(shape, cuts, strict=True) for part in (cut, size // cut) if part > 1]
+    order = draw.sample(range(len(parts)), len(parts))
+    sizes = [parts[place] for place in order]
+    ends = sorted(draw.randint(0, len(sizes)) for _ in range(2))
+    made = tuple(math.prod(sizes[slice(*limits)]) for limits in ((0, ends[0]), ends, (ends[1], len(sizes))))
+    if made[0] > _MOST_CHANNELS or max(made[1:]) > 24 or not parts:
+        return last
+    return growing.add(Rearrange, last, shape=made, parts=tuple(parts), order=tuple(order))
+
+
 def _window(growing: Growing, last: str) -> dict[str, Any]:
     """Kernel, stride and padding of a pool that fits."""
     draw, kernel = growing.draw, tuple(min(growing.draw.choice([2, 3]), have) for have in growing.shape(last)[1:])
@@ -608,6 +624,7 @@ GROWTHS: Sequence[Callable[[Growing, str], str]] = (
     _take,
     _pad,
     _depth_to_space,
+    _rearrange,
     _maximum,
     _average,
     _pixel,

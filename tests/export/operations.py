@@ -20,6 +20,7 @@ from bitwright.graph.nodes import (
     MaxPool2d,
     Node,
     Pad,
+    Rearrange,
     Slice,
     Take,
 )
@@ -256,6 +257,11 @@ SELECTED: Mapping[str, Node] = {
     "take any": Take(name="moved", inputs=("input",), shape=(4, 5, 9), axis=2, places=(6, 0, 0, 3, 1)),
     "pad": Pad(name="moved", inputs=("input",), shape=(5, 9, 12), before=(1, 2, 0), after=(0, 0, 3)),
     "depth to space": DepthToSpace(name="moved", inputs=("input",), shape=(1, 14, 18), block=2),
+    "rearrange": Rearrange(
+        name="moved", inputs=("input",), shape=(21, 6, 2), parts=(2, 2, 7, 3, 3), order=(2, 3, 1, 4, 0)
+    ),
+    "rearrange, in order": Rearrange(name="moved", inputs=("input",), shape=(14, 2, 9), parts=(252,), order=(0,)),
+    "rearrange, to features": Rearrange(name="moved", inputs=("input",), shape=(252,), parts=(4, 63), order=(1, 0)),
 }  # fmt: skip
 """What makes only integers that it reads, of images of 4 x 7 x 9."""
 

@@ -87,6 +87,7 @@ EXAMPLES: dict[str, nn.Module] = {
     "narrow": Then(lambda x: x.narrow(2, 3, 4)),
     "neg": Then(lambda x: -x),
     "pad": Then(lambda x: F.pad(x, (1, 2, 0, 3, 2, 1))),
+    "permute": Then(lambda x: x.view(-1, 2, 4, 8, 8).permute(0, 4, 2, 1, 3).reshape(-1, 4, 4, 32)),
     "pixel_shuffle": Then(lambda x: F.pixel_shuffle(x, 2)),
     "pixel_unshuffle": Then(lambda x: F.pixel_unshuffle(x, 2)),
     "reflection_pad2d": Then(lambda x: aten.reflection_pad2d(x, [1, 2, 3, 4])),
@@ -146,6 +147,7 @@ ALIASES = {
     **{f"new_{name}": f"{name}_like" for name in ("zeros", "ones", "full")},
     **{name: f"{name}_like" for name in ("zeros", "ones", "full")},
     "native_channel_shuffle": "channel_shuffle",
+    **dict.fromkeys(("movedim", "swapaxes", "swapdims", "transpose"), "permute"),
     "reflection_pad1d": "reflection_pad2d",
     "replication_pad1d": "replication_pad2d",
     "upsample_nearest1d": "upsample_nearest2d",
@@ -350,6 +352,51 @@ def test_features_that_become_images_again() -> None:
         assert not {"Reshape", "Flatten", "Linear"} & set(kinds(graph))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        lambda m, x: m.fc(x.flatten(2).transpose(1, 2)).mean(1),
+        lambda m, x: F.relu(m.fc(x.view(-1, 3, 4, 16).transpose(1, 3))).amax((2, 3)),
+        lambda m, x: x * m.conv(x.mean((2, 3), keepdim=True).view(-1, 1, 3)).sigmoid().view(-1, 3, 1, 1).expand_as(x),
+        lambda m, x: x * m.conv(F.pad(x.mean((2, 3))[:, None], (1, 1), mode="circular")[:, :, 1:-1]).view(-1, 3, 1, 1),
+    ],
+)
+def test_what_computes_on_views(function: Any) -> None:
+    """Linear layers over the last of several axes, reductions of views, and convolutions over channels, as ECA has them."""
+    captured(Called(function, fc=nn.Linear(3, 5), conv=nn.Conv1d(1, 1, 3, padding=1)))
+
+
+@pytest.mark.parametrize("branches", [2, 3, 5])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_softmax_over_branches(branches: int, stacked: bool) -> None:
+    """As SKNet and ResNeSt weight their branches: of additions and tables."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        parts = [conv(x) for conv in m.convs]
+        gap = m.fc(sum(parts).mean((2, 3), keepdim=True))
+        if stacked:
+            weights = torch.softmax(4 * gap.view(-1, branches, 8, 1, 1), 1)
+            return (torch.stack(parts, 1) * weights).sum(1)
+        weights = F.softmax(4 * gap.view(-1, 2, branches, 4).transpose(1, 2), dim=1).reshape(-1, branches * 8, 1, 1)
+        return sum(part * weight for part, weight in zip(parts, weights.chunk(branches, 1), strict=True))
+
+    convs = nn.ModuleList(nn.Conv2d(3, 8, 3, padding=1) for _ in range(branches))
+    graph = captured(Called(forward, convs=convs, fc=nn.Conv2d(8, 8 * branches, 1)))
+    assert set(kinds(graph)) <= {
+        "Input",
+        "Conv2d",
+        "AvgPool2d",
+        "Add",
+        "Table",
+        "Product",
+        "Concat",
+        "Slice",
+        "Take",
+        "Rearrange",
+    }
+
+
 def test_sequences_are_refused_with_advice() -> None:
     """A network of one axis says how it can be captured, and then is."""
     network = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Flatten())
@@ -421,7 +468,6 @@ def test_features_are_joined_and_split_like_channels() -> None:
             lambda x: F.interpolate(x, size=1500, mode="bilinear", align_corners=True),
             "from 8 to 1500 places, which is exact over 11992 places; up to 8192 are known: resize by a whole factor",
         ),
-        (lambda x: torch.stack([x, x], 1).flatten(1, 2), "an operand is"),
         (lambda x: x.flatten(1).sum(1), r"a sum over axes \[1\] of 2; channels, height and width of images"),
         (lambda x: x + x.mean((2, 3)), "unlike numbers of axes|cannot capture"),
         (lambda x: x**1.5, "a power other than -1, -0.5, 0.5, 2, 3, 4"),
@@ -432,10 +478,12 @@ def test_features_are_joined_and_split_like_channels() -> None:
         (lambda x: x.min(1)[0], r"a minimum over axes: use -amax\(-x\)"),
         (lambda x: F.threshold(x, 0.0, 1.0), "makes a jump"),
         (lambda x: x.softmax(3), "a softmax over axis 3"),
-        (lambda x: F.relu(x.softmax(1)), "only one that ends it is left out"),
+        (lambda x: F.relu(torch.cat([x, x], 1).softmax(1)), "only one that ends it is left out"),
         (lambda x: x.clamp(torch.arange(8.0).view(8, 1, 1)), "its bounds differ from channel to channel"),
         (lambda x: x.mean((2, 3)) @ x.flatten(2).mean(0), "unsupported operation"),
-        (lambda x: torch.cat([x, x], 0), "a concatenation along axis 0 of 4; channels, height and width"),
+        (lambda x: torch.cat([x, x], 0), "it puts images together along the batch"),
+        (lambda x: x.transpose(0, 1).relu(), "it moves the axis of the batch"),
+        (lambda x: x.view(-1, 2, 4, 8, 8).permute(0, 1, 3, 4, 2), r"returns a view of shape \(2, 8, 8, 4\)"),
         (lambda x: x.clamp(x, None), "its bounds are activations"),
         (lambda x: F.adaptive_avg_pool2d(x.repeat(1, 1, 16, 1), (7, 1)), "have 380 in common, which is too long"),
         (lambda x: F.conv_transpose2d(x, torch.ones(8, 2, 2, 2), stride=(1, 2)), "unlike strides"),
@@ -453,7 +501,6 @@ def test_forms_without_an_integer_form_are_refused(function: Any, why: str) -> N
     ("model", "why"),
     [
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)), "it uses batch statistics"),
-        (nn.Linear(8, 4), r"a matrix product of more than \(batch, features\), here \('batch', 3, 8, 4\)"),
     ],
 )
 def test_layers_without_an_integer_form_are_refused(model: nn.Module, why: str) -> None:

@@ -19,7 +19,7 @@ from bitwright.graph.autocast import autocast_ignored, full_precision
 from bitwright.graph.diagnosis import explain_export, explain_run
 from bitwright.graph.graph import Graph
 from bitwright.graph.intake import as_type, evaluating, naming_outputs, network_of, warn_of_cast
-from bitwright.graph.nodes import BatchNorm, Probabilities, Reshape, Transpose
+from bitwright.graph.nodes import BatchNorm, Permute, Probabilities, Reshape
 from bitwright.graph.outputs import fault_of_names
 from bitwright.graph.passes import simplify
 from bitwright.graph.probabilities import without_probabilities
@@ -119,14 +119,20 @@ def _quiet() -> Iterator[None]:
 
 def _refuse_leftovers(graph: Graph) -> None:
     readers = graph.consumers()
+    for node in (graph[name] for name in sorted(graph.returned)):
+        if isinstance(node, Reshape | Permute):
+            raise CaptureError(
+                f"{graph.model} returns a view of shape {node.shape} at {node.place}; images (channels, height, width) and "
+                "vectors of features are known: leave the view to what reads the network's output."
+            )
     for node in graph:
         if isinstance(node, Probabilities) and (node.name not in graph.returned or readers[node.name]):
             raise CaptureError(
                 f"{graph.model}: unsupported softmax at {node.place}: its sum depends on the image: it has no integer form "
                 "within a network, as in attention; only one that ends it is left out."
             )
-        if isinstance(node, Reshape | Transpose | BatchNorm):
+        if isinstance(node, Reshape | Permute | BatchNorm):
             raise CaptureError(
-                f"{graph.model}: unsupported {type(node).__name__.lower()} to {node.shape} at {node.place}: "
-                f"only flattening and channel shuffling are known."
+                f"{graph.model}: unsupported {type(node).__name__.lower()} to {node.shape} at {node.place}: what computes must "
+                "read images (channels, height, width), sequences, or vectors of features, or views of these."
             )

@@ -31,6 +31,7 @@ from bitwright.graph.nodes import (
     Norm,
     Pad,
     Probabilities,
+    Rearrange,
     Requantize,
     Selection,
     Slice,
@@ -212,3 +213,9 @@ def _(node: DepthToSpace, values: Tensor) -> Tensor:
     batch, _, height, width = values.shape
     blocks = values.reshape(batch, node.block, node.block, -1, height, width)
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * node.block, width * node.block)
+
+
+@select.register
+def _(node: Rearrange, values: Tensor) -> Tensor:
+    parts = values.reshape(len(values), *node.parts)
+    return parts.permute(0, *(place + 1 for place in node.order)).reshape(len(values), *node.shape)

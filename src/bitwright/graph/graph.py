@@ -206,5 +206,5 @@ def node_from_dict(entry: Any, where: str = "node") -> Node:
 
 def operations() -> list[str]:
     """Names of all node classes that survive the passes, sorted."""
-    unresolved = {"BatchNorm", "Affine", "Probabilities", "Reshape", "Transpose", "Requantize"}
+    unresolved = {"BatchNorm", "Affine", "Probabilities", "Reshape", "Permute", "Requantize"}
     return sorted(node_kinds().keys() - unresolved)

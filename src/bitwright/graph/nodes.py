@@ -268,15 +268,31 @@ class DepthToSpace(Move):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rearrange(Move):
+    """Axes that are cut into parts, which are put together in another order: any chain of views and transposes.
+
+    The values of an image, in the order (channels, height, width), are read as an array of the sizes `parts`; its axes are put in
+    `order`, and the result is read as an image of `shape`.
+
+    Attributes:
+        parts: Sizes, whose product is the number of values.
+        order: The parts in the order of the result, each once.
+    """
+
+    parts: tuple[int, ...]
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reshape(Node):
     """A view of another rank, as captured; passes must resolve it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transpose(Node):
-    """Two axes swapped (counted with the batch axis), as captured; passes must resolve it."""
+class Permute(Node):
+    """Axes in another order (counted with the batch, which stays the first), as captured; passes must resolve it."""
 
-    axes: Pair
+    axes: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

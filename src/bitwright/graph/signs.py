@@ -17,11 +17,11 @@ from bitwright.graph.nodes import (
     Input,
     Layer,
     Node,
+    Permute,
     Probabilities,
     Requantize,
     Reshape,
     Selection,
-    Transpose,
 )
 
 
@@ -47,9 +47,7 @@ def _(node: Input | Layer | BatchNorm | Affine, inputs: list[bool]) -> bool:
 
 
 @makes_negative.register
-def _(
-    node: Add | AvgPool2d | Clamp | Concat | Selection | Requantize | Reshape | Transpose, inputs: list[bool]
-) -> bool:
+def _(node: Add | AvgPool2d | Clamp | Concat | Selection | Requantize | Reshape | Permute, inputs: list[bool]) -> bool:
     return any(inputs)
 
 

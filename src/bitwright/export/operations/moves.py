@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
+from bitwright.errors import ExportError
 from bitwright.export.litert.builder import INT8_MAX, Held, LitertBuilder
 from bitwright.export.litert.exporter import add_to_litert
 from bitwright.export.litert.real import whole_of
@@ -26,6 +28,7 @@ from bitwright.graph.nodes import (
     Dropout,
     Flatten,
     Pad,
+    Rearrange,
     Selection,
     Slice,
     Take,
@@ -233,3 +236,59 @@ def _(op: DepthToSpace, builder: LitertBuilder) -> None:
     source = builder.held[op.inputs[0]]
     output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
     builder.node("DEPTH_TO_SPACE", [source.tensor], output, "DepthToSpaceOptions", blockSize=op.block)
+
+
+@move_in_onnx.register
+def _(op: Rearrange, graph: OnnxGraph) -> None:
+    parts, merged = graph.integers(-1, *op.parts), graph.integers(-1, *op.shape)
+    if len(op.order) == 1:
+        graph.node("Reshape", [op.inputs[0], merged], op.name)
+        return
+    graph.node("Reshape", [op.inputs[0], parts], f"{op.name}.parts")
+    graph.node("Transpose", [f"{op.name}.parts"], f"{op.name}.ordered", perm=_with_batch(op.order))
+    graph.node("Reshape", [f"{op.name}.ordered", merged], op.name)
+
+
+@add_to_openvino.register
+def _(op: Rearrange, builder: OpenvinoBuilder) -> Value:
+    parts = builder.ops.reshape(builder.values[op.inputs[0]], builder.integers(-1, *op.parts), False)
+    ordered = builder.ops.transpose(parts, builder.integers(*_with_batch(op.order)))
+    return builder.ops.reshape(ordered, builder.integers(-1, *op.shape), False)
+
+
+@add_to_litert.register
+def _(op: Rearrange, builder: LitertBuilder) -> None:
+    """The parts are those of an image with its channels first, as it is for the operation alone."""
+    (name,) = op.inputs
+    source, shape = builder.held[name], builder.shape(name)
+    if len(op.parts) >= _LITERT_RANK:
+        raise ExportError(
+            f"'{op.name}' moves {len(op.parts)} axes at once; LiteRT transposes {_LITERT_RANK} with the batch."
+        )
+
+    def transposed(values: int, sizes: Sequence[int], order: Sequence[int]) -> int:
+        made = builder.like(source, [-1, *(sizes[place] for place in order)])
+        axes = builder.integers(*_with_batch(order))
+        return builder.node("TRANSPOSE", [values, axes], made, "TransposeOptions", 2)
+
+    values = source.tensor
+    if prod(shape[1:]) > 1:
+        values = transposed(values, [*shape[1:], shape[0]], (2, 0, 1))
+    if len(op.order) > 1:
+        values = builder.reshape(values, builder.like(source, [-1, *op.parts]), [-1, *op.parts])
+        values = transposed(values, op.parts, op.order)
+    if prod(op.shape[1:]) > 1:
+        values = builder.reshape(values, builder.like(source, [-1, *op.shape]), [-1, *op.shape])
+        output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
+        builder.node("TRANSPOSE", [values, builder.integers(0, 2, 3, 1)], output, "TransposeOptions", 2)
+        return
+    output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
+    builder.reshape(values, output, builder.nhwc(op.shape))
+
+
+_LITERT_RANK = 6
+
+
+def _with_batch(order: Sequence[int]) -> list[int]:
+    """An order of axes behind that of the batch."""
+    return [0, *(place + 1 for place in order)]

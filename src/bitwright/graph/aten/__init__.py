@@ -12,10 +12,24 @@ from bitwright.graph.aten import pooling as _pooling
 from bitwright.graph.aten import prelu as _prelu
 from bitwright.graph.aten import resizing as _resizing
 from bitwright.graph.aten import shapes as _shapes
+from bitwright.graph.aten import softmax as _softmax
 from bitwright.graph.aten import transposed as _transposed
 from bitwright.graph.aten.refused import why_refused
 from bitwright.graph.aten.registry import HANDLERS, IGNORED, supported
 
-del _arithmetic, _elementwise, _filled, _functions, _layers, _moves, _pooling, _prelu, _resizing, _shapes, _transposed
+del (
+    _arithmetic,
+    _elementwise,
+    _filled,
+    _functions,
+    _layers,
+    _moves,
+    _pooling,
+    _prelu,
+    _resizing,
+    _shapes,
+    _softmax,
+    _transposed,
+)
 
 __all__ = ["HANDLERS", "IGNORED", "supported", "why_refused"]

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.aten.moves import repeated
+from bitwright.graph.aten.moves import added, joined, repeated
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
+from bitwright.graph.aten.views import as_image, is_plain, leading, on_image, reshaped
 from bitwright.graph.builder import Builder
-from bitwright.graph.nodes import Add, Affine
+from bitwright.graph.nodes import Affine
 from bitwright.graph.operations.product import product_of
 from bitwright.graph.operations.table import table_of
 
@@ -33,6 +34,11 @@ class Stack:
 def affine(builder: Builder, fx_node: fx.Node, source: str, gain: Any = 1.0, offset: Any = 0.0) -> str:
     """Add `gain * source + offset`, both a number, or a tensor with one number a channel; nothing for the identity."""
     shape = builder.shape_of(source)
+    if not is_plain(builder, source):
+        channels = leading(builder, source)
+        spread = [_of_image(value, shape, channels) for value in (gain, offset)]
+        image = affine(builder, fx_node, as_image(builder, fx_node, source, channels), *spread)
+        return reshaped(builder, fx_node, image, shape)
     made = [_channels(builder, fx_node, value, shape) for value in (gain, offset)]
     if bool((made[0] == 1).all()) and not bool(made[1].any()):
         return source
@@ -47,6 +53,17 @@ def affine(builder: Builder, fx_node: fx.Node, source: str, gain: Any = 1.0, off
             offset=builder.keep(f"{name}.offset", made[1]),
         )
     )
+
+
+def _of_image(value: Tensor | float, shape: tuple[int, ...], channels: int) -> Tensor:
+    """A constant beside a view of `shape`, as one beside the image that it is a view of."""
+    given = torch.as_tensor(value, dtype=torch.float32)
+    if not given.dim():
+        return given
+    axes = (*[1] * (len(shape) + 1 - given.dim()), *given.shape)
+    pixels = axes[channels + 1 :]
+    wide = given.reshape(axes).expand(axes[0], *shape[:channels], *pixels)
+    return wide.reshape(axes[0], -1, *[1] * (2 - len(pixels)), *pixels)
 
 
 def _channels(builder: Builder, fx_node: fx.Node, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
@@ -111,14 +128,30 @@ def sum_of(builder: Builder, fx_node: fx.Node, first: str, second: str, factor: 
         shape = tuple(map(max, *shapes))
         first, second = (repeated(builder, fx_node, name, shape) for name in (first, second))
     second = affine(builder, fx_node, second, gain=factor)
-    return builder.add(
-        Add(
-            name=builder.node_name(fx_node, "add"),
-            inputs=(first, second),
-            shape=builder.shape_of(first),
-            place=builder.place(fx_node),
-        )
-    )
+    if is_plain(builder, first):
+        return added(builder, fx_node, first, second)
+    channels = min(leading(builder, name) for name in (first, second))
+    images = [as_image(builder, fx_node, name, channels) for name in (first, second)]
+    return reshaped(builder, fx_node, added(builder, fx_node, *images), builder.shape_of(first))
+
+
+def product(builder: Builder, fx_node: fx.Node, first: str, second: str) -> str:
+    """Add `first * second`, two activations; one that has one place along an axis is repeated."""
+    shapes = [builder.shape_of(name) for name in (first, second)]
+    if is_plain(builder, first) or len(shapes[0]) != len(shapes[1]):
+        return product_of(builder, fx_node, first, second)
+    channels = min(leading(builder, name) for name in (first, second))
+    shape = tuple(map(max, *shapes))
+    images = []
+    for name, own in zip((first, second), shapes, strict=True):
+        wide = repeated(builder, fx_node, name, (*shape[:channels], *own[channels:]))
+        images.append(as_image(builder, fx_node, wide, channels))
+    return reshaped(builder, fx_node, product_of(builder, fx_node, *images), shape)
+
+
+def function_of(builder: Builder, fx_node: fx.Node, source: str, *program: str | float) -> str:
+    """Add a function of each element of an activation; `program` is what comes behind its `x`."""
+    return on_image(builder, fx_node, source, lambda image: table_of(builder, fx_node, image, *program))
 
 
 @handles("mul")
@@ -126,7 +159,7 @@ def _mul(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     first, second = given["self"], given["other"]
     if isinstance(first, str) and isinstance(second, str):
-        return product_of(builder, fx_node, first, second)
+        return product(builder, fx_node, first, second)
     source, factor = (first, second) if isinstance(first, str) else (second, first)
     return affine(builder, fx_node, tensor(builder, fx_node, source), gain=constant(builder, fx_node, factor))
 
@@ -137,9 +170,9 @@ def _div(builder: Builder, fx_node: fx.Node) -> str:
     if given.get("rounding_mode") is not None:
         raise builder.refuse(fx_node, "a division that rounds.")
     if isinstance(given["other"], str):
-        inverse = table_of(builder, fx_node, given["other"], "reciprocal")
+        inverse = function_of(builder, fx_node, given["other"], "reciprocal")
         if isinstance(given["self"], str):
-            return product_of(builder, fx_node, given["self"], inverse)
+            return product(builder, fx_node, given["self"], inverse)
         return affine(builder, fx_node, inverse, gain=constant(builder, fx_node, given["self"]))
     return affine(
         builder, fx_node, tensor(builder, fx_node, given["self"]), gain=1 / constant(builder, fx_node, given["other"])
@@ -147,10 +180,15 @@ def _div(builder: Builder, fx_node: fx.Node) -> str:
 
 
 @handles("stack")
-def _stack(builder: Builder, fx_node: fx.Node) -> Stack:
+def _stack(builder: Builder, fx_node: fx.Node) -> Stack | str:
     given = arguments(builder, fx_node)
     parts = tuple(tensor(builder, fx_node, item) for item in given["tensors"])
-    return Stack(parts, given["dim"] % (len(builder.shape_of(parts[0])) + 2))
+    shape = builder.shape_of(parts[0])
+    axis = given["dim"] % (len(shape) + 2)
+    if axis == 0 or all("sum" in str(user.target) for user in fx_node.users):
+        return Stack(parts, axis)
+    apart = [reshaped(builder, fx_node, part, (*shape[: axis - 1], 1, *shape[axis - 1 :])) for part in parts]
+    return joined(builder, fx_node, apart, axis)
 
 
 @handles("neg")

@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: MIT
-"""Clamps, maxima, concatenations, dropout and the softmax at the end."""
+"""Clamps, maxima, concatenations and dropout."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import fx
 
 from bitwright.graph.aten.arithmetic import sum_of
-from bitwright.graph.aten.moves import padded
+from bitwright.graph.aten.moves import joined
 from bitwright.graph.aten.pooling import maximum_over
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
+from bitwright.graph.aten.views import on_image
 from bitwright.graph.builder import Builder
-from bitwright.graph.nodes import Bounds, Clamp, Concat, Dropout, Probabilities
+from bitwright.graph.nodes import Bounds, Clamp, Dropout
 
 
 def clamp_node(builder: Builder, fx_node: fx.Node, source: Any, bounds: Bounds) -> str:
     """Add a clamp of an activation."""
+    return on_image(builder, fx_node, tensor(builder, fx_node, source), partial(_clamp_of, builder, fx_node, bounds))
+
+
+def _clamp_of(builder: Builder, fx_node: fx.Node, bounds: Bounds, source: str) -> str:
     return builder.add(
         Clamp(
             name=builder.node_name(fx_node, "clamp"),
-            inputs=(tensor(builder, fx_node, source),),
-            shape=builder.shape(fx_node),
+            inputs=(source,),
+            shape=builder.shape_of(source),
             place=builder.place(fx_node),
             bounds=bounds,
         )
@@ -103,35 +109,8 @@ def _extreme(builder: Builder, fx_node: fx.Node, largest: bool) -> str:
 def _cat(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     shape = builder.shape(fx_node)
-    axis, parts = given["dim"] % (len(shape) + 1), [tensor(builder, fx_node, item) for item in given["tensors"]]
-    if axis > 1 and len(shape) == 3:
-        return _beside(builder, fx_node, parts, axis)
-    if axis != 1:
-        raise builder.refuse(
-            fx_node,
-            f"a concatenation along axis {axis} of {len(shape) + 1}; channels, height and width of images are known.",
-        )
-    return builder.add(
-        Concat(
-            name=builder.node_name(fx_node, "concat"),
-            inputs=tuple(parts),
-            shape=shape,
-            place=builder.place(fx_node),
-        )
-    )
-
-
-def _beside(builder: Builder, fx_node: fx.Node, parts: list[str], axis: int) -> str:
-    """Images side by side: each with zeros in the places of the others, added up."""
-    sizes = [builder.shape_of(part)[axis - 1] for part in parts]
-    total: str | None = None
-    for number, part in enumerate(parts):
-        around = [0] * (2 * (4 - axis))
-        around[-2:] = sum(sizes[:number]), sum(sizes[number + 1 :])
-        alone = padded(builder, fx_node, part, around)
-        total = alone if total is None else sum_of(builder, fx_node, total, alone)
-    assert total is not None
-    return total
+    parts = [tensor(builder, fx_node, item) for item in given["tensors"]]
+    return joined(builder, fx_node, parts, given["dim"] % (len(shape) + 1))
 
 
 @handles("dropout")
@@ -163,20 +142,3 @@ def _without_noise(builder: Builder, fx_node: fx.Node) -> dict[str, Any]:
             "it drops values at random in evaluation mode: write F.dropout(x, training=self.training), or use nn.Dropout.",
         )
     return given
-
-
-@handles("softmax", "log_softmax")
-def _softmax(builder: Builder, fx_node: fx.Node) -> str:
-    given = arguments(builder, fx_node)
-    shape = builder.shape(fx_node)
-    if given["dim"] not in (1, -len(shape)):
-        raise builder.refuse(fx_node, f"a softmax over axis {given['dim']}, as attention computes it.")
-    return builder.add(
-        Probabilities(
-            name=builder.node_name(fx_node, "softmax"),
-            inputs=(tensor(builder, fx_node, given["self"]),),
-            shape=shape,
-            place=builder.place(fx_node),
-            logarithm="log" in str(fx_node.target),
-        )
-    )

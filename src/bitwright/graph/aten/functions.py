@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 from torch import fx
 
+from bitwright.graph.aten.arithmetic import function_of
 from bitwright.graph.aten.registry import arguments, handles, tensor
 from bitwright.graph.builder import Builder
-from bitwright.graph.operations.table import table_of
 
 
 def _add(builder: Builder, fx_node: fx.Node, *program: str | float) -> str:
     """The function that an operation is of its first argument."""
-    return table_of(builder, fx_node, tensor(builder, fx_node, arguments(builder, fx_node)["self"]), *program)
+    return function_of(builder, fx_node, tensor(builder, fx_node, arguments(builder, fx_node)["self"]), *program)
 
 
 def _named(operation: str) -> None:

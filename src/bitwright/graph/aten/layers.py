@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from bitwright.graph.aten.moves import padded
 from bitwright.graph.aten.registry import arguments, constant, handles, optional_parameter, pair, parameter, tensor
-from bitwright.graph.aten.views import reshaped
+from bitwright.graph.aten.views import permuted, reshaped
 from bitwright.graph.builder import Builder, Constant, Parameter
 from bitwright.graph.nodes import BatchNorm, Conv2d, Linear, Norm
 
@@ -111,10 +112,10 @@ def _transposed(builder: Builder, fx_node: fx.Node, given: dict[str, Any]) -> Co
 
 def _matrix_product(builder: Builder, fx_node: fx.Node, source: Any, weight: Any, bias: Any) -> str:
     shape = builder.shape(fx_node)
-    if len(shape) != 1:
-        raise builder.refuse(fx_node, f"a matrix product of more than (batch, features), here {('batch', *shape)}.")
     inputs = (tensor(builder, fx_node, source),)
     name = layer_name(builder, fx_node, weight, "linear")
+    if len(shape) > 1:
+        return _over_last_axis(builder, fx_node, inputs[0], constant(builder, fx_node, weight), bias, name)
     return builder.add(
         Linear(
             name=name,
@@ -125,6 +126,31 @@ def _matrix_product(builder: Builder, fx_node: fx.Node, source: Any, weight: Any
             bias=optional_parameter(builder, fx_node, bias, f"{name}.bias"),
         )
     )
+
+
+def _over_last_axis(builder: Builder, fx_node: fx.Node, source: str, weight: Tensor, bias: Any, name: str) -> str:
+    """A matrix product over the last of several axes: a 1 x 1 convolution, where that axis comes first."""
+    rank = len(builder.shape_of(source))
+    first = permuted(builder, fx_node, source, (0, rank, *range(1, rank)))
+    others = builder.shape_of(first)[1:]
+    pixels = (prod(others[:-1]), others[-1])
+    image = reshaped(builder, fx_node, first, (weight.shape[1], *pixels))
+    made = builder.add(
+        Conv2d(
+            name=name,
+            inputs=(image,),
+            shape=(weight.shape[0], *pixels),
+            place=builder.place(fx_node),
+            weight=builder.keep(f"{name}.weight", weight[:, :, None, None]),
+            bias=optional_parameter(builder, fx_node, bias, f"{name}.bias"),
+            stride=(1, 1),
+            padding=(0, 0),
+            dilation=(1, 1),
+            groups=1,
+        )
+    )
+    back = reshaped(builder, fx_node, made, (weight.shape[0], *others))
+    return permuted(builder, fx_node, back, (0, *range(2, rank + 1), 1))
 
 
 @handles("batch_norm")

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
-from bitwright.graph.aten.views import behind_view, reshaped
+from bitwright.graph.aten.views import as_image, behind_view, is_plain, leading, reshaped
 from bitwright.graph.builder import Builder
-from bitwright.graph.nodes import Concat, DepthToSpace, Pad, Slice, Take
+from bitwright.graph.nodes import Add, Concat, DepthToSpace, Pad, Slice, Take
 
 
 def take(builder: Builder, fx_node: fx.Node, source: str, axis: int, places: Iterable[int]) -> str:
@@ -27,6 +29,8 @@ def take(builder: Builder, fx_node: fx.Node, source: str, axis: int, places: Ite
         return source
     if not chosen:
         raise builder.refuse(fx_node, f"it selects nothing of {shape[axis - 1]} places along axis {axis}.")
+    if not is_plain(builder, source):
+        return _take_of_view(builder, fx_node, source, axis, chosen)
     made = Take(
         name=builder.node_name(fx_node, "take"),
         inputs=(source,),
@@ -43,6 +47,76 @@ def take(builder: Builder, fx_node: fx.Node, source: str, axis: int, places: Ite
             )
         )
     return builder.add(made)
+
+
+def _take_of_view(builder: Builder, fx_node: fx.Node, source: str, axis: int, chosen: tuple[int, ...]) -> str:
+    """The same, of a view of an image."""
+    shape, channels = builder.shape_of(source), leading(builder, source)
+    image = as_image(builder, fx_node, source, channels)
+    if axis > channels:
+        made = take(builder, fx_node, image, 3 - (len(shape) - axis), chosen)
+    else:
+        places = np.arange(prod(shape[:channels])).reshape(shape[:channels]).take(chosen, axis - 1)
+        made = take(builder, fx_node, image, 1, places.ravel().tolist())
+    return reshaped(builder, fx_node, made, (*shape[: axis - 1], len(chosen), *shape[axis:]))
+
+
+def joined(builder: Builder, fx_node: fx.Node, parts: Sequence[str], axis: int) -> str:
+    """Tensors one behind the other along an axis, counted with the batch."""
+    shapes = [builder.shape_of(part) for part in parts]
+    rank = len(shapes[0])
+    made = (*shapes[0][: axis - 1], sum(shape[axis - 1] for shape in shapes), *shapes[0][axis:])
+    channels = 1 if is_plain(builder, parts[0]) else min(leading(builder, part) for part in parts)
+    if axis == 0:
+        raise builder.refuse(fx_node, "it puts images together along the batch, or along a new axis before it.")
+    if rank == 1:
+        return concatenation(builder, fx_node, parts, made)
+    images = [as_image(builder, fx_node, part, channels) for part in parts]
+    if axis > channels:
+        return reshaped(builder, fx_node, _beside(builder, fx_node, images, 3 - (rank - axis)), made)
+    wide = [prod(shape[:channels]) for shape in shapes]
+    whole = concatenation(builder, fx_node, images, (sum(wide), *builder.shape_of(images[0])[1:]))
+    starts = [sum(wide[:number]) for number in range(len(parts))]
+    of_parts = [
+        np.arange(start, start + size).reshape(shape[:channels])
+        for start, size, shape in zip(starts, wide, shapes, strict=True)
+    ]
+    places = np.concatenate(of_parts, axis - 1)
+    return reshaped(builder, fx_node, take(builder, fx_node, whole, 1, places.ravel().tolist()), made)
+
+
+def concatenation(builder: Builder, fx_node: fx.Node, parts: Sequence[str], shape: tuple[int, ...]) -> str:
+    """Add the concatenation of channels or features."""
+    return builder.add(
+        Concat(
+            name=builder.node_name(fx_node, "concat"), inputs=tuple(parts), shape=shape, place=builder.place(fx_node)
+        )
+    )
+
+
+def _beside(builder: Builder, fx_node: fx.Node, parts: Sequence[str], axis: int) -> str:
+    """Images side by side along an axis: each has zeros in the places of the others, and they are added up."""
+    sizes = [builder.shape_of(part)[axis - 1] for part in parts]
+    total: str | None = None
+    for number, part in enumerate(parts):
+        around = [0] * (2 * (4 - axis))
+        around[-2:] = sum(sizes[:number]), sum(sizes[number + 1 :])
+        alone = padded(builder, fx_node, part, around)
+        total = alone if total is None else added(builder, fx_node, total, alone)
+    assert total is not None
+    return total
+
+
+def added(builder: Builder, fx_node: fx.Node, first: str, second: str) -> str:
+    """Add the sum of two tensors of one shape."""
+    return builder.add(
+        Add(
+            name=builder.node_name(fx_node, "add"),
+            inputs=(first, second),
+            shape=builder.shape_of(first),
+            place=builder.place(fx_node),
+        )
+    )
 
 
 def axis_of(builder: Builder, source: str, axis: int) -> int:
@@ -170,6 +244,9 @@ def _pad(builder: Builder, fx_node: fx.Node) -> str:
 def padded(builder: Builder, fx_node: fx.Node, source: str, sizes: Sequence[int]) -> str:
     """Add zeros before and after the last axis, then the last but one, …, as `F.pad` does; negative sizes cut off."""
     shape = builder.shape_of(source)
+    if len(shape) == 2 and len(sizes) == 2:
+        image = padded(builder, fx_node, as_image(builder, fx_node, source, 1), sizes)
+        return reshaped(builder, fx_node, image, (shape[0], shape[1] + sum(sizes)))
     if len(shape) != 3 or len(sizes) > 6:
         raise builder.refuse(fx_node, f"a padding of a tensor of shape ('batch', {', '.join(map(str, shape))}).")
     befores, afters = ([*sizes[end::2], 0, 0, 0][2::-1] for end in (0, 1))
@@ -264,14 +341,9 @@ def _pixel_unshuffle(builder: Builder, fx_node: fx.Node) -> str:
         for row in range(block)
         for column in range(block)
     ]
-    joined = Concat(
-        name=builder.node_name(fx_node, "concat"),
-        inputs=tuple(parts),
-        shape=builder.shape(fx_node),
-        place=builder.place(fx_node),
-    )
+    whole = concatenation(builder, fx_node, parts, builder.shape(fx_node))
     order = [place * channels + channel for channel in range(channels) for place in range(block**2)]
-    return take(builder, fx_node, builder.add(joined), 1, order)
+    return take(builder, fx_node, whole, 1, order)
 
 
 @handles("expand", "expand_as", "repeat", "broadcast_to")

@@ -12,14 +12,18 @@ import torch
 from torch import fx
 
 from bitwright.graph.aten.arithmetic import Stack, affine, sum_of
-from bitwright.graph.aten.moves import depth_to_space, padded, take
+from bitwright.graph.aten.moves import axis_of, depth_to_space, padded, take
 from bitwright.graph.aten.registry import arguments, handles, pair, tensor
-from bitwright.graph.aten.views import reshaped, unshaped
+from bitwright.graph.aten.views import is_plain, leading, permuted, reshaped, unshaped
 from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import AvgPool2d, Conv2d, MaxPool2d, Pair
 
 _LONGEST = 1024
 """Places along an axis that repetition may make: beyond, memory and time are out of proportion."""
+
+
+_MOST_PARTS = 16
+"""That a sum along an axis of a view adds up one by one."""
 
 
 @handles("max_pool2d")
@@ -167,6 +171,11 @@ def _maximum(builder: Builder, fx_node: fx.Node, source: str, kernel: Pair) -> s
 
 @handles("mean")
 def _mean(builder: Builder, fx_node: fx.Node) -> str:
+    if (branches := _along_view(builder, fx_node)) is not None:
+        total = _total(builder, fx_node, branches)
+        return reshaped(
+            builder, fx_node, affine(builder, fx_node, total, gain=1 / len(branches)), builder.shape(fx_node)
+        )
     source, kernel, channels = _whole_axes(builder, fx_node, "a mean")
     if channels:
         source = _over_channels(builder, fx_node, source, 1 / builder.shape_of(source)[0])
@@ -202,12 +211,32 @@ def _sum(builder: Builder, fx_node: fx.Node) -> str:
             raise builder.refuse(
                 fx_node, f"a sum over axes {given.get('dim')} of tensors that are stacked along {stack.axis}."
             )
-        return reduce(lambda total, part: sum_of(builder, fx_node, total, part), stack.parts)
+        return _total(builder, fx_node, stack.parts)
+    if (branches := _along_view(builder, fx_node)) is not None:
+        return reshaped(builder, fx_node, _total(builder, fx_node, branches), builder.shape(fx_node))
     source, kernel, channels = _whole_axes(builder, fx_node, "a sum")
     if channels:
         source = _over_channels(builder, fx_node, source, 1.0)
     mean = average(builder, fx_node, source, kernel, kernel, (0, 0))
     return reshaped(builder, fx_node, affine(builder, fx_node, mean, gain=float(prod(kernel))), builder.shape(fx_node))
+
+
+def _total(builder: Builder, fx_node: fx.Node, parts: Sequence[str]) -> str:
+    """The sum of tensors of one shape."""
+    return reduce(lambda total, part: sum_of(builder, fx_node, total, part), parts)
+
+
+def _along_view(builder: Builder, fx_node: fx.Node) -> list[str] | None:
+    """The parts along the one axis that a reduction names, where it is one of several that a view has for the channels."""
+    given = arguments(builder, fx_node)
+    source = tensor(builder, fx_node, given["self"])
+    axes = [given["dim"]] if isinstance(given["dim"], int) else given["dim"]
+    if not axes or len(axes) > 1 or is_plain(builder, source):
+        return None
+    axis, size = axis_of(builder, source, axes[0]), 0
+    if not 1 <= axis <= leading(builder, source) or (size := builder.shape_of(source)[axis - 1]) > _MOST_PARTS:
+        return None
+    return [take(builder, fx_node, source, axis, [place]) for place in range(size)]
 
 
 @handles("amax")
@@ -238,6 +267,11 @@ def _whole_axes(builder: Builder, fx_node: fx.Node, what: str) -> tuple[str, Pai
     origin, shape = unshaped(builder, source)
     if rank != 4 and axes == list(range(2, rank)) and len(shape) == 3 and shape[0] == builder.shape_of(source)[0]:
         return origin, (shape[1], shape[2]), False
+    if not is_plain(builder, source) and 0 not in axes:
+        others = [axis for axis in range(1, rank) if axis not in axes]
+        last = permuted(builder, fx_node, source, (0, *others, *axes))
+        count = prod(builder.shape_of(source)[axis - 1] for axis in axes)
+        return reshaped(builder, fx_node, last, (prod(builder.shape_of(source)) // count, 1, count)), (1, count), False
     if rank != 4 or not set(axes) <= {1, 2, 3}:
         raise builder.refuse(
             fx_node, f"{what} over axes {axes} of {rank}; channels, height and width of images are known."

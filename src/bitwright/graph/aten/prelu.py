@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from torch import fx
 
-from bitwright.graph.aten.arithmetic import affine, sum_of
+from bitwright.graph.aten.arithmetic import affine, function_of, sum_of
 from bitwright.graph.aten.elementwise import clamp_node
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
 from bitwright.graph.builder import Builder
 from bitwright.graph.nodes import Bounds
-from bitwright.graph.operations.table import table_of
 
 
 @handles("prelu")
@@ -19,7 +18,7 @@ def _prelu(builder: Builder, fx_node: fx.Node) -> str:
     source = tensor(builder, fx_node, given["self"])
     slopes = constant(builder, fx_node, given["weight"]).flatten()
     if bool((slopes == slopes[0]).all()):
-        return table_of(builder, fx_node, source, float(slopes[0]), "leaky_relu")
+        return function_of(builder, fx_node, source, float(slopes[0]), "leaky_relu")
     # max(x, 0) + slope min(x, 0)
     columns = slopes.reshape(-1, *[1] * (len(builder.shape_of(source)) - 1))
     below = affine(builder, fx_node, clamp_node(builder, fx_node, source, Bounds(None, 0.0)), gain=columns)

@@ -16,10 +16,6 @@ _BETWEEN = (
     "it computes values between pixels: use nearest or bilinear interpolation or a transposed convolution, or resize what leaves "
     "the network."
 )
-_AXES = (
-    "it reorders axes, and images stay (channels, height, width) here: leave that to what reads the network's output."
-)
-
 REASONS: dict[str, str] = {
     **dict.fromkeys(
         ("layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "local_response_norm"), _NORM
@@ -34,7 +30,6 @@ REASONS: dict[str, str] = {
         ("upsample_linear1d", "upsample_bicubic2d", "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d"),
         _BETWEEN,
     ),
-    **dict.fromkeys(("permute", "movedim", "swapaxes"), _AXES),
     **dict.fromkeys(("embedding", "embedding_bag"), "it looks values up by integers; images are real numbers."),
     **dict.fromkeys(
         ("conv3d", "conv_transpose3d", "max_pool3d", "avg_pool3d"), "it needs volumes; images have two axes."

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Views, transposes, casts and shuffles of channels."""
+"""Views, permutations, casts and shuffles of channels."""
 
 from __future__ import annotations
 
+import torch
 from torch import fx
 
 from bitwright.graph.aten.registry import arguments, handles, tensor
-from bitwright.graph.aten.views import reshaped
+from bitwright.graph.aten.views import permuted, reshaped
 from bitwright.graph.builder import Builder
-from bitwright.graph.nodes import ChannelShuffle, Transpose
+from bitwright.graph.nodes import ChannelShuffle
 
 
 @handles("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "_unsafe_view")
@@ -17,19 +18,13 @@ def _view(builder: Builder, fx_node: fx.Node) -> str:
     return reshaped(builder, fx_node, source, builder.shape(fx_node))
 
 
-@handles("transpose")
-def _transpose(builder: Builder, fx_node: fx.Node) -> str:
-    given = arguments(builder, fx_node)
-    rank = len(builder.shape(fx_node)) + 1
-    return builder.add(
-        Transpose(
-            name=builder.node_name(fx_node, "transpose"),
-            inputs=(tensor(builder, fx_node, given["self"]),),
-            shape=builder.shape(fx_node),
-            place=builder.place(fx_node),
-            axes=(int(given["dim0"]) % rank, int(given["dim1"]) % rank),
-        )
-    )
+@handles("transpose", "permute", "movedim", "swapaxes", "swapdims")
+def _permute(builder: Builder, fx_node: fx.Node) -> str:
+    source = tensor(builder, fx_node, arguments(builder, fx_node)["self"])
+    # Of a tensor whose sizes are all different, the result tells where each axis went.
+    sizes = range(len(builder.shape(fx_node)) + 1)
+    moved = fx_node.target(torch.empty(list(sizes), device="meta"), *fx_node.args[1:], **fx_node.kwargs)  # type: ignore[operator]
+    return permuted(builder, fx_node, source, tuple(moved.shape))
 
 
 @handles("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "type_as")

@@ -13,6 +13,7 @@ from bitwright.graph.passes.fuse_clamps import fuse_clamps
 from bitwright.graph.passes.fuse_pads import fuse_pads
 from bitwright.graph.passes.fuse_tables import fuse_tables
 from bitwright.graph.passes.lift_clamps import lift_clamps
+from bitwright.graph.passes.rearrange import rearrange
 from bitwright.graph.passes.resolve_views import resolve_views
 
 Pass = Callable[[Graph], tuple[Graph, bool]]
@@ -30,13 +31,15 @@ PASSES: tuple[Pass, ...] = (
 
 
 def simplify(graph: Graph) -> Graph:
-    """Apply all passes until none changes the graph."""
+    """Apply all passes until none changes the graph; views that are left then become moves, which may free others."""
     changed = True
     while changed:
         changed = False
         for apply in PASSES:
             graph, once = apply(graph)
             changed = changed or once
+        if not changed:
+            graph, changed = rearrange(graph)
     return graph
 
 
@@ -50,6 +53,7 @@ __all__ = [
     "fuse_pads",
     "fuse_tables",
     "lift_clamps",
+    "rearrange",
     "resolve_views",
     "simplify",
 ]

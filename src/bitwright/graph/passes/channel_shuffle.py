@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import ChannelShuffle, Node, Reshape, Transpose
+from bitwright.graph.nodes import ChannelShuffle, Node, Permute, Reshape
 
 
 def find_channel_shuffles(graph: Graph) -> tuple[Graph, bool]:
@@ -17,7 +17,7 @@ def find_channel_shuffles(graph: Graph) -> tuple[Graph, bool]:
         if not isinstance(last, Reshape) or len(last.shape) != 3:
             continue
         middle = by_name[last.inputs[0]]
-        if not isinstance(middle, Transpose) or middle.axes not in ((1, 2), (2, 1)) or len(middle.shape) != 4:
+        if not isinstance(middle, Permute) or middle.axes != (0, 2, 1, 3, 4):
             continue
         first = by_name[middle.inputs[0]]
         if not isinstance(first, Reshape) or by_name[first.inputs[0]].shape != last.shape:

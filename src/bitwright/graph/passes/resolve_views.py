@@ -6,16 +6,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Affine, BatchNorm, Bytewise, Clamp, Conv2d, Flatten, Linear, Node, Reshape
+from bitwright.graph.nodes import Affine, BatchNorm, Bytewise, Clamp, Conv2d, Flatten, Linear, Node, Permute, Reshape
+from bitwright.graph.operations.table import Table
 from bitwright.graph.shapes import parameter_names
 
 _ELEMENTWISE = Affine | BatchNorm | Bytewise | Clamp
+
+_ALIKE = Clamp | Table
+"""What is the same function of every element, wherever it stands."""
 
 
 def resolve_views(graph: Graph) -> tuple[Graph, bool]:
     """Move views towards others that undo them, until none moves.
 
-    A view that leaves the images of three axes goes behind what computes each element by itself; one that comes back to
+    A view that leaves the images of three axes goes behind what computes each element by itself, and so does any view of more
+    than features where that is the same for all elements; one that comes back to
     (features, 1, 1) goes before it, and makes a matrix product on the way a convolution. Where both meet, nothing is left.
     """
     changed = False
@@ -36,6 +41,10 @@ def _step(graph: Graph) -> Graph | None:
         if isinstance(node, _ELEMENTWISE) and len(node.inputs) == 1 and isinstance(source, Reshape):
             before = by_name[source.inputs[0]].shape
             if len(before) == 3 and before[0] == source.shape[0]:
+                return _behind(graph, node, source, before)
+        if isinstance(node, _ALIKE) and isinstance(source, Reshape | Permute):
+            before = by_name[source.inputs[0]].shape
+            if len(before) > 1:
                 return _behind(graph, node, source, before)
         alone = source is not None and len(readers[source.name]) == 1 and source.name not in graph.returned
         if isinstance(node, Reshape) and alone and len(node.shape) == 3 and node.shape[1:] == (1, 1):
@@ -58,7 +67,7 @@ def _joined(graph: Graph, view: Node, origin: Node) -> Graph:
 
 def _behind(graph: Graph, node: Node, view: Node, before: tuple[int, ...]) -> Graph:
     """The operation on what was viewed, and then the view."""
-    moved = Reshape(name=f"{node.name}.view", inputs=(node.name,), shape=node.shape, place=view.place)
+    moved = replace(view, name=f"{node.name}.view", inputs=(node.name,))
     made = replace(node, inputs=view.inputs, shape=before)
     return _with(graph, {node.name: (made, moved)}, {node.name: moved.name})
 

@@ -8,11 +8,13 @@ from math import prod
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bitwright.errors import ExportError
 from bitwright.export.tvm.kernels.moving import Flattening, Placement, Selection, flattening, placement, selection
 from bitwright.export.tvm.network import Network, add_to_tvm
-from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, Node, Pad, Slice, Take
+from bitwright.graph.evaluate import select
+from bitwright.graph.nodes import ChannelShuffle, Concat, DepthToSpace, Flatten, Node, Pad, Rearrange, Slice, Take
 
 
 @add_to_tvm.register
@@ -96,3 +98,26 @@ def _pixels(shape: Sequence[int]) -> npt.NDArray[np.int64]:
     """The first element of every pixel: [height, width]."""
     channels, height, width = shape
     return np.arange(height * width).reshape(height, width) * channels
+
+
+@add_to_tvm.register
+def _(op: Rearrange, network: Network) -> None:
+    (source,) = op.inputs
+    places = select(op, torch.from_numpy(_channels_first(network.shapes[source]))[None])[0].numpy()
+    if len(op.shape) == 3:
+        places = places.transpose(1, 2, 0)
+    # As many channels at a time as always lie one behind the other.
+    wide = places.shape[-1]
+    run = next(size for size in range(wide, 0, -1) if wide % size == 0 and _in_runs(places.reshape(-1, size)))
+    _place(op, source, network, places.reshape(-1, run)[:, 0], run)
+
+
+def _in_runs(places: npt.NDArray[np.int64]) -> bool:
+    """Whether the places of each row follow each other."""
+    return bool((np.diff(places, axis=1) == 1).all())
+
+
+def _channels_first(shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The place of every element: [channels, height, width], or [features]."""
+    places = np.arange(prod(shape))
+    return places if len(shape) == 1 else places.reshape(*shape[1:], shape[0]).transpose(2, 0, 1).copy()
