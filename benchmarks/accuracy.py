@@ -9,9 +9,14 @@ same float weights, for every width, every way to make them, and every seed, whi
     qat2, qat10     calibrated, and then 2 or 10 epochs of training
     float           the float network
 
-A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:learning_rate=0.02`, where --way names it.
-A row is `network/width/way/seed`; `--rows` chooses among them by shell patterns, `resnet20/W2A2/*`, say. Every row is written to
---json when it is done; who starts again measures what is missing. Rows that failed say why, and are tried again.
+A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:learning_rate=0.02`, where --way names it; a
+training also `distill` and `temperature`, of a teacher that is the float network. A row is `network/width/way/seed`; `--rows`
+chooses among them by shell patterns, `resnet20/W2A2/*`, say. Every row is written to --json when it is done; who starts again
+measures what is missing. Rows that failed say why, and are tried again. `--docs FILE` writes a page of all rows.
+
+Settings are chosen by `--trials`, which measures rows on 4,000 training images that no calibration chose, never on the test set:
+top-1, how often the integers agree with the float network, and their divergence from it, which tells settings apart that a few
+thousand labels do not.
 """
 
 from __future__ import annotations
@@ -21,7 +26,6 @@ import fnmatch
 import json
 import multiprocessing
 import os
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -29,32 +33,37 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
+from accuracy_page import page
 from fashion import NETWORKS, trained
+from torch import Tensor
 
 from bitwright.allocation import allocate, graph_problem
 from bitwright.benchmark import environment
 from bitwright.cli.console import bar
 from bitwright.data import ImageData, load_data
 from bitwright.errors import BitwrightError
-from bitwright.files import write_json
+from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
 from bitwright.graph.digest import network_digest
 from bitwright.integer import lower, prepare
 from bitwright.reconstruction import ReconstructionSettings, reconstruct
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable, measure_sensitivity
-from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, calibrated, evaluate, fit
+from bitwright.training import Checkpointing, Distillation, QuantizedModel, TrainSettings, calibrated, evaluate, fit
 
 WIDTHS = ("W8A8", "W4A4", "W3A3", "W2A2", "W4A8", "W2A8")
 RANDOM = 20
 MIXED = ("search3", "W3A8", *(f"random3-{number}" for number in range(1, RANDOM + 1)))
 """Schemes of the size of 3 bits, activations of 8: the one that the search finds, the uniform one, and random ones."""
 
+TEACHING = ("distill", "temperature")
 EPOCHS = {"qat2": 2, "qat10": 10}
 WAYS = ("calibrated", "reconstructed", *EPOCHS)
 IMAGES = 1024
 SENSITIVITY_IMAGES = 1000
 BATCH = 250
+HELD_OUT, HELD_OUT_SEED = 4000, 777
 FLOAT = TrainSettings(epochs=12, learning_rate=0.1, weight_decay=5e-4)
 QAT = TrainSettings(learning_rate=0.01, weight_decay=5e-4)
 
@@ -82,11 +91,13 @@ class Place:
         folder: Of float networks, sensitivities and unfinished trainings.
         data: Folder of Fashion-MNIST, or None.
         device: That trains, reconstructs and evaluates.
+        trials: Whether held-out training images are judged on, and not the test set.
     """
 
     folder: Path
     data: str | None
     device: str
+    trials: bool
 
     def images(self) -> ImageData:
         """Fashion-MNIST, with borders up to 32 x 32."""
@@ -134,43 +145,82 @@ def with_changes(settings: Settings, changed: Sequence[str]) -> Settings:
     return replace(settings, **{name: kinds[name](value) for name, value in pairs})
 
 
-def made(row: Row, place: Place, data: ImageData) -> QuantizedModel:
-    """The network of a row, on the processor, ready to be lowered."""
+def made(row: Row, place: Place, data: ImageData) -> tuple[QuantizedModel, dict[str, Any]]:
+    """The network of a row, on the processor, ready to be lowered; and its settings, as JSON values."""
     graph = place.graph(row.network)
     images, _ = data.calibration(IMAGES, row.seed)
     model, _ = calibrated(graph, scheme_of(row.width, graph, place.folder, row.network), images)
     way, *changed = row.way.split(":")
+    kept: dict[str, Any] = {}
     if way == "reconstructed":
         reference = graph.with_parameters({name: t.to(place.device) for name, t in graph.parameters.items()})
         settings = with_changes(ReconstructionSettings(seed=row.seed), changed)
         reconstruct(model.to(place.device), images.to(place.device), settings, reference=reference)
+        kept = asdict(settings)
     elif way in EPOCHS:
         state = place.folder / f"{str(row).replace('/', '.')}.state"
-        settings = with_changes(replace(QAT, epochs=EPOCHS[way], seed=row.seed), changed)
-        fit(model, data, settings, checkpoint=Checkpointing(state, resume=True))  # on a GPU, where it sees one
+        teaching = {name: float(value) for name, _, value in (c.partition("=") for c in changed) if name in TEACHING}
+        own = [change for change in changed if change.partition("=")[0] not in TEACHING]
+        training = with_changes(replace(QAT, epochs=EPOCHS[way], seed=row.seed), own)
+        distillation = None
+        if teaching.get("distill"):
+            teacher = FloatModel(graph).eval().requires_grad_(False)
+            distillation = Distillation(
+                teacher, teaching["distill"], teaching.get("temperature", Distillation.temperature)
+            )
+        fit(
+            model, data, training, distillation=distillation, checkpoint=Checkpointing(state, resume=True)
+        )  # on a GPU, if any
         model.cpu().settle_norm(torch.split(images, 128))
         state.unlink(missing_ok=True)
-    return model.cpu().eval()
+        kept = asdict(training) | {
+            "distillation": distillation and {"alpha": distillation.alpha, "temperature": distillation.temperature}
+        }
+    return model.cpu().eval(), kept
 
 
 def measured(row: Row, place: Place) -> dict[str, Any]:
-    """Accuracy of the row's integers."""
-    begin, data = time.monotonic(), place.images()
-    if row.way == "float":
-        predict = FloatModel(place.graph(row.network)).eval().to(place.device)
-    else:
-        predict = prepare(lower(made(row, place, data)), place.device).logits
-    seconds = time.monotonic() - begin
+    """Accuracy of the row's integers on the test set, or what a trial says of them."""
+    begin, data, settings = time.monotonic(), place.images(), {}
+    floats = FloatModel(place.graph(row.network)).eval().to(place.device)
+    predict = floats
+    if row.way != "float":
+        model, settings = made(row, place, data)
+        predict = prepare(lower(model), place.device).logits
+    spent = {"seconds": round(time.monotonic() - begin, 1)}
+    kept = spent | ({"settings": settings} if settings else {})
+    if place.trials:
+        return held_out(predict, floats, place, data) | kept
     batches = ((images.to(place.device), labels.to(place.device)) for images, labels in data.batches("test", BATCH))
     scores = evaluate(predict, batches)
-    return {"top1_percent": scores["top1_percent"], "images": scores.images, "seconds": round(seconds, 1)}
+    return {"top1_percent": scores["top1_percent"], "images": scores.images} | kept
+
+
+@torch.no_grad()
+def held_out(predict: Any, floats: FloatModel, place: Place, data: ImageData) -> dict[str, Any]:
+    """Top-1, agreement with the float network, and KL(float || integers) in nats an image, on training images."""
+    images, labels = data.calibration(HELD_OUT, HELD_OUT_SEED)
+    parts = [part.to(place.device) for part in torch.split(images, BATCH)]
+    made, real = (torch.cat([logits(part).float().cpu() for part in parts]) for logits in (predict, floats))
+    divergence = F.kl_div(made.log_softmax(1), real.log_softmax(1), log_target=True, reduction="batchmean")
+    return {
+        "top1_percent": percent(made.argmax(1) == labels),
+        "agreement_percent": percent(made.argmax(1) == real.argmax(1)),
+        "divergence": round(float(divergence), 5),
+        "images": len(images),
+    }
+
+
+def percent(right: Tensor) -> float:
+    """The share of a truth, in percent."""
+    return round(100 * float(right.double().mean()), 2)
 
 
 def measure(task: tuple[Row, Place]) -> tuple[Row, dict[str, Any]]:
     """A row, or why there is none; in a process of its own."""
     row, place = task
     try:
-        return row, measured(row, place) | {"device": place.device}
+        return row, {**measured(row, place), "device": place.device}
     except (BitwrightError, RuntimeError, ValueError) as error:
         return row, {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
 
@@ -200,24 +250,6 @@ def ready(network: str, place: Place, weights: Path | None, mixed: bool) -> Grap
     return graph
 
 
-def table(found: dict[str, Any]) -> str:
-    """Means and standard errors over seeds, as Markdown."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for name, row in found.items():
-        network, width, way, _ = name.split("/")
-        groups.setdefault((network, width, way), []).append(row)
-    lines = ["| network | width | way | top-1 % | seeds |", "| --- | --- | --- | --- | --- |"]
-    for (network, width, way), group in groups.items():
-        top1 = [row["top1_percent"] for row in group if "top1_percent" in row]
-        if not top1:
-            text = group[0]["failed"]
-        else:
-            error = statistics.stdev(top1) / len(top1) ** 0.5 if len(top1) > 1 else None
-            text = f"{statistics.mean(top1):.2f}" + ("" if error is None else f" ± {error:.2f}")
-        lines.append(f"| {network} | {width} | {way} | {text} | {len(top1)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure what is asked for and missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,6 +264,10 @@ def main() -> None:
     parser.add_argument(
         "--way", action="append", default=[], metavar="WAY:NAME=NUMBER", help="a way besides; repeatable"
     )
+    parser.add_argument(
+        "--trials", action="store_true", help="judge on held-out training images, to choose settings by"
+    )
+    parser.add_argument("--docs", type=Path, help="the page to write")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side, each on one thread")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -243,25 +279,41 @@ def main() -> None:
         for row in rows(arguments.seeds, arguments.way)
         if any(fnmatch.fnmatch(str(row), p) for p in arguments.rows or ["*"])
     ]
-    before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"rows": {}, "networks": {}}
-    known = before["rows"]
+    before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"networks": {}}
+    kind = "trials" if arguments.trials else "rows"
+    known = before.setdefault(kind, {})
     missing = [row for row in asked if "top1_percent" not in known.get(str(row), {})]
     if arguments.list:
         print("\n".join(map(str, missing)))
         return
+    if missing:
+        measure_all(arguments, parser, missing, before, kind)
+    if arguments.docs:
+        write_text(arguments.docs, page(before, asdict(QAT), asdict(ReconstructionSettings())))
+    for name, row in before[kind].items():
+        print(f"{name}: {row.get('top1_percent', row.get('failed'))}")
+
+
+def measure_all(
+    arguments: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+    missing: Sequence[Row],
+    before: dict[str, Any],
+    kind: str,
+) -> None:
+    """Measure rows, each written to the file when it is done."""
     begin(arguments.device)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    place = Place(arguments.folder, arguments.data, arguments.device)
+    place = Place(arguments.folder, arguments.data, arguments.device, arguments.trials)
     weights = {name: Path(path) for name, _, path in (given.partition("=") for given in arguments.weights)}
     for network in dict.fromkeys(row.network for row in missing):
         mixed = any(row.network == network and row.width == "search3" for row in missing)
         digest = network_digest(ready(network, place, weights.get(network), mixed))
         if before["networks"].setdefault(network, digest) != digest:
             parser.error(f"{arguments.json} has rows of other float weights of {network}: name another file.")
-    before["settings"] = {
-        "float": asdict(FLOAT), "qat": asdict(QAT), "reconstruction": asdict(ReconstructionSettings()), "images": IMAGES,
-    }  # fmt: skip
+    before["settings"] = {"float": asdict(FLOAT), "images": IMAGES}
     before.setdefault("environments", {})[arguments.device] = environment().to_dict()
+    order = {str(row): place for place, row in enumerate(rows(max(arguments.seeds, 10), arguments.way))}
     context = multiprocessing.get_context("spawn")
     with (
         context.Pool(arguments.jobs, begin, (arguments.device,)) as pool,
@@ -269,13 +321,11 @@ def main() -> None:
     ):
         found = pool.imap_unordered(measure, [(row, place) for row in missing])
         for done, (row, result) in enumerate(found, 1):
-            known[str(row)] = result
-            order = {str(row): place for place, row in enumerate(rows(max(arguments.seeds, 10), arguments.way))}
-            before["rows"] = known = dict(sorted(known.items(), key=lambda entry: order.get(entry[0], len(order))))
+            before[kind][str(row)] = result
+            before[kind] = dict(sorted(before[kind].items(), key=lambda entry: order.get(entry[0], len(order))))
             write_json(arguments.json, before)
             print(f"{row}: {result.get('top1_percent', result.get('failed'))}", flush=True)
             progress(done, len(missing))
-    print(table(known))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""`docs/accuracy.md`, from the rows and the trials that `benchmarks/accuracy.py` wrote."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+HEAD = """# Accuracy
+
+Written by `python benchmarks/accuracy.py --json benchmarks/results/accuracy.json --docs docs/accuracy.md`, which also measures:
+give it rows (`--rows 'resnet20/W2A2/*'`), and the float weights (`--weights resnet20=FILE.pth`) unless it is to train them.
+
+Every figure is the top-1 accuracy, in percent, of lowered integers on all 10,000 test images of Fashion-MNIST, padded to 32 x 32:
+what any engine computes. A seed decides on the 1,024 calibration images and on all that is drawn; where there are several, the
+mean stands with its standard error over seeds. The standard error of one accuracy over test images is {sampling:.2f} points, but
+rows share these images and the float weights, so that differences are surer than that. First and last layers have 8 bits, as have
+additions.
+
+**calibrated**: ranges by least squares and batch norm from the calibration images, without labels. **reconstructed**: then
+`bitwright reconstruct`, on the same images. **qat2**, **qat10**: calibrated, then 2 or 10 epochs of training, at learning rate
+{learning_rate:g} on a cosine, weight decay {weight_decay:g}, batches of {batch_size}, random crops and flips.
+Settings behind a colon differ from those.
+"""
+TRIALS = """## What was tried
+
+On {images:,} training images that no calibration chose, never on the test set; one seed. The divergence is KL(float || integers),
+in thousandths of a nat an image: it tells settings apart between which accuracies do not decide. Reconstruction by default has
+{defaults}.
+"""
+MISSING = """## What was not measured
+
+- ImageNet: none of its images may be had here. The published figures of the methods (MRECG, QDrop, LSQ) are of ImageNet, and are
+  not compared with.
+- Peers (Brevitas, NNCF, MCT, AIMET, torchao) in environments of their own: the benchmark has no rows for them.
+- Of the benchmark's own rows, those that no table above has:{missing}.
+"""
+WAYS = ("calibrated", "reconstructed", "qat2", "qat10")
+
+
+def page(found: Mapping[str, Any], training: Mapping[str, Any], reconstruction: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        found: What the benchmark's file holds.
+        training: The usual settings of training.
+        reconstruction: And of reconstruction.
+    """
+    rows = grouped(found.get("rows", {}))
+    accuracies = [value for group in rows.values() for value in group if isinstance(value, float)]
+    share = statistics.mean(accuracies) / 100 if accuracies else 0.9
+    parts = [HEAD.format(sampling=(share * (1 - share) / 1e4) ** 0.5 * 100, **training)]
+    for network in dict.fromkeys(name for name, _, _ in rows):
+        parts.append("\n".join(network_table(network, rows)))
+    trials = found.get("trials", {})
+    if trials:
+        words = ", ".join(
+            f"{name.replace('_', ' ')} {value:g}" for name, value in reconstruction.items() if name != "seed"
+        )
+        parts.append(TRIALS.format(images=max(row.get("images", 0) for row in trials.values()), defaults=words))
+        parts.append("\n".join(trial_table(trials)))
+    known = {(network, way) for network, _, way in rows}
+    networks = ("resnet20", "mobilenetv2-small")
+    missing = [f"{network} {way}" for network in networks for way in WAYS if (network, way) not in known]
+    parts.append(MISSING.format(missing=f"\n  {', '.join(missing) or 'none'}").rstrip())
+    return "\n".join(parts) + "\n"
+
+
+def grouped(rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str, str], list[float | str]]:
+    """The accuracies of all seeds, or why there are none, by network, width and way."""
+    groups: dict[tuple[str, str, str], list[float | str]] = {}
+    for name, row in rows.items():
+        network, width, way, _ = name.split("/")
+        groups.setdefault((network, width, way), []).append(row.get("top1_percent", row.get("failed")))
+    return groups
+
+
+def network_table(network: str, rows: Mapping[tuple[str, str, str], list[float | str]]) -> Iterator[str]:
+    """One network: a line for each way, a column for each width."""
+    own = {(width, way): group for (name, width, way), group in rows.items() if name == network}
+    widths = [width for width in dict.fromkeys(width for width, _ in own) if width != "float"]
+    yield f"## {network}"
+    yield ""
+    if ("float", "float") in own:
+        yield f"In float: {cell(own['float', 'float'])}."
+        yield ""
+    if not widths:
+        return
+    yield f"| way | {' | '.join(widths)} |"
+    yield f"| --- |{' --- |' * len(widths)}"
+    for way in dict.fromkeys(way for _, way in own if way != "float"):
+        yield f"| {way} | {' | '.join(cell(own.get((width, way), [])) for width in widths)} |"
+    yield ""
+
+
+def cell(group: list[float | str]) -> str:
+    """Mean and standard error over seeds, and how many there are where they are not one."""
+    top1 = [value for value in group if isinstance(value, int | float)]
+    if not top1:
+        return str(group[0]) if group else ""
+    if len(top1) == 1:
+        return f"{top1[0]:.2f} (one seed)"
+    return f"{statistics.mean(top1):.2f} ± {statistics.stdev(top1) / len(top1) ** 0.5:.2f} ({len(top1)} seeds)"
+
+
+def trial_table(trials: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """All trials, failures among them."""
+    yield "| network | width | way | top-1 % | agrees with float % | divergence | seconds |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for name, row in trials.items():
+        network, width, way, _ = name.split("/")
+        if "failed" in row:
+            yield f"| {network} | {width} | {way} | {row['failed']} | | | |"
+        else:
+            figures = f"{row['top1_percent']:.2f} | {row['agreement_percent']:.2f} | {1000 * row['divergence']:.2f}"
+            yield f"| {network} | {width} | {way} | {figures} | {row['seconds']:.0f} |"
+    yield ""
