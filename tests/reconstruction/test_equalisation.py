@@ -24,7 +24,7 @@ def captured(*layers: nn.Module) -> Graph:
 
 
 def chain() -> Graph:
-    """All kinds of pairs: dense, depthwise, in groups, with and without batch norm and offset, behind pools and dropout."""
+    """All kinds of pairs: dense, depthwise, in groups, with and without norm and offset, behind pools, dropout and flattening."""
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(8)
     with torch.no_grad():
@@ -34,8 +34,8 @@ def chain() -> Graph:
     return captured(
         nn.Conv2d(1, 8, 3, 2, 1, bias=False), norm, nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.ReLU(), nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.Dropout(),
-        nn.Conv2d(12, 8, 3, groups=4), nn.ReLU(), nn.AvgPool2d(5), nn.Conv2d(8, 16, 1), nn.Flatten(),
-        nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10),
+        nn.Conv2d(12, 8, 3, groups=4), nn.ReLU(), nn.AvgPool2d(2, 2), nn.Conv2d(8, 16, 1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10),
     )  # fmt: skip
 
 
@@ -52,6 +52,8 @@ def uneven(graph: Graph, spread: float = 6.0) -> Graph:
                 parameters[name] *= factor.reshape(-1, *[1] * (parameters[name].dim() - 1))
         weight = parameters[pair.second.weight]
         groups = 1 if isinstance(pair.second, Linear) else pair.second.groups  # type: ignore[attr-defined]
+        if isinstance(pair.second, Linear):  # behind a map that was flattened: one weight for each of its pixels
+            factor = torch.cat([scale.expand(weight.shape[1] // count) for scale in factor])
         of_outputs = factor.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1)
         weight /= of_outputs.reshape(*of_outputs.shape, *[1] * (weight.dim() - 2))
     return graph.with_parameters(parameters)
@@ -63,15 +65,19 @@ def unevenness(graph: Graph) -> float:
     for pair in pairs(graph):
         made = folded_weight(pair.first, graph.parameters)[0].flatten(1).abs().amax(1)
         for channel, size in enumerate(made.tolist()):
-            worst = max(worst, abs(float(torch.tensor(size / reading(pair.second, channel, graph)).log2())))
+            read = reading(pair.second, channel, len(made), graph)
+            worst = max(worst, abs(float(torch.tensor(size / read).log2())))
     return worst
 
 
-def reading(layer: Layer, channel: int, graph: Graph) -> float:
+def reading(layer: Layer, channel: int, channels: int, graph: Graph) -> float:
     """The largest weight that reads a channel: by what a one in it changes, one output at a time."""
     weight = folded_weight(layer, graph.parameters)[0].abs()
+    if isinstance(layer, Linear):
+        pixels = weight.shape[1] // channels
+        return float(weight[:, channel * pixels : (channel + 1) * pixels].max())
     width = weight.shape[1]
-    rows = len(weight) // (1 if isinstance(layer, Linear) else layer.groups)  # type: ignore[attr-defined]
+    rows = len(weight) // layer.groups  # type: ignore[attr-defined]
     group, place = divmod(channel, width)
     return float(weight[group * rows : (group + 1) * rows, place].max())
 
@@ -130,7 +136,7 @@ class Tied(nn.Module):
 
 def test_pairs_are_those_that_scale() -> None:
     """Not behind clamps at other numbers than zero, not what is added or returned, not what two layers share."""
-    assert len(names(chain())) == 5
+    assert len(names(chain())) == 6
     assert names(small_graph()) == [("stem.0.weight", "down.0.weight"), ("block.0.weight", "block.3.weight")]
     first, second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
     for between, count in ((nn.ReLU(), 1), (nn.ReLU6(), 0), (nn.Hardtanh(), 0), (nn.LeakyReLU(), 0)):

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from bitwright.graph.evaluate import Tensors, folded_weight
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import AvgPool2d, Conv2d, Dropout, Layer, Linear, MaxPool2d, Node
+from bitwright.graph.nodes import AvgPool2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, Node
 from bitwright.reconstruction.sharing import shared
 
 SWEEPS = 20
 """Passes over all pairs at most; a chain of n layers settles in about n."""
 DEAD = 2.0**-12
 """Of the largest weight of a layer: a channel of smaller ones is its offset alone, which large factors would blow up."""
-_PASSING = (AvgPool2d, Dropout, MaxPool2d)
-"""What makes of a scaled channel the channel that it would have made, scaled."""
+_PASSING = (AvgPool2d, Dropout, Flatten, MaxPool2d)
+"""What makes of a scaled channel the channel that it would have made, scaled; a flattened one is a feature for each pixel."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _balance(pair: Pair, parameters: dict[str, Tensor]) -> bool:
     """Scale the channels of a pair once; whether any was."""
     first, second = pair.first, pair.second
     made = folded_weight(first, parameters)[0].flatten(1).abs().amax(1)
-    read = _reading(second, parameters)
+    read = _reading(second, parameters, len(made))
     alive = (made > DEAD * made.max()) & (read > 0)
     power = torch.where(alive, (made / read).log2() / 2, 0.0).round()
     if not bool(power.any()):
@@ -107,16 +107,16 @@ def _balance(pair: Pair, parameters: dict[str, Tensor]) -> bool:
         tensor.div_(factor.reshape(-1, *[1] * (tensor.dim() - 1)))
     weight = parameters[second.weight]
     if isinstance(second, Linear):
-        weight.mul_(factor)
+        weight.mul_(factor.repeat_interleave(weight.shape[1] // len(factor)))
     else:
         groups = factor.reshape(second.groups, 1, -1).expand(-1, len(weight) // second.groups, -1)
         weight.mul_(groups.reshape(len(weight), -1, 1, 1))
     return True
 
 
-def _reading(layer: Layer, parameters: Tensors) -> Tensor:
-    """The largest of the weights that read each channel, batch norm folded in: shape (in_channels,)."""
+def _reading(layer: Layer, parameters: Tensors, channels: int) -> Tensor:
+    """The largest of the weights that read each channel, batch norm folded in: shape (channels,)."""
     weight = folded_weight(layer, parameters)[0].abs()
     if isinstance(layer, Linear):
-        return weight.amax(0)
+        return weight.amax(0).reshape(channels, -1).amax(1)
     return weight.reshape(layer.groups, -1, *weight.shape[1:]).amax((1, 3, 4)).reshape(-1)
