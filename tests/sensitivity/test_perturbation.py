@@ -65,12 +65,20 @@ def test_mse_scales_are_the_best_of_all_tried(bit_width: int) -> None:
         assert twin(row, scale[channel : channel + 1], bit_width) <= min(errors) * (1 + 1e-6)
 
 
-def test_a_large_layer_is_searched_in_groups_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory limit changes nothing in the scales."""
-    weight = weights().float()
-    at_once = weight_scale(weight, 4)
-    monkeypatch.setattr(sys.modules[weight_scale.__module__], "_CHUNK", 1)
-    assert torch.equal(weight_scale(weight, 4), at_once)
+@pytest.mark.parametrize("bit_width", [2, 4, 8])
+@pytest.mark.parametrize("tail", [1, 3])
+def test_a_large_layer_is_searched_in_groups_with_the_same_result(
+    bit_width: int, tail: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the memory at hand nor what is left out as hopeless changes the scales, whatever the tails."""
+    weight = torch.cat([weights().float(), weights().float() ** tail])
+    module = sys.modules[weight_scale.__module__]
+    at_once = weight_scale(weight, bit_width)
+    for name in ("_CHUNK", "_CACHED"):
+        monkeypatch.setattr(module, name, 1)
+    assert torch.equal(weight_scale(weight, bit_width), at_once)
+    monkeypatch.setattr(module, "_PATIENCE", 1000)
+    assert torch.equal(weight_scale(weight, bit_width), at_once)
 
 
 @given(
