@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitwright.errors import FileFormatError
 from bitwright.graph import Graph, capture
 from bitwright.graph.evaluate import folded_weight
 from bitwright.graph.execute import execute
 from bitwright.graph.nodes import Layer, Linear
-from bitwright.reconstruction import equalised
+from bitwright.reconstruction import ReconstructionSettings, equalised, reconstruct
 from bitwright.reconstruction.equalisation import pairs
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
@@ -156,3 +157,19 @@ def test_dead_channels_are_left_as_they_are() -> None:
     bias = graph.layers["0"].bias
     assert bias is not None
     assert torch.equal(made.parameters[bias][:2], graph.parameters[bias][:2])
+
+
+def test_the_network_before_equalisation_is_no_reference() -> None:
+    """Refused for what was made from the equalised one, however few its bits; taken for what was not, and so is the equalised."""
+    graph, images = uneven(chain()), digits().calibration(64)[0]
+    equal = equalised(graph)
+    few = ReconstructionSettings(steps=2, batch_size=8)
+    for network, reference, right in ((graph, graph, True), (equal, equal, True), (equal, graph, False)):
+        model = calibrate(quantize(network, Scheme.uniform(network.layers, Precision(2, 4))), [images])
+        model.settle_norm([images])
+        if right:
+            reconstruct(model, images, few, reference=reference)
+            reconstruct(model, images, few, reference=reference)
+        else:
+            with pytest.raises(FileFormatError, match="was quantized after equalisation"):
+                reconstruct(model, images, few, reference=reference)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bitwright.errors import DataError, TrainingError
+from bitwright.errors import DataError, FileFormatError, TrainingError
 from bitwright.graph.evaluate import Tensors
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
+from bitwright.reconstruction.equalisation import is_of_equalised
 from bitwright.training.model import QuantizedModel
 
 
@@ -26,7 +27,7 @@ def begun(model: QuantizedModel, images: Tensor, reference: Graph | None, work: 
 
     Raises:
         DataError: If there are no images, or they do not fit the network.
-        FileFormatError: If `reference` is another network.
+        FileFormatError: If `reference` is another network, or the one that was equalised before `model` was made from it.
         TrainingError: If the model was never calibrated, so that its integers say nothing yet.
     """
     graph = model.plan.graph
@@ -39,4 +40,12 @@ def begun(model: QuantizedModel, images: Tensor, reference: Graph | None, work: 
     images = float_images(images, graph.input_shape, graph.model)
     if len(images) < 1:
         raise DataError(f"a {work} needs images, got none.")
-    return images, graph.parameters if reference is None else graph.with_parameters(reference.parameters).parameters
+    if reference is None:
+        return images, graph.parameters
+    floats = graph.with_parameters(reference.parameters)
+    if is_of_equalised(model.parameters_by_name(), floats):
+        raise FileFormatError(
+            f"{graph.model} was quantized after equalisation, and the reference is the network before it, with other channels: "
+            "give the equalised network, equalised(reference) in Python."
+        )
+    return images, floats.parameters

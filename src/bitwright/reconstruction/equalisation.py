@@ -77,6 +77,29 @@ def equalised(graph: Graph) -> Graph:
     return graph.with_parameters(parameters)
 
 
+def is_of_equalised(parameters: Tensors, graph: Graph) -> bool:
+    """Whether tensors that came from `graph` or from `equalised(graph)` came from the latter: to which they are closer.
+
+    Equalisation moves channels by factors of two and more; training and rounding move them by less.
+
+    Args:
+        parameters: Of the network, by name.
+        graph: The float network.
+    """
+    other = equalised(graph).parameters
+    names = {name for pair in pairs(graph) for name in _moved(pair.first)}
+
+    def distance(floats: Tensors) -> float:
+        return sum(float((_sizes(parameters[name]) - _sizes(floats[name])).abs().sum()) for name in names)
+
+    return distance(other) < distance(graph.parameters)
+
+
+def _sizes(tensor: Tensor) -> Tensor:
+    """The binary logarithm of the largest value of each channel, shape (channels,)."""
+    return tensor.detach().cpu().abs().reshape(len(tensor), -1).amax(1).clamp_min(DEAD).log2()
+
+
 def _moved(layer: Layer) -> tuple[str, ...]:
     """The names of the tensors by which a layer's channels are scaled: those of batch norm, where there is one."""
     norm = layer.norm
