@@ -12,6 +12,7 @@ engines compute:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -288,14 +289,13 @@ def add_multipliers(
     )
 
 
-def _pairs_around(m_a: int, m_b: int) -> list[tuple[int, int]]:
+def _pairs_around(m_a: int, m_b: int) -> Iterator[tuple[int, int]]:
     """Multipliers within `MAX_ADDITION_CHANGE`, those of the smallest change first."""
-    most = [int(m * MAX_ADDITION_CHANGE) for m in (m_a, m_b)]
-    steps = [range(-change, change + 1) for change in most]
-    return sorted(
-        ((m_a + i, m_b + j) for i in steps[0] for j in steps[1]),
-        key=lambda pair: (max(abs(pair[0] - m_a) / m_a, abs(pair[1] - m_b) / m_b), pair),
-    )
+    most_a, most_b = (int(m * MAX_ADDITION_CHANGE) for m in (m_a, m_b))
+    step_a, step_b = np.mgrid[-most_a : most_a + 1, -most_b : most_b + 1].reshape(2, -1)
+    change = np.maximum(np.abs(step_a) / m_a, np.abs(step_b) / m_b)
+    for place in np.lexsort((step_b, step_a, change)):
+        yield m_a + int(step_a[place]), m_b + int(step_b[place])
 
 
 def sums_at_halves(m_a: int, m_b: int, shift: int, a_bounds: tuple[int, int], b_bounds: tuple[int, int]) -> int:
