@@ -58,8 +58,8 @@ def test_any_width_gives_the_same(problem: Problem, wanted: list[Budget], keep: 
     expected = [problem.loss(choice) for choice in brute_force(problem, wanted)[:keep]]
     limits = resolve(problem, wanted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solve_module, "NARROW", width)
-        patch.setattr(solve_module, "WIDE", width)
+        patch.setattr(solve_module, "FEW_STATES", width)
+        patch.setattr(solve_module, "MANY_STATES", width)
         found = [problem.loss(choice) for choice in solve(problem, limits, keep)]
     assert found == pytest.approx(expected, abs=1e-9 * scale(problem))
 
