@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,62 +105,150 @@ def enumerate_choices(program: Program, most: float, keep: int, width: int, give
         width: At most this many partial choices go on, those of the least bound; beyond, the result is not complete.
         give_up: Return as soon as it cannot be complete.
     """
-    amounts, losses, reduced, prices = program.amounts, program.losses, program.reduced, program.prices
     caps = most + program.behind + program.margin
-    alive = (reduced <= caps[:, None]).all(axis=0)
-    counts = np.add.reduceat(alive, program.starts[:-1], dtype=np.int64)
-    if not counts.all():
+    live = _live_options(program, caps)
+    if live is None:
         return Enumeration((), (), True, 0)
-    options = np.split(np.flatnonzero(alive), np.cumsum(counts)[:-1])
-    single = np.flatnonzero(counts == 1)
-    fixed = np.array([options[group][0] for group in single], np.int64)
-    core = [int(group) for group in np.flatnonzero(counts > 1)]
-    least = {group: amounts[:, options[group]].min(axis=1) for group in core}
-    greatest = {group: amounts[:, options[group]].max(axis=1) for group in core}
-    cheapest = {group: reduced[:, options[group]].min(axis=1) for group in core}
     # Widest first: what is still open then says soon whether a partial choice can fit, and leave little unused.
-    core.sort(key=lambda group: -float(prices[0] @ (greatest[group] - least[group])))
-
-    used = amounts[:, fixed].sum(axis=1, keepdims=True)
-    loss = losses[fixed].sum(keepdims=True)
-    excess = reduced[:, fixed].sum(axis=1, keepdims=True)
-    room = program.room - sum(least.values(), np.zeros_like(program.room))
-    spare = program.room - sum(greatest.values(), np.zeros_like(program.room))
-    caps = caps - sum(cheapest.values(), np.zeros(len(caps)))
+    groups = sorted(
+        (_Group.of(number, own, program) for number, own in enumerate(live) if len(own) > 1),
+        key=lambda group: -group.spread,
+    )
+    settled = {number: int(own[0]) for number, own in enumerate(live) if len(own) == 1}
+    partials = _Partials.of(np.array([*settled.values()], np.int64), program)
     complete, states = True, 1
     trail: list[tuple[Int64, Int64]] = []
-    for group in core:
-        room, spare, caps = room + least[group], spare + greatest[group], caps + cheapest[group]
-        own = options[group]
-        parent, choice = np.nonzero(excess[0][:, None] + reduced[0, own] <= caps[0])
-        option = own[choice]
-        used = used.take(parent, axis=1) + amounts.take(option, axis=1)
-        excess = excess.take(parent, axis=1) + reduced.take(option, axis=1)
-        loss = loss[parent] + losses[option]
-        bound = prices @ np.maximum(spare[:, None] - used, 0)
-        bound += excess
-        bound -= caps[:, None]
-        bound = bound.max(axis=0)
-        good = np.flatnonzero((used <= room[:, None]).all(axis=0) & (bound <= 0))
-        states += len(good)
-        if len(good) > 1:
-            good = good[_distinct(used.take(good, axis=1), loss[good], keep)]
+    for group, ahead in zip(groups, _ahead_of_each(groups, program), strict=True):
+        parent, option, partials, bound = _extended(partials, group, ahead, caps, program)
+        states += len(bound)
+        good = _distinct(partials.used, partials.loss, keep)
         if len(good) > width:
             complete = False
             if give_up:
                 return Enumeration((), (), False, states)
             good = good[np.argpartition(bound[good], width)[:width]]
-        used, excess, loss = used.take(good, axis=1), excess.take(good, axis=1), loss[good]
+        partials = partials.only(good)
         trail.append((parent[good], option[good]))
-    fits = np.flatnonzero((used <= program.room[:, None]).all(axis=0))
-    order = fits[np.lexsort((*used[::-1, fits], loss[fits]))[:keep]]
-    total = excess[0] + prices[0] @ (program.room[:, None] - used)
-    picks = tuple(_trace(int(end), trail, core, single, fixed) for end in order)
+    fits = np.flatnonzero((partials.used <= program.room[:, None]).all(axis=0))
+    order = fits[np.lexsort((*partials.used[::-1, fits], partials.loss[fits]))[:keep]]
+    total = partials.excess[0] + program.prices[0] @ (program.room[:, None] - partials.used)
+    picks = tuple(_trace(int(end), trail, groups, settled) for end in order)
     return Enumeration(picks, tuple(float(total[end]) for end in order), complete, states)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group of which more than one option can still be taken.
+
+    Attributes:
+        number: Which one.
+        options: The options that can be taken.
+        least: What any of them uses at the least, of each limit; shape (limits,).
+        greatest: And at the most.
+        cheapest: The least reduced loss of any, under each vector of multipliers; shape (prices,).
+        spread: The price of the difference between most and least.
+    """
+
+    number: int
+    options: Int64
+    least: Int64
+    greatest: Int64
+    cheapest: Floats
+    spread: float
+
+    @classmethod
+    def of(cls, number: int, options: Int64, program: Program) -> _Group:
+        amounts = program.amounts[:, options]
+        least, greatest = amounts.min(axis=1), amounts.max(axis=1)
+        spread = float(program.prices[0] @ (greatest - least))
+        return cls(number, options, least, greatest, program.reduced[:, options].min(axis=1), spread)
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What the groups that are still open use together, at the least and at the most, and what they cost at the least."""
+
+    least: Int64
+    greatest: Int64
+    cheapest: Floats
+
+
+def _ahead_of_each(groups: Sequence[_Group], program: Program) -> list[_Ahead]:
+    """What is open behind each group."""
+    ahead = _Ahead(np.zeros_like(program.room), np.zeros_like(program.room), np.zeros(len(program.prices)))
+    found = []
+    for group in reversed(groups):
+        found.append(ahead)
+        ahead = _Ahead(ahead.least + group.least, ahead.greatest + group.greatest, ahead.cheapest + group.cheapest)
+    return found[::-1]
+
+
+@dataclass(frozen=True)
+class _Partials:
+    """Partial choices: an option of each group so far.
+
+    Attributes:
+        used: What each uses; shape (limits, partial choices).
+        loss: The loss of each; shape (partial choices,).
+        excess: Its reduced losses; shape (prices, partial choices).
+    """
+
+    used: Int64
+    loss: Int64
+    excess: Floats
+
+    @classmethod
+    def of(cls, options: Int64, program: Program) -> _Partials:
+        """One, of these options."""
+        return cls(
+            program.amounts[:, options].sum(axis=1, keepdims=True),
+            program.losses[options].sum(keepdims=True),
+            program.reduced[:, options].sum(axis=1, keepdims=True),
+        )
+
+    def only(self, which: NDArray[np.intp]) -> _Partials:
+        return _Partials(self.used.take(which, axis=1), self.loss[which], self.excess.take(which, axis=1))
+
+    def with_options(self, options: Int64, program: Program) -> _Partials:
+        """Each with one option more."""
+        return _Partials(
+            self.used + program.amounts.take(options, axis=1),
+            self.loss + program.losses[options],
+            self.excess + program.reduced.take(options, axis=1),
+        )
+
+
+def _live_options(program: Program, caps: Floats) -> list[Int64] | None:
+    """The options of each group whose reduced loss alone exceeds no cap; None where a group has none."""
+    alive = (program.reduced <= caps[:, None]).all(axis=0)
+    counts = np.add.reduceat(alive, program.starts[:-1], dtype=np.int64)
+    return np.split(np.flatnonzero(alive), np.cumsum(counts)[:-1]) if counts.all() else None
+
+
+def _extended(
+    partials: _Partials, group: _Group, ahead: _Ahead, caps: Floats, program: Program
+) -> tuple[Int64, Int64, _Partials, Floats]:
+    """Partial choices with an option more that can still fit, and stay within the caps.
+
+    Returns:
+        Of each: what it extends, by which option, itself, and how far the most pressing of its bounds is from the cap.
+    """
+    caps = caps - ahead.cheapest
+    parent, place = np.nonzero(partials.excess[0][:, None] + program.reduced[0, group.options] <= caps[0])
+    option = group.options[place]
+    found = partials.only(parent).with_options(option, program)
+    bound = program.prices @ np.maximum((program.room - ahead.greatest)[:, None] - found.used, 0)
+    bound += found.excess
+    bound -= caps[:, None]
+    worst = bound.max(axis=0)
+    good = np.flatnonzero((found.used <= (program.room - ahead.least)[:, None]).all(axis=0) & (worst <= 0))
+    return parent[good], option[good], found.only(good), worst[good]
 
 
 def _distinct(used: Int64, loss: Int64, keep: int) -> NDArray[np.intp]:
     """Indices of the partial choices that fewer than `keep` others of the same usage beat."""
+    if len(loss) < 2:
+        return np.arange(len(loss))
     # One key for all limits; unequal usage of one key, should that ever be, is merely not merged.
     key = _MIX[: len(used)] @ used
     in_order = np.sort(key)
@@ -178,10 +267,12 @@ def _distinct(used: Int64, loss: Int64, keep: int) -> NDArray[np.intp]:
 _MIX = np.random.default_rng(0).integers(1, 2**62, size=4096) * 2 + 1
 
 
-def _trace(end: int, trail: list[tuple[Int64, Int64]], core: list[int], single: Int64, fixed: Int64) -> tuple[int, ...]:
+def _trace(
+    end: int, trail: list[tuple[Int64, Int64]], groups: Sequence[_Group], settled: Mapping[int, int]
+) -> tuple[int, ...]:
     """The option of every group, in order, from the last step back to the first."""
-    picked = {int(group): int(option) for group, option in zip(single, fixed, strict=True)}
-    for group, (parents, options) in zip(reversed(core), reversed(trail), strict=True):
-        picked[group] = int(options[end])
+    picked = dict(settled)
+    for group, (parents, options) in zip(reversed(groups), reversed(trail), strict=True):
+        picked[group.number] = int(options[end])
         end = int(parents[end])
-    return tuple(picked[group] for group in sorted(picked))
+    return tuple(picked[number] for number in sorted(picked))
