@@ -146,17 +146,17 @@ def made(name: str) -> tuple[Any, int, int]:
                     model = load_model(name, suggested={"in_size": size}).eval()
                 first = next((item.in_channels for item in model.modules() if isinstance(item, torch.nn.Conv2d)), 3)
                 channels = first if first in (1, 3) else 3  # the first layer may read a part of the image
+                images = torch.zeros(2, channels, size, size, device=device)
                 with torch.no_grad():
-                    model(torch.zeros(2, channels, size, size, device=device))
+                    model(images)
+                    model.train()(images)  # heads that only training has may need larger ones
             except Exception as error:  # too small, in any words
                 failure = str(error)
                 if device == "meta" and "meta" not in failure:
                     break
                 continue
-            if device == "meta":
-                torch.manual_seed(0)
-                model = load_model(name, suggested={"in_size": size}).eval()
-            return model, size, channels
+            torch.manual_seed(0)
+            return load_model(name, suggested={"in_size": size}).eval(), size, channels
     raise ValueError(f"no size from {SIZES[0]} to {SIZES[-1]} is legal: {failure}")
 
 

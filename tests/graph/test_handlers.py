@@ -79,8 +79,9 @@ EXAMPLES: dict[str, nn.Module] = {
     "matmul": Called(lambda m, x: x.mean((2, 3)) @ m.w, **factors(w=(3, 4))),
     "max": Then(lambda x: torch.max(x, x.relu() * 0.5)),
     "max_pool2d": Then(lambda x: F.max_pool2d(x, (3, 2), (2, 1), (1, 0), (1, 2), ceil_mode=True)),
+    "max_pool2d_with_indices": Then(lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True)[0]),
     "maximum": Then(lambda x: torch.maximum(x, torch.tensor(0.25))),
-    "mean": Then(lambda x: x.mean((2, 3))),
+    "mean": Then(lambda x: torch.stack([x, x.relu()]).mean(0).mean((2, 3))),
     "min": Then(lambda x: torch.min(x, x.relu() * 0.5)),
     "minimum": Then(lambda x: torch.minimum(torch.tensor(0.25), x)),
     "mm": Called(lambda m, x: torch.mm(x.mean((2, 3)), m.w), **factors(w=(3, 4))),
@@ -295,6 +296,13 @@ def test_reductions_over_channels(channels: int) -> None:
     captured(Then(lambda x: x.max(3, True)[0] + x.max(2, True)[0], channels))
 
 
+def test_padding_that_no_maximum_is() -> None:
+    """Minus infinity around an image leaves the maxima what they are, on any side, as "same" pooling pads."""
+    for sizes in ((0, 1, 0, 1), (1, 2, 2, 0), (1, 1, 1, 1)):
+        graph = captured(Then(lambda x, sizes=sizes: F.max_pool2d(F.pad(x, sizes, value=-torch.inf), 3, 2)))
+        assert set(kinds(graph)) == {"Input", "Conv2d", "Take", "MaxPool2d"}
+
+
 def test_images_side_by_side() -> None:
     """Concatenation along height and width: each with zeros in the places of the others, added up."""
     graph = captured(
@@ -458,6 +466,8 @@ def test_features_are_joined_and_split_like_channels() -> None:
         (lambda x: x[:, :, 4:4], "it selects nothing of 8 places along axis 2"),
         (lambda x: x[:, torch.arange(8) > 3], "places along one axis are known"),
         (lambda x: F.pad(x, (1, 1), value=1.0), r"a padding of 1\.0"),
+        (lambda x: F.max_pool2d(F.pad(x, (2, 2), value=-torch.inf), 3, dilation=2), "a padding of -inf"),
+        (lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), "where the maxima of each image were"),
         (lambda x: F.pad(x.flatten(1), (1, 1)), r"a padding of a tensor of shape \('batch', 512\)"),
         (lambda x: F.interpolate(x, size=5, mode="bilinear", antialias=True), "through a filter of its own"),
         (

@@ -20,7 +20,7 @@ from bitwright.graph.operations.table import table_of
 
 @dataclass(frozen=True)
 class Stack:
-    """Tensors along a new axis, which a sum must take away again.
+    """Tensors along a new axis, which a sum or a mean must take away again.
 
     Attributes:
         parts: Their names.
@@ -185,7 +185,7 @@ def _stack(builder: Builder, fx_node: fx.Node) -> Stack | str:
     parts = tuple(tensor(builder, fx_node, item) for item in given["tensors"])
     shape = builder.shape_of(parts[0])
     axis = given["dim"] % (len(shape) + 2)
-    if axis == 0 or all("sum" in str(user.target) for user in fx_node.users):
+    if axis == 0 or all("sum" in str(user.target) or "mean" in str(user.target) for user in fx_node.users):
         return Stack(parts, axis)
     apart = [reshaped(builder, fx_node, part, (*shape[: axis - 1], 1, *shape[axis - 1 :])) for part in parts]
     return joined(builder, fx_node, apart, axis)

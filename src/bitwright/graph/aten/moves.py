@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -236,9 +236,22 @@ def _pad(builder: Builder, fx_node: fx.Node) -> str:
     sizes = [int(size) for size in given["pad"]]
     if mode != "constant":
         return _repeated_border(builder, fx_node, source, sizes, mode)
+    if given["value"] == -inf and all(map(_takes_maxima, fx_node.users)):
+        # A window that reaches beyond the image holds the last place before: the maximum is the same with that repeated.
+        return _repeated_border(builder, fx_node, source, sizes, "replicate")
     if given["value"] not in (None, 0):
-        raise builder.refuse(fx_node, f"a padding of {given['value']}; zeros are known.")
+        raise builder.refuse(
+            fx_node, f"a padding of {given['value']}; zeros are known, and before max pooling alone minus infinity."
+        )
     return padded(builder, fx_node, source, sizes)
+
+
+def _takes_maxima(user: fx.Node) -> bool:
+    """Whether an operation is max pooling whose windows have no gaps."""
+    if "max_pool2d" not in str(user.target):
+        return False
+    dilation = user.args[4] if len(user.args) > 4 else user.kwargs.get("dilation", 1)
+    return set(dilation if isinstance(dilation, list | tuple) else [dilation]) == {1}
 
 
 def padded(builder: Builder, fx_node: fx.Node, source: str, sizes: Sequence[int]) -> str:

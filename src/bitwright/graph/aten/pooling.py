@@ -26,15 +26,27 @@ _MOST_PARTS = 16
 """That a sum along an axis of a view adds up one by one."""
 
 
+@handles("max_pool2d_with_indices")
+def _max_pool2d_with_indices(builder: Builder, fx_node: fx.Node) -> list[str | None]:
+    """The maxima; the places where they are have no integer form."""
+    shape = tuple(int(size) for size in fx_node.meta["val"][0].shape[1:])
+    return [_pooled(builder, fx_node, shape), None]
+
+
 @handles("max_pool2d")
 def _max_pool2d(builder: Builder, fx_node: fx.Node) -> str:
+    return _pooled(builder, fx_node, builder.shape(fx_node))
+
+
+def _pooled(builder: Builder, fx_node: fx.Node, shape: tuple[int, ...]) -> str:
+    """Maxima over windows."""
     given = arguments(builder, fx_node)
     kernel = pair(given["kernel_size"])
     return builder.add(
         MaxPool2d(
             name=builder.node_name(fx_node, "max_pool"),
             inputs=(tensor(builder, fx_node, given["self"]),),
-            shape=builder.shape(fx_node),
+            shape=shape,
             place=builder.place(fx_node),
             kernel=kernel,
             stride=pair(given["stride"]) if given["stride"] else kernel,
@@ -171,7 +183,7 @@ def _maximum(builder: Builder, fx_node: fx.Node, source: str, kernel: Pair) -> s
 
 @handles("mean")
 def _mean(builder: Builder, fx_node: fx.Node) -> str:
-    if (branches := _along_view(builder, fx_node)) is not None:
+    if (branches := _branches(builder, fx_node)) is not None:
         total = _total(builder, fx_node, branches)
         return reshaped(
             builder, fx_node, affine(builder, fx_node, total, gain=1 / len(branches)), builder.shape(fx_node)
@@ -204,15 +216,7 @@ def _over_channels(builder: Builder, fx_node: fx.Node, source: str, weight: floa
 
 @handles("sum")
 def _sum(builder: Builder, fx_node: fx.Node) -> str:
-    given = arguments(builder, fx_node)
-    stack = given["self"]
-    if isinstance(stack, Stack):
-        if given.get("dim") != [stack.axis] or given["keepdim"]:
-            raise builder.refuse(
-                fx_node, f"a sum over axes {given.get('dim')} of tensors that are stacked along {stack.axis}."
-            )
-        return _total(builder, fx_node, stack.parts)
-    if (branches := _along_view(builder, fx_node)) is not None:
+    if (branches := _branches(builder, fx_node)) is not None:
         return reshaped(builder, fx_node, _total(builder, fx_node, branches), builder.shape(fx_node))
     source, kernel, channels = _whole_axes(builder, fx_node, "a sum")
     if channels:
@@ -226,9 +230,16 @@ def _total(builder: Builder, fx_node: fx.Node, parts: Sequence[str]) -> str:
     return reduce(lambda total, part: sum_of(builder, fx_node, total, part), parts)
 
 
-def _along_view(builder: Builder, fx_node: fx.Node) -> list[str] | None:
-    """The parts along the one axis that a reduction names, where it is one of several that a view has for the channels."""
+def _branches(builder: Builder, fx_node: fx.Node) -> Sequence[str] | None:
+    """The parts along the one axis that a reduction names: of a stack, or of a view that has several axes for the channels."""
     given = arguments(builder, fx_node)
+    stack = given["self"]
+    if isinstance(stack, Stack):
+        if given.get("dim") != [stack.axis] or given["keepdim"]:
+            raise builder.refuse(
+                fx_node, f"it reduces axes {given.get('dim')} of tensors that are stacked along {stack.axis}."
+            )
+        return stack.parts
     source = tensor(builder, fx_node, given["self"])
     axes = [given["dim"]] if isinstance(given["dim"], int) else given["dim"]
     if not axes or len(axes) > 1 or is_plain(builder, source):

@@ -16,6 +16,11 @@ _BETWEEN = (
     "it computes values between pixels: use nearest or bilinear interpolation or a transposed convolution, or resize what leaves "
     "the network."
 )
+_UNPOOLING = (
+    "it puts values where the maxima of each image were, which no fixed move can: use nearest or bilinear interpolation, or a "
+    "transposed convolution."
+)
+
 REASONS: dict[str, str] = {
     **dict.fromkeys(
         ("layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "local_response_norm"), _NORM
@@ -30,6 +35,7 @@ REASONS: dict[str, str] = {
         ("upsample_linear1d", "upsample_bicubic2d", "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d"),
         _BETWEEN,
     ),
+    **dict.fromkeys(("max_unpool2d",), _UNPOOLING),
     **dict.fromkeys(("embedding", "embedding_bag"), "it looks values up by integers; images are real numbers."),
     **dict.fromkeys(
         ("conv3d", "conv_transpose3d", "max_pool3d", "avg_pool3d"), "it needs volumes; images have two axes."
