@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +16,9 @@ from bitwright.cli.options import GraphFile, Json, Output, ResidualBits
 from bitwright.cli.outputs import reserve
 
 if TYPE_CHECKING:
-    from bitwright.allocation import LatencyTable
+    from bitwright.allocation import LatencyTable, Problem
     from bitwright.graph import Graph
-    from bitwright.scheme import Precision, Scheme
+    from bitwright.scheme import Budget, Precision, Scheme
     from bitwright.sensitivity import SensitivityTable
 
 T4 = "nvidia-t4"
@@ -98,18 +99,14 @@ def allocate(
     from rich.text import Text
 
     from bitwright.allocation import allocate as search
-    from bitwright.allocation import graph_problem, pareto_frontier
-    from bitwright.errors import BudgetError
+    from bitwright.allocation import graph_problem
     from bitwright.graph import Graph
-    from bitwright.report import plot_bits, plot_frontier
-    from bitwright.scheme import Budget
+    from bitwright.report import plot_bits
     from bitwright.sensitivity import SensitivityTable
 
-    options = {"size": size_mb, "bops": bops_g, "latency": latency_ms, "activation": activation_mb}
-    limits = [Budget.parse(text) for text in budgets or []]
-    limits += [Budget(kind, limit) for kind, limit in options.items() if limit is not None]
-    if not limits:
-        raise BudgetError("expected a budget, got none: name one, such as size0.5 or --latency-ms 4.2.")
+    limits = budgets_of(
+        budgets or [], {"size": size_mb, "bops": bops_g, "latency": latency_ms, "activation": activation_mb}
+    )
     if all(limit.kind != "latency" for limit in limits):
         refuse_ignored(context, "no budget limits the latency. Add one, such as --latency-ms 4.2.", "latency_table")
     picture = None if frontier is None else frontier.with_suffix(".png")
@@ -130,14 +127,49 @@ def allocate(
     if plot is not None:
         plot_bits(plot, table, [found.scheme], ", ".join(map(str, found.uses)))
     if frontier is not None and picture is not None:
-        with bar("tracing the Pareto frontier") as progress:
-            points = pareto_frontier(problem, limits[0].kind, budgets=limits[1:], progress=progress)
-        points.save(frontier)
-        plot_frontier(picture, points, table, [found.scheme, *comparable(network, table)])
+        write_frontier(frontier, picture, problem, limits, table, [found.scheme, *comparable(network, table)])
     show(found.to_dict(), as_json, lambda: Text(str(found)))
     for path in (output, plot, frontier, picture):
         if path is not None:
             note(f"wrote {path}")
+
+
+def budgets_of(texts: Sequence[str], options: Mapping[str, float | None]) -> list[Budget]:
+    """The budgets that are written as arguments, and as options of their own.
+
+    Args:
+        texts: Such as `size0.5` and `bops=80G`.
+        options: By kind, in the unit of the option.
+
+    Raises:
+        BudgetError: If there is none.
+    """
+    from bitwright.errors import BudgetError
+    from bitwright.scheme import Budget
+
+    found = [Budget.parse(text) for text in texts]
+    found += [Budget(kind, limit) for kind, limit in options.items() if limit is not None]
+    if not found:
+        raise BudgetError("expected a budget, got none: name one, such as size0.5 or --latency-ms 4.2.")
+    return found
+
+
+def write_frontier(
+    path: Path,
+    picture: Path,
+    problem: Problem,
+    limits: Sequence[Budget],
+    table: SensitivityTable,
+    schemes: list[Scheme],
+) -> None:
+    """Trace the Pareto frontier over the first budget, within the others, and write and draw it beside `schemes`."""
+    from bitwright.allocation import pareto_frontier
+    from bitwright.report import plot_frontier
+
+    with bar("tracing the Pareto frontier") as progress:
+        points = pareto_frontier(problem, limits[0].kind, budgets=limits[1:], progress=progress)
+    points.save(path)
+    plot_frontier(picture, points, table, schemes)
 
 
 def latencies(name: str, model: str) -> LatencyTable:

@@ -19,6 +19,7 @@ int32.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -52,58 +53,77 @@ def rescale_in_int64(op: Node, rescale: Rescale, builder: LitertBuilder, source:
     Raises:
         ExportError: If results that are clamped can exceed 2**24 after it, or a shift is too large.
     """
-    parts = builder.reach(op.name) > FLOAT32_EXACT
-    if parts and not rescale.low < builder.ranges[op.name][0] <= builder.ranges[op.name][1] < rescale.high:
+    in_two = builder.reach(op.name) > FLOAT32_EXACT
+    if in_two and not rescale.low < builder.ranges[op.name][0] <= builder.ranges[op.name][1] < rescale.high:
         raise ExportError(f"LiteRT clamps numbers of at most 2**24, but those of '{op.name}' can be larger.")
     b, c = reduced(rescale.multipliers.multiplier, rescale.multipliers.shift.astype(np.int64))
     b, c = np.where(c == 0, 2 * b, b), np.maximum(c, 1)  # so that 2**(c-1) is a whole number
-    if (largest := int(c.max()) + parts * LOW_BITS) > MAX_SHIFT:
+    if (largest := int(c.max()) + in_two * LOW_BITS) > MAX_SHIFT:
         raise ExportError(
             f"LiteRT's int64 has no remainder of 2**{largest + 1} at '{op.name}'. Use the engine onnx or tvm."
         )
-    half = np.int64(1) << (c - 1)
-    kinds, shape = builder.schema.TensorType, op.shape
-
-    def node(operator: str, inputs: list[int], options: str, kind: str = "INT64", **values: int) -> int:
-        return builder.node(operator, inputs, builder.tensor(builder.nhwc(shape), kind), options, **values)
-
-    def longs(values: npt.NDArray[np.int64]) -> int:
-        return builder.constant(np.asarray(values, dtype=np.int64))
-
-    def divided(multiple: int, bits: int = 0) -> int:
-        """A multiple of 2**(c + bits), over it."""
-        numbers = cast(builder, multiple, shape, "FLOAT32", "INT64")
-        return combined(builder, shape, "MUL", [numbers, builder.floats(np.ldexp(1.0, -c - bits))])
-
     if source.kind == "INT8":
-        source = Held(as_real(source, shape, builder), "FLOAT32")
-    given = getattr(kinds, source.kind)
-    long = node("CAST", [source.tensor], "CastOptions", inDataType=given, outDataType=kinds.INT64)
-    product = node("MUL", [long, longs(b)], "MulOptions")
-    rest = node("FLOOR_MOD", [product, longs(4 * half)], "FloorModOptions")
-    even = node("SUB", [product, rest], "SubOptions")
-    low_part = even
-    if parts:
-        low_part = node("FLOOR_MOD", [even, longs(half << (LOW_BITS + 1))], "FloorModOptions")
-    above = []
-    for operator, limit in (("GREATER", half), ("GREATER_EQUAL", 3 * half)):
-        compared = node(operator, [rest, longs(limit)], f"{operator.title().replace('_', '')}Options", "BOOL")
-        above.append(cast(builder, compared, shape, "FLOAT32", "BOOL"))
-    first = combined(builder, shape, "ADD", [divided(low_part), above[0]])
-
-    def result(activation: int) -> int:
-        return combined(builder, shape, "ADD", [first, above[1]], activation)
-
-    if not parts:
-        store_rounded(op, builder, rescale.low, rescale.high, result)
+        source = Held(as_real(source, op.shape, builder), "FLOAT32")
+    words = _Int64(builder, op.shape)
+    product = words.of("MUL", words.held(source), words.constant(b))
+    rest = words.of("FLOOR_MOD", product, words.constant(2 << c))
+    even = words.of("SUB", product, rest)
+    ups = [words.compared(name, rest, times << (c - 1)) for name, times in (("GREATER", 1), ("GREATER_EQUAL", 3))]
+    if not in_two:
+        first = combined(builder, op.shape, "ADD", [words.divided(even, c), ups[0]])
+        store_rounded(
+            op,
+            builder,
+            rescale.low,
+            rescale.high,
+            lambda clamp: combined(builder, op.shape, "ADD", [first, ups[1]], clamp),
+        )
         return
-    high_part = cast(builder, divided(node("SUB", [even, low_part], "SubOptions"), LOW_BITS), shape, "INT32")
-    power = builder.constant(np.array(1 << LOW_BITS, dtype=np.int32))
-    terms = [
-        combined(builder, shape, "MUL", [high_part, power], kind="INT32"),
-        cast(builder, result(0), shape, "INT32"),
-    ]
-    builder.held[op.name] = Held(combined(builder, shape, "ADD", terms, kind="INT32"), "INT32")
+    low = words.of("FLOOR_MOD", even, words.constant(1 << (c + LOW_BITS)))
+    high = words.divided(words.of("SUB", even, low), c + LOW_BITS)
+    low_sum = combined(
+        builder, op.shape, "ADD", [combined(builder, op.shape, "ADD", [words.divided(low, c), ups[0]]), ups[1]]
+    )
+    scaled = [cast(builder, high, op.shape, "INT32"), builder.constant(np.array(1 << LOW_BITS, dtype=np.int32))]
+    terms = [combined(builder, op.shape, "MUL", scaled, kind="INT32"), cast(builder, low_sum, op.shape, "INT32")]
+    builder.held[op.name] = Held(combined(builder, op.shape, "ADD", terms, kind="INT32"), "INT32")
+
+
+@dataclass(frozen=True)
+class _Int64:
+    """int64 tensors of one shape (channels, ...), named by their indices in the file."""
+
+    builder: LitertBuilder
+    shape: tuple[int, ...]
+
+    def held(self, source: Held) -> int:
+        """A tensor of another type, cast."""
+        kinds = self.builder.schema.TensorType
+        types = {"inDataType": getattr(kinds, source.kind), "outDataType": kinds.INT64}
+        return self._node("CAST", [source.tensor], "CastOptions", **types)
+
+    def constant(self, values: npt.NDArray[np.int64]) -> int:
+        """One number for each channel, or one for all."""
+        return self.builder.constant(np.asarray(values, dtype=np.int64))
+
+    def of(self, operator: str, first: int, second: int) -> int:
+        """An operator of two tensors: MUL, SUB or FLOOR_MOD."""
+        return self._node(operator, [first, second], f"{operator.title().replace('_', '')}Options")
+
+    def compared(self, operator: str, first: int, limit: npt.NDArray[np.int64]) -> int:
+        """1.0 where it holds, in float32: GREATER or GREATER_EQUAL."""
+        options = f"{operator.title().replace('_', '')}Options"
+        found = self._node(operator, [first, self.constant(limit)], options, kind="BOOL")
+        return cast(self.builder, found, self.shape, "FLOAT32", "BOOL")
+
+    def divided(self, multiple: int, shift: npt.NDArray[np.int64]) -> int:
+        """A multiple of 2**shift, over it, in float32."""
+        numbers = cast(self.builder, multiple, self.shape, "FLOAT32", "INT64")
+        return combined(self.builder, self.shape, "MUL", [numbers, self.builder.floats(np.ldexp(1.0, -shift))])
+
+    def _node(self, operator: str, inputs: list[int], options: str, kind: str = "INT64", **values: int) -> int:
+        result = self.builder.tensor(self.builder.nhwc(self.shape), kind)
+        return self.builder.node(operator, inputs, result, options, **values)
 
 
 def floor_average(op: IntegerFloorAvgPool2d, builder: LitertBuilder) -> None:
