@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bitwright.graph import FloatModel, Graph, capture, load_model
     from bitwright.integer import IntegerModel, load, logits, lower, prepare, run
     from bitwright.reconstruction import ReconstructionSettings, reconstruct
+    from bitwright.report import compare_layers
     from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
     from bitwright.task import Task, load_task
     from bitwright.training import (
@@ -69,6 +70,7 @@ _SOURCES = {
     "calibrate": "training",
     "capture": "graph",
     "compare": "benchmark",
+    "compare_layers": "report",
     "evaluate": "training",
     "export_float_onnx": "export",
     "export_onnx": "export",
@@ -119,6 +121,7 @@ __all__ = [
     "calibrate",
     "capture",
     "compare",
+    "compare_layers",
     "evaluate",
     "export_float_onnx",
     "export_onnx",

@@ -40,6 +40,9 @@ def test_the_commands_that_it_names_make_the_same(
         assert done.status == 0, done.err
     assert {name: Path(name).read_bytes() for name in files} == files
     assert f"top-1 {100 * result['integers']['top1']:.2f} %" in done.out
+    page = bitwright("explain", "small.integer", "--graph", "net.graph", "-o", "small.html")
+    assert page.status == 0, page.err
+    assert f"{100 * result['integers']['top1']:.2f} ± " in Path("small.html").read_text(encoding="utf-8")
 
 
 def test_the_commands_of_a_reconstruction_make_the_same(

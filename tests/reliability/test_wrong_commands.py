@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from bitwright.cli import main
+from bitwright.cli import app, main
 from bitwright.cli.quant_train import main as quant_train
 from bitwright.export import export_onnx
 from bitwright.graph import Graph
 from bitwright.integer.reader import load_integer
 from reliability.formats import write_all
-from reliability.wrong_commands import Cell, cells
+from reliability.wrong_commands import RIGHT, Cell, cells
 
 CELLS = cells()
 WIDE = 3000  # characters of a line
@@ -76,6 +76,8 @@ def test_the_table_is_whole() -> None:
     """There are enough cells, of all commands."""
     assert len(CELLS) >= 400
     assert len({cell.arguments for cell in CELLS}) == len(CELLS)
+    commands = {str(command.name or command.callback.__name__) for command in app.registered_commands}
+    assert commands <= {line.split()[0] for line in RIGHT.values()}
 
 
 @pytest.mark.parametrize(

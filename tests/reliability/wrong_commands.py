@@ -36,6 +36,12 @@ RIGHT = {
     "lower": "lower @tiny.checkpoint -o +x",
     "export": "export @tiny.integer -o +x.onnx",
     "verify": "verify @tiny.integer -d =mnist-5k --engine onnxruntime --images 4",
+    "auto": "auto @tiny.graph -d =mnist-5k --bops-g 1 -o +x.onnx",
+    "compare-layers": "compare-layers @tiny.graph @tiny.integer -d =mnist-5k -n 4",
+    "explain": (
+        "explain @tiny.integer --graph @tiny.graph --sensitivities @tiny.sensitivities.json --latency-table @tiny.latency.json "
+        "-d =mnist-5k -n 4 -o +x"
+    ),
     "bench files": "bench @tiny.onnx --batch 1 --rounds 1",
     "bench layers": "bench layers @tiny.graph -o +x --rounds 1",
     "demo": "demo -d =mnist-5k -o +demo --epochs 1",
@@ -112,6 +118,12 @@ MORE = (
     "export @tiny.integer -o +x.onnx --tvm-target generic", "export @tiny.integer -o +x.onnx --data mnist-6k",
     "verify @tiny.checkpoint -d =mnist-5k", "verify @tiny.onnx -d =mnist-5k",
     "evaluate @tiny.yaml -d =mnist-5k", "evaluate @tiny.sensitivities.json -d =mnist-5k",
+    "compare-layers @tiny.integer @tiny.graph -d =mnist-5k",
+    "explain @tiny.integer", "explain @tiny.integer -o +x -n 4", "explain @tiny.integer -o +x --mean 0.5",
+    "explain @tiny.graph -o +x",
+    "explain @tiny.integer -o +x --result @tiny.latency.json",
+    "explain @tiny.integer -o +x --result @tiny.allocation.json",
+    "explain @tiny.integer -o @tiny.graph",
     "bench", "bench @tiny.graph", "bench @tiny.yaml", "bench layers @tiny.graph -o +x --engine tvm",
     "demo -d =imagefolder:@oneclass -o +demo", "demo -d =mnist-5k -o @tiny.graph", "demo -d =mnist-5k -o @.",
     "zoo show resnet18-bops0.5 --residual-bits 16", "zoo show resnet18-bops0.9", "zoo show resnet18-baseline -o +x",

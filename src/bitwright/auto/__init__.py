@@ -4,6 +4,7 @@
 from bitwright.auto.measured import Measured
 from bitwright.auto.quantize import auto_quantize
 from bitwright.auto.result import AutoResult
+from bitwright.auto.searched import Searched
 from bitwright.auto.settings import AutoSettings
 
-__all__ = ["AutoResult", "AutoSettings", "Measured", "auto_quantize"]
+__all__ = ["AutoResult", "AutoSettings", "Measured", "Searched", "auto_quantize"]

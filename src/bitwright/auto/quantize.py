@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitwright.allocation import Allocation, allocate, graph_problem, pareto_frontier
+from bitwright.allocation import Allocation, ParetoFrontier, allocate, graph_problem, pareto_frontier
 from bitwright.allocation.problem import Problem
 from bitwright.auto.images import BATCH, AutoImages
 from bitwright.auto.measured import Measured, compared, right_guesses
@@ -152,6 +152,7 @@ class _Search:
         with stage("evaluating the float network") as progress:
             self._labels, self._float = right_guesses(FloatModel(graph).eval(), images.held_out, progress)
         self.tried: list[tuple[str, str, Measured]] = []
+        self.frontier: ParetoFrontier | None = None
 
     def beside(self, suffix: str) -> Path:
         """A file next to the result."""
@@ -205,6 +206,7 @@ class _Search:
             frontier = pareto_frontier(
                 problem, settings.cost, settings.points, budgets=settings.budgets, progress=progress
             )
+        self.frontier = frontier
         schemes = [point.scheme for point in frontier.points]
         for way in ways:
             measured = partial(self.measure, way=way)
@@ -295,6 +297,7 @@ class _Search:
             checked=checked,
             files=files,
             tried=tuple(self.tried),
+            frontier=self.frontier,
         )
         facts = {
             "file_mb": exported_bytes(self.path) / BYTES_PER_MB,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitwright.allocation import ParetoFrontier
 from bitwright.auto.measured import Measured
 from bitwright.benchmark import environment
 from bitwright.cost import ModelCost
@@ -37,6 +38,7 @@ class AutoResult:
         checked: What the file states about where it was run.
         files: What was written, by what it is.
         tried: All that was measured: (way, scheme's name, counts), in order.
+        frontier: That was searched along; None where there was no drop to keep.
     """
 
     scheme: Scheme
@@ -54,6 +56,7 @@ class AutoResult:
     checked: str
     files: Mapping[str, Path]
     tried: tuple[tuple[str, str, Measured], ...] = field(repr=False)
+    frontier: ParetoFrontier | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -73,5 +76,15 @@ class AutoResult:
             "checked": self.checked,
             "files": {name: str(path) for name, path in self.files.items()},
             "tried": [{"way": way, "scheme": name, **found.to_dict()} for way, name, found in self.tried],
+            "frontier": None if self.frontier is None else _points(self.frontier),
             "environment": environment().to_dict(),
         }
+
+
+def _points(frontier: ParetoFrontier) -> dict[str, Any]:
+    """What each scheme on the frontier costs, and what it is expected to lose."""
+    points = [
+        {"scheme": point.scheme.name, "used": used, "objective": point.objective}
+        for point, used in zip(frontier.points, frontier.used(), strict=True)
+    ]
+    return {"kind": frontier.kind, "unit": frontier.unit, "points": points}

@@ -14,6 +14,8 @@ from bitwright.cli import train as _train
 from bitwright.cli import reconstruct as _reconstruct
 from bitwright.cli import evaluate as _evaluate
 from bitwright.cli import lower as _lower
+from bitwright.cli import compare_layers as _compare_layers
+from bitwright.cli import explain as _explain
 from bitwright.cli import export as _export
 from bitwright.cli import verify as _verify
 from bitwright.cli import bench as _bench
@@ -28,8 +30,10 @@ del (
     _auto,
     _bench,
     _capture,
+    _compare_layers,
     _demo,
     _evaluate,
+    _explain,
     _export,
     _lower,
     _reconstruct,

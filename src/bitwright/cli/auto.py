@@ -116,7 +116,8 @@ def auto(
     states = state_files(output)
     for state in states:
         require_resumed(state, resume)
-    reserve(output, reads=[weights, model])
+    made_graph = None if Path(model).is_file() else output.with_suffix(".graph")
+    reserve(output, made_graph, reads=[weights, model])
     options = ["--pretrained"] * pretrained + (["--weights", str(weights)] if weights else []) + ["--ema"] * ema
     options += ["--image-size", str(image_size)] if image_size else []
     how = [word for name, value in asked.to_dict().items() for word in (f"--{name}", _written(value))]
@@ -150,9 +151,14 @@ def auto(
         say(f"{result.scheme.name}, {result.way}; the same, step by step:")
         for step in steps:
             say(f"  {step}")
-    for path in result.files.values():
+    if made_graph is not None:
+        network.save(made_graph)
+    for path in filter(None, (*result.files.values(), made_graph)):
         note(f"wrote {path}")
     note(f"{output}: {result.checked}")
+    beside = [] if made_graph is not None else ["--graph", model]
+    page = ["explain", str(result.files["integers"]), *beside, "--data", data, "-o", str(output.with_suffix(".html"))]
+    note(f"why each layer has its bits: {shlex.join(['bitwright', *page])}")
 
 
 def _commands(
