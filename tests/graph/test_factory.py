@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bitwright.cli import main
 from bitwright.errors import BitwrightError, ModelError, UnknownNameError
@@ -129,3 +130,12 @@ def test_the_command_line_prints_no_traceback(module: str, capsys: pytest.Captur
         main(["capture", "factories:wrong_classes", "--classes", "7", "-o", str(tmp_path / "x.graph")])
     assert exit.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_network_that_states_its_own_size_takes_no_other() -> None:
+    """What is merely suggested is left out where pytorchcv's maker has a size of its own; a wrong name is still refused."""
+    with torch.device("meta"):
+        assert load_model("pytorchcv:nasnet_4a1056", suggested={"in_size": 32}).in_size == (224, 224)
+        assert load_model("pytorchcv:resnet10", suggested={"in_size": 32}).in_size == (32, 32)
+    with pytest.raises(ModelError, match="does not accept"):
+        load_model("pytorchcv:resnet10", suggested={"in_size": 32}, wrong=1)

@@ -106,10 +106,15 @@ def _pytorchcv(model: str, options: dict[str, Any], pretrained: bool) -> nn.Modu
 
     if model not in _models:
         raise unknown_name("pytorchcv model", model, _models)
-    side = options.pop("in_size", None)
-    if side is not None:
-        options["in_size"] = (side, side)
-    return _call(f"pytorchcv:{model}", partial(get_model, model, pretrained=pretrained), options, pretrained)
+    make, side = partial(get_model, model, pretrained=pretrained), options.pop("in_size", None)
+    if side is None:
+        return _call(f"pytorchcv:{model}", make, options, pretrained)
+    try:
+        return _call(f"pytorchcv:{model}", make, options | {"in_size": (side, side)}, pretrained)
+    except ModelError as error:
+        if "multiple values for keyword argument 'in_size'" not in str(error.__cause__):
+            raise
+    return _call(f"pytorchcv:{model}", make, options, pretrained)  # which states its size itself
 
 
 def _torchvision(model: str, options: dict[str, Any], pretrained: bool) -> nn.Module:

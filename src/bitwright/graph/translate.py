@@ -80,7 +80,10 @@ def _walk(builder: Builder, module: fx.GraphModule) -> Any:
 def _call(builder: Builder, fx_node: fx.Node, module: fx.GraphModule) -> Any:
     """What an operation becomes: nothing for bookkeeping of shapes, a constant, or what its handler makes."""
     target = getattr(fx_node.target, "__name__", str(fx_node.target)).split(".")[0]
-    if target in IGNORED or isinstance(fx_node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat):
+    made = fx_node.meta.get("val")
+    if (target in IGNORED and not isinstance(made, Tensor)) or isinstance(
+        made, torch.SymInt | torch.SymBool | torch.SymFloat
+    ):
         return None
     if target == "wrap_with_set_grad_enabled":
         return _call_without_gradients(builder, fx_node, module)

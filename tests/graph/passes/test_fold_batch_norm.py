@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bitwright.graph import FloatModel, Graph, folded_weight
+from bitwright.graph import FloatModel, Graph, capture, folded_weight
 from bitwright.graph.nodes import BatchNorm, Conv2d, Input, Linear, Norm
 from bitwright.graph.passes import fold_batch_norm
 from graph.networks import IMAGE, Called, assert_same, captured, kinds, randomized
@@ -171,3 +171,11 @@ def test_a_lone_norm_that_is_called_twice() -> None:
     graph = captured(model, IMAGE)
     assert [layer.weight for layer in graph.layers.values()] == ["norm.unit_weight", "norm#2.unit_weight"]
     assert_same(model, graph)
+
+
+def test_a_norm_of_features_becomes_part_of_the_layer_behind_it() -> None:
+    """As in heads that normalise what was pooled."""
+    model = randomized(Called(lambda m, x: m.fc(m.norm(x.mean((2, 3)))), norm=nn.BatchNorm1d(3), fc=nn.Linear(3, 4)))
+    graph, images = capture(model, IMAGE), torch.randn(5, *IMAGE)
+    assert kinds(graph) == ["Input", "AvgPool2d", "Flatten", "Linear"]
+    torch.testing.assert_close(FloatModel(graph).eval()(images), model(images), rtol=1e-5, atol=1e-5)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from torch import fx
 
 from bitwright.graph.aten.arithmetic import sum_of
-from bitwright.graph.aten.moves import joined
+from bitwright.graph.aten.moves import joined, padded
 from bitwright.graph.aten.pooling import maximum_over
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
 from bitwright.graph.aten.views import on_image
@@ -109,8 +110,34 @@ def _extreme(builder: Builder, fx_node: fx.Node, largest: bool) -> str:
 def _cat(builder: Builder, fx_node: fx.Node) -> str:
     given = arguments(builder, fx_node)
     shape = builder.shape(fx_node)
-    parts = [tensor(builder, fx_node, item) for item in given["tensors"]]
-    return joined(builder, fx_node, parts, given["dim"] % (len(shape) + 1))
+    axis = given["dim"] % (len(shape) + 1)
+    return joined(builder, fx_node, _with_zeros(builder, fx_node, given["tensors"], axis), axis)
+
+
+def _with_zeros(builder: Builder, fx_node: fx.Node, items: Sequence[Any], axis: int) -> list[str]:
+    """The activations that are put together along an axis, with the zeros that stand between them as their padding."""
+    names: list[str] = []
+    around: list[list[int]] = []
+    before = 0
+    for item in items:
+        if isinstance(item, str):
+            names.append(item)
+            around.append([before, 0])
+            before = 0
+            continue
+        values = constant(builder, fx_node, item)
+        if bool(values.any()) or not axis:
+            raise builder.refuse(fx_node, "it puts a constant beside what depends on the images; zeros are known.")
+        if names:
+            around[-1][1] += values.shape[axis]
+        else:
+            before += values.shape[axis]
+    return [
+        padded(builder, fx_node, name, [*[0] * 2 * (len(builder.shape_of(name)) - axis), *sizes])
+        if any(sizes)
+        else name
+        for name, sizes in zip(names, around, strict=True)
+    ]
 
 
 @handles("dropout")

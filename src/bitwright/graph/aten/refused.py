@@ -16,6 +16,10 @@ _BETWEEN = (
     "it computes values between pixels: use nearest or bilinear interpolation or a transposed convolution, or resize what leaves "
     "the network."
 )
+_CHOICE = (
+    "it compares values of each image, and a truth value has no scale: use a clamp or a maximum, or leave it to what reads the "
+    "network's output."
+)
 _UNPOOLING = (
     "it puts values where the maxima of each image were, which no fixed move can: use nearest or bilinear interpolation, or a "
     "transposed convolution."
@@ -34,6 +38,9 @@ REASONS: dict[str, str] = {
     **dict.fromkeys(
         ("upsample_linear1d", "upsample_bicubic2d", "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d"),
         _BETWEEN,
+    ),
+    **dict.fromkeys(
+        ("eq", "ne", "lt", "le", "gt", "ge", "where", "masked_fill", "logical_and", "logical_not"), _CHOICE
     ),
     **dict.fromkeys(("max_unpool2d",), _UNPOOLING),
     **dict.fromkeys(("embedding", "embedding_bag"), "it looks values up by integers; images are real numbers."),

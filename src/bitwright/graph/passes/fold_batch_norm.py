@@ -36,7 +36,7 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
         if isinstance(source, Layer) and source.norm is None and source.bounds is None and alone:
             made[source.name] = replace(source, norm=node.norm)
             renamed[node.name] = source.name
-        elif isinstance(source, DepthToSpace | Take) and alone:
+        elif len(node.shape) == 1 or (isinstance(source, DepthToSpace | Take) and alone):
             made[node.name] = _affine(node, parameters)
         elif len(node.shape) == 3:
             weight = f"{node.name}.unit_weight"
