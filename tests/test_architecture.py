@@ -19,6 +19,7 @@ PACKAGES = [module for module in MODULES if module.name == "__init__.py"]
 ORDER = (
     "errors",
     "lazy",
+    "overview",
     "reading",
     "decode",
     "files",

@@ -16,6 +16,7 @@ import yaml
 
 from bitwright.errors import BudgetError, FileFormatError, SchemeError, shown, unknown_name
 from bitwright.files import write_text
+from bitwright.overview import Overview, Overviewed, counted
 from bitwright.reading import parse_yaml, read_text
 
 MIN_BITS, MAX_BITS = 2, 8
@@ -62,8 +63,8 @@ class Precision:
         raise SchemeError(f"expected a precision such as W4A8, got {shown(text)}.")
 
 
-@dataclass(frozen=True)
-class Scheme:
+@dataclass(frozen=True, repr=False)
+class Scheme(Overviewed):
     """The precision of every layer of a model.
 
     Attributes:
@@ -88,6 +89,14 @@ class Scheme:
             raise unknown_name(f"deployment of scheme '{self.name}'", self.deploy, DEPLOYMENTS)
         if self.residual_bits not in RESIDUAL_BITS:
             raise SchemeError(f"residual_bits must be 8 or 16, got {self.residual_bits}, in scheme '{self.name}'.")
+
+    def overview(self) -> Overview:
+        """Its layers, with their bits."""
+        facts = [counted(len(self.layers), "layer")]
+        if self.layers:
+            facts.append(f"{min(self.layers.values())} to {max(self.layers.values())}")
+        rows = [(layer, str(precision)) for layer, precision in self.layers.items()]
+        return Overview(self.name, facts, ("layer", "bits"), rows)
 
     @classmethod
     def uniform(

@@ -16,6 +16,7 @@ from bitwright.allocation.usage import in_units
 from bitwright.decode import value_of
 from bitwright.errors import BitwrightError, BudgetError, FileFormatError, reason, shown
 from bitwright.files import write_json
+from bitwright.overview import Overview, Overviewed, counted
 from bitwright.progress import Progress, silent
 from bitwright.reading import read_json
 from bitwright.scheme import BUDGET_UNITS, Budget, Scheme
@@ -36,8 +37,8 @@ class FrontierPoint:
     used_whole: int
 
 
-@dataclass(frozen=True)
-class ParetoFrontier:
+@dataclass(frozen=True, repr=False)
+class ParetoFrontier(Overviewed):
     """The best schemes over one budget, from the smallest to the largest.
 
     Attributes:
@@ -55,6 +56,18 @@ class ParetoFrontier:
     network: str | None = None
     images: str | None = None
     forced: tuple[str, ...] = ()
+
+    def overview(self) -> Overview:
+        """Its schemes, with what each uses and is expected to lose."""
+        used = self.used()
+        facts = [counted(len(self.points), "scheme")]
+        if used:
+            facts.append(f"{used[0]:.4g} to {used[-1]:.4g} {self.unit}")
+        rows = [
+            (point.scheme.name, f"{usage:.4g}", f"{point.objective:.3g}")
+            for point, usage in zip(self.points, used, strict=True)
+        ]
+        return Overview(f"over {self.kind}", facts, ("scheme", f"{self.kind} ({self.unit})", "expected loss"), rows)
 
     @property
     def unit(self) -> str:

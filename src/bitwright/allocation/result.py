@@ -13,6 +13,7 @@ from bitwright.decode import value_of
 from bitwright.errors import BitwrightError, FileFormatError, reason, unknown_name
 from bitwright.errors import shown as shown_value
 from bitwright.files import write_json
+from bitwright.overview import Overview, Overviewed
 from bitwright.reading import read_json
 from bitwright.scheme import Budget, Precision, Scheme
 
@@ -64,8 +65,8 @@ class Change:
     layers: Mapping[str, Precision] | None
 
 
-@dataclass(frozen=True)
-class Allocation:
+@dataclass(frozen=True, repr=False)
+class Allocation(Overviewed):
     """The scheme of least expected loss within its budgets.
 
     Attributes:
@@ -95,6 +96,19 @@ class Allocation:
         """How much more the second-best scheme is expected to lose."""
         return None if self.second_objective is None else self.second_objective - self.objective
 
+    def overview(self) -> Overview:
+        """Its layers, with their bits and what is to be known of them."""
+        facts = (f"expected loss {self.objective:.6g}", *map(str, self.uses))
+        rows = [
+            (layer, str(precision), ", ".join(self._notes(layer))) for layer, precision in self.scheme.layers.items()
+        ]
+        return Overview(self.scheme.name, facts, ("layer", "bits", ""), rows)
+
+    def _notes(self, layer: str) -> list[str]:
+        """What is to be known of a layer."""
+        found = (("pinned", self.pinned), ("sensitivity not converged", self.unconverged))
+        return [note for note, layers in found if layer in layers]
+
     def __str__(self) -> str:
         lines = [f"{self.scheme.name}: expected loss {self.objective:.6g}"]
         lines += [f"  {use}" for use in self.uses]
@@ -106,11 +120,7 @@ class Allocation:
             lines.append(f"  {percent}: {text}")
         width = max(map(len, self.scheme.layers), default=0)
         for layer, precision in self.scheme.layers.items():
-            notes = [
-                note
-                for note, layers in (("pinned", self.pinned), ("sensitivity not converged", self.unconverged))
-                if layer in layers
-            ]
+            notes = self._notes(layer)
             lines.append(f"  {layer:{width}} {precision}{'  (' + ', '.join(notes) + ')' if notes else ''}")
         if self.unconverged:
             lines.append(

@@ -21,12 +21,13 @@ from bitwright.graph.nodes import Bounds, Input, Layer, Node, Norm, node_kinds
 from bitwright.graph.outputs import fault_of_names
 from bitwright.graph.shapes import check_shapes
 from bitwright.graph.tensors_file import read_structure, serialize
+from bitwright.overview import Overview, Overviewed, counted, shape_text
 
 FORMAT = "bitwright.graph.2"
 
 
-@dataclass(frozen=True)
-class Graph:
+@dataclass(frozen=True, repr=False)
+class Graph(Overviewed):
     """A directed acyclic graph of nodes with one input and one or several outputs.
 
     Attributes:
@@ -74,6 +75,21 @@ class Graph:
             if node.name == name:
                 return node
         raise unknown_name("node", name, (node.name for node in self.nodes))
+
+    def overview(self) -> Overview:
+        """Its layers, with what they make and how many weights they have."""
+        made = ", ".join(f"{name} {shape_text(shape)}" for name, shape in self.output_shapes.items())
+        weights = {name: self.parameters[layer.weight].numel() for name, layer in self.layers.items()}
+        facts = (
+            counted(len(self.layers), "layer"),
+            counted(sum(weights.values()), "weight"),
+            f"{shape_text(self.input_shape)} to {made}",
+        )
+        rows = [
+            (name, type(layer).__name__, shape_text(layer.shape), f"{weights[name]:,}")
+            for name, layer in self.layers.items()
+        ]
+        return Overview(self.model, facts, ("layer", "kind", "result", "weights"), rows)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitwright.cost import BYTES_PER_MB
 from bitwright.data.preprocessing import Preprocessing
 from bitwright.files import write_bytes
 from bitwright.graph.nodes import Node, Selection
@@ -22,13 +23,14 @@ from bitwright.integer.ops import IntegerLayer, Rescale
 from bitwright.integer.outputs import Output
 from bitwright.integer.packing import pack, pack_bytes
 from bitwright.integer.quant_params import QuantParams
+from bitwright.overview import Overview, Overviewed, counted, shape_text
 from bitwright.scheme import Scheme
 
 FORMAT = "bitwright.integer.4"
 
 
-@dataclass(frozen=True, eq=False)
-class IntegerModel:
+@dataclass(frozen=True, eq=False, repr=False)
+class IntegerModel(Overviewed):
     """Operations on integers in execution order.
 
     Attributes:
@@ -51,6 +53,24 @@ class IntegerModel:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.ops)
+
+    def overview(self) -> Overview:
+        """Its operations, with the bits of what they make and the largest sum that was proved."""
+        made = ", ".join(f"{name} {shape_text(shape)}" for name, shape in self.output_shapes.items())
+        size = sum(layer.weight.size * layer.weight_bits for layer in self.layers().values()) / 8 / BYTES_PER_MB
+        facts = (
+            f"scheme {self.scheme.name}",
+            counted(len(self.layers()), "layer"),
+            f"{size:.3f} MB of weights",
+            f"{shape_text(self.input_shape)} to {made}",
+        )
+        rows = []
+        for op in self.ops:
+            weights = str(op.weight_bits) if isinstance(op, IntegerLayer) else ""
+            bits = str(self.formats[op.name].bit_width) if op.name in self.formats else ""
+            sums = self.facts.get(op.name, {}).get("largest_accumulator", "")
+            rows.append((op.name, type(op).__name__, shape_text(op.shape), weights, bits, f"{sums:,}" if sums else ""))
+        return Overview(self.model, facts, ("operation", "kind", "result", "weight bits", "bits", "largest sum"), rows)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

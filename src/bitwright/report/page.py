@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from bitwright.overview import html_table
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --ink: #2563c9; --mark: #d1491b; --soft: #8886; }
 * { box-sizing: border-box; }
@@ -51,7 +53,7 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Sequence[int] = ()) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[int] = ()) -> str:
     """Cells of plain text; on a narrow screen it scrolls by itself, and not the page.
 
     Args:
@@ -59,11 +61,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Sequence[i
         rows: As many cells each.
         marked: Places of rows that stand out.
     """
-    lines = ["<tr>" + "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head) + "</tr>"]
-    for place, row in enumerate(rows):
-        kind = ' class="mark"' if place in marked else ""
-        lines.append(f"<tr{kind}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-    return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
+    return f'<div class="scroll">{html_table(head, rows, marked)}</div>'
 
 
 def facts(entries: Iterable[tuple[str, str]]) -> str:

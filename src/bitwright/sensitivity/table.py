@@ -14,6 +14,7 @@ from bitwright.data.preprocessing import Preprocessing
 from bitwright.decode import decode
 from bitwright.errors import FileFormatError, UnknownNameError, shown, unknown_name
 from bitwright.files import write_json
+from bitwright.overview import Overview, Overviewed, counted
 from bitwright.reading import read_json
 from bitwright.scheme import Precision
 
@@ -178,8 +179,8 @@ class LayerSensitivity:
         )
 
 
-@dataclass(frozen=True)
-class SensitivityTable:
+@dataclass(frozen=True, repr=False)
+class SensitivityTable(Overviewed):
     """The sensitivities of a model's layers, and how they were measured.
 
     Attributes:
@@ -205,6 +206,27 @@ class SensitivityTable:
     network: str | None = None
     images: str | None = None
     preprocessing: Preprocessing | None = None
+
+    def overview(self) -> Overview:
+        """Its layers, with their curvature and what some bits are expected to cost."""
+        facts = [
+            f"{self.metric} of {counted(len(self.layers), 'layer')}",
+            f"{counted(self.batch, 'image')} of {self.data}",
+        ]
+        if self.unconverged():
+            facts.append(f"{len(self.unconverged())} not converged")
+        bits = sorted({bits for entry in self.layers for bits in entry.perturbation}, reverse=True)
+        rows = [
+            (
+                entry.layer,
+                f"{entry.parameters:,}",
+                f"{entry.mean_trace():.3g} ± {entry.mean_trace_standard_error():.2g}",
+                *(f"{entry._term(width, 'weight')[0]:.3g}" if width in entry.perturbation else "" for width in bits),
+            )
+            for entry in self.layers
+        ]
+        head = ("layer", "weights", "mean trace", *(f"loss at {width} bits" for width in bits))
+        return Overview(self.model, facts, head, rows)
 
     def find(self, layer: str) -> LayerSensitivity:
         """The entry of one layer.

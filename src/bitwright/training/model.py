@@ -18,6 +18,7 @@ from bitwright.graph.float_model import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
 from bitwright.graph.outputs import Returned, returned
+from bitwright.overview import Overview, Overviewed, counted
 from bitwright.quantizer.plan import QuantPlan, plan
 from bitwright.quantizer.refusals import lowering_refusals, require_none
 from bitwright.scheme import Scheme
@@ -29,7 +30,7 @@ from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import ActivationQuantizer, QuantizerSettings, Ranges, WeightQuantizer
 
 
-class QuantizedModel(nn.Module):
+class QuantizedModel(Overviewed, nn.Module):
     """A graph with quantizers: trained like any module, lowered without loss.
 
     Its state dict holds the model's own parameters under `network.`, and the scales under `activations.` and `weights.`.
@@ -95,6 +96,17 @@ class QuantizedModel(nn.Module):
             "quantizing": self.quantizing.to_dict(),
             "free_norm": self.free_norm,
         }
+
+    def overview(self) -> Overview:
+        """Its layers, with their bits."""
+        scheme = self.plan.scheme
+        facts = (
+            f"scheme {scheme.name}",
+            counted(len(scheme.layers), "layer"),
+            "calibrated" if bool(self.calibrated) else "not calibrated",
+        )
+        rows = [(layer, str(precision)) for layer, precision in scheme.layers.items()]
+        return Overview(self.plan.graph.model, facts, ("layer", "bits"), rows)
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """The model's own tensors, under their own names."""
