@@ -8,6 +8,7 @@ same float weights, for every width, every way to make them, and every seed, whi
     reconstructed   and then the rounding, block by block, on the same images
     qat2, qat10     calibrated, and then 2 or 10 epochs of training
     float           the float network
+    peer-...        another quantizer, on the same images, by its own engine; what it cannot do is a row that says so
 
 A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:learning_rate=0.02`, where --way names it; a
 training also `distill` and `temperature`, of a teacher that is the float network. A row is `network/width/way/seed`; `--rows`
@@ -16,7 +17,7 @@ measures what is missing. Rows that failed say why, and are tried again. `--docs
 
 Settings are chosen by `--trials`, which measures rows on 4,000 training images that no calibration chose, never on the test set:
 top-1, how often the integers agree with the float network, and their divergence from it, which tells settings apart that a few
-thousand labels do not.
+thousand labels do not. A trial's integers are those before lowering, which certifies their multipliers.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from accuracy_page import page
+from accuracy_peers import PEERS
 from fashion import NETWORKS, trained
 from torch import Tensor
 
@@ -59,7 +61,7 @@ MIXED = ("search3", "W3A8", *(f"random3-{number}" for number in range(1, RANDOM 
 
 TEACHING = ("distill", "temperature")
 EPOCHS = {"qat2": 2, "qat10": 10}
-WAYS = ("calibrated", "reconstructed", *EPOCHS)
+WAYS = ("calibrated", "reconstructed", *EPOCHS, *(f"peer-{name}" for name in PEERS))
 IMAGES = 1024
 SENSITIVITY_IMAGES = 1000
 BATCH = 250
@@ -183,10 +185,13 @@ def measured(row: Row, place: Place) -> dict[str, Any]:
     """Accuracy of the row's integers on the test set, or what a trial says of them."""
     begin, data, settings = time.monotonic(), place.images(), {}
     floats = FloatModel(place.graph(row.network)).eval().to(place.device)
-    predict = floats
-    if row.way != "float":
+    predict: Any = floats
+    if row.way.startswith("peer-"):
+        calibration, _ = data.calibration(IMAGES, row.seed)
+        predict, settings = PEERS[row.way.removeprefix("peer-")](place.graph(row.network), calibration, row.width)
+    elif row.way != "float":
         model, settings = made(row, place, data)
-        predict = prepare(lower(model), place.device).logits
+        predict = model.to(place.device) if place.trials else prepare(lower(model), place.device).logits
     spent = {"seconds": round(time.monotonic() - begin, 1)}
     kept = spent | ({"settings": settings} if settings else {})
     if place.trials:

@@ -21,7 +21,8 @@ additions.
 **calibrated**: ranges by least squares and batch norm from the calibration images, without labels. **reconstructed**: then
 `bitwright reconstruct`, on the same images. **qat2**, **qat10**: calibrated, then 2 or 10 epochs of training, at learning rate
 {learning_rate:g} on a cosine, weight decay {weight_decay:g}, batches of {batch_size}, random crops and flips.
-Settings behind a colon differ from those.
+Settings behind a colon differ from those. **peer-onnxruntime**: ONNX Runtime's static quantizer, with a scale for each channel,
+calibrated on the same images and evaluated by ONNX Runtime.
 """
 TRIALS = """## What was tried
 
@@ -33,7 +34,7 @@ MISSING = """## What was not measured
 
 - ImageNet: none of its images may be had here. The published figures of the methods (MRECG, QDrop, LSQ) are of ImageNet, and are
   not compared with.
-- Peers (Brevitas, NNCF, MCT, AIMET, torchao) in environments of their own: the benchmark has no rows for them.
+- Peers besides ONNX Runtime (Brevitas, NNCF, MCT, AIMET, torchao): the benchmark has no rows for them.
 - Of the benchmark's own rows, those that no table above has:{missing}.
 """
 WAYS = ("calibrated", "reconstructed", "qat2", "qat10")
