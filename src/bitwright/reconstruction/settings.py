@@ -17,17 +17,18 @@ class ReconstructionSettings:
         steps: The steps of gradient descent for each block.
         batch_size: Images in one step.
         learning_rate: The learning rate of the rounding variables (Adam).
-        scale_rate: The learning rate of the scales of activations, and of offsets, relative to their size (Adam).
+        scale_rate: The learning rate of the scales of activations that the block makes, and of offsets, each times the size that
+            it begins with: of an offset, the root mean square over channels (Adam). 0 leaves them as they are.
         drop: Share of the activations that stay float in a step.
         decide: Weight of the term that makes rounding variables decide.
         warm_up: Share of the steps before that term counts.
         seed: The seed of batches and drops.
     """
 
-    steps: int = 1000
+    steps: int = 200
     batch_size: int = 32
-    learning_rate: float = 1e-2
-    scale_rate: float = 1e-3
+    learning_rate: float = 0.3
+    scale_rate: float = 1e-2
     drop: float = 0.5
     decide: float = 0.01
     warm_up: float = 0.2
