@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,3 +99,20 @@ def test_symmetric_values_keep_the_symmetric_format(bit_width: int) -> None:
     symmetric = TensorFormat.symmetric(bit_width)
     assert least_squares_format(values, bit_width) == (symmetric, least_squares_scale(values, symmetric))
     assert least_squares_format(torch.zeros(4), bit_width) == (symmetric, 1.0)
+
+
+@pytest.mark.parametrize("bit_width", [2, 4, 8])
+def test_what_is_left_out_as_hopeless_is_not_the_best(bit_width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches that try every scale find the same, whatever the tails."""
+    torch.manual_seed(1)
+    tensors = [torch.randn(2000), torch.randn(2000) ** 3, torch.randn(2000).relu(), F.silu(3 * torch.randn(2000))]
+    formats = [TensorFormat.symmetric(bit_width), TensorFormat.unsigned(bit_width)]
+
+    def found() -> list[object]:
+        scales = [least_squares_scale(values, window) for values in tensors for window in formats]
+        return [*scales, *(least_squares_format(values, bit_width) for values in tensors)]
+
+    at_once = found()
+    for search in (least_squares_scale, least_squares_format):
+        monkeypatch.setattr(sys.modules[search.__module__], "_PATIENCE", 1000)
+    assert found() == at_once

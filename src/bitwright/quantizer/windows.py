@@ -20,6 +20,8 @@ WORTH = 0.9
 """A window is taken if it has at most this part of the symmetric format's squared error: below, plain formats are as good."""
 _STEPS = 100
 _SAMPLES = 2**14
+_PATIENCE = 4
+"""Steps from one look whether smaller ones are worth while to the next."""
 
 
 def smallest_window(low: float, high: float, bit_width: int) -> tuple[TensorFormat, float]:
@@ -54,7 +56,8 @@ def smallest_format(low: float, high: float, bit_width: int) -> tuple[TensorForm
 def least_squares_format(values: Tensor, bit_width: int, full: float | None = None) -> tuple[TensorFormat, float]:
     """The window and the scale of least squared error, or the symmetric ones where a window is not worth it.
 
-    Scales are 100 parts of that at which a window holds all values; windows are all that there are. For one scale, the error of
+    Scales are 100 parts of that at which a window holds all values, from the largest down to where clipping alone costs more than
+    the best; windows are all that there are. For one scale, the error of
     all windows follows from sums over sorted values: what lies below a window is moved to its least integer m, which costs
     sum (v - s m)**2 = sum v**2 - 2 s m sum v + (s m)**2 count; above, likewise; in between, values are rounded.
 
@@ -77,11 +80,9 @@ def least_squares_format(values: Tensor, bit_width: int, full: float | None = No
     sums, squares = _from_zero(ordered), _from_zero(ordered.square())
     least = torch.arange(1 - (1 << bit_width), 1, dtype=torch.float64, device=flat.device)
     most = least + ((1 << bit_width) - 1)
-    found: list[tuple[float, int, float]] = []
-    for step in widest * torch.linspace(1 / _STEPS, 1, _STEPS, dtype=torch.float64).numpy():
-        rounded = (ordered / step).round_()
-        within = _from_zero((ordered - rounded * step).square_())
-        first, last = torch.searchsorted(rounded, least), torch.searchsorted(rounded, most, right=True)
+
+    def clipped(first: Tensor, last: Tensor, step: float) -> Tensor:
+        """The error of the values outside of each window, which holds those from place `first` to place `last`."""
         below = squares[first] - 2 * step * least * sums[first] + first * (step * least) ** 2
         above = (
             squares[-1]
@@ -89,8 +90,24 @@ def least_squares_format(values: Tensor, bit_width: int, full: float | None = No
             - 2 * step * most * (sums[-1] - sums[last])
             + (len(ordered) - last) * (step * most) ** 2
         )
-        error, place = (below + above + within[last] - within[first]).min(0)
-        found.append((float(error), int(least[place]), float(step)))
+        return below + above
+
+    found: list[tuple[float, int, float]] = []
+    steps = widest * torch.linspace(1, 1 / _STEPS, _STEPS, dtype=torch.float64).numpy()
+    for number, step in enumerate(steps):
+        if number and number % _PATIENCE == 0:
+            # A smaller step only clips more: every window of it lies within one of this step.
+            start, stop = (
+                torch.searchsorted(ordered, step * least),
+                torch.searchsorted(ordered, step * most, right=True),
+            )
+            if float(clipped(start, stop, step).min()) > min(found)[0]:
+                break
+        rounded = (ordered / step).round_()
+        within = _from_zero((ordered - rounded * step).square_())
+        first, last = torch.searchsorted(rounded, least), torch.searchsorted(rounded, most, right=True)
+        least_error, place = (clipped(first, last, step) + within[last] - within[first]).min(0)
+        found.append((float(least_error), int(least[place]), float(step)))
     error, quant_min, step = min(found)
     with_usual = (quantize_activation(flat, usual, symmetric) - flat).double().square().sum()
     if error > WORTH * float(with_usual):
