@@ -27,7 +27,7 @@ from bitwright.cli.console import bar
 from bitwright.data import ImageData
 from bitwright.files import write_json
 from bitwright.graph import FloatModel, Graph, float_cost, layer_costs, scheme_cost
-from bitwright.integer import lower
+from bitwright.integer import lowered
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import measure_sensitivity
 from bitwright.training import TrainSettings, fine_tune
@@ -70,7 +70,7 @@ def random_schemes(graph: Graph, uniform: Scheme, count: int, seed: int) -> list
 def measure(graph: Graph, scheme: Scheme, data: ImageData, settings: TrainSettings) -> dict[str, float]:
     """Loss and accuracy of the integers, after training."""
     model, _ = fine_tune(graph, scheme, data, settings)
-    lower(model)  # whose proved multipliers the model computes with from here on
+    model.certify(lowered(model).certificates)
     found, accuracy = losses(model, data, len(data.test))
     return {"loss": float(found.mean()), "top1_percent": 100 * accuracy}
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from bitwright.benchmark import ENGINES
 from bitwright.export import Target
 from bitwright.graph import capture
-from bitwright.integer import IntegerModel, lower, prepare, run
+from bitwright.integer import IntegerModel, prepare, run
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import randomized
+from integer.certified import certified
 from random_networks import RandomModel, differences
 
 SHAPE = (3, 8, 6)
@@ -51,7 +52,7 @@ def interpolating(precision: str) -> RandomModel:
     model = calibrate(
         quantize(graph, Scheme.uniform(graph.layers, Precision.parse(precision))), [torch.randn(8, *SHAPE)]
     )
-    integer, images = lower(model), torch.randn(3, *SHAPE)
+    integer, images = certified(model), torch.randn(3, *SHAPE)
     expected = _every(integer, images)
     got: dict[str, Tensor] = {}
     with torch.no_grad():

@@ -16,12 +16,13 @@ from torch import Tensor
 from bitwright.errors import ExportError, FileFormatError, LoweringError
 from bitwright.export import FORMS
 from bitwright.graph import capture
-from bitwright.integer import IntegerModel, IntegerProduct, IntegerTable, QuantParams, load, lower, prepare, run
+from bitwright.integer import IntegerModel, IntegerProduct, IntegerTable, QuantParams, load, prepare, run
 from bitwright.integer.proof.recheck import recheck
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
 from export.operations import product
 from graph.networks import Then
+from integer.certified import certified
 from integer.gated import gated_graph, gated_model, gated_quantized
 from training.small import digits
 
@@ -50,7 +51,7 @@ def _differing(model: QuantizedModel, integer: IntegerModel, images: Tensor) -> 
 def test_every_integer_is_that_of_training(precision: str, residual_bits: int, ranges: str, tmp_path: Path) -> None:
     """After training: the forward pass, both executors and the loaded file, in every tensor on 500 images."""
     model = gated_quantized(precision, residual_bits, ranges, epochs=1)
-    integer = lower(model)
+    integer = certified(model)
     images = torch.cat([images for images, _ in digits().batches("test", 250)][:2])
     assert _differing(model, integer, images) == {}
     kinds = [type(op) for op in integer]
@@ -80,7 +81,7 @@ def test_choices_against_saturation_and_margins_get_along() -> None:
     """Formats that lose a bit for CPUs without dot products, and scales that move for a margin, in one model."""
     model = gated_quantized("W8A8")
     images = digits().calibration(64)[0]
-    integer = lower(model, avoid_saturation=True, images=images)
+    integer = certified(model, avoid_saturation=True, images=images)
     recheck(integer)
     assert any("against_saturation" in facts for facts in integer.facts.values())
     assert _differing(model, integer, images) == {}
@@ -105,7 +106,7 @@ def test_a_function_that_is_not_defined_is_refused() -> None:
     with pytest.raises(
         LoweringError, match=r"expected a function of all that its input can be, got none of -.*Clamp the input"
     ):
-        lower(calibrate(model, [torch.randn(4, 3, 8, 8) * 500]))
+        certified(calibrate(model, [torch.randn(4, 3, 8, 8) * 500]))
 
 
 Change = Callable[[IntegerModel], IntegerModel]

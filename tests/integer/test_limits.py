@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import LoweringError
 from bitwright.graph import capture
-from bitwright.integer import IntegerModel, Multipliers, QuantParams, lower, prepare, run
+from bitwright.integer import IntegerModel, Multipliers, QuantParams, prepare, run
 from bitwright.integer.execution.exact_sums import int8_exact
 from bitwright.integer.ops import IntegerAvgPool2d, IntegerConv2d, IntegerRequantize, Quantize, Rescale
 from bitwright.integer.outputs import single_output
@@ -23,6 +23,7 @@ from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import randomized
+from integer.certified import certified
 
 
 class Pooled(nn.Module):
@@ -59,7 +60,7 @@ def assert_lowered_as_trained(network: nn.Module, width: int, residual_bits: int
     )
     layers = Scheme.uniform(graph.layers, Precision(8, 8)).layers
     model = calibrate(quantize(graph, Scheme("limits", layers, residual_bits)), [images[:6]], "minmax")
-    integer = lower(model)
+    integer = certified(model)
     recheck(integer)
     kept: list[dict[str, Tensor]] = [{}, {}, {}]
     with torch.no_grad():

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from bitwright.errors import FileFormatError
 from bitwright.graph import Graph, capture, load_model
-from bitwright.integer import IntegerModel, lower, run
+from bitwright.integer import IntegerModel, run
 from bitwright.integer.execution.reference import execute_op
 from bitwright.integer.ops import IntegerConv2d, IntegerLinear
 from bitwright.integer.reader import load_integer
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
+from integer.certified import certified
 
 
 def settled(name: str, size: int, channels: int = 3) -> tuple[Graph, Tensor]:
@@ -53,7 +54,7 @@ def test_resnet20_is_trained_as_lowered(precision: str) -> None:
     """After lowering, the float32 forward of the QuantizedModel gives every integer of the IntegerModel."""
     graph, images = settled("pytorchcv:resnet20_cifar10", 32)
     model = quantized(graph, images, Precision.parse(precision))
-    integer = lower(model)
+    integer = certified(model)
     assert sum(differing(model, integer, torch.randn(8, 3, 32, 32)).values()) == 0
 
 
@@ -81,14 +82,14 @@ def test_architectures_are_trained_as_lowered(name: str, size: int) -> None:
     else:
         graph, images = settled(name, size)
     model = quantized(graph, images, Precision(4, 4))
-    integer = lower(model)
+    integer = certified(model)
     assert sum(differing(model, integer, images).values()) == 0
 
 
 def test_literal_convolution() -> None:
     """The executor's convolution is the literal sum of products, rescaled in Python integers."""
     graph, images = settled("pytorchcv:resnet20_cifar10", 32)
-    integer = lower(quantized(graph, images[:1], Precision(4, 4)))
+    integer = certified(quantized(graph, images[:1], Precision(4, 4)))
     values: dict[str, Tensor] = {}
     run(integer, images[:1], lambda name, value: values.__setitem__(name, value.clone()))
     op = next(op for op in integer if isinstance(op, IntegerConv2d) and op.stride == (2, 2))
@@ -111,7 +112,7 @@ def test_negative_activations_keep_their_sign() -> None:
     """MobileNetV2's linear bottlenecks carry negative integers, at the fewest bits and the most."""
     graph, images = settled("torchvision:mobilenet_v2", 96)
     for bits in (2, 8):
-        integer = lower(quantized(graph, images, Precision(bits, bits)))
+        integer = certified(quantized(graph, images, Precision(bits, bits)))
         values: dict[str, Tensor] = {}
         run(integer, images, lambda name, value, into=values: into.__setitem__(name, value.clone()))
         linear = [node.name for node in graph if node.name in graph.layers and getattr(node, "bounds", None) is None][
@@ -126,7 +127,7 @@ def test_negative_activations_keep_their_sign() -> None:
 def test_round_trip(tmp_path: Path) -> None:
     """A saved and loaded model gives the same logits, and its weights take their bit width on disk."""
     graph, images = settled("pytorchcv:resnet20_cifar10", 32)
-    integer = lower(quantized(graph, images, Precision(4, 4)))
+    integer = certified(quantized(graph, images, Precision(4, 4)))
     integer.save(tmp_path / "model.safetensors")
     loaded = load_integer(tmp_path / "model.safetensors")
     assert torch.equal(run(loaded, images), run(integer, images))
@@ -138,7 +139,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
     """A truncated file, and one with a changed byte in weights or structure, is refused."""
     graph, images = settled("pytorchcv:resnet20_cifar10", 32)
-    data = bytearray(lower(quantized(graph, images, Precision(8, 8))).to_bytes())
+    data = bytearray(certified(quantized(graph, images, Precision(8, 8))).to_bytes())
     if damage == "truncate":
         del data[-100:]
     elif damage == "flip":

@@ -19,7 +19,7 @@ from bitwright.errors import FileFormatError, LoweringError
 from bitwright.graph import FloatModel, capture
 from bitwright.graph.nodes import ChannelShuffle, Flatten, MaxPool2d, Slice
 from bitwright.graph.outputs import by_name
-from bitwright.integer import IntegerModel, logits, lower, prepare, run
+from bitwright.integer import IntegerModel, logits, prepare, run
 from bitwright.integer.model import moved_from
 from bitwright.integer.outputs import Output
 from bitwright.integer.proof.recheck import recheck
@@ -28,6 +28,7 @@ from bitwright.quantizer.units import across, moved_unit
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import Called, randomized
+from integer.certified import certified
 from several_outputs import RETURNED, images, quantized
 
 
@@ -50,7 +51,7 @@ def assert_outputs(model: nn.Module, integer: IntegerModel, given: Tensor) -> No
 def test_outputs_are_those_of_training(name: str, bits: int, tmp_path: Path) -> None:
     """At any batch size, under the names of the module, and read from a file."""
     model = quantized(name, bits)
-    integer = lower(model)
+    integer = certified(model)
     assert integer.output_shapes == RETURNED[name][1]
     with torch.no_grad():
         assert_outputs(model, integer, images(5))
@@ -63,12 +64,12 @@ def test_outputs_are_those_of_training(name: str, bits: int, tmp_path: Path) -> 
 
 def test_accumulators_leave_where_nothing_computes_with_them() -> None:
     """What something else reads is quantized; an output of a layer, or of what moves its sums, is not."""
-    integer = lower(quantized("features and logits", 4))
+    integer = certified(quantized("features and logits", 4))
     assert integer.outputs["features"].tensor in integer.formats
     assert integer.outputs["logits"].tensor not in integer.formats
-    integer = lower(quantized("twice", 4))
+    integer = certified(quantized("twice", 4))
     assert {name for name, output in integer.outputs.items() if output.tensor in integer.formats} == {"maps.1"}
-    assert lower(quantized("dataclass", 4)).outputs["boxes"].tensor not in integer.formats
+    assert certified(quantized("dataclass", 4)).outputs["boxes"].tensor not in integer.formats
 
 
 MOVES: dict[str, Any] = {
@@ -89,7 +90,7 @@ def test_units_move_with_their_channels(move: str) -> None:
     graph = capture(model, (3, 5, 5))
     given = torch.randn(8, 3, 5, 5)
     trained = calibrate(quantize(graph, Scheme.uniform(graph.layers, Precision(8, 8))), [given], "minmax")
-    integer = lower(trained)
+    integer = certified(trained)
     assert {moved_from(output.tensor, integer) for output in integer.outputs.values()} == {"conv"}
     assert not integer.formats.keys() & integer.returned
     with torch.no_grad():
@@ -143,7 +144,7 @@ print(list(found))
 
 def test_another_process_reads_the_same(tmp_path: Path) -> None:
     """The file says all: names in order, and every integer."""
-    integer = lower(quantized("twice", 4))
+    integer = certified(quantized("twice", 4))
     integer.save(tmp_path / "model")
     torch.save(images(5), tmp_path / "images")
     places = [str(tmp_path / name) for name in ("model", "images", "found")]
@@ -157,7 +158,7 @@ def test_another_process_reads_the_same(tmp_path: Path) -> None:
 
 def test_each_output_is_proved_again(tmp_path: Path) -> None:
     """A unit of another shape, sign or scale is refused by the name of its output, and so is a file that lacks one."""
-    integer = lower(quantized("features and logits", 4))
+    integer = certified(quantized("features and logits", 4))
 
     def other(name: str, unit: Any, tensor: str = "") -> IntegerModel:
         made = Output(tensor or integer.outputs[name].tensor, np.asarray(unit, dtype=np.float64))

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from bitwright.export import export_onnx
 from bitwright.graph import capture
-from bitwright.integer import lower, run
+from bitwright.integer import run
 from bitwright.scheme import Precision
 from graph.networks import IMAGE, Called, randomized
+from integer.certified import certified
 from integer.test_lower import differing, quantized
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -72,7 +73,7 @@ def test_equal_integers(name: str, precision: str, tmp_path: Path) -> None:
     """Training's forward, the reference executor and ONNX Runtime agree, at batch 1, 2 and 5."""
     images = torch.randn(5, *IMAGE)
     model = quantized(capture(network(NETWORKS[name]), IMAGE), images, Precision.parse(precision))
-    integer = lower(model)
+    integer = certified(model)
     assert sum(differing(model, integer, images).values()) == 0
     logits = run(integer, images)
     assert len(logits.unique()) > 8

@@ -20,7 +20,7 @@ from bitwright.benchmark import environment, load_engine
 from bitwright.errors import ExportError
 from bitwright.export import Target, export_onnx
 from bitwright.graph import capture
-from bitwright.integer import IntegerModel, QuantParams, logits, lower, run
+from bitwright.integer import IntegerModel, QuantParams, logits, run
 from bitwright.integer.lowering.saturation import fit_pairs, narrowed, pair_limit
 from bitwright.integer.lowering.saturation_choice import SaturationChoice, against_saturation
 from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
@@ -29,6 +29,7 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, TrainSettings, calibrate, quantize, train
 from bitwright.training.quantized import Quantized
 from export.models import RESNET20, graph_of
+from integer.certified import certified
 from training.small import digits, few, small_quantized
 
 
@@ -38,8 +39,8 @@ def resnet20(precision: str, residual_bits: int = 8) -> tuple[QuantizedModel, In
     graph, images = graph_of(RESNET20, 32)
     uniform = Scheme.uniform(graph.layers, Precision.parse(precision))
     model = calibrate(quantize(graph, Scheme(uniform.name, uniform.layers, residual_bits)), [images], "minmax")
-    plain = lower(model)
-    return model, plain, lower(model, avoid_saturation=True, images=images), images
+    plain = certified(model)
+    return model, plain, certified(model, avoid_saturation=True, images=images), images
 
 
 def saturating(model: IntegerModel) -> set[str]:
@@ -149,7 +150,7 @@ def test_formats_lose_a_bit_wherever_they_are_read_and_written(monkeypatch: pyte
     """All tensors of one quantizer have the format of seven bits; all else of the model stays as it was, multipliers included."""
     monkeypatch.setattr(SaturationChoice, "seven_bits", property(lambda choice: choice.tensor != "input"))
     for model in (joined(), small_quantized("W8A8"), small_quantized("W8A8", residual_bits=16)):
-        plain, safe = lower(model), lower(model, avoid_saturation=True, images=digits().calibration(8)[0])
+        plain, safe = certified(model), certified(model, avoid_saturation=True, images=digits().calibration(8)[0])
         narrower = seven_bit(safe)
         assert narrower
         quantizer_of = model.plan.quantizer_of
@@ -222,12 +223,12 @@ def test_choosing_costs_less_than_either_alone(monkeypatch: pytest.MonkeyPatch) 
     model = small_quantized("W8A8")
     train(model, few(512), TrainSettings(epochs=2, learning_rate=0.05))
     test, _ = digits().test.read(range(500))
-    plain = logits(lower(model), test)
+    plain = logits(certified(model), test)
     chosen_on = digits().calibration(64)[0]
 
     def change() -> float:
         steps: list[tuple[int, int]] = []
-        safe = lower(
+        safe = certified(
             model, avoid_saturation=True, images=chosen_on, progress=lambda done, total: steps.append((done, total))
         )
         assert steps[-1][0] == steps[-1][1]
@@ -236,9 +237,9 @@ def test_choosing_costs_less_than_either_alone(monkeypatch: pytest.MonkeyPatch) 
         return float((logits(safe, test) - plain).square().sum())
 
     both = change()
-    assert len(seven_bit(lower(model, avoid_saturation=True, images=chosen_on))) > 0
+    assert len(seven_bit(certified(model, avoid_saturation=True, images=chosen_on))) > 0
     alone = []
-    without = lower(model, avoid_saturation=True)
+    without = certified(model, avoid_saturation=True)
     assert {fact["against_saturation"] for fact in without.facts.values() if "against_saturation" in fact} == {
         "narrower weights"
     }
@@ -253,7 +254,7 @@ def test_choosing_costs_less_than_either_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_safe_models_are_evaluated_as_lowered(residual_bits: int) -> None:
     """The QuantizedModel, with the proved constants, gives every integer of the safe model."""
     model, _, _, images = resnet20("W8A8", residual_bits)
-    narrow = lower(model, avoid_saturation=True, images=images)
+    narrow = certified(model, avoid_saturation=True, images=images)
     assert seven_bit(narrow)
     got: dict[str, Tensor] = {}
     expected: dict[str, Tensor] = {}
@@ -284,7 +285,7 @@ def test_accuracy_survives_narrowing() -> None:
     """On real digits, images that only one of the models gets right are few, and on either side as often, within three sigma."""
     model = small_quantized("W8A8")
     train(model, few(512), TrainSettings(epochs=2, learning_rate=0.05))
-    plain, narrow = lower(model), lower(model, avoid_saturation=True)
+    plain, narrow = certified(model), certified(model, avoid_saturation=True)
     assert any("against_saturation" in fact for fact in narrow.facts.values())
     before, after = [], []
     for images, labels in digits().batches("test", 250):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import LoweringError
-from bitwright.integer import certification_effect, logits, lower, run
+from bitwright.integer import certification_effect, logits, lower, lowered, run
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, TrainSettings, calibrate, evaluate, quantize, train
+from integer.certified import certified
 from training.small import digits, few, small_graph, small_quantized
 
 
@@ -35,7 +36,7 @@ def trained(scheme: str, residual_bits: int) -> QuantizedModel:
 def test_every_integer_is_equal(scheme: str, residual_bits: int) -> None:
     """The float32 forward with proved constants gives the integers of the integer model: 0 of all differ on 1,000 images."""
     model = trained(scheme, residual_bits)
-    integer = lower(model)
+    integer = certified(model)
     held_out = digits().batches("test", 250)
     images_seen = 0
     for images, _ in held_out:
@@ -66,7 +67,7 @@ def test_every_integer_is_equal(scheme: str, residual_bits: int) -> None:
 def test_the_effect_counts_what_differs() -> None:
     """Counted by hand: with certificates of another scale of one layer, its integers differ, and those before it do not."""
     model = small_quantized("W4A4")
-    lower(model)
+    certified(model)
     held_out = digits().batches("test", 500)
     with torch.no_grad():
         model.activation_quantizer("down.0").scale.mul_(1.5)
@@ -90,19 +91,19 @@ def test_the_effect_counts_what_differs() -> None:
 def test_an_unproved_model_has_no_effect() -> None:
     """Before lowering, and after more training, there is nothing to compare."""
     model = small_quantized("W4A4")
-    with pytest.raises(LoweringError, match="lower it first"):
+    with pytest.raises(LoweringError, match="certify it with those of `lowered` first"):
         certification_effect(model, few(64))
-    lower(model)
+    certified(model)
     assert model.certificates
     model.train()
-    with pytest.raises(LoweringError, match="lower it first"):
+    with pytest.raises(LoweringError, match="certify it with those of `lowered` first"):
         certification_effect(model, few(64))
 
 
 def test_calibrating_drops_the_proofs() -> None:
     """New scales make old certificates wrong."""
     model = small_quantized("W4A4")
-    lower(model)
+    certified(model)
     calibrate(model, [digits().calibration(32)[0]])
     assert not model.certificates
 
@@ -116,7 +117,7 @@ def test_channels_of_gain_zero_are_their_bias() -> None:
             model.get_parameter("network.down.1.bias")[value] = offset
     images = digits().calibration(64)[0]
     calibrate(model, [images])
-    integer = lower(model)
+    integer = certified(model)
     seen: dict[str, Tensor] = {}
     run(integer, images, lambda name, value: seen.__setitem__(name, value))
     scale = integer.formats["down.0"].scale
@@ -128,3 +129,24 @@ def test_channels_of_gain_zero_are_their_bias() -> None:
     with torch.no_grad():
         model(images, lambda name, value: got.__setitem__(name, value.values))
     assert all(torch.equal(got[name].double(), value.double()) for name, value in seen.items())
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_lowering_leaves_the_model_as_it_was(training: bool) -> None:
+    """A model may be lowered between two steps of its training: modes, certificates, parameters and results stay."""
+    model = small_quantized("W4A4")
+    found = lowered(model, avoid_saturation=True, images=digits().calibration(8)[0]).certificates
+    model.train(training)
+    next(model.children()).eval()
+    if not training:
+        model.certify(found)
+    modes, tensors = (
+        [module.training for module in model.modules()],
+        {k: v.clone() for k, v in model.state_dict().items()},
+    )
+    certificates = dict(model.certificates)
+    lower(model, avoid_saturation=True, images=digits().calibration(8)[0])
+    assert [module.training for module in model.modules()] == modes
+    assert model.certificates == certificates
+    assert bool(certificates) is not training
+    assert all(torch.equal(tensors[key], value) for key, value in model.state_dict().items())

@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from bitwright.errors import FileFormatError
 from bitwright.graph import capture
-from bitwright.integer import IntegerModel, load, lower, prepare, run
+from bitwright.integer import IntegerModel, load, prepare, run
 from bitwright.quantizer import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, Ranges, TrainSettings, calibrate, quantize, train
+from integer.certified import certified
 from training.small import digits, few, small_graph, small_quantized
 from windows import windows
 
 
 def assert_lowered_as_trained(model: QuantizedModel, images: Tensor) -> IntegerModel:
     """Every tensor's integers of the forward, the reference executor and the prepared model."""
-    integer = lower(model)
+    integer = certified(model)
     got: dict[str, Tensor] = {}
     expected: dict[str, Tensor] = {}
     with torch.no_grad():
@@ -93,12 +94,12 @@ def test_windows_are_kept_in_files(ranges: Ranges, tmp_path: Path) -> None:
     found = {name: model.activation_quantizer(name).format for name in model.plan.asymmetric - model.plan.accumulators}
     assert any(window not in (TensorFormat.symmetric(4), TensorFormat.symmetric(8)) for window in found.values())
     assert found == {name: again.activation_quantizer(name).format for name in found}
-    integer = lower(again)
+    integer = certified(again)
     integer.save(tmp_path / "model.safetensors")
     loaded = load(tmp_path / "model.safetensors")
     images = digits().calibration(8)[0]
     assert loaded.formats == integer.formats
-    assert torch.equal(run(loaded, images), run(lower(model), images))
+    assert torch.equal(run(loaded, images), run(certified(model), images))
     data = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "old.safetensors").write_bytes(data.replace(b"bitwright.integer.4", b"bitwright.integer.2"))
     with pytest.raises(FileFormatError, match=r"got 'bitwright.integer.2'.*Another version of Bitwright wrote it"):

@@ -13,11 +13,12 @@ from bitwright.errors import DataError, TrainingError
 from bitwright.graph import Graph, capture
 from bitwright.graph.execute import execute
 from bitwright.graph.nodes import Node
-from bitwright.integer import lower, run
+from bitwright.integer import run
 from bitwright.reconstruction import correct_biases
 from bitwright.reconstruction.sharing import shared
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
+from integer.certified import certified
 from training.small import digits, small_graph, small_quantized
 
 
@@ -74,7 +75,7 @@ def test_means_become_those_of_the_float_network(network: Callable[[], Graph], p
     *_, logits = after
     assert float(after[logits].abs().max()) < 1e-4 < float(before[logits].abs().max())
     assert sum(float(error.norm()) for error in after.values()) < sum(float(error.norm()) for error in before.values())
-    integers, unseen = lower(model), digits().test.read(range(200))[0]
+    integers, unseen = certified(model), digits().test.read(range(200))[0]
     with torch.no_grad():
         assert torch.equal(model.integers(unseen)["logits"].values.to(torch.int32), run(integers, unseen))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from bitwright.errors import DataError, FileFormatError, TrainingError
 from bitwright.graph.execute import execute
 from bitwright.graph.nodes import Bounds
-from bitwright.integer import lower, run
+from bitwright.integer import run
 from bitwright.quantizer import weight_format
 from bitwright.reconstruction import LearnedRounding, ReconstructionSettings, blocks, reconstruct
 from bitwright.reconstruction.descent import BlockDescent
@@ -22,6 +22,7 @@ from bitwright.reconstruction.dropping import DroppedRounding
 from bitwright.reconstruction.rounding import annealed
 from bitwright.training import Checkpointing, QuantizedModel, Ranges, quantize
 from bitwright.training.straight_through import clamp_round
+from integer.certified import certified
 from reliability.networks import tiny_graph, tiny_quantized
 from training.small import digits, small_graph, small_quantized
 
@@ -106,7 +107,7 @@ def test_reconstructed_logits_are_closer_to_floats(precision: str) -> None:
     )
     assert distance(model, unseen) < 0.8 * before
     assert told == [(step, 240) for step in range(1, 241)]
-    integers = lower(model)
+    integers = certified(model)
     with torch.no_grad():
         assert torch.equal(model.integers(unseen)["logits"].values.to(torch.int32), run(integers, unseen))
 

@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from bitwright.graph import FloatModel, Graph, capture
-from bitwright.integer import lower, prepare, run
+from bitwright.integer import prepare, run
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
 from bitwright.training import QuantizedModel, Ranges, TrainSettings, calibrate, quantize, train
+from integer.certified import certified
 from training.small import SHAPE, SmallResidual, digits, few, small_graph
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -66,7 +67,7 @@ def test_everything_between_model_and_integers(kind: torch.dtype) -> None:
         table = measure_sensitivity(found, images[:4], labels[:4], SensitivitySettings(activations=False, max_probes=8))
         model = calibrate(quantize(found, Scheme.uniform(found.layers, Precision(4, 8))), [images], "minmax")
         model.settle_norm([images] * 4)
-        integer = lower(model)
+        integer = certified(model)
         prepared = prepare(integer)
         traces = torch.tensor([layer.trace for layer in table.layers])
         return [traces, model(images), prepared.run(images), run(integer, images), prepared.logits(images)]

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from bitwright.errors import TaskError
 from bitwright.graph import FloatModel
-from bitwright.integer import logits, lower
+from bitwright.integer import logits
 from bitwright.reconstruction import reconstruct
 from bitwright.reconstruction.blocks import blocks
 from bitwright.reconstruction.reconstruct import ReconstructionSettings
@@ -18,6 +18,7 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.task import Score, Task
 from bitwright.training import Distillation, TrainSettings, evaluate, fine_tune, train
+from integer.certified import certified
 from several_outputs import captured, images, quantized
 
 LABELS = torch.arange(16) % 5
@@ -62,7 +63,7 @@ def test_a_loss_of_ones_own_gets_all_outputs() -> None:
     for name in ("stem.0.weight", "features.weight", "logits.weight"):
         assert not torch.equal(before[name], after[name])
     model.eval()
-    integer = lower(model)
+    integer = certified(model)
     with torch.no_grad():
         assert all(torch.equal(model(images(5))[name], real) for name, real in logits(integer, images(5)).items())
 

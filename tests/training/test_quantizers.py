@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
 from bitwright.graph import Graph, capture
-from bitwright.integer import lower, run
+from bitwright.integer import run
 from bitwright.quantizer import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
 from bitwright.training.quantizers import ActivationQuantizer, QuantizerSettings, Ranges, WeightQuantizer
+from integer.certified import certified
 from training.small import digits, small_graph, small_quantized
 
 BITS = st.integers(2, 8)
@@ -254,7 +255,7 @@ def test_one_scale_for_a_layer() -> None:
         found = one.weight_quantizer(name).scale
         assert found.tolist() == [float(each.weight_quantizer(name).scale.max())] * len(found)
     images = digits().calibration(16)[0]
-    integer = lower(one)
+    integer = certified(one)
     assert torch.equal(run(integer, images).double() * torch.from_numpy(integer.outputs["logits"].unit), one(images))
 
 
@@ -263,7 +264,7 @@ def test_narrow_biases_are_clamped(bits: int) -> None:
     """Biases of few bits saturate at the limit of these bits, in training and, the same integers, after lowering."""
     free, narrow = ema(free_norm=False), ema(free_norm=False, bias_bits=bits)
     limit = 2 ** (bits - 1) - 1
-    lowered = {model: lower(model) for model in (free, narrow)}
+    lowered = {model: certified(model) for model in (free, narrow)}
     largest = {model: max(int(abs(op.bias).max()) for op in made.layers().values()) for model, made in lowered.items()}
     assert largest[narrow] == limit < largest[free]
     images = digits().calibration(16)[0]

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from bitwright.graph import Graph, capture
-from bitwright.integer import lower, prepare
+from bitwright.integer import prepare
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import Ranges, calibrate, quantize
+from integer.certified import certified
 from training.small import digits, small_graph
 
 SIZES = (1e-8, 1e-14, 1e-30, 0.0)
@@ -53,7 +54,7 @@ def test_they_train_and_lower(ranges: Ranges, free_norm: bool) -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     model.settle_norm([images])
-    assert torch.equal(prepare(lower(model)).logits(images), model(images))
+    assert torch.equal(prepare(certified(model)).logits(images), model(images))
 
 
 def test_a_layer_without_norm_keeps_its_biases() -> None:
@@ -65,7 +66,7 @@ def test_a_layer_without_norm_keeps_its_biases() -> None:
     graph = capture(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(len(SIZES), 2, 1)), (1, 8, 8))
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     model = calibrate(quantize(graph, Scheme.uniform(graph.layers, Precision(8, 8))), [images], "minmax")
-    integer = lower(model)
+    integer = certified(model)
     seen = {}
     prepare(integer).run(images, lambda name, values: seen.setdefault(name, values))
     made = integer.formats["0"]

@@ -153,7 +153,7 @@ class Epochs:
 
     def _validated(self) -> tuple[Scores, IntegerModel] | None:
         """The accuracy after the last step, and the integer model; None in all processes but the first."""
-        from bitwright.integer import lower
+        from bitwright.integer import lower, lowered
 
         model = self._model.eval()
         model.certify({})
@@ -166,9 +166,10 @@ class Epochs:
         if self._flags.fixed_point_quantization:
             accuracy = validate(model, self._data, self._flags, self._log)
             return accuracy, lower(model)
-        integer = lower(model)
+        found = lowered(model)
+        model.certify(found.certificates)
         on_processor = next(model.parameters()).device.type == "cpu"
-        return validate(integer if on_processor else model, self._data, self._flags, self._log), integer
+        return validate(found.model if on_processor else model, self._data, self._flags, self._log), found.model
 
     def _trained(self, epoch: int, momenta: Any) -> Trained:
         from bitwright.training import Trained

@@ -132,7 +132,6 @@ def evaluate(start: Begun, data: ImageData, flags: Namespace, log: Log) -> None:
     model = prepared(start, flags, data, log)
     integer = lower(model)
     if flags.fixed_point_quantization:
-        model.certify({})
         validate(model, data, flags, log)
     else:
         validate(integer, data, flags, log)

@@ -22,7 +22,7 @@ from bitwright.demo.settings import DemoSettings
 from bitwright.export import export_float_onnx, export_onnx
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, load_model, scheme_cost
-from bitwright.integer import IntegerModel, certification_effect, lower, prepare
+from bitwright.integer import IntegerModel, certification_effect, lowered, prepare
 from bitwright.integer.reader import load_integer
 from bitwright.progress import Progress, silent
 from bitwright.report import Row, RowTable, plot_bits, plot_frontier
@@ -188,11 +188,12 @@ class _Job:
 
         def make(path: Path) -> None:
             model = self.kept(f"{name}.checkpoint", load_quantized, train)
-            integer = lower(model)
+            integer = lowered(model)
+            model.certify(integer.certificates)
             with self.stage(f"counting what certification changed in {name}") as progress:
                 effect = certification_effect(model, self.data.batches("test", EVALUATION_BATCH), progress=progress)
             write_json(self.folder / f"{name}.certification.json", effect.to_dict())
-            integer.save(path)
+            integer.model.save(path)
 
         model = self.kept(f"{name}.safetensors", load_integer, make)
         export_onnx(model, self.folder / f"{name}.onnx")

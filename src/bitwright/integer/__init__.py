@@ -6,7 +6,7 @@ from bitwright.integer.execution.prepared import PreparedModel
 from bitwright.integer.execution.reference import logits, run
 from bitwright.integer.load import load
 from bitwright.integer.lowering.certification_effect import CertificationEffect, certification_effect
-from bitwright.integer.lowering.lower import lower
+from bitwright.integer.lowering.lower import Lowered, lower, lowered
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import Multipliers, requantize
 from bitwright.integer.operations.product import IntegerProduct
@@ -21,6 +21,7 @@ __all__ = [
     "IntegerModel",
     "IntegerProduct",
     "IntegerTable",
+    "Lowered",
     "Multipliers",
     "PreparedModel",
     "QuantParams",
@@ -30,6 +31,7 @@ __all__ = [
     "load_integer",
     "logits",
     "lower",
+    "lowered",
     "prepare",
     "requantize",
     "run",

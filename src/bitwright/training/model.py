@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -158,6 +159,19 @@ class QuantizedModel(Overviewed, nn.Module):
     def certify(self, certificates: Mapping[str, Certificate]) -> None:
         """Compute with proved constants in evaluation mode, until the next training step."""
         self.certificates = dict(certificates)
+
+    @contextmanager
+    def uncertified(self) -> Iterator[None]:
+        """Evaluation mode with the model's own constants; what it was before is what it is afterwards."""
+        modes, certificates = [(module, module.training) for module in self.modules()], self.certificates
+        self.eval()
+        self.certify({})
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            self.certify(certificates)
 
     @property
     def norm_momentum(self) -> float | None:

@@ -80,18 +80,20 @@ def certification_effect(
     """Run a lowered model with and without its proved constants, and count what differs.
 
     Args:
-        model: As `lower` left it; it keeps its certificates.
+        model: With the certificates that `lowered` found, which it keeps.
         batches: (images, labels).
         task: What the network is for; None is classification.
         progress: Told about every batch.
 
     Raises:
-        LoweringError: If the model was not lowered, or was trained since.
+        LoweringError: If the model has no certificates, or was trained since.
         DataError: If there is no image, or images or labels do not fit the model.
     """
     certificates = model.certificates
     if not certificates:
-        raise LoweringError("the model has no proved multipliers: lower it first, and do not train it afterwards.")
+        raise LoweringError(
+            "the model has no proved multipliers: certify it with those of `lowered` first, and do not train it afterwards."
+        )
     elements: dict[str, int] = {}
     differing: dict[str, int] = {}
     guesses: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}

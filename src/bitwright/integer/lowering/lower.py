@@ -2,12 +2,13 @@
 """From a QuantizedModel to an IntegerModel, with a proof for each channel.
 
 Every ratio between an accumulator's unit and its output's scale becomes a multiplier `b / 2**c` with a certificate that float32
-engines compute the same integers. The proved constants go back to the QuantizedModel, whose forward pass then gives exactly the
-integers of the IntegerModel.
+engines compute the same integers. A QuantizedModel that is given the proved constants (`certify`) computes in its forward pass
+exactly the integers of the IntegerModel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -80,8 +81,20 @@ class Lowering:
         }
 
 
-@torch.no_grad()
-@full_precision()
+@dataclass(frozen=True)
+class Lowered:
+    """What lowering made.
+
+    Attributes:
+        model: The integer model.
+        certificates: The constants that were proved, by node: with them (`QuantizedModel.certify`), the quantized model's forward
+            pass gives the integers of `model`.
+    """
+
+    model: IntegerModel
+    certificates: Mapping[str, Certificate]
+
+
 def lower(
     model: QuantizedModel,
     *,
@@ -89,7 +102,7 @@ def lower(
     images: Tensor | None = None,
     progress: Progress = silent,
 ) -> IntegerModel:
-    """Make the integer model of `model`, prove it, and hand the proved constants back to `model`.
+    """Make the integer model of `model`, and prove it. `model` stays as it is, in training as well.
 
     Args:
         model: A calibrated or trained model.
@@ -104,9 +117,25 @@ def lower(
             wanted one can be proved.
         DataError: If the images do not fit the model.
     """
+    return lowered(model, avoid_saturation=avoid_saturation, images=images, progress=progress).model
+
+
+def lowered(
+    model: QuantizedModel,
+    *,
+    avoid_saturation: bool = False,
+    images: Tensor | None = None,
+    progress: Progress = silent,
+) -> Lowered:
+    """As `lower`, with the proved constants beside the integer model."""
     check_ready(model)
-    model.eval()
-    model.certify({})
+    with model.uncertified():
+        return _lowered(model, avoid_saturation, images, progress)
+
+
+@torch.no_grad()
+@full_precision()
+def _lowered(model: QuantizedModel, avoid_saturation: bool, images: Tensor | None, progress: Progress) -> Lowered:
     plan = model.plan
     before, total = 0, len(plan.graph.nodes)
 
@@ -128,10 +157,10 @@ def lower(
     if lowering.against_saturation is not None:
         certificates = lowering.against_saturation.certified(model, certificates)
         scheme = lowering.against_saturation.scheme(plan)
-    model.certify(certificates)
     outputs = {name: lowering.output(tensor) for name, tensor in plan.graph.outputs.items()}
     known = plan.source.preprocessing
-    return IntegerModel(plan.graph.model, scheme, tuple(ops), lowering.formats, outputs, lowering.facts, known)
+    integer = IntegerModel(plan.graph.model, scheme, tuple(ops), lowering.formats, outputs, lowering.facts, known)
+    return Lowered(integer, certificates)
 
 
 @singledispatch
