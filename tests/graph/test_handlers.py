@@ -493,6 +493,7 @@ def test_features_are_joined_and_split_like_channels() -> None:
         (lambda x: x.clamp(torch.arange(8.0).view(8, 1, 1)), "its bounds differ from channel to channel"),
         (lambda x: x.mean((2, 3)) @ x.flatten(2).mean(0), "unsupported operation"),
         (lambda x: torch.cat([x, torch.ones_like(x)], 1), "it puts a constant beside"),
+        (lambda x: torch.cat([torch.ones(1, 1, 8, 8).expand(x.shape[0], -1, -1, -1), x], 1), "a class token"),
         (lambda x: torch.cat([x, x], 0), "it puts images together along the batch"),
         (lambda x: x.transpose(0, 1).relu(), "it moves the axis of the batch"),
         (lambda x: x.view(-1, 2, 4, 8, 8).permute(0, 1, 3, 4, 2), r"returns a view of shape \(2, 8, 8, 4\)"),

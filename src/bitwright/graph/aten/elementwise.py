@@ -126,8 +126,11 @@ def _with_zeros(builder: Builder, fx_node: fx.Node, items: Sequence[Any], axis: 
             before = 0
             continue
         values = constant(builder, fx_node, item)
-        if bool(values.any()) or not axis:
-            raise builder.refuse(fx_node, "it puts a constant beside what depends on the images; zeros are known.")
+        if bool(values.any()) or not axis or values.dim() != 4:
+            raise builder.refuse(
+                fx_node,
+                "it puts a constant beside what depends on the images, as transformers do with a class token; zeros are known.",
+            )
         if names:
             around[-1][1] += values.shape[axis]
         else:

@@ -12,7 +12,7 @@ from torch import fx
 
 from bitwright.graph.aten.registry import arguments, constant, handles, tensor
 from bitwright.graph.aten.views import as_image, behind_view, is_plain, leading, reshaped
-from bitwright.graph.builder import Builder
+from bitwright.graph.builder import Builder, Constant, Parameter
 from bitwright.graph.nodes import Add, Concat, DepthToSpace, Pad, Slice, Take
 
 
@@ -360,10 +360,11 @@ def _pixel_unshuffle(builder: Builder, fx_node: fx.Node) -> str:
 
 
 @handles("expand", "expand_as", "repeat", "broadcast_to")
-def _expand(builder: Builder, fx_node: fx.Node) -> str:
-    return repeated(
-        builder, fx_node, tensor(builder, fx_node, arguments(builder, fx_node)["self"]), builder.shape(fx_node)
-    )
+def _expand(builder: Builder, fx_node: fx.Node) -> str | Constant:
+    source, shape = arguments(builder, fx_node)["self"], builder.shape(fx_node)
+    if isinstance(source, Parameter | Constant):  # for every image: one stands for all
+        return Constant(builder.tensor_of(source).expand(1, *shape))
+    return repeated(builder, fx_node, tensor(builder, fx_node, source), shape)
 
 
 def repeated(builder: Builder, fx_node: fx.Node, source: str, shape: tuple[int, ...]) -> str:
