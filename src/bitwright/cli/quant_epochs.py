@@ -53,10 +53,7 @@ def _predictor(model: IntegerModel | QuantizedModel) -> Any:
     """Images to logits: on a GPU those of the lowered quantized model, which are the integer model's."""
     from bitwright.integer import IntegerModel, prepare
 
-    if isinstance(model, IntegerModel):
-        return prepare(model).logits
-    device = next(model.parameters()).device
-    return lambda images: model(images.to(device))
+    return prepare(model).logits if isinstance(model, IntegerModel) else model
 
 
 class Epochs:

@@ -14,6 +14,7 @@ from torch import Tensor
 from bitwright.data.given import each_images, each_labelled, labelled, only_images
 from bitwright.errors import TaskError
 from bitwright.task.curvature import Curvature, DifferentiatedCurvature, Loss
+from bitwright.task.placement import beside
 from bitwright.task.score import Score, Shape
 
 Network = Callable[[Tensor], Tensor]
@@ -137,4 +138,4 @@ class Task:
                 f"task.towards(network))."
             )
         with torch.no_grad():
-            return self.reference(images).detach()
+            return self.reference(beside(self.reference, images)).detach()

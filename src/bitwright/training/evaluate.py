@@ -13,6 +13,7 @@ from bitwright.errors import DataError, TaskError
 from bitwright.graph.outputs import Returned, first
 from bitwright.progress import Progress, silent
 from bitwright.task import Scores, Task, classification, require_outputs
+from bitwright.task.placement import beside
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -32,7 +33,7 @@ def evaluate(
 
     Args:
         predict: Images to real outputs, of shape (batch, *outputs). Of several outputs by name, the first is judged, unless the
-            task is of several.
+            task is of several. A module gets them on its own device.
         batches: (images, labels), as pairs or as dictionaries; without labels, where the task is free of them.
         task: What the network is for; None is classification.
         model: Its name, for messages.
@@ -50,7 +51,7 @@ def evaluate(
     seen = 0
     total = len(batches) if isinstance(batches, Sized) else 0
     for done, (images, given) in enumerate(task.batches(batches), 1):
-        returned = predict(images)
+        returned = predict(beside(predict, images))
         leading = first(returned)
         outputs = returned if task.several_outputs else leading
         targets, shape = given.to(leading.device), tuple(leading.shape[1:])
