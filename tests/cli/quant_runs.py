@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,9 +54,17 @@ class Run:
     def same_weights(self, other: Run) -> bool:
         return all(torch.equal(value, other.weights()[name]) for name, value in self.weights().items())
 
+    def figures(self) -> list[dict[str, Any]]:
+        """Of every epoch, but for those that no two runs have in common."""
+        path = self.folder / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [{key: line[key] for key in line.keys() - {"seconds", "images_per_second"}} for line in lines]
+
     def same_files(self, other: Run) -> bool:
-        names = {path.name for path in self.folder.iterdir()} - {"log.log"}
-        assert names == {path.name for path in other.folder.iterdir()} - {"log.log"}
+        timed = {"log.log", "metrics.jsonl"}
+        names = {path.name for path in self.folder.iterdir()} - timed
+        assert names == {path.name for path in other.folder.iterdir()} - timed
+        assert self.figures() == other.figures()
         return all((self.folder / name).read_bytes() == (other.folder / name).read_bytes() for name in names)
 
 

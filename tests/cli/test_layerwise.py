@@ -45,7 +45,7 @@ def test_one_command_and_resumable(measured: Path, bitwright: Command, monkeypat
     whole = bitwright(*given, "-o", "whole", "--json")
     assert whole.status == 0, whole.err
     assert len(json.loads(whole.out)["losses"]) == 2  # the one inner layer falls to W4A4, then to W2A4
-    assert sorted(path.name for path in measured.iterdir()) == ["net.graph", "net.json", "whole"]
+    assert sorted(path.name for path in measured.iterdir()) == ["net.graph", "net.json", "whole", "whole.metrics.jsonl"]
     call, calls = Bar.__call__, 0
 
     def stopping(bar: Bar, done: int, total: int, /, **figures: float) -> None:
@@ -65,7 +65,9 @@ def test_one_command_and_resumable(measured: Path, bitwright: Command, monkeypat
     words = shlex.split(stopped.err.splitlines()[-1].removeprefix("interrupted: go on with: "))
     assert bitwright(*words[1:]).status == 0
     assert (measured / "parted").read_bytes() == (measured / "whole").read_bytes()
-    assert sorted(path.name for path in measured.iterdir()) == ["net.graph", "net.json", "parted", "whole"]
+    assert sorted(path.name for path in measured.iterdir()) == [
+        "net.graph", "net.json", "parted", "parted.metrics.jsonl", "whole", "whole.metrics.jsonl",
+    ]  # fmt: skip
     assert [str(precision) for precision in load_quantized("parted").plan.scheme.layers.values()] == [
         "W8A8",
         "W2A4",

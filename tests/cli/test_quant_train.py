@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -98,8 +99,10 @@ def test_each_epoch_is_validated_and_kept(train: Train) -> None:
     assert best == [(epoch, max(found[: epoch + 1])) for epoch in range(3)]
     assert {path.name for path in run.folder.iterdir()} == {
         "log.log", "checkpoint.safetensors", "model_best.safetensors", "quantized_checkpoint.safetensors",
-        "quantized_best.safetensors",
+        "quantized_best.safetensors", "metrics.jsonl",
     }  # fmt: skip
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], round(line["top1_percent"], 3)) for line in lines] == list(enumerate(found, 1))
     last, kept = run.checkpoint()[1], run.checkpoint("model_best")[1]
     assert (last.epoch, last.best_top1, kept.best_top1) == (3, max(found), max(found))
     assert kept.epoch == found.index(max(found)) + 1

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bitwright.training import EpochLines
 from reliability.way import COMMANDS, TIMED, go
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
@@ -51,7 +52,12 @@ def ended(process: subprocess.Popen[str]) -> bool:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The files that two runs must have in common."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in TIMED}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(TIMED)}
+
+
+def finished(folder: Path) -> set[str]:
+    """All names, but for files that were being written when the process was killed."""
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".tmp")}
 
 
 def unbroken(what: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, bytes], list[float]]:
@@ -67,15 +73,20 @@ def unbroken(what: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
 def test_killed_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while it trains in float, and again while it trains with quantization, it ends with the files of one process."""
     expected, _ = unbroken("way", tmp_path / "whole", monkeypatch)
-    assert set(expected) == set(COMMANDS)
+    assert set(expected) == {*COMMANDS, "float.graph.best"}
     folder = tmp_path / "parted"
     folder.mkdir()
-    assert not ended(begin("way", folder, 30, hash_seed=1))
-    assert [path.name for path in folder.iterdir()] == ["float.graph.state"]
-    assert not ended(begin("way", folder, 100, hash_seed=2))
-    assert {path.name for path in folder.iterdir()} == {*list(COMMANDS)[:3], "checkpoint.state"}
+    assert not ended(begin("way", folder, 33, hash_seed=1))
+    epoch = {"float.graph.best", "float.graph.metrics.jsonl"}
+    assert finished(folder) == {"float.graph.state", *epoch}
+    assert not ended(begin("way", folder, 120, hash_seed=2))
+    assert finished(folder) == {
+        *list(COMMANDS)[:3], *epoch, "checkpoint.state", "checkpoint.best", "checkpoint.metrics.jsonl",
+    }  # fmt: skip
     assert ended(begin("way", folder, 0, hash_seed=3))
     assert contents(folder) == expected
+    for name in ("float.graph", "checkpoint"):
+        assert [line["epoch"] for line in EpochLines(Path(f"{name}.metrics.jsonl")).before(100)] == [1, 2]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitwright.integer.reader import load_integer
+from bitwright.training import EpochLines
 from reliability.ranks import KINDS
 
 pytestmark = [
@@ -77,4 +78,8 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["lower", str(tmp_path / "checkpoint"), "-o", str(tmp_path / "integer")])
     assert load_integer(tmp_path / "integer").scheme.name == "W4A4"
-    assert {path.name for path in tmp_path.iterdir()} == {"float.graph", "checkpoint", "integer"}
+    assert {path.name for path in tmp_path.iterdir()} - {"float.graph.best", "checkpoint.best"} == {
+        "float.graph", "float.graph.metrics.jsonl", "checkpoint", "checkpoint.metrics.jsonl", "integer",
+    }  # fmt: skip
+    for name in ("float.graph", "checkpoint"):
+        assert [line["epoch"] for line in EpochLines(tmp_path / f"{name}.metrics.jsonl").before(100)] == [1, 2]

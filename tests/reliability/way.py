@@ -65,8 +65,8 @@ COMMANDS = {
 }
 """Each file, and the command that makes it."""
 
-TIMED = ("latency.json", "table.json", "table.md")
-"""Files of the demonstration that hold times, which no two runs have in common."""
+TIMED = ("latency.json", "table.json", "table.md", ".metrics.jsonl")
+"""How files end that hold times, which no two runs have in common."""
 
 
 def walk(folder: Path) -> None:

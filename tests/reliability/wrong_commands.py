@@ -67,6 +67,7 @@ CHOICES = {
     "scheme": ("W9A9", "W4", "missing.yaml"), "metric": ("trace",), "engine": ("abacus",), "target": ("arm",),
     "split": ("validation",), "ranges": ("wide",), "device": ("abacus",), "choices": ("1-9", "W4A4,", "9"),
     "pins": ("stem.0", "nothing=W4A4", "stem.0=W9A9"), "latency_table": ("missing.json",), "deploy": ("abacus",),
+    "track": ("abacus",),
 }  # fmt: skip
 """Words that an option does not know, by the parameter's name."""
 
@@ -99,7 +100,8 @@ MORE = (
     "train @tiny.graph -d =mnist-5k -o +x --scheme @tiny.yaml --residual-bits 16",
     *(f"train @tiny.graph -d =mnist-5k -o +x --scheme W4A4 {option}" for option in (
         "--pretrained", "--weights @tiny.safetensors", "--classes 10", "--channels 1", "--image-size 8", "--ema",
-        "--epochs 0 --lr 0.1", "--epochs 0 --wd 0", "--epochs 0 --data-fraction 0.1", "--data-fraction 0",
+        "--epochs 0 --lr 0.1", "--epochs 0 --wd 0",
+        "--epochs 0 --track tensorboard", "--epochs 0 --data-fraction 0.1", "--data-fraction 0",
     )),
     *(f"train reliability.networks:tiny -d =mnist-5k -o +x {option}" for option in (
         "--ranges ema", "--free-norm", "--fixed-norm", "--distill 0.5", "--residual-bits 16", "--deploy onnx", "--ema",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "model_best.safetensors"
 QUANTIZED, QUANTIZED_BEST = "quantized_checkpoint.safetensors", "quantized_best.safetensors"
+METRICS = "metrics.jsonl"
 EVALUATION_BATCH = 50
 FEW_BITS = 3
 
@@ -79,7 +80,9 @@ class Epochs:
         self._log = log
         self._lines = TrainingLines(log, flags.print_freq)
         self._seen = False
+        self._accuracy: Scores | None = None
         self._settling = self._settling_images()
+        self._recorder = self._recording()
         model.free_norm = self._free(0)
 
     def hooks(self, begun: int) -> Hooks:
@@ -91,6 +94,7 @@ class Epochs:
                 self._recall()
             self._seen = True
             self._lines.before_epoch()
+            self._recorder.before_epoch(epoch)
 
         return Hooks(
             before_epoch=before_epoch,
@@ -98,6 +102,18 @@ class Epochs:
             after_step=self._after_step,
             after_epoch=self._after_epoch,
         )
+
+    def _recording(self) -> Hooks:
+        """A line for every epoch, with what was validated after it."""
+        from bitwright.sensitivity.processes import rank_and_size
+        from bitwright.training import EpochLines, Judged, Recorder
+
+        def validated(_: object) -> Judged:
+            assert self._accuracy is not None  # it was found just before
+            return Judged(self._accuracy, lambda: None)
+
+        lines, processes = EpochLines(self._flags.save_path / METRICS), rank_and_size()[1]
+        return Recorder(lines, self._settings, processes, validated, keeps_best=False).hooks()
 
     def _recall(self) -> None:
         """The best accuracy of the interrupted run: its checkpoint is older than the state it goes on from, never newer."""
@@ -122,6 +138,7 @@ class Epochs:
         if step.index == 0:
             self._log(f"lr = {self._settings.rate(step.number - 1, step.per_epoch):g}")
         self._lines.after_step(step)
+        self._recorder.after_step(step)
         times = self._flags.evaluate_times
         if times > 0 and step.index and step.index % (self._images() // (self._settings.batch_size * times) + 2) == 0:
             self._within_epoch(step.epoch)
@@ -133,6 +150,8 @@ class Epochs:
         accuracy, integer = found
         better = self._best.beaten_by(accuracy["top1_percent"])
         self._log(f"Best acc at epoch {epoch.number}: {self._best.top1:.3f}")
+        self._accuracy = accuracy
+        self._recorder.after_epoch(epoch)
         trained = self._trained(epoch.number + 1, epoch.momenta)
         if better:  # before the checkpoint, which says that it is written
             self._write(QUANTIZED_BEST, BEST, integer, trained)

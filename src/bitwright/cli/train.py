@@ -13,10 +13,9 @@ import typer
 
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, note, show
+from bitwright.cli.epochs import Followed, best_of, lines_of, settling_images
 from bitwright.cli.falling import Falling
-from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
-from bitwright.cli.models import refuse_ignored_weights, refuse_two_heads
 from bitwright.cli.numbers import real, whole
 from bitwright.cli.options import (
     Activations,
@@ -40,9 +39,13 @@ from bitwright.cli.outputs import reserve
 from bitwright.cli.preprocessing import network_preprocessing, reads_images
 from bitwright.cli.processes import default_device, join_processes, leave_processes
 from bitwright.cli.teacher import Alpha, Taught, Teacher, TeacherWeights, is_name
+from bitwright.cli.train_ignored import refuse_ignored_in_training
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bitwright.data import ImageData, Preprocessing
+    from bitwright.graph import Graph
     from bitwright.task import Task
     from bitwright.training import Checkpointing, TrainResult, TrainSettings
 
@@ -144,6 +147,16 @@ def train(
     checkpoint_steps: Annotated[
         int | None, typer.Option("--checkpoint-steps", parser=whole(1), help="Steps after which it is written besides.")
     ] = None,
+    validates: Annotated[
+        bool,
+        typer.Option(
+            "--validate/--no-validate", help="Judge every epoch on held-out images, and keep the best as OUTPUT.best."
+        ),
+    ] = True,
+    track: Annotated[
+        str | None,
+        typer.Option("--track", metavar="NAME", help="tensorboard, wandb, mlflow or trackio: show each epoch there."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from OUTPUT.state.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
@@ -153,10 +166,10 @@ def train(
     """Train in float (writes a graph), or with quantization under a scheme (writes a checkpoint to lower).
 
     Under torchrun all processes train one model, and the first one writes it; with --resume from the start, its
-    --max-restarts goes on where a killed process stopped.
+    --max-restarts goes on where a killed process stopped. Every epoch is a line of OUTPUT.metrics.jsonl.
     """
     from bitwright.errors import unknown_name
-    from bitwright.training import Checkpointing, Ranges, TrainSettings
+    from bitwright.training import Checkpointing, Ranges, TrainSettings, require_tracker
 
     settings = TrainSettings(
         epochs=epochs,
@@ -173,14 +186,23 @@ def train(
         raise typer.BadParameter("a scheme needs a captured network: run `bitwright capture` first.")
     if not in_float and scheme is None:
         raise typer.BadParameter("name the scheme of a captured network, for instance --scheme W4A4.")
-    _refuse_ignored(context, in_float)
+    refuse_ignored_in_training(context, in_float)
     if ranges not in list(Ranges):
         raise unknown_name("ranges", ranges, list(Ranges))
     state = output.with_name(f"{output.name}.state")
-    reserve(output, state, reads=[model, scheme, weights, layerwise, teacher, teacher_weights])
+    if track is not None:
+        require_tracker(track)
+    followed = Followed(output, validates, track)
+    reserve(
+        output,
+        state,
+        lines_of(output),
+        best_of(output),
+        reads=[model, scheme, weights, layerwise, teacher, teacher_weights],
+    )
     require_resumed(state, resume)
     checkpoint = Checkpointing(state, checkpoint_minutes, checkpoint_steps, resume)
-    run = _Run(data, task, settings, output, checkpoint, join_processes(default_device())[0], as_json, asked)
+    run = _Run(data, task, settings, followed, checkpoint, join_processes(default_device())[0], as_json, asked)
     with resumable(state):
         if scheme is None:
             model_options = {
@@ -201,54 +223,6 @@ def train(
     leave_processes()
 
 
-def _refuse_ignored(context: typer.Context, in_float: bool) -> None:
-    """Options of the other kind of training, and of any where there is none."""
-    if in_float:
-        reason = "a float network has no scales. Leave it out, or train a captured network with --scheme."
-        refuse_ignored(
-            context,
-            reason,
-            "ranges",
-            "free_norm",
-            "settle_norm",
-            "teacher_alpha",
-            "teacher",
-            "teacher_weights",
-            "residual_bits",
-            "activations",
-            "deploy",
-            "layerwise",
-        )
-        refuse_ignored_weights(context)
-        refuse_two_heads(context)
-    else:
-        reason = "a captured network has its weights and its shape. Leave it out, or name a model as SOURCE:MODEL."
-        refuse_ignored(
-            context, reason, "pretrained", "weights", "ema", "image_size", "channels", "classes", "replace_head"
-        )
-    if not in_float and Path(context.params["scheme"]).exists():
-        refuse_ignored(context, "the file of a scheme has its own.", "residual_bits", "activations")
-    if context.params["teacher_alpha"] == 0:
-        refuse_ignored(context, "--distill 0 gives a teacher no weight.", "teacher")
-    if context.params["teacher"] is None or not is_name(context.params["teacher"]):
-        refuse_ignored(context, "they are those of a teacher by name (--teacher SOURCE:MODEL).", "teacher_weights")
-    if context.params["layerwise"] is None:
-        reason = "it is about layers that fall one after another. Add --layerwise SENSITIVITIES."
-        refuse_ignored(context, reason, "rungs", "layers_per_stage")
-    if context.params["epochs"] == 0:
-        training = (
-            "learning_rate",
-            "batch_size",
-            "weight_decay",
-            "label_smoothing",
-            "data_fraction",
-            "teacher_alpha",
-            "teacher",
-        )
-        reason = "nothing is trained in 0 epochs."
-        refuse_ignored(context, reason, *training, "layerwise", "checkpoint_minutes", "checkpoint_steps")
-
-
 @dataclass(frozen=True)
 class _Run:
     """What training in float and quantized training have in common.
@@ -257,7 +231,7 @@ class _Run:
         data: Name of the images.
         task: Name of what the network is for.
         settings: The settings of the training.
-        output: File to write.
+        followed: How epochs are followed; its output is the file to write.
         checkpoint: Where the unfinished training is kept, and whether it goes on.
         main: Whether this process writes and prints, of several.
         as_json: Whether it prints JSON.
@@ -267,11 +241,16 @@ class _Run:
     data: str
     task: str
     settings: TrainSettings
-    output: Path
+    followed: Followed
     checkpoint: Checkpointing
     main: bool
     as_json: bool
     asked: Preprocessing
+
+    @property
+    def output(self) -> Path:
+        """File to write."""
+        return self.followed.output
 
     def end(
         self,
@@ -296,8 +275,11 @@ class _Run:
         line = f"{', '.join(facts.values())}: {scores} as trained; losses by epoch: {losses}"
         result = {**facts, "losses": list(trained.losses), "norm_images": trained.norm_images}
         result |= {**scores.to_dict(), "file": str(self.output)}
-        show(result, self.as_json, lambda: Text(line))
+        best = self.followed.best(self.settings.epochs)
+        show(result | {"best": best}, self.as_json, lambda: Text(line))
         note(f"wrote {self.output}")
+        if best is not None:
+            note(f"wrote {best_of(self.output)}: better, after epoch {best['epoch']}")
 
 
 def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
@@ -322,10 +304,17 @@ def _train_float(run: _Run, name: str, options: dict[str, Any]) -> None:
         "weights": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
     checkpoint = replace(run.checkpoint, origin=origin)
-    with bar(f"training {name} in float", shown=run.main) as progress:
-        trained = fit(made, images, run.settings, task=task, checkpoint=checkpoint, progress=progress)
+
+    def captured(module: nn.Module) -> Graph:
+        return replace(capture(module, shape, name=name), preprocessing=known).reading(images.preprocessing, run.data)
+
+    with (
+        run.followed.hooks(run.settings, task, images, lambda module, path: captured(module.cpu()).save(path)) as hooks,
+        bar(f"training {name} in float", shown=run.main) as progress,
+    ):
+        trained = fit(made, images, run.settings, task=task, checkpoint=checkpoint, hooks=hooks, progress=progress)
     if run.main:
-        graph = replace(capture(made, shape, name=name), preprocessing=known).reading(images.preprocessing, run.data)
+        graph = captured(made)
         graph.save(run.output)
         run.end(FloatModel(graph).eval(), task, images, trained, model=name, scheme="float")
 
@@ -366,7 +355,18 @@ def _train_quantized(
     options["distillation"] = taught.distillation(graph, images, run.data)
     options["checkpoint"] = run.checkpoint
     schemes = () if falling is None else falling.schemes(graph, chosen)
-    with bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress:
+    settles = options["settle_norm"] and options["free_norm"]
+    with (
+        run.followed.hooks(
+            run.settings,
+            task,
+            images,
+            lambda module, path: save_quantized(path, module),
+            settling=settling_images(images, run.settings.seed) if settles else None,
+            keeps_best=falling is None,  # that of fewer bits is what is wanted, not the best
+        ) as options["hooks"],
+        bar(f"training {graph.model}, {chosen.name}", shown=run.main) as progress,
+    ):
         if falling is None:
             model, trained = fine_tune(graph, chosen, images, run.settings, progress=progress, **options)
         else:

@@ -12,7 +12,9 @@ from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import QuantizerSettings, Ranges
+from bitwright.training.recording import EpochLines, Judged, Recorder
 from bitwright.training.settings import Checkpointing, Epoch, Hooks, Schedule, Start, Step, TrainSettings
+from bitwright.training.tracking import TRACKERS, require_tracker, tracked
 
 del _operations
 
@@ -23,14 +25,18 @@ __all__ = [
     "Distillation",
     "DivergenceScale",
     "Epoch",
+    "EpochLines",
     "Hooks",
+    "Judged",
     "Quantized",
     "QuantizedModel",
     "QuantizerSettings",
     "Ranges",
+    "Recorder",
     "Schedule",
     "Start",
     "Step",
+    "TRACKERS",
     "TrainResult",
     "TrainSettings",
     "Trained",
@@ -44,8 +50,10 @@ __all__ = [
     "load_quantized",
     "load_trained",
     "quantize",
+    "require_tracker",
     "save_quantized",
     "set_ranges",
+    "tracked",
     "train",
     "transfer_scales",
 ]

@@ -30,7 +30,7 @@ from bitwright.training.norm import SETTLING_IMAGES
 from bitwright.training.quantizers import Ranges
 from bitwright.training.settings import Checkpointing, Hooks, Start, TrainSettings
 
-CALIBRATION_BATCH = 128
+CALIBRATION_BATCH, CALIBRATION_IMAGES = 128, 512
 
 
 def fit(
@@ -102,11 +102,12 @@ def fine_tune(
     free_norm: bool = True,
     calibration: Calibration | str = Calibration.MSE,
     percentile: float = PERCENTILE,
-    calibration_images: int = 512,
+    calibration_images: int = CALIBRATION_IMAGES,
     settle_norm: bool = True,
     task: Task | None = None,
     distillation: Distillation | None = None,
     checkpoint: Checkpointing | None = None,
+    hooks: Hooks | None = None,
     progress: Progress = silent,
 ) -> tuple[QuantizedModel, TrainResult]:
     """Quantize `graph` under `scheme`, calibrate it, settle its batch norm, train it, and settle that again.
@@ -136,6 +137,7 @@ def fine_tune(
         distillation: A teacher whose outputs take part in the loss, for instance `FloatModel(graph)`.
         checkpoint: Where to keep the state of the training, or None. It goes on with the arguments that it was begun with, but
             for more epochs.
+        hooks: Functions to call on the way.
         progress: Told about every step.
 
     Returns:
@@ -182,6 +184,7 @@ def fine_tune(
             task=task.towards(FloatModel(graph).eval().requires_grad_(False)) if task.label_free else task,
             distillation=distillation,
             checkpoint=checkpoint,
+            hooks=hooks,
             progress=progress,
         )
     if settings.epochs and free_norm and settles:

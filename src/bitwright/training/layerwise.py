@@ -32,7 +32,7 @@ from bitwright.training.distillation import Distillation
 from bitwright.training.fine_tune import fine_tune
 from bitwright.training.loop import TrainResult
 from bitwright.training.model import QuantizedModel
-from bitwright.training.settings import Checkpointing, TrainSettings
+from bitwright.training.settings import Checkpointing, Hooks, TrainSettings
 
 FORMAT = "bitwright.layerwise.1"
 
@@ -99,6 +99,7 @@ def fine_tune_layerwise(
     settings: TrainSettings,
     *,
     checkpoint: Checkpointing | None = None,
+    hooks: Hooks | None = None,
     stage: Callable[[str], object] = _nothing,
     progress: Progress = silent,
     **options: Any,
@@ -114,6 +115,7 @@ def fine_tune_layerwise(
         data: Its training images calibrate and train.
         settings: The settings of each stage, whose seed counts on from stage to stage.
         checkpoint: Where to keep the state of the training, or None.
+        hooks: Functions to call on the way; epochs count on from stage to stage for them.
         stage: Told which stage begins, in words.
         progress: Told about every step.
         options: The options of `fine_tune`.
@@ -153,6 +155,7 @@ def fine_tune_layerwise(
             checkpoint=None
             if checkpoint is None
             else replace(checkpoint, path=stage_files(checkpoint.path, number + 1)[-1]),
+            hooks=None if hooks is None else hooks.counting_from(number * settings.epochs),
             progress=progress,
             **options,
         )

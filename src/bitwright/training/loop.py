@@ -140,7 +140,7 @@ def train(
             if file is not None and done.steps % per_epoch and file.due(done.steps):
                 file.write(done)
         done.end_epoch(per_epoch)
-        hooks.after_epoch(Epoch(epoch, done.losses[-1], slots(model, optimizer)))
+        hooks.after_epoch(Epoch(epoch, done.losses[-1], slots(model, optimizer), model))
         if file is not None:
             file.write(done)
     _share_buffers(model, accelerator)

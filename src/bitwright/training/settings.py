@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitwright.graph.digest import digest
 
@@ -160,11 +160,13 @@ class Epoch:
         number: From 0.
         loss: Mean over its batches.
         momenta: What the optimizer remembers, for a `Start`.
+        model: What is trained, in training mode.
     """
 
     number: int
     loss: float
     momenta: Mapping[str, Tensor] = field(repr=False)
+    model: nn.Module = field(repr=False)
 
 
 def _nothing(_: object) -> None:
@@ -186,3 +188,12 @@ class Hooks:
     before_step: Callable[[int], object] = _nothing
     after_step: Callable[[Step], object] = _nothing
     after_epoch: Callable[[Epoch], object] = _nothing
+
+    def counting_from(self, first: int) -> Hooks:
+        """The same for a training whose epochs follow `first` others."""
+        return replace(
+            self,
+            before_epoch=lambda epoch: self.before_epoch(first + epoch),
+            after_step=lambda step: self.after_step(replace(step, epoch=first + step.epoch)),
+            after_epoch=lambda epoch: self.after_epoch(replace(epoch, number=first + epoch.number)),
+        )
