@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""`docs/accuracy.md`: means and standard errors over seeds, what failed, and what nobody measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TRAINING = {"learning_rate": 0.01, "weight_decay": 5e-4, "batch_size": 128}
+
+
+def accuracy_page() -> ModuleType:
+    """The module, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("accuracy_page", BENCHMARKS / "accuracy_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_cells_say_how_many_seeds_they_are_of() -> None:
+    """A mean has a standard error from two seeds on; a row without a figure says why; an absent one is empty."""
+    rows = {
+        "net/float/float/0": {"top1_percent": 95.0},
+        **{f"net/W4A4/qat2/{seed}": {"top1_percent": 92.0 + 2 * seed} for seed in range(2)},
+        "net/W2A2/qat2/0": {"top1_percent": 90.5},
+        "net/W2A2/peer-x/0": {"failed": "ValueError: no such width"},
+    }
+    trials = {
+        "net/W2A2/qat2:momentum=0/0": {
+            "top1_percent": 91.0, "agreement_percent": 92.5, "divergence": 0.0123, "images": 4000,
+        },
+        "net/W2A2/qat2:momentum=9/0": {"failed": "TrainingError: diverged"},
+    }  # fmt: skip
+    made = accuracy_page().page({"rows": rows, "trials": trials}, TRAINING, {"steps": 200, "seed": 0})
+    for line in (
+        "In float: 95.00 (one seed).",
+        "| way | W4A4 | W2A2 |",
+        "| qat2 | 93.00 ± 1.00 (2 seeds) | 90.50 (one seed) |",
+        "| peer-x |  | ValueError: no such width |",
+        "| net | W2A2 | qat2:momentum=0 | 91.00 | 92.50 | 12.30 |",
+        "| net | W2A2 | qat2:momentum=9 | TrainingError: diverged | | |",
+        "steps 200.",
+    ):
+        assert line in made.splitlines()
+    assert "mobilenetv2-small qat10" in made.replace("\n", " ")
+
+
+def test_the_page_is_that_of_the_rows() -> None:
+    """Every figure of the committed results stands in the committed page."""
+    found = json.loads((BENCHMARKS / "results" / "accuracy.json").read_text())
+    text = (BENCHMARKS.parent / "docs" / "accuracy.md").read_text()
+    page = accuracy_page()
+    for group in page.grouped(found["rows"]).values():
+        assert page.cell(group) in text
+    assert all(line in text for line in page.trial_table(found["trials"]))
