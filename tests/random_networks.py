@@ -308,7 +308,8 @@ class Growing:
 
     def add(self, kind: type[Node], *inputs: str, name: str = "", **attributes: Any) -> str:
         """Append a node whose shape is that of what it makes, and return its name."""
-        node = kind(name=name or f"{kind.__name__.lower()}{len(self.nodes)}", inputs=inputs, shape=(), **attributes)
+        own = {"name": name or f"{kind.__name__.lower()}{len(self.nodes)}", "inputs": inputs, "shape": ()}
+        node = kind(**own | attributes)
         values = [torch.zeros(1, *self.shape(source)) for source in inputs]
         if isinstance(node, Layer):
             made = convolve(node, values[0], self.parameters[node.weight], None)
