@@ -267,3 +267,13 @@ def test_a_form_of_activations_is_kept_and_checked(tmp_path: Path) -> None:
         replace(scheme, activations="affine")
     with pytest.raises(FileFormatError, match="activations must be asymmetric or symmetric, got 'affine'"):
         Scheme.from_dict({"name": "mine", "layers": {}, "activations": "affine"})
+
+
+@pytest.mark.parametrize(("text", "drop"), [("accuracy=2%", "2%"), ("accuracy0.01", "0.01"), ("accuracy", "1%")])
+def test_an_accuracy_is_no_budget(text: str, drop: str) -> None:
+    """No sum of sensitivities keeps one: the message names what does."""
+    with pytest.raises(
+        BudgetError,
+        match=rf"accuracy is measured.*bitwright auto GRAPH --data DATA --max-drop {re.escape(drop)} -o FILE",
+    ):
+        Budget.parse(text)

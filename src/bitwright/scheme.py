@@ -246,9 +246,15 @@ class Budget:
         """Read `size0.5` (relative, as the model zoo names its schemes) or `size=7.9MB` (absolute; the unit may be left out).
 
         Raises:
-            BudgetError: If the text is neither.
+            BudgetError: If the text is neither, or an accuracy, which no sensitivity can promise.
             UnknownNameError: If there is no such kind.
         """
+        asked = re.fullmatch(r"accuracy_?=?(.*)", str(text).strip(), re.ASCII)
+        if asked:
+            raise BudgetError(
+                "accuracy is measured, not computed from sensitivities: no budget of this search keeps it. Run `bitwright auto "
+                f"GRAPH --data DATA --max-drop {asked[1] or '1%'} -o FILE`, which measures schemes until one does."
+            )
         number = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
         match = re.fullmatch(rf"([a-z]+)_?{number}|([a-z]+)={number}(MB|G|ms)?", str(text).strip(), re.ASCII)
         if not match:

@@ -62,6 +62,10 @@ def allocate(
             "--activation-mb", metavar="MB", help="Budget of the largest activations: the same as activation=…MB."
         ),
     ] = None,
+    accuracy: Annotated[
+        str | None,
+        typer.Option("--accuracy", metavar="1%", hidden=True, help="What `bitwright auto --max-drop` keeps."),
+    ] = None,
     choices: Annotated[
         str, typer.Option("--choices", help="What a layer may have: 2-8, or precisions such as W4A4,W4A8,W8A8.")
     ] = "W4A4,W8A8",
@@ -104,8 +108,10 @@ def allocate(
     from bitwright.report import plot_bits
     from bitwright.sensitivity import SensitivityTable
 
+    asked = [] if accuracy is None else [f"accuracy={accuracy}"]  # which is refused there, by naming what keeps it
     limits = budgets_of(
-        budgets or [], {"size": size_mb, "bops": bops_g, "latency": latency_ms, "activation": activation_mb}
+        [*(budgets or []), *asked],
+        {"size": size_mb, "bops": bops_g, "latency": latency_ms, "activation": activation_mb},
     )
     if all(limit.kind != "latency" for limit in limits):
         refuse_ignored(context, "no budget limits the latency. Add one, such as --latency-ms 4.2.", "latency_table")
