@@ -98,3 +98,17 @@ def test_commands_are_printed_whole(bitwright: Command, tmp_path: Path, monkeypa
     assert f"  bitwright evaluate {stem}.onnx {data}" in made.out.splitlines()
     assert len(re.findall(r"\d\.\d\d ± \d\.\d\d", made.out)) == 3  # two accuracies, and the drop
     assert "…" not in made.out
+
+
+@pytest.mark.slow
+def test_a_budget_of_latency(bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are timed, the scheme's sum is within the budget, and the page shows how long each takes."""
+    monkeypatch.chdir(tmp_path)
+    graph().save("net.graph")
+    asked = ("--latency-ms", "1000", "--choices", "W4A4,W8A8", "-o", "small.onnx", "--json")
+    made = bitwright("auto", "net.graph", "-d", "mnist-5k", *asked)
+    assert made.status == 0, made.err
+    assert "timing the layers" in made.err
+    assert json.loads(made.out)["scheme"]["name"] == "latency=1000ms"
+    assert bitwright("explain", "small.integer", "--graph", "net.graph", "-o", "small.html").status == 0
+    assert "How long each layer takes" in Path("small.html").read_text(encoding="utf-8")

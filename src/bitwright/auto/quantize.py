@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitwright.allocation import Allocation, ParetoFrontier, allocate, graph_problem, pareto_frontier
+from bitwright.allocation import Allocation, LatencyTable, ParetoFrontier, allocate, graph_problem, pareto_frontier
 from bitwright.allocation.problem import Problem
 from bitwright.auto.images import BATCH, AutoImages
+from bitwright.auto.latency import judge_latency, layer_latencies, limits_latency, require_latencies
 from bitwright.auto.measured import Measured, compared, right_guesses
 from bitwright.auto.result import CALIBRATED, RECONSTRUCTED, TRAINED, AutoResult
 from bitwright.auto.search import cheapest
@@ -93,6 +94,7 @@ def auto_quantize(
         FileFormatError: If there is a state of another search, or one that is not to be resumed.
     """
     form = _form(Path(path), engine)
+    require_latencies(settings, form)
     images = AutoImages.of(data, max(settings.calibration_images, settings.sensitivity_images))
     graph = model if isinstance(model, Graph) else capture(model, images.input_shape, name=name)
     _require_classifier(graph)
@@ -179,6 +181,14 @@ class _Search:
         table.save(self.beside(".sensitivities.json"))
         return table
 
+    def latencies(self) -> LatencyTable | None:
+        """Of the layers, where a budget is about them."""
+        if not limits_latency(self.settings):
+            return None
+        with self.stage("timing the layers") as progress:
+            path = self.beside(".latency.json")
+            return layer_latencies(self.graph, self.settings.choices, path, resume=self._resume, progress=progress)
+
     def best(self) -> _Found:
         """The scheme that was asked for.
 
@@ -186,7 +196,7 @@ class _Search:
             BudgetError: If there is none.
         """
         table = self.sensitivities()
-        problem = graph_problem(self.graph, table, choices=self.settings.choices)
+        problem = graph_problem(self.graph, table, choices=self.settings.choices, latency=self.latencies())
         ways = [RECONSTRUCTED if self.settings.reconstruct else CALIBRATED]
         if self.training is not None and self.images.training is not None:
             ways.append(TRAINED)
@@ -280,6 +290,7 @@ class _Search:
             equal = compare(found.model, {runs_in: self.path}, batches, progress=progress)
         with self.stage("timing") as progress:
             milliseconds = self._timed(runs_in, progress)
+        judge_latency(self.settings, milliseconds["integers"])
         whole = compared(self._float, self._float)
         result = AutoResult(
             scheme=found.scheme,

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,8 @@ from bitwright.training import calibrate, quantize
 
 EMPTY = "empty"
 WHOLE = "whole"
+LEAST_SHARE, MOST_SHARE, MOST_SPREAD = 0.8, 1.2, 0.25
+"""What is doubted: layers whose sum is another part of the whole's time, and a whole that varies more between rounds."""
 Call = tuple[str, Precision]
 
 
@@ -60,6 +62,40 @@ class LayerLatencies:
     def explained(self, precision: Precision) -> float:
         """Sum over the layers as a part of the whole network's time: the rest goes to additions, pools and quantizers."""
         return self.sum_ms(precision) / self.whole_ms[precision].median
+
+    def scaled(self) -> LatencyTable:
+        """The table with each precision scaled so that the layers of a network of it sum up to the whole that was timed."""
+        scale = {
+            precision: 1 / self.explained(precision) if self.sum_ms(precision) else 1.0 for precision in self.whole_ms
+        }
+        by_shape = {
+            shape: {precision: ms * scale[precision] for precision, ms in latencies.items()}
+            for shape, latencies in self.table.by_shape.items()
+        }
+        return replace(self.table, by_shape=by_shape, note=f"{self.table.note}; scaled to the whole network's time")
+
+    def doubts(self) -> Iterator[str]:
+        """What speaks against taking the sum of layers for the time of a network, each in a sentence."""
+        shares = {precision: self.explained(precision) for precision in self.whole_ms}
+        odd = {precision: share for precision, share in shares.items() if not LEAST_SHARE <= share <= MOST_SHARE}
+        if odd:
+            worst = max(odd, key=lambda precision: abs(odd[precision] - 1))
+            cause = (
+                "alone, a layer pays for what the network pays once"
+                if odd[worst] > 1
+                else "additions, pools and quantizers take the rest"
+            )
+            yield (
+                f"the layers take {100 * odd[worst]:.0f} % of the whole network's time at {worst} ({cause}), and are scaled "
+                "to it: latencies of single layers are rough."
+            )
+        loaded = {precision: (whole.upper - whole.lower) / whole.median for precision, whole in self.whole_ms.items()}
+        worst = max(loaded, key=loaded.__getitem__)
+        if loaded[worst] > MOST_SPREAD:
+            yield (
+                f"the network's time at {worst} varies by {100 * loaded[worst]:.0f} % between rounds: other work "
+                "runs on this machine. Measure again when it is idle."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values: the table, and its sums beside the measured whole."""

@@ -56,6 +56,12 @@ def auto(
     ] = None,
     size_mb: Annotated[float | None, typer.Option("--size-mb", metavar="MB", help="Budget of the weights.")] = None,
     bops_g: Annotated[float | None, typer.Option("--bops-g", metavar="G", help="Budget of bit operations.")] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--latency-ms", metavar="MS", help="Budget for one image, one thread, timed here in ONNX Runtime."
+        ),
+    ] = None,
     cost: Annotated[str, typer.Option("--least", help="What is to be least within the drop: size or bops.")] = "size",
     choices: Annotated[
         str | None,
@@ -89,7 +95,7 @@ def auto(
     """Find the cheapest integers that are accurate enough, prove them, write them, run what was written.
 
     Schemes on the Pareto frontier are calibrated, lowered and evaluated until one is within --max-drop whose next cheaper one was
-    measured and is not. With --size-mb or --bops-g alone it is the most accurate scheme within them.
+    measured and is not. With --size-mb, --bops-g or --latency-ms alone it is the most accurate scheme within them.
     """
     from bitwright.auto import AutoSettings, auto_quantize
     from bitwright.auto.quantize import state_files
@@ -103,7 +109,8 @@ def auto(
     refuse_ignored_weights(context)
     if not train:
         refuse_ignored(context, "nothing is trained. Add --train.", "epochs", "learning_rate")
-    limits = tuple(Budget(kind, limit) for kind, limit in (("size", size_mb), ("bops", bops_g)) if limit is not None)
+    asked_for = (("size", size_mb), ("bops", bops_g), ("latency", latency_ms))
+    limits = tuple(Budget(kind, limit) for kind, limit in asked_for if limit is not None)
     drop = max_drop if max_drop is not None or limits else MAX_DROP
     settings = AutoSettings(
         max_drop=drop,
@@ -117,7 +124,12 @@ def auto(
     for state in states:
         require_resumed(state, resume)
     made_graph = None if Path(model).is_file() else output.with_suffix(".graph")
-    reserve(output, made_graph, reads=[weights, model])
+    reserve(
+        output,
+        made_graph,
+        output.with_suffix(".latency.json") if latency_ms is not None else None,
+        reads=[weights, model],
+    )
     options = ["--pretrained"] * pretrained + (["--weights", str(weights)] if weights else []) + ["--ema"] * ema
     options += ["--image-size", str(image_size)] if image_size else []
     how = [word for name, value in asked.to_dict().items() for word in (f"--{name}", _written(value))]

@@ -44,7 +44,7 @@ def explain(
     ] = None,
     latency_table: Annotated[
         Path | None,
-        typer.Option("--latency-table", help="What `bitwright bench layers` measured.", dir_okay=False),
+        typer.Option("--latency-table", help=f"Milliseconds of layers; {_BESIDE}, if there is one.", dir_okay=False),
     ] = None,
     data: Annotated[
         str | None,
@@ -78,6 +78,7 @@ def explain(
     graph = graph or model.with_suffix(".graph")
     sensitivities = sensitivities or _there(model.with_suffix(".sensitivities.json"))
     result = result or _there(model.with_suffix(".json"))
+    latency_table = latency_table or _there(model.with_suffix(".latency.json"))
     reserve(output, reads=[model, graph, sensitivities, result, latency_table])
     integers, network = load_integer(model), Graph.load(graph)
     searched = None if result is None else Searched.load(result)
