@@ -34,7 +34,7 @@ def explain_export(error: Exception, model: nn.Module, shape: tuple[int, ...], n
     if _OF_VALUES.search(text):
         return CaptureError(
             f"{start} its forward() has data-dependent control flow ({place(error)}). A graph has one way for all images: "
-            "use torch.where, or take the decision out of the model."
+            "take the decision out of the model, or write it as a clamp, a maximum or a product."
         )
     if _OF_BATCH.search(text):
         return CaptureError(
