@@ -244,10 +244,11 @@ def _branches(builder: Builder, fx_node: fx.Node) -> Sequence[str] | None:
     axes = [given["dim"]] if isinstance(given["dim"], int) else given["dim"]
     if not axes or len(axes) > 1 or is_plain(builder, source):
         return None
-    axis, size = axis_of(builder, source, axes[0]), 0
-    if not 1 <= axis <= leading(builder, source) or (size := builder.shape_of(source)[axis - 1]) > _MOST_PARTS:
+    axis = axis_of(builder, source, axes[0])
+    if not 1 <= axis <= leading(builder, source):
         return None
-    return [take(builder, fx_node, source, axis, [place]) for place in range(size)]
+    size = builder.shape_of(source)[axis - 1]
+    return None if size > _MOST_PARTS else [take(builder, fx_node, source, axis, [place]) for place in range(size)]
 
 
 @handles("amax")
