@@ -110,26 +110,42 @@ def table(
 
 @cache
 def product(
-    window: TensorFormat = BYTE, bits: int = 8, reach: float = 0.7, shapes: tuple[str, str] = ("full", "full")
+    window: TensorFormat = BYTE, bits: int = 8, reach: float = 0.7, *, form: TensorFormat | None = None
 ) -> Case:
-    """Products of all pairs of integers of a format, or of as many as broadcasting shows, some of which are clamped."""
-    source = QuantParams(window, 1 / 128)
-    form = TensorFormat.of(bits, negative=window.negative)
+    """Products of all pairs of integers of a format, some of which are clamped."""
+    source, form = QuantParams(window, 1 / 128), form or TensorFormat.of(bits, negative=window.negative)
     result = QuantParams(form, source.scale**2 * window.magnitude**2 * reach / form.quant_max)
     m = find_multiplier("product", source, source, result, form.quant_min, form.quant_max)
     count = window.span + 1
-    all_of = np.arange(window.quant_min, window.quant_max + 1)
-    first = np.broadcast_to(all_of[:, None], (count, count))
-    image, channels = np.stack([first, first.T]), 1
-    ops: list[Node] = [_quantize(source, image.shape)]
-    for name, start in (("a", 0), ("b", channels)):
-        ops.append(Slice(name=name, inputs=("input",), shape=(1, count, count), start=start, stop=start + 1))
     made = IntegerProduct(
         name="product", inputs=("a", "b"), shape=(1, count, count), multiplier=int(m.multiplier[0]), shift=int(m.shift[0]),
         low=form.quant_min, high=form.quant_max,
     )  # fmt: skip
-    formats = dict.fromkeys(("input", "a", "b"), source) | {"product": result}
-    return Case(_model([*ops, made], formats), _images(source, image))
+    return _on_all_pairs(made, source, result)
+
+
+@cache
+def small_sum(multipliers: tuple[int, int], shift: int, form: TensorFormat) -> Case:
+    """Sums of all pairs of integers, none beyond a few steps: they come far nearer to halves than the steps of a byte tell."""
+    source = QuantParams(TensorFormat(8, -51, 204), 1.0)
+    made = IntegerAdd(
+        name="sum", inputs=("a", "b"), shape=(1, 256, 256), multipliers=multipliers, shift=shift,
+        low=form.quant_min, high=form.quant_max,
+    )  # fmt: skip
+    return _on_all_pairs(made, source, QuantParams(form, 1.0))
+
+
+def _on_all_pairs(op: Node, source: QuantParams, result: QuantParams) -> Case:
+    """An operation on `a` and `b`, of which an image holds every pair of integers."""
+    all_of = np.arange(source.quant_min, source.quant_max + 1)
+    count = len(all_of)
+    first = np.broadcast_to(all_of[:, None], (count, count))
+    image = np.stack([first, first.T])
+    ops: list[Node] = [_quantize(source, image.shape)]
+    for name, start in (("a", 0), ("b", 1)):
+        ops.append(Slice(name=name, inputs=("input",), shape=(1, count, count), start=start, stop=start + 1))
+    formats = dict.fromkeys(("input", "a", "b"), source) | {op.name: result}
+    return Case(_model([*ops, op], formats), _images(source, image))
 
 
 def _on_integers(ops: list[Node], formats: dict[str, QuantParams], shape: tuple[int, ...]) -> Case:
@@ -310,6 +326,14 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "product": product,
     "product, signed": partial(product, WINDOW),
     "product, 16 bits": partial(product, SIGNED, 16),
+    **{
+        f"product, zero point {reach}": partial(
+            product, TensorFormat(8, -51, 204), reach=reach, form=TensorFormat(8, -101, 154)
+        )
+        for reach in (0.9245595884650375, 1.0583403970895502)
+    },
+    "addition, small, odd zero point": partial(small_sum, (28420, 4862), 20, TensorFormat(8, -131, 124)),
+    "addition, small, even zero point": partial(small_sum, (18212, 10219), 21, TensorFormat(8, -220, 35)),
     "product, 3 bits": partial(product, TensorFormat(4, -3, 12), 3),
 }
 """What every engine must compute, by name."""

@@ -16,7 +16,14 @@ from bitwright.graph.functions import FUNCTIONS, Program
 from bitwright.integer import QuantParams
 from bitwright.integer.operations.product import find_multiplier
 from bitwright.integer.operations.table import is_computable, real_results, rounded_entries
-from bitwright.integer.proof.margins import SCALE_FREEDOM, distinct_products, margin, nearby
+from bitwright.integer.proof.margins import (
+    PRODUCT_MARGIN,
+    PRODUCT_STEPS,
+    SCALE_FREEDOM,
+    distinct_products,
+    margin,
+    nearby,
+)
 from bitwright.quantizer.formats import TensorFormat
 
 WINDOWS = st.integers(2, 8).flatmap(
@@ -32,7 +39,7 @@ def _rounded(value: Fraction, low: int, high: int) -> int:
 def test_all_products_are_rounded_alike_in_every_order(
     first: TensorFormat, second: TensorFormat, result: TensorFormat, reach: float
 ) -> None:
-    """(a b) m, a (b m), b (a m) and (a b) / (1 / m) in float32, and the fraction, over all pairs of integers."""
+    """(a b) m, a (b m), b (a m) and (a b) / (1 / m) in float32, a zero point added or not, and the fraction, over all pairs."""
     a, b = (np.arange(window.quant_min, window.quant_max + 1) for window in (first, second))
     largest = max(result.magnitude, 1) / (first.magnitude * second.magnitude)
     sources = [QuantParams(window, 1.0) for window in (first, second)]
@@ -53,8 +60,25 @@ def test_all_products_are_rounded_alike_in_every_order(
         int(value): _rounded(Fraction(int(value)) * Fraction(float(factor)), low, high) for value in np.unique(products)
     }
     expected = np.vectorize(twin.__getitem__)(products)
+    zero_point = np.float32(-low)
     for form in forms:
         assert np.array_equal(np.clip(np.rint(form), low, high), expected)
+        assert np.array_equal(np.clip(np.rint(form + zero_point), 0, high - low) + low, expected)
+
+
+@pytest.mark.parametrize("factor", [8595220 / 2**31, 15017404 / 2**32])
+def test_a_zero_point_that_is_added_before_rounding_changes_nothing(factor: float) -> None:
+    """These multipliers have products so near a half that float32 loses it when 101 is added; those found have not."""
+    source, result = QuantParams(TensorFormat(8, -51, 204), 1.0), QuantParams(TensorFormat(8, -101, 154), 1 / factor)
+    products, (low, high) = distinct_products(source, source), result.ends
+
+    def differing(multiplier: np.float32) -> int:
+        real = products.astype(np.float32) * multiplier
+        return int((np.rint(real).clip(low, high) != (np.rint(real + np.float32(101)) - 101).clip(low, high)).sum())
+
+    assert differing(np.float32(factor)) == 2
+    assert margin(products * factor, low, high, relative_to=PRODUCT_STEPS) < PRODUCT_MARGIN
+    assert not differing(find_multiplier("p", source, source, result, low, high).as_float32()[0])
 
 
 @given(st.lists(st.floats(-40, 40), min_size=1, max_size=30), st.integers(-20, 0), st.integers(1, 20))

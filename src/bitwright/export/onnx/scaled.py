@@ -13,6 +13,9 @@ from bitwright.integer.ops import IntegerAdd, IntegerRequantize
 from bitwright.integer.quant_params import QuantParams
 from bitwright.scheme import MAX_BITS
 
+MAX_SHIFT = 16
+"""24 bits, less the 8 of a byte."""
+
 
 class ScalingBuilder(Protocol):
     """A graph that can scale and round tensors of integers, however it stores them."""
@@ -37,8 +40,8 @@ class ScalingBuilder(Protocol):
 def add_scaled_sum(op: IntegerAdd, builder: ScalingBuilder) -> None:
     """Both terms and their sum are exact in float32: the multipliers were chosen so.
 
-    ONNX Runtime fuses an addition of bytes with what is around it, and then adds the zero point before it rounds: an odd one
-    would move halves, so a sum that has any is rounded by an operator of its own.
+    ONNX Runtime fuses an addition of bytes with what is around it, and then adds the zero point before it rounds. Where that
+    could give another integer, the sum is rounded by an operator of its own.
     """
     terms = [
         builder.real(source, multiplier / 2**op.shift, f"{op.name}.term{index}")
@@ -47,9 +50,19 @@ def add_scaled_sum(op: IntegerAdd, builder: ScalingBuilder) -> None:
     total = builder.node("Add", terms, f"{op.name}.sum")
     formats = [builder.model.formats[name] for name in (*op.inputs, op.name)]
     bytewise = all(params.bit_width <= MAX_BITS for params in formats)
-    if bytewise and formats[-1].quant_min % 2 and has_halves(op, formats[:-1]):
+    if bytewise and not rounds_behind_zero_point(op, formats[:-1], formats[-1]):
         total = builder.node("Round", [total], f"{op.name}.whole")
     builder.rounded(total, op.name, op.low, op.high)
+
+
+def rounds_behind_zero_point(op: IntegerAdd, sources: Sequence[QuantParams], result: QuantParams) -> bool:
+    """Whether `rint(sum + zero point)` in float32 is the integer of `rint(sum)`, moved by the zero point, for all integers.
+
+    A sum is a multiple of `2**-shift`, and what is not clamped lies below 2**8 with the zero point added: float32 holds that up
+    to a shift of 16. It then rounds as the sum alone does, but for halves, which an odd zero point moves from even to odd.
+    """
+    zero_point = -result.quant_min
+    return zero_point == 0 or (op.shift <= MAX_SHIFT and (zero_point % 2 == 0 or not has_halves(op, sources)))
 
 
 def has_halves(op: IntegerAdd, sources: Sequence[QuantParams]) -> bool:

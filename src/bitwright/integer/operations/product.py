@@ -2,8 +2,8 @@
 """Products of two tensors of bytes: `clamp(round_half_even(a * b * m))`, with m such that no order of multiplication matters.
 
 A result of at most 8 bits has a margin (`proof.margins`): every product of an integer of one format and one of the other, times
-m, keeps away from halves by 4e-7 of their size: 1e-4 at 255.5. A result of more bits has too many halves for it. There m is
-proved like any requantization of the exact integer a * b, and engines must multiply in that order.
+m, keeps away from halves by 4e-7 of their size and 20 steps: 8e-6 near zero, 1.1e-4 at 255.5. A result of more bits has too many
+halves for it. There m is proved like any requantization of the exact integer a * b, and engines must multiply in that order.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from bitwright.integer.proof.certificate import certify_requantize, float32_agre
 from bitwright.integer.proof.margins import (
     PRODUCT_FREEDOM,
     PRODUCT_MARGIN,
+    PRODUCT_STEPS,
     Int64Array,
     distinct_products,
     margin,
@@ -116,7 +117,7 @@ def find_multiplier(
 
 
 def _has_margin(products: Int64Array, multipliers: Multipliers, low: int, high: int) -> bool:
-    return margin(products * multipliers.real()[0], low, high, relative=True) >= PRODUCT_MARGIN
+    return margin(products * multipliers.real()[0], low, high, relative_to=PRODUCT_STEPS) >= PRODUCT_MARGIN
 
 
 @placeholder_op.register
