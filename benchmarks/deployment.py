@@ -7,7 +7,7 @@ and peak memory are those of a process of their own. Weights are random, which c
 printed with the limit: what this machine's int8 and float32 matrix products give in the same engine. For each exact file it
 prints the time by operator, where the engine tells, and names what is no convolution and takes a tenth of it or more.
 `--jobs N` exports so many files at a time; what is timed never runs beside another. `--add` keeps the other networks of the
-JSON file, if it is of this processor. `--readme README.md` puts the table between the two markers there.
+JSON file, if it is of this processor. `--docs docs/engines.md` puts the table between the two markers there.
 """
 
 from __future__ import annotations
@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="files that are exported at a time")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--add", action="store_true", help="keep the other networks of --json")
-    parser.add_argument("--readme", type=Path, help="a file with the two markers between which the table belongs")
+    parser.add_argument("--docs", type=Path, help="a file with the two markers between which the table belongs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rounds, models = (3, arguments.models[:1]) if arguments.quick else (arguments.rounds, arguments.models)
@@ -378,11 +378,11 @@ def main() -> None:
     if arguments.json:
         arguments.json.parent.mkdir(exist_ok=True)
         arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if arguments.readme:
-        before, rest = arguments.readme.read_text(encoding="utf-8").split(MARKERS[0])
+    if arguments.docs:
+        before, rest = arguments.docs.read_text(encoding="utf-8").split(MARKERS[0])
         _, after = rest.split(MARKERS[1])
         text = f"{before}{MARKERS[0]}\n{table(found)}\n{MARKERS[1]}{after}"
-        arguments.readme.write_text(text, encoding="utf-8")
+        arguments.docs.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
