@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from bitwright.cli.epochs import Followed, best_of, lines_of
 from bitwright.errors import FileFormatError, TrainingError, UnknownNameError
 from bitwright.task import Scores, classification
 from bitwright.training import (
@@ -170,3 +171,16 @@ def test_tensorboard_reads_what_was_tracked(tmp_path: Path) -> None:
     events = accumulator.EventAccumulator(str(tmp_path / "run")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
     assert [(event.step, event.value) for event in events.Scalars("top1_percent")] == [(2, 90.0)]
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_what_a_former_training_left(epochs: int, tmp_path: Path) -> None:
+    """A best model that is not of this training, or is its last, does not stay; nor do lines where no epoch was trained."""
+    followed = Followed(tmp_path / "net.checkpoint")
+    lines = EpochLines(lines_of(followed.output))
+    for number in (1, 2, 3):
+        lines.write({"epoch": number, "best": True})
+    best_of(followed.output).touch()
+    assert followed.best(epochs) is None
+    assert not best_of(followed.output).exists()
+    assert lines.path.exists() == bool(epochs)

@@ -50,13 +50,15 @@ class Followed:
     track: str | None = None
 
     def best(self, epochs: int) -> dict[str, Any] | None:
-        """The line of the best epoch, unless it is the last: then the file that was made is the best."""
+        """The line of the best epoch, unless it is the last: then the file that was made is the best, and no other is left."""
         from bitwright.training import EpochLines
 
         line = EpochLines(lines_of(self.output)).best()
         if line is not None and line["epoch"] < epochs:
             return line
         best_of(self.output).unlink(missing_ok=True)
+        if not epochs:  # what lies there is of a former training
+            lines_of(self.output).unlink(missing_ok=True)
         return None
 
     @contextmanager

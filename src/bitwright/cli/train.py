@@ -269,13 +269,14 @@ class _Run:
         with bar("evaluating") as progress:
             batches = images.batches("test", 128, workers=self.settings.workers)
             scores = evaluate(predict, batches, task=task, progress=progress)
+        # Before the state goes, so that a kill leaves none that is not wanted.
+        best = self.followed.best(self.settings.epochs)
         for state in (*beside, Path(self.checkpoint.path)):
             state.unlink(missing_ok=True)
         losses = ", ".join(f"{loss:.4f}" for loss in trained.losses) or "none (calibrated only)"
         line = f"{', '.join(facts.values())}: {scores} as trained; losses by epoch: {losses}"
         result = {**facts, "losses": list(trained.losses), "norm_images": trained.norm_images}
         result |= {**scores.to_dict(), "file": str(self.output)}
-        best = self.followed.best(self.settings.epochs)
         show(result | {"best": best}, self.as_json, lambda: Text(line))
         note(f"wrote {self.output}")
         if best is not None:
