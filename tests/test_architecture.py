@@ -25,6 +25,7 @@ ORDER = (
     "files",
     "progress",
     "raised",
+    "processes",
     "imported",
     "scheme",
     "cost",
@@ -114,6 +115,13 @@ def test_imports_point_left(module: Path) -> None:
         if part != own and _rank(part) >= _rank(own)
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("part", ["training", "reconstruction", "integer", "export"])
+def test_what_makes_integers_does_not_know_who_chose_the_bits(part: str) -> None:
+    """A scheme is all that search and training share."""
+    read = {other for module in MODULES if _part(module) == part for _, other in _imported_parts(module)}
+    assert read.isdisjoint({"sensitivity", "allocation"})
 
 
 def _dotted(module: Path) -> str:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitwright.processes import any_process, from_main, in_turns, rank_and_size
 from bitwright.sensitivity import METRICS, SensitivitySettings, SensitivityTable, measure_sensitivity
-from bitwright.sensitivity.processes import any_process, from_main, in_turns, rank_and_size
 from sensitivity.problems import problem
 from sensitivity.two_processes import OPTIONS
 

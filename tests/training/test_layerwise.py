@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitwright.allocation import layerwise_schemes
 from bitwright.errors import FileFormatError, SchemeError
 from bitwright.graph import Graph
 from bitwright.graph.state_file import StateFile
@@ -23,7 +24,6 @@ from bitwright.training import (
     TrainResult,
     TrainSettings,
     fine_tune_layerwise,
-    layerwise_schemes,
 )
 from bitwright.training.layerwise import forget_layerwise
 from training.small import digits, small_graph

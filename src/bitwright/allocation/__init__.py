@@ -4,6 +4,7 @@
 from bitwright.allocation.activation import PeakActivation, peak_activation
 from bitwright.allocation.frontier import FrontierPoint, ParetoFrontier, pareto_frontier
 from bitwright.allocation.latency import LatencyTable
+from bitwright.allocation.layerwise import layerwise_schemes
 from bitwright.allocation.problem import Problem, allocation_problem, graph_problem, table_losses
 from bitwright.allocation.result import Allocation, BudgetUse, Change
 from bitwright.allocation.search import allocate
@@ -25,6 +26,7 @@ __all__ = [
     "allocation_problem",
     "graph_problem",
     "layer_shapes",
+    "layerwise_schemes",
     "pareto_frontier",
     "parse_shape",
     "peak_activation",

@@ -84,7 +84,7 @@ class Followed:
         """
         import torch
 
-        from bitwright.sensitivity.processes import rank_and_size
+        from bitwright.processes import rank_and_size
         from bitwright.training import EpochLines, Judged, Recorder, tracked
         from bitwright.training.evaluate import evaluate
 

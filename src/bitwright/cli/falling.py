@@ -32,10 +32,10 @@ class Falling:
         Raises:
             DataError: If the sensitivities are those of another network.
         """
+        from bitwright.allocation import layerwise_schemes
         from bitwright.allocation.origin import check_origin
         from bitwright.scheme import Precision
         from bitwright.sensitivity import SensitivityTable
-        from bitwright.training import layerwise_schemes
 
         table = SensitivityTable.load(self.sensitivities)
         check_origin(graph, table, None, force=False)

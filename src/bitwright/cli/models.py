@@ -126,7 +126,7 @@ def data_for_model(
     from bitwright.data import Preprocessing, load_data
     from bitwright.data.preprocessing import require_same
     from bitwright.errors import DataError
-    from bitwright.sensitivity.processes import rank_and_size
+    from bitwright.processes import rank_and_size
 
     asked = (asked or Preprocessing()).of_channels(shape[0])
     if asked.crop not in (None, shape[1]):
@@ -149,7 +149,7 @@ def data_for_model(
 def match(images: ImageData, outputs: int) -> ImageData:
     """A data set whose labels are outputs of a model, of which there are so many; a line says how."""
     from bitwright.data import match_outputs
-    from bitwright.sensitivity.processes import rank_and_size
+    from bitwright.processes import rank_and_size
 
     matched = match_outputs(images, outputs)
     if matched.how and rank_and_size()[0] == 0:

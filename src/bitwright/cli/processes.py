@@ -26,7 +26,7 @@ def join_processes(device: str | None) -> tuple[bool, str | None]:
         return True, device
     from accelerate import PartialState
 
-    from bitwright.sensitivity.processes import meet_again
+    from bitwright.processes import meet_again
 
     on_cpu = device is None or device == "cpu"
     meet_again(on_cpu)

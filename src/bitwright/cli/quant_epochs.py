@@ -105,7 +105,7 @@ class Epochs:
 
     def _recording(self) -> Hooks:
         """A line for every epoch, with what was validated after it."""
-        from bitwright.sensitivity.processes import rank_and_size
+        from bitwright.processes import rank_and_size
         from bitwright.training import EpochLines, Judged, Recorder
 
         def validated(_: object) -> Judged:

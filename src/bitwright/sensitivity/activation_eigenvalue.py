@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import TrainingError
+from bitwright.processes import in_turns
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.probing import SamplingLimits, layer_seed
-from bitwright.sensitivity.processes import in_turns
 from bitwright.sensitivity.products import Products
 
 MAX_STEPS = 100

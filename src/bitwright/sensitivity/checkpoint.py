@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitwright.errors import FileFormatError
 from bitwright.graph.state_file import StateFile
-from bitwright.sensitivity.processes import from_main, rank_and_size
+from bitwright.processes import from_main, rank_and_size
 
 FORMAT = "bitwright.sensitivity.4"
 SECONDS = 5.0

@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import TrainingError
+from bitwright.processes import any_process
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
 from bitwright.sensitivity.pairs import PairNorms
 from bitwright.sensitivity.probing import SamplingLimits
-from bitwright.sensitivity.processes import any_process
 from bitwright.task.curvature import gradient_factor
 from bitwright.task.factors import Factor
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from bitwright.errors import TrainingError
 from bitwright.graph.evaluate import convolve
 from bitwright.graph.nodes import Layer
+from bitwright.processes import in_turns
 from bitwright.progress import Progress, silent
 from bitwright.quantizer.activations import quantize_activation
 from bitwright.quantizer.weights import Method, quantize_weight, weight_scale
@@ -19,7 +20,6 @@ from bitwright.sensitivity.activations import activation_formats
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.loss import GraphLoss
-from bitwright.sensitivity.processes import in_turns
 
 Increases = dict[str, dict[int, Estimate]]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bitwright.processes import in_turns
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.gradient_norms import gradient_norms
 from bitwright.sensitivity.loss import GraphLoss
-from bitwright.sensitivity.processes import in_turns
 from bitwright.task.factors import Factor
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import TrainingError
+from bitwright.processes import any_process, in_turns
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, RunningMean
-from bitwright.sensitivity.processes import any_process, in_turns
 
 _ROUND = 10
 

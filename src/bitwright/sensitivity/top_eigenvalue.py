@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import TrainingError
+from bitwright.processes import in_turns, rank_and_size
 from bitwright.progress import Progress, silent
 from bitwright.sensitivity.checkpoint import Partial
 from bitwright.sensitivity.estimate import Estimate, relative
 from bitwright.sensitivity.probing import SamplingLimits, layer_seed
-from bitwright.sensitivity.processes import in_turns, rank_and_size
 from bitwright.sensitivity.products import Loss, Products
 
 MAX_STEPS = 100

@@ -7,7 +7,7 @@ from bitwright.training.checkpoint import Trained, load_quantized, load_trained,
 from bitwright.training.distillation import Distillation, DivergenceScale
 from bitwright.training.evaluate import evaluate
 from bitwright.training.fine_tune import calibrated, fine_tune, fit
-from bitwright.training.layerwise import fine_tune_layerwise, layerwise_schemes
+from bitwright.training.layerwise import fine_tune_layerwise
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.quantized import Certificate, Quantized
@@ -46,7 +46,6 @@ __all__ = [
     "fine_tune",
     "fine_tune_layerwise",
     "fit",
-    "layerwise_schemes",
     "load_quantized",
     "load_trained",
     "quantize",

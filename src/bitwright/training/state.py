@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitwright.decode import decode
 from bitwright.errors import FileFormatError
 from bitwright.graph.state_file import StateFile
-from bitwright.sensitivity.processes import from_main
+from bitwright.processes import from_main
 from bitwright.training.optimizer import restore_slots, slots
 from bitwright.training.settings import Checkpointing
 
