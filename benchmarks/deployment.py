@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,6 +31,7 @@ import torch
 from onnx import TensorProto, helper
 from onnxruntime import quantization
 from settled import settled
+from static_quantizer import BYTES, OneByOne
 
 from bitwright.benchmark import ENGINES, environment, load_engine, profile, time_interleaved
 from bitwright.benchmark.profiles import described
@@ -67,17 +68,6 @@ class File:
         entry = {"name": self.name, "engine": self.engine, "exact": self.exact, "refused": self.refused}
         entry |= {"file_bytes": size, "profile": self.shares}
         return {**entry, "batches": {str(batch): row for batch, row in self.rows.items()}}
-
-
-class Reader(quantization.CalibrationDataReader):
-    """Images for ONNX Runtime's quantizer."""
-
-    def __init__(self, images: np.ndarray[Any, Any]) -> None:
-        self._images: Iterator[np.ndarray[Any, Any]] = iter(images)
-
-    def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
-        image = next(self._images, None)
-        return None if image is None else {"images": image[None]}
 
 
 def integer_models(name: str, size: int) -> tuple[Any, dict[str, IntegerModel], torch.Tensor]:
@@ -146,9 +136,8 @@ def peers(source: Path, images: np.ndarray[Any, Any], folder: Path) -> list[File
             name = f"{PEER}, {form.name}, u8s8{', 7-bit weights' if reduce_range else ''}"
             made = File(name, "onnxruntime", folder / f"peer.{form.name}.{reduce_range}.onnx", exact=False)
             quantization.quantize_static(
-                str(simple), str(made.path), Reader(images), quant_format=form, per_channel=True,
-                reduce_range=reduce_range, activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
+                str(simple), str(made.path), OneByOne(images), quant_format=form, per_channel=True,
+                reduce_range=reduce_range, **BYTES,
             )  # fmt: skip
             files.append(made)
     return files

@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import re
-import sys
 import tempfile
 import time
 import traceback
@@ -51,7 +50,8 @@ beside it, that of ONNX Runtime's own static quantizer (W8A8, a scale for each c
 images. Noise through random weights is hard on 4-bit activations: the figures compare quantizers, and say nothing of the accuracy
 of a trained network. {known} of the {listed} networks of the list have been measured.
 
-Measured on {processor}, one thread for each network; the last run had {packages}.
+Measured on {processor}, one thread for each network, beside other work, so that seconds are no more than a guide;
+the last run had {packages}.
 
 """
 
@@ -204,35 +204,12 @@ def compared(integer: Any, path: Path, images: Any) -> tuple[int, Any]:
 
 def onnxruntime_quantizer(graph: Any, folder: Path, images: Any, others: Any, expected: Any) -> Row:
     """ONNX Runtime's static quantizer at its defaults, W8A8 with a scale a channel, calibrated on the same images."""
-    import onnxruntime as ort
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from static_quantizer import quantized_session
 
     from bitwright.export import export_float_onnx
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """The images, one at a time."""
-
-        def __init__(self) -> None:
-            self.left = iter(images.split(1))
-
-        def get_next(self) -> dict[str, Any] | None:
-            found = next(self.left, None)
-            return None if found is None else {"images": found.numpy()}
-
-    paths = folder / "float.onnx", folder / "static.onnx"
-    export_float_onnx(graph, paths[0])
-    with redirect_stdout(sys.stderr):
-        quantize_static(
-            paths[0],
-            paths[1],
-            Reader(),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    session = ort.InferenceSession(str(paths[1]), options, providers=["CPUExecutionProvider"])
+    export_float_onnx(graph, folder / "float.onnx")
+    session = quantized_session(folder / "float.onnx", folder / "static.onnx", images)
     got = session.run(list(graph.outputs), {"images": others.numpy()})
     return {"sqnr_db": sqnr(expected, _flat(dict(zip(graph.outputs, got, strict=True))))}
 
