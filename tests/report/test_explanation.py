@@ -13,7 +13,7 @@ import pytest
 from bitwright import compare_layers, lower
 from bitwright.allocation import LatencyTable
 from bitwright.auto import Measured, Searched
-from bitwright.auto.searched import FrontierPoint, TracedFrontier
+from bitwright.auto.searched import TracedFrontier, TracedPoint
 from bitwright.auto.settings import EVERY_WIDTH
 from bitwright.errors import DataError, FileFormatError
 from bitwright.report import Explained, explain
@@ -69,7 +69,7 @@ SEARCHED = Searched(
     "size0.5", "calibrated", Measured(1000, 900, 0, 0), COUNTS, 2.0, 1.0, (1000, 1000), "equal",
     tried=tuple(("calibrated", name, COUNTS) for name in ("size0.5", "size0")),
     choices=(),
-    frontier=TracedFrontier("size", "MB", (FrontierPoint("size0", 0.1, 1.0), FrontierPoint("size0.5", 0.2, 0.1))),
+    frontier=TracedFrontier("size", "MB", (TracedPoint("size0", 0.1, 1.0), TracedPoint("size0.5", 0.2, 0.1))),
 )  # fmt: skip
 
 

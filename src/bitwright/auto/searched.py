@@ -18,7 +18,7 @@ WHAT = "what `bitwright auto` measured"
 
 
 @dataclass(frozen=True)
-class FrontierPoint:
+class TracedPoint:
     """A scheme on the frontier: its name, what it costs, and the loss that is expected of it."""
 
     scheme: str
@@ -32,7 +32,7 @@ class TracedFrontier:
 
     kind: str
     unit: str
-    points: tuple[FrontierPoint, ...]
+    points: tuple[TracedPoint, ...]
 
 
 @dataclass(frozen=True)

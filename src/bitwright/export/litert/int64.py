@@ -13,8 +13,8 @@ The difference p - z is e times a power of two, hence a float32 number while |e|
 beyond, rounding keeps order, so that the result is still clamped. Where no clamp keeps it that small, e is 2**12 times one such
 number plus a remainder below 2**12, which is another, and they are put together in int32.
 
-Such a tensor is one of float32 of integers while all are at most 2**24, else int32. A mean is a sum, divided and rounded down in
-int32.
+The integers of a tensor are float32 numbers while none exceeds 2**24, and int32 ones beyond. A mean is a sum, divided and rounded
+down in int32.
 """
 
 from __future__ import annotations

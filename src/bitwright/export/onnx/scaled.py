@@ -13,8 +13,8 @@ from bitwright.integer.ops import IntegerAdd, IntegerRequantize
 from bitwright.integer.quant_params import QuantParams
 from bitwright.scheme import MAX_BITS
 
-MAX_SHIFT = 16
-"""24 bits, less the 8 of a byte."""
+FUSED_SHIFT = 16
+"""Of a sum to which float32 can add a zero point: 24 bits, less the 8 of a byte."""
 
 
 class ScalingBuilder(Protocol):
@@ -62,7 +62,7 @@ def rounds_behind_zero_point(op: IntegerAdd, sources: Sequence[QuantParams], res
     to a shift of 16. It then rounds as the sum alone does, but for halves, which an odd zero point moves from even to odd.
     """
     zero_point = -result.quant_min
-    return zero_point == 0 or (op.shift <= MAX_SHIFT and (zero_point % 2 == 0 or not has_halves(op, sources)))
+    return zero_point == 0 or (op.shift <= FUSED_SHIFT and (zero_point % 2 == 0 or not has_halves(op, sources)))
 
 
 def has_halves(op: IntegerAdd, sources: Sequence[QuantParams]) -> bool:

@@ -62,8 +62,8 @@ def _of_image(value: Tensor | float, shape: tuple[int, ...], channels: int) -> T
         return given
     axes = (*[1] * (len(shape) + 1 - given.dim()), *given.shape)
     pixels = axes[channels + 1 :]
-    wide = given.reshape(axes).expand(axes[0], *shape[:channels], *pixels)
-    return wide.reshape(axes[0], -1, *[1] * (2 - len(pixels)), *pixels)
+    spread = given.reshape(axes).expand(axes[0], *shape[:channels], *pixels)
+    return spread.reshape(axes[0], -1, *[1] * (2 - len(pixels)), *pixels)
 
 
 def _channels(builder: Builder, fx_node: fx.Node, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
@@ -144,8 +144,8 @@ def product(builder: Builder, fx_node: fx.Node, first: str, second: str) -> str:
     shape = tuple(map(max, *shapes))
     images = []
     for name, own in zip((first, second), shapes, strict=True):
-        wide = repeated(builder, fx_node, name, (*shape[:channels], *own[channels:]))
-        images.append(as_image(builder, fx_node, wide, channels))
+        spread = repeated(builder, fx_node, name, (*shape[:channels], *own[channels:]))
+        images.append(as_image(builder, fx_node, spread, channels))
     return reshaped(builder, fx_node, product_of(builder, fx_node, *images), shape)
 
 

@@ -74,12 +74,12 @@ def joined(builder: Builder, fx_node: fx.Node, parts: Sequence[str], axis: int) 
     images = [as_image(builder, fx_node, part, channels) for part in parts]
     if axis > channels:
         return reshaped(builder, fx_node, _beside(builder, fx_node, images, 3 - (rank - axis)), made)
-    wide = [prod(shape[:channels]) for shape in shapes]
-    whole = concatenation(builder, fx_node, images, (sum(wide), *builder.shape_of(images[0])[1:]))
-    starts = [sum(wide[:number]) for number in range(len(parts))]
+    counts = [prod(shape[:channels]) for shape in shapes]
+    whole = concatenation(builder, fx_node, images, (sum(counts), *builder.shape_of(images[0])[1:]))
+    starts = [sum(counts[:number]) for number in range(len(parts))]
     of_parts = [
         np.arange(start, start + size).reshape(shape[:channels])
-        for start, size, shape in zip(starts, wide, shapes, strict=True)
+        for start, size, shape in zip(starts, counts, shapes, strict=True)
     ]
     places = np.concatenate(of_parts, axis - 1)
     return reshaped(builder, fx_node, take(builder, fx_node, whole, 1, places.ravel().tolist()), made)

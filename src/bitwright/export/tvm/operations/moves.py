@@ -107,8 +107,8 @@ def _(op: Rearrange, network: Network) -> None:
     if len(op.shape) == 3:
         places = places.transpose(1, 2, 0)
     # As many channels at a time as always lie one behind the other.
-    wide = places.shape[-1]
-    run = next(size for size in range(wide, 0, -1) if wide % size == 0 and _in_runs(places.reshape(-1, size)))
+    channels = places.shape[-1]
+    run = next(size for size in range(channels, 0, -1) if channels % size == 0 and _in_runs(places.reshape(-1, size)))
     _place(op, source, network, places.reshape(-1, run)[:, 0], run)
 
 
