@@ -18,7 +18,7 @@ def test_unknown_name_lists_the_known_ones() -> None:
 
 def test_names_are_the_documented_ones() -> None:
     """The data sets are those that the documentation of `load_data` names."""
-    assert names() == ("fashion-mnist", "imagefolder", "mnist-5k")
+    assert names() == ("digit-scenes", "fashion-mnist", "imagefolder", "mnist-5k")
     assert all(name in (load_data.__doc__ or "") for name in names())
 
 
@@ -30,6 +30,8 @@ def test_names_are_the_documented_ones() -> None:
         ("mnist-5k:/tmp", {}, "takes no folder, got '/tmp'"),
         ("mnist-5k", {"image_size": 0}, "image size of at least 1 pixel, got 0"),
         ("mnist-5k", {"channels": 2}, "expected 1 or 3 channels, got 2"),
+        ("digit-scenes:polygons", {}, "come with masks or boxes, got 'polygons': name digit-scenes:boxes"),
+        ("digit-scenes", {"image_size": 16}, "at least 32 pixels high and wide, got 16"),
         ("imagefolder:/tmp", {"channels": 1}, "3 channels, not 1"),
     ],
 )

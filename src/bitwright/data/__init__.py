@@ -10,6 +10,7 @@ mnist-5k: 4,000 training and 1,000 test images of 1x28x28 in 10 classes
 """
 
 # The modules of the data sets enter themselves in the registry when they are imported.
+from bitwright.data import digit_scenes as _digit_scenes
 from bitwright.data import fashion_mnist as _fashion_mnist
 from bitwright.data import mnist as _mnist
 from bitwright.data.folder import FolderImages
@@ -24,7 +25,7 @@ from bitwright.data.registry import load_data, names, source
 from bitwright.data.request import Request
 from bitwright.data.subset import ImageSubset, part_of, subset
 
-del _fashion_mnist, _mnist
+del _digit_scenes, _fashion_mnist, _mnist
 
 __all__ = [
     "FolderImages",

