@@ -11,7 +11,7 @@ WORKERS := -n 2 --dist loadfile
 .NOTPARALLEL:
 
 # The main job on the embedded digits; for instance: make demo ARGS="--data fashion-mnist --epochs 3"
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed-demo
 	$(BIN)/bitwright demo $(ARGS)
 
 # The processor, its instruction sets and the versions of everything that decides a result: a green run says where it was one.
@@ -52,12 +52,12 @@ $(BIN)/pip:
 	  { echo "cannot create $(VENV): on Debian and Ubuntu, install the package python3-venv" >&2; exit 1; }
 
 # The stamps are older than pyproject.toml where it has changed since: then, and only then, pip runs again.
-$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	@echo "Installing Bitwright into $(VENV): some minutes the first time, since PyTorch is large."
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[demo]"
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	@echo "Installing Bitwright and its development tools into $(VENV): some minutes the first time, since PyTorch is large."
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed-demo $@

@@ -18,6 +18,7 @@ PACKAGES = [module for module in MODULES if module.name == "__init__.py"]
 # A module may import from its own part, and from those before it.
 ORDER = (
     "errors",
+    "extras",
     "lazy",
     "overview",
     "reading",

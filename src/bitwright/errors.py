@@ -62,6 +62,10 @@ class FileFormatError(BitwrightError):
     """A file that is truncated, tampered with, or of another kind."""
 
 
+class MissingLibraryError(BitwrightError):
+    """A library that not everybody needs, and that is not installed."""
+
+
 class OutputError(BitwrightError):
     """A file or folder that cannot be written, or must not be."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bitwright.benchmark import compare, load_engine, side_by_side
 from bitwright.data import load_data
-from bitwright.errors import ExportError, FileFormatError
+from bitwright.errors import ExportError, FileFormatError, MissingLibraryError
 from bitwright.export import Pixels, export_tvm
 from bitwright.graph import capture
 from bitwright.graph.nodes import Concat
@@ -252,8 +252,8 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.so").write_bytes(b"no library")
     with pytest.raises(FileFormatError, match="TVM cannot read"):
         load_engine("tvm", tmp_path / "model.so")
-    monkeypatch.setattr("bitwright.export.tvm.exporter.find_spec", lambda name: None)
-    with pytest.raises(ExportError, match=r"TVM is not installed: pip install 'bitwright\[tvm\]'"):
+    monkeypatch.setattr("bitwright.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingLibraryError, match=r"tvm, which is not installed: pip install 'bitwright\[tvm\]'"):
         export_tvm(model, tmp_path / "model.so")
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from bitwright.errors import BitwrightWarning, DataError, ModelError, UnknownNameError
-from bitwright.graph import capture, load_model, sources
+from bitwright.errors import BitwrightWarning, DataError, MissingLibraryError, UnknownNameError
+from bitwright.graph import capture, load_model
 from bitwright.graph.sources import image_size
 
 timm = pytest.importorskip("timm")
@@ -33,8 +33,9 @@ def test_unknown_names() -> None:
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says what to install."""
-    monkeypatch.setattr(sources, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"^timm is not installed, .*: pip install 'bitwright\[timm\]'\.$"):
+    monkeypatch.setattr("bitwright.extras.find_spec", lambda name: None)
+    expected = r"^timm:resnet10t needs timm, which is not installed: pip install 'bitwright\[timm\]'\.$"
+    with pytest.raises(MissingLibraryError, match=expected):
         load_model("timm:resnet10t")
 
 

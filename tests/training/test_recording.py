@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bitwright.cli.epochs import Followed, best_of, lines_of
-from bitwright.errors import FileFormatError, TrainingError, UnknownNameError
+from bitwright.errors import FileFormatError, MissingLibraryError, UnknownNameError
 from bitwright.task import Scores, classification
 from bitwright.training import (
     TRACKERS,
@@ -153,9 +153,11 @@ def test_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is unknown or missing is refused in a line that says what to do."""
     with pytest.raises(UnknownNameError, match="did you mean 'wandb'"):
         require_tracker("wand")
-    monkeypatch.setattr("bitwright.training.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("bitwright.extras.find_spec", lambda name: None)
     for name in TRACKERS:
-        with pytest.raises(TrainingError, match=rf"{name} is not installed: pip install 'bitwright\[{name}\]'"):
+        with pytest.raises(
+            MissingLibraryError, match=rf"{name}, which is not installed: pip install 'bitwright\[{name}\]'"
+        ):
             require_tracker(name)
     with tracked(None, "run", tmp_path, {}) as log:
         log({"loss": 1.0}, 1)

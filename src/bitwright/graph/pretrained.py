@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import torch
 
 from bitwright.errors import DataError, FileFormatError, UnknownNameError
+from bitwright.extras import require
 
 _DOWNLOAD = re.compile(r"download|hash", re.IGNORECASE)
 """In the words of sources for a download that failed."""
@@ -50,6 +51,7 @@ def published_weights(source: str, model: str) -> Published:
 
 
 def _pytorchcv(model: str) -> Published | None:
+    require("pytorchcv", f"pytorchcv:{model}")
     from pytorchcv.models.common import model_store
 
     try:
@@ -72,6 +74,7 @@ def _torchvision(model: str) -> Published | None:
 
 
 def _timm(model: str) -> Published | None:
+    require("timm", f"timm:{model}")
     import timm
 
     config = timm.get_pretrained_cfg(model)

@@ -7,7 +7,6 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from bitwright.errors import BitwrightWarning, FileFormatError, ModelError, UnknownNameError, unknown_name
+from bitwright.extras import require
 from bitwright.graph.factory import call_factory, find_factory
 from bitwright.graph.head import with_weights
 from bitwright.graph.pretrained import fetching, published_weights
@@ -102,6 +102,7 @@ def image_size(name: str, model: nn.Module) -> int:
 
 
 def _pytorchcv(model: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    require("pytorchcv", f"pytorchcv:{model}")
     from pytorchcv.model_provider import _models, get_model
 
     if model not in _models:
@@ -134,8 +135,7 @@ def _torchvision(model: str, options: dict[str, Any], pretrained: bool) -> nn.Mo
 
 
 def _timm(model: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
-    if find_spec("timm") is None:
-        raise ModelError(f"timm is not installed, which makes 'timm:{model}': pip install 'bitwright[timm]'.")
+    require("timm", f"timm:{model}")
     import timm
 
     if not timm.is_model(model):

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 
 from bitwright.data.preprocessing import INTERPOLATIONS, Preprocessing
+from bitwright.extras import require
 
 
 def published_preprocessing(name: str, image_size: int | None = None) -> Preprocessing:
@@ -43,8 +43,7 @@ def _torchvision(model: str) -> Preprocessing:
 
 
 def _timm(model: str) -> Preprocessing:
-    if find_spec("timm") is None:
-        return Preprocessing()
+    require("timm", f"timm:{model}")
     import timm
 
     config = timm.get_pretrained_cfg(model)

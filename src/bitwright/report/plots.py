@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from bitwright.allocation import ParetoFrontier
 from bitwright.allocation.origin import require_same_origin
 from bitwright.cost import BYTES_PER_MB
+from bitwright.extras import require
 from bitwright.files import write_atomically
 from bitwright.scheme import Scheme
 from bitwright.sensitivity import SensitivityTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 150
 BARS, LINES = "#9db4c8", ("#c0392b", "#1f6f54", "#8e44ad", "#b9770e")
@@ -27,10 +30,13 @@ def plot_bits(path: str | Path, table: SensitivityTable, schemes: Sequence[Schem
         table: The sensitivities.
         schemes: Each becomes a line.
         budgets: What the schemes use, in words, below the title.
+
+    Raises:
+        MissingLibraryError: If matplotlib is not installed.
     """
     layers = [entry.layer for entry in table.layers]
     places = range(len(layers))
-    figure = Figure(figsize=(max(6.0, 0.36 * len(layers) + 2), 5.2), layout="constrained")
+    figure = _figure(max(6.0, 0.36 * len(layers) + 2), 5.2)
     axes = figure.subplots()
     traces = [entry.mean_trace() for entry in table.layers]
     errors = [entry.mean_trace_standard_error() for entry in table.layers]
@@ -65,11 +71,12 @@ def plot_frontier(
         schemes: Each becomes a point, where the frontier is over size.
 
     Raises:
+        MissingLibraryError: If matplotlib is not installed.
         DataError: If the frontier was traced from other sensitivities: of another network, or on other images.
     """
     require_same_origin((frontier.network, frontier.images), table)
     losses = [expected_loss(table, point.scheme) for point in frontier.points]
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = _figure(6.4, 4.4)
     axes = figure.subplots()
     axes.step(frontier.used(), losses, where="post", color=LINES[1], linewidth=1.2)
     axes.plot(frontier.used(), losses, ".", color=LINES[1], markersize=4, label="frontier")
@@ -98,6 +105,14 @@ def expected_loss(table: SensitivityTable, scheme: Scheme) -> float:
 def _short(layer: str) -> str:
     """Layer names without the words that all of them share."""
     return layer.removeprefix("features.").removesuffix(".conv").replace(".body.", ".")
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty one, in inches."""
+    require("matplotlib", "a plot")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from bitwright.errors import TrainingError, unknown_name
+from bitwright.errors import unknown_name
+from bitwright.extras import require
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
@@ -21,12 +21,11 @@ def require_tracker(name: str) -> None:
 
     Raises:
         UnknownNameError: If there is none of this name.
-        TrainingError: If it is not installed: it names the extra.
+        MissingLibraryError: If it is not installed: it names the extra.
     """
     if name not in TRACKERS:
         raise unknown_name("tracker", name, TRACKERS)
-    if find_spec(name) is None:
-        raise TrainingError(f"{name} is not installed: pip install 'bitwright[{name}]'.")
+    require(name, f"--track {name}")
 
 
 @contextmanager
@@ -46,7 +45,7 @@ def tracked(
 
     Raises:
         UnknownNameError: If there is no tracker of this name.
-        TrainingError: If it is not installed.
+        MissingLibraryError: If it is not installed.
     """
     if name is None:
         yield lambda figures, epoch: None

@@ -7,11 +7,9 @@ import hashlib
 import os
 from pathlib import Path
 
-import gdown
-from gdown.exceptions import DownloadError, FileURLRetrievalError
-
 from bitwright.data.cache import cache_folder
 from bitwright.errors import DataError, FileFormatError
+from bitwright.extras import require
 from bitwright.files import write_text
 from bitwright.progress import Progress, silent
 from bitwright.zoo.archive import looks_like
@@ -42,6 +40,7 @@ def download(
 
     Raises:
         UnknownNameError: If there is no such row.
+        MissingLibraryError: If gdown is not installed, and the archive not there.
         DataError: If the file cannot be fetched; says how to place it by hand.
         FileFormatError: If the file is no archive, or not the one that was downloaded first.
     """
@@ -58,6 +57,10 @@ def checksum_path(archive: Path) -> Path:
 
 
 def _fetch(name: str, target: Path, url: str | None, progress: Progress) -> None:
+    require("gdown", "the download")
+    import gdown
+    from gdown.exceptions import DownloadError, FileURLRetrievalError
+
     published = row(name)
     arriving = target.with_name(target.name + ".arriving")
     target.parent.mkdir(parents=True, exist_ok=True)

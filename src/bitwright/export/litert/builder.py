@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.errors import ExportError
 from bitwright.export.pixels import Pixels
+from bitwright.extras import require
 from bitwright.graph.nodes import Pair
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.proof.ranges import Range, tensor_ranges
@@ -74,8 +73,7 @@ class LitertBuilder:
     @cached_property
     def schema(self) -> Any:
         """The format, as the package describes it."""
-        if find_spec("ai_edge_litert") is None:
-            raise ExportError("ai-edge-litert is not installed: pip install 'bitwright[litert]'.")
+        require("ai_edge_litert", "LiteRT's format")
         return import_module("ai_edge_litert.schema_py_generated")
 
     def tensor(

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from bitwright.errors import ExportError, LoweringError
 from bitwright.export.openvino.kernels import DOUBLED, INT8, PARTS, kernel, least_byte, may_be_matrix_products
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
+from bitwright.extras import require
 from bitwright.graph.nodes import Node
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import Accumulate, IntegerConv2d, IntegerLayer, Rescale
@@ -48,8 +48,7 @@ class OpenvinoBuilder:
     @cached_property
     def openvino(self) -> Any:
         """The package."""
-        if find_spec("openvino") is None:
-            raise ExportError("openvino is not installed: pip install 'bitwright[openvino]'.")
+        require("openvino", "OpenVINO's format")
         return import_module("openvino")
 
     @cached_property

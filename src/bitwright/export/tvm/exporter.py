@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from bitwright.export.conditions import require_proof
 from bitwright.export.pixels import Pixels, images_in_words
 from bitwright.export.seal import seal_of, write_sealed
 from bitwright.export.target import Target
+from bitwright.extras import require
 from bitwright.graph.outputs import SINGLE
 from bitwright.integer.model import IntegerModel
 from bitwright.progress import Progress, silent
@@ -65,10 +65,10 @@ def export_tvm(
         The conditions that the library holds.
 
     Raises:
-        ExportError: If TVM is not installed, the target is unknown, a sum can leave int32, or no C compiler is there to link.
+        MissingLibraryError: If TVM is not installed.
+        ExportError: If the target is unknown, a sum can leave int32, or no C compiler is there to link.
     """
-    if find_spec("tvm") is None:
-        raise ExportError("TVM is not installed: pip install 'bitwright[tvm]'.")
+    require("tvm", "TVM's format")
     Target(target)
     if Path(path).suffix != SUFFIX:
         raise ExportError(
@@ -97,8 +97,7 @@ def export_tvm(
 
 def to_tvm(model: IntegerModel, pixels: Pixels | None = None, *, tvm_target: str | None = None) -> Any:
     """`model` as TVM's module, before it is compiled; see `export_tvm`."""
-    if find_spec("tvm") is None:
-        raise ExportError("TVM is not installed: pip install 'bitwright[tvm]'.")
+    require("tvm", "TVM's format")
     require_proof(model)
     return _module(model, pixels, _target(tvm_target), lambda done: None)[0]
 
