@@ -118,6 +118,16 @@ def test_imports_point_left(module: Path) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("module", MODULES, ids=_path)
+def test_no_command_waits_for_torchvision(module: Path) -> None:
+    """torchvision, which brings the compiler of PyTorch along and takes about as long to import, waits for who needs it."""
+    statements = ast.parse(module.read_text(encoding="utf-8")).body
+    imported = {node.module for node in statements if isinstance(node, ast.ImportFrom) and node.module} | {
+        alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert {name.partition(".")[0] for name in imported}.isdisjoint({"pytorchcv", "timm", "torchvision"})
+
+
 @pytest.mark.parametrize("part", ["training", "reconstruction", "integer", "export"])
 def test_what_makes_integers_does_not_know_who_chose_the_bits(part: str) -> None:
     """A scheme is all that search and training share."""

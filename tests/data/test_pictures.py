@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from bitwright.data import load_data
-from bitwright.data.pictures import open_picture
+from bitwright.data.pictures import EXTENSIONS, open_picture
 from bitwright.errors import DataError
 
 
@@ -28,6 +29,11 @@ DEPTHS = {
     "16-bit.pgm": lambda ramp: ramp.astype(np.uint16) * 257,
     "float.tiff": lambda ramp: ramp.astype(np.float32) / 255,
 }
+
+
+def test_the_same_files_count_as_for_torchvision() -> None:
+    """They are listed, so that nothing waits for torchvision that reads no folder."""
+    assert EXTENSIONS == IMG_EXTENSIONS
 
 
 @pytest.mark.parametrize("name", list(DEPTHS))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets import FashionMNIST
 
 from bitwright.data.cache import cache_folder
 from bitwright.data.idx import read_idx
@@ -92,6 +91,8 @@ def _is_complete(folder: Path) -> bool:
 
 def _download(folder: Path) -> None:
     """Let torchvision download and verify the files, then move each into `folder` at once."""
+    from torchvision.datasets import FashionMNIST  # takes seconds to import, which only those pay who download
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:

@@ -11,8 +11,6 @@ from typing import final
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from bitwright.data.image_data import ImageData
 from bitwright.data.image_set import ImageSet
@@ -76,11 +74,13 @@ class FolderImages(ImageSet):
         resize: int | None = None,
         interpolation: str = INTERPOLATION,
     ) -> None:
+        from torchvision import transforms  # takes seconds to import, which only those pay who have a folder
+
         self.paths = list(paths)
         self.labels = labels.to(torch.int64)
         self.workers = min(MAX_WORKERS, processors())
         to_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-        side, how = resize or resize_size(image_size), InterpolationMode(interpolation)
+        side, how = resize or resize_size(image_size), transforms.InterpolationMode(interpolation)
         self._centre = transforms.Compose([transforms.Resize(side, how), transforms.CenterCrop(image_size), *to_tensor])
         self._random = transforms.Compose(
             [transforms.RandomResizedCrop(image_size, interpolation=how), transforms.RandomHorizontalFlip(), *to_tensor]

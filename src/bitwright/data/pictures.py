@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-EXTENSIONS: tuple[str, ...] = IMG_EXTENSIONS
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Those of torchvision's ImageFolder."""
 
 _SIXTEEN_BITS = 2**16 - 1
 # Pillow keeps 16-bit pixels of these formats in its 32-bit mode "I"; those of others have 32 bits indeed.
@@ -23,6 +23,9 @@ def list_pictures(folder: Path, labels: Mapping[str, int]) -> list[tuple[str, in
     What begins with a dot is no picture of the data set: `.ipynb_checkpoints` holds copies, and `._1.jpg` is what macOS writes
     beside `1.jpg`.
     """
+    from torchvision.datasets.folder import (
+        make_dataset,
+    )  # takes seconds to import, which only those pay who have a folder
 
     def counts(path: str) -> bool:
         parts = Path(path).relative_to(folder).parts
