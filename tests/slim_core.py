@@ -48,7 +48,6 @@ STEPS = (
 NEED = {
     "demo -o demo": "demo",
     "evaluate net.graph -d mnist-5k": "digits",
-    "evaluate net.graph -d digit-scenes --task segmentation": "digits",
     "allocate net.graph net.sensitivities.json size0.5 -o x --plot x.png": "plots",
     "allocate net.graph net.sensitivities.json size0.5 -o x --frontier x.json": "plots",
     "capture pytorchcv:resnet20_cifar10 -o x": "zoo",

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from auto.test_quantize import graph
-from bitwright.allocation import LatencyTable, layer_shapes
-from bitwright.auto import AutoSettings
+from allocation.strategies import every_choice
+from auto.test_quantize import data, graph
+from bitwright.allocation import LatencyTable, graph_problem, layer_shapes
+from bitwright.auto import AutoSettings, auto_quantize
 from bitwright.auto import latency as latency_module
 from bitwright.auto.latency import judge_latency, layer_latencies, require_latencies
 from bitwright.benchmark.layers import LayerLatencies
@@ -21,6 +22,7 @@ from bitwright.benchmark.timing import Spread
 from bitwright.errors import BitwrightWarning, ExportError
 from bitwright.export import form_of
 from bitwright.scheme import Budget, Precision
+from bitwright.sensitivity import SensitivityTable
 
 PRECISIONS = (Precision(4, 4), Precision(8, 8))
 
@@ -85,6 +87,35 @@ def test_a_search_that_goes_on_reads_the_same_table(tmp_path: Path, monkeypatch:
     assert len(asked) == 2
 
 
+def test_the_least_latency_within_the_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frontier over milliseconds is that of every choice there is; the next faster point was measured, and loses too much."""
+    monkeypatch.setattr(latency_module, "measure_layers", lambda *_, **__: timed())
+    asked = AutoSettings(
+        max_drop=0.01, cost="latency", choices=PRECISIONS, points=5, calibration_images=64, sensitivity_images=32
+    )
+    found = auto_quantize(graph(), data(), tmp_path / "net.onnx", asked)
+    table = SensitivityTable.load(tmp_path / "net.sensitivities.json")
+    latency = LatencyTable.load(tmp_path / "net.latency.json")
+    problem = graph_problem(graph(), table, choices=PRECISIONS, latency=latency)
+    milliseconds = problem.usages["latency"].of
+    choices = sorted(every_choice(problem), key=problem.loss)
+    low, high = (pick(map(milliseconds, choices)) for pick in (min, max))
+    limits = [low + (high - low) * step // 4 for step in range(5)]
+    expected = [next(choice for choice in choices if milliseconds(choice) <= limit) for limit in limits]
+    assert found.frontier is not None
+    assert [point.scheme.layers for point in found.frontier.points] == list(
+        map(dict, dict.fromkeys(map(_hashed, expected)))
+    )
+    place = [point.scheme for point in found.frontier.points].index(found.scheme)
+    assert found.measured.drop <= 0.01
+    assert (place == 0) == (found.cheaper is None)
+    assert found.cheaper is None or found.cheaper.drop > 0.01
+
+
+def _hashed(choice: dict[str, Precision]) -> tuple[tuple[str, Precision], ...]:
+    return tuple(choice.items())
+
+
 def test_the_file_is_held_against_the_budget() -> None:
     """Longer than was asked for is a warning with both figures."""
     settings = AutoSettings(max_drop=None, budgets=(Budget("size", 1.0), Budget("latency", 2.0)))
@@ -101,6 +132,6 @@ def test_only_files_whose_layers_can_be_timed() -> None:
     require_latencies(settings, form_of("onnx"))
     require_latencies(AutoSettings(), form_of("openvino"))
     with pytest.raises(
-        ExportError, match=r"about ONNX files.*got one for openvino: write to a file that ends in \.onnx"
+        ExportError, match=r"that of ONNX files.*got a file for openvino: write to a file that ends in \.onnx"
     ):
         require_latencies(settings, form_of("openvino"))

@@ -67,7 +67,7 @@ CHOICES = {
     "scheme": ("W9A9", "W4", "missing.yaml"), "metric": ("trace",), "engine": ("abacus",), "target": ("arm",),
     "split": ("validation",), "ranges": ("wide",), "device": ("abacus",), "choices": ("1-9", "W4A4,", "9"),
     "pins": ("stem.0", "nothing=W4A4", "stem.0=W9A9"), "latency_table": ("missing.json",), "deploy": ("abacus",),
-    "track": ("abacus",),
+    "track": ("abacus",), "least": ("abacus",), "max_loss": ("x", "nan"),
 }  # fmt: skip
 """Words that an option does not know, by the parameter's name."""
 
@@ -83,6 +83,14 @@ MORE = (
     "allocate @tiny.graph @tiny.sensitivities.json -o +x",
     "allocate @tiny.graph @tiny.sensitivities.json accuracy=1% -o +x",
     "allocate @tiny.graph @tiny.sensitivities.json --accuracy 1% -o +x",
+    "allocate @tiny.graph @tiny.sensitivities.json --least latency --max-loss 1 -o +x",
+    "allocate @tiny.graph @tiny.sensitivities.json --least activation --max-loss 1 -o +x",
+    "allocate @tiny.graph @tiny.sensitivities.json --least size -o +x",
+    "allocate @tiny.graph @tiny.sensitivities.json --least size --max-loss -1 -o +x",
+    "allocate @tiny.graph @tiny.sensitivities.json --least size --max-loss 1 --explain -o +x",
+    "allocate @tiny.graph @tiny.sensitivities.json size0.5 --max-loss 1 -o +x",
+    "auto @tiny.graph -d =mnist-5k --least latency -o +x.xml", "auto @tiny.graph -d =mnist-5k --least time -o +x.onnx",
+    "auto @tiny.graph -d =mnist-5k --least bops --size-mb 1 -o +x.onnx",
     "auto @tiny.graph -d =mnist-5k --latency-ms 1 -o +x.xml", "auto @tiny.graph -d =mnist-5k --latency-ms -1 -o +x.onnx",
     "allocate @tiny.graph @tiny.sensitivities.json weight0.5 -o +x",
     "allocate @tiny.graph @tiny.sensitivities.json size1.5 -o +x",

@@ -5,6 +5,7 @@ from bitwright.allocation.activation import PeakActivation, peak_activation
 from bitwright.allocation.frontier import FrontierPoint, ParetoFrontier, pareto_frontier
 from bitwright.allocation.latency import LatencyTable
 from bitwright.allocation.layerwise import layerwise_schemes
+from bitwright.allocation.least import allocate_least
 from bitwright.allocation.problem import Problem, allocation_problem, graph_problem, table_losses
 from bitwright.allocation.result import Allocation, BudgetUse, Change
 from bitwright.allocation.search import allocate
@@ -23,6 +24,7 @@ __all__ = [
     "PeakActivation",
     "Problem",
     "allocate",
+    "allocate_least",
     "allocation_problem",
     "graph_problem",
     "layer_shapes",

@@ -130,9 +130,14 @@ def whole_losses(losses: Mapping[str, Mapping[Precision, float]]) -> dict[str, d
     >>> whole_losses({"conv": {Precision(8, 8): 0.5, Precision(4, 4): 1.0}})["conv"][Precision(4, 4)] == 2**59
     True
     """
-    largest = math.fsum(max(map(abs, table.values()), default=0.0) for table in losses.values())
-    exponent = LOSS_BITS - math.frexp(largest)[1] if largest else 0
+    exponent = loss_exponent(losses)
     return {
         layer: {precision: round(math.ldexp(loss, exponent)) for precision, loss in table.items()}
         for layer, table in losses.items()
     }
+
+
+def loss_exponent(losses: Mapping[str, Mapping[Precision, float]]) -> int:
+    """Of the power of two that losses are multiplied by to become whole."""
+    largest = math.fsum(max(map(abs, table.values()), default=0.0) for table in losses.values())
+    return LOSS_BITS - math.frexp(largest)[1] if largest else 0

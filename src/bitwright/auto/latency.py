@@ -20,9 +20,9 @@ from bitwright.scheme import MAX_BITS, Precision
 ROUNDS = 9
 
 
-def limits_latency(settings: AutoSettings) -> bool:
-    """Whether a budget is about latency."""
-    return any(budget.kind == "latency" for budget in settings.budgets)
+def asks_for_latency(settings: AutoSettings) -> bool:
+    """Whether a budget is about latency, or it is to be least."""
+    return settings.cost == "latency" or any(budget.kind == "latency" for budget in settings.budgets)
 
 
 def require_latencies(settings: AutoSettings, form: Form) -> None:
@@ -31,10 +31,10 @@ def require_latencies(settings: AutoSettings, form: Form) -> None:
     Raises:
         ExportError: Says for which they can.
     """
-    if limits_latency(settings) and form is not form_of("onnx"):
+    if asks_for_latency(settings) and form is not form_of("onnx"):
         raise ExportError(
-            f"a budget of latency is about ONNX files, whose layers are cut out and timed, got one for {form.engine}: write to a "
-            "file that ends in .onnx, or give budgets of size and bit operations."
+            f"latency is that of ONNX files, whose layers are cut out and timed, got a file for {form.engine}: write to a "
+            "file that ends in .onnx, or ask for size and bit operations."
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bitwright.allocation import Allocation, LatencyTable, ParetoFrontier, allocate, graph_problem, pareto_frontier
 from bitwright.allocation.problem import Problem
 from bitwright.auto.images import BATCH, AutoImages
-from bitwright.auto.latency import judge_latency, layer_latencies, limits_latency, require_latencies
+from bitwright.auto.latency import asks_for_latency, judge_latency, layer_latencies, require_latencies
 from bitwright.auto.measured import Measured, compared, right_guesses
 from bitwright.auto.result import CALIBRATED, RECONSTRUCTED, TRAINED, AutoResult
 from bitwright.auto.search import cheapest
@@ -183,7 +183,7 @@ class _Search:
 
     def latencies(self) -> LatencyTable | None:
         """Of the layers, where a budget is about them."""
-        if not limits_latency(self.settings):
+        if not asks_for_latency(self.settings):
             return None
         with self.stage("timing the layers") as progress:
             path = self.beside(".latency.json")

@@ -22,7 +22,7 @@ class AutoSettings:
         max_drop: Share of the images by which the integers may be right less often than the float network, 0.01 for one point
             of a hundred; None asks for the most accurate scheme within the budgets.
         budgets: That every scheme must keep.
-        cost: What is to be least while the accuracy holds: `size` or `bops`.
+        cost: What is to be least while the accuracy holds: `size`, `bops` or `latency`.
         choices: The precisions that a layer may have.
         points: How many limits the frontier is traced at: neighbours on it differ by that part of the whole way.
         calibration_images: How many images ranges are observed on.
@@ -46,8 +46,10 @@ class AutoSettings:
             raise BudgetError("expected a largest drop of accuracy, or a budget, got neither.")
         if self.max_drop is not None and not (math.isfinite(self.max_drop) and 0 <= self.max_drop < 1):
             raise BudgetError(f"expected a drop from 0 to 1, such as 0.01 for one point, got {self.max_drop}.")
-        if self.cost not in ("size", "bops"):
-            raise BudgetError(f"expected size or bops to be least, got '{self.cost}'.")
+        if self.cost not in ("size", "bops", "latency"):
+            raise BudgetError(f"expected size, bops or latency to be least, got '{self.cost}'.")
+        if self.cost != "size" and self.max_drop is None:
+            raise BudgetError(f"{self.cost} is least within a largest drop of accuracy, of which none was asked for.")
 
 
 DEFAULT = AutoSettings()

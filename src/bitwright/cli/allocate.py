@@ -28,6 +28,8 @@ Examples: bitwright allocate resnet18.graph resnet18.sensitivities.json size0.5 
 bitwright allocate resnet18.graph resnet18.sensitivities.json size=7MB bops=80G --choices 2-8 --explain -o small.yaml
 
 bitwright allocate resnet18.graph resnet18.sensitivities.json --latency-table nvidia-t4 --latency-ms 4.2 -o fast.yaml
+
+bitwright allocate net.graph net.sensitivities.json --least latency --max-loss 0.02 --latency-table latency.json -o fast.yaml
 """
 
 
@@ -88,6 +90,16 @@ def allocate(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say what would change first with 5 % less and more budget.")
     ] = False,
+    least: Annotated[
+        str | None,
+        typer.Option(
+            "--least", help="Take least of it, size, bops or latency, while no more than --max-loss is expected."
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option("--max-loss", metavar="LOSS", help="Most expected loss, in the unit that this command prints."),
+    ] = None,
     frontier: Annotated[
         Path | None,
         typer.Option("--frontier", help="Also write the Pareto frontier over the first budget: JSON and PNG."),
@@ -99,23 +111,34 @@ def allocate(
     name: Annotated[str | None, typer.Option("--name", help="Of the scheme; by default the budgets'.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Solve the integer program: the scheme of least expected loss within all budgets, exactly."""
+    """Solve the integer program: the scheme of least expected loss within all budgets, exactly.
+
+    With --least, the scheme that takes least of what is named among those that are expected to lose no more than --max-loss.
+    """
     from rich.text import Text
 
     from bitwright.allocation import allocate as search
-    from bitwright.allocation import graph_problem
+    from bitwright.allocation import allocate_least, graph_problem
     from bitwright.extras import require
     from bitwright.graph import Graph
     from bitwright.report import plot_bits
+    from bitwright.scheme import Budget
     from bitwright.sensitivity import SensitivityTable
 
     asked = [] if accuracy is None else [f"accuracy={accuracy}"]  # which is refused there, by naming what keeps it
     limits = budgets_of(
         [*(budgets or []), *asked],
         {"size": size_mb, "bops": bops_g, "latency": latency_ms, "activation": activation_mb},
+        or_none=least is not None,
     )
-    if all(limit.kind != "latency" for limit in limits):
-        refuse_ignored(context, "no budget limits the latency. Add one, such as --latency-ms 4.2.", "latency_table")
+    if least is None:
+        refuse_ignored(context, "nothing is asked to be least. Add --least latency, size or bops.", "max_loss")
+    else:
+        refuse_ignored(context, "it scales budgets, and --least looks for the smallest. Leave it out.", "explain")
+    if least != "latency" and all(limit.kind != "latency" for limit in limits):
+        refuse_ignored(
+            context, "nothing is asked of the latency. Add --latency-ms 4.2, or --least latency.", "latency_table"
+        )
     if plot is not None or frontier is not None:
         require("matplotlib", "--plot" if frontier is None else "--frontier, which also draws,")
     picture = None if frontier is None else frontier.with_suffix(".png")
@@ -131,34 +154,51 @@ def allocate(
         residual_bits=residual_bits,
         force=force,
     )
-    found = search(problem, limits, name, explain=explain)
+    if least is None:
+        found = search(problem, limits, name, explain=explain)
+    else:
+        found = allocate_least(problem, least, most_lost(max_loss), limits, name)
     found.scheme.save(output)
     if plot is not None:
         plot_bits(plot, table, [found.scheme], ", ".join(map(str, found.uses)))
     if frontier is not None and picture is not None:
-        write_frontier(frontier, picture, problem, limits, table, [found.scheme, *comparable(network, table)])
+        over = limits if least is None else [Budget(least, 0), *limits]
+        write_frontier(frontier, picture, problem, over, table, [found.scheme, *comparable(network, table)])
     show(found.to_dict(), as_json, lambda: Text(str(found)))
     for path in (output, plot, frontier, picture):
         if path is not None:
             note(f"wrote {path}")
 
 
-def budgets_of(texts: Sequence[str], options: Mapping[str, float | None]) -> list[Budget]:
+def most_lost(max_loss: float | None) -> float:
+    """What `--max-loss` says, which `--least` needs."""
+    from bitwright.errors import BudgetError
+
+    if max_loss is None:
+        raise BudgetError(
+            "--least needs the most expected loss, --max-loss: without it every layer would have the fewest bits. A search for a "
+            "budget, such as size0.5, prints what it expects."
+        )
+    return max_loss
+
+
+def budgets_of(texts: Sequence[str], options: Mapping[str, float | None], *, or_none: bool = False) -> list[Budget]:
     """The budgets that are written as arguments, and as options of their own.
 
     Args:
         texts: Such as `size0.5` and `bops=80G`.
         options: By kind, in the unit of the option.
+        or_none: Whether there may be none.
 
     Raises:
-        BudgetError: If there is none.
+        BudgetError: If there is none, and must be one.
     """
     from bitwright.errors import BudgetError
     from bitwright.scheme import Budget
 
     found = [Budget.parse(text) for text in texts]
     found += [Budget(kind, limit) for kind, limit in options.items() if limit is not None]
-    if not found:
+    if not found and not or_none:
         raise BudgetError("expected a budget, got none: name one, such as size0.5 or --latency-ms 4.2.")
     return found
 

@@ -62,7 +62,9 @@ def auto(
             "--latency-ms", metavar="MS", help="Budget for one image, one thread, timed here in ONNX Runtime."
         ),
     ] = None,
-    cost: Annotated[str, typer.Option("--least", help="What is to be least within the drop: size or bops.")] = "size",
+    cost: Annotated[
+        str, typer.Option("--least", help="What is to be least within the drop: size, bops or latency.")
+    ] = "size",
     choices: Annotated[
         str | None,
         typer.Option(
@@ -127,7 +129,7 @@ def auto(
     reserve(
         output,
         made_graph,
-        output.with_suffix(".latency.json") if latency_ms is not None else None,
+        output.with_suffix(".latency.json") if latency_ms is not None or cost == "latency" else None,
         reads=[weights, model],
     )
     options = ["--pretrained"] * pretrained + (["--weights", str(weights)] if weights else []) + ["--ema"] * ema
