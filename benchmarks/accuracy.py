@@ -11,7 +11,8 @@ same float weights, for every width, every way to make them, and every seed, whi
     peer-...        another quantizer, on the same images, by its own engine; what it cannot do is a row that says so
 
 A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:learning_rate=0.02`, where --way names it; a
-training also `distill` and `temperature`, of a teacher that is the float network. A row is `network/width/way/seed`; `--rows`
+training also `distill` and `temperature`, of a teacher that is the float network, and `reconstruct`, 1 for one that starts from
+the reconstructed network. A row is `network/width/way/seed`; `--rows`
 chooses among them by shell patterns, `resnet20/W2A2/*`, say. Every row is written to --json when it is done; who starts again
 measures what is missing. Rows that failed say why, and are tried again. `--docs FILE` writes a page of all rows.
 
@@ -59,7 +60,9 @@ RANDOM = 20
 MIXED = ("search3", "W3A8", *(f"random3-{number}" for number in range(1, RANDOM + 1)))
 """Schemes of the size of 3 bits, activations of 8: the one that the search finds, the uniform one, and random ones."""
 
-TEACHING = ("distill", "temperature")
+BESIDES = ("distill", "temperature", "reconstruct")
+"""What a training can be given that is no setting of its steps."""
+
 EPOCHS = {"qat2": 2, "qat10": 10}
 WAYS = ("calibrated", "reconstructed", *EPOCHS, *(f"peer-{name}" for name in PEERS))
 IMAGES = 1024
@@ -155,30 +158,38 @@ def made(row: Row, place: Place, data: ImageData) -> tuple[QuantizedModel, dict[
     way, *changed = row.way.split(":")
     kept: dict[str, Any] = {}
     if way == "reconstructed":
-        reference = graph.with_parameters({name: t.to(place.device) for name, t in graph.parameters.items()})
-        settings = with_changes(ReconstructionSettings(seed=row.seed), changed)
-        reconstruct(model.to(place.device), images.to(place.device), settings, reference=reference)
-        kept = asdict(settings)
+        kept = rebuilt(model, graph, images, with_changes(ReconstructionSettings(seed=row.seed), changed), place)
     elif way in EPOCHS:
         state = place.folder / f"{str(row).replace('/', '.')}.state"
-        teaching = {name: float(value) for name, _, value in (c.partition("=") for c in changed) if name in TEACHING}
-        own = [change for change in changed if change.partition("=")[0] not in TEACHING]
+        besides = {name: float(value) for name, _, value in (c.partition("=") for c in changed) if name in BESIDES}
+        own = [change for change in changed if change.partition("=")[0] not in BESIDES]
         training = with_changes(replace(QAT, epochs=EPOCHS[way], seed=row.seed), own)
+        start = None
+        if besides.get("reconstruct"):
+            start = rebuilt(model, graph, images, ReconstructionSettings(seed=row.seed), place)
+            model.cpu()
         distillation = None
-        if teaching.get("distill"):
+        if besides.get("distill"):
             teacher = FloatModel(graph).eval().requires_grad_(False)
-            distillation = Distillation(
-                teacher, teaching["distill"], teaching.get("temperature", Distillation.temperature)
-            )
+            temperature = besides.get("temperature", Distillation.temperature)
+            distillation = Distillation(teacher, besides["distill"], temperature)
         fit(
             model, data, training, distillation=distillation, checkpoint=Checkpointing(state, resume=True)
         )  # on a GPU, if any
         model.cpu().settle_norm(torch.split(images, 128))
         state.unlink(missing_ok=True)
-        kept = asdict(training) | {
-            "distillation": distillation and {"alpha": distillation.alpha, "temperature": distillation.temperature}
-        }
+        taught = distillation and {"alpha": distillation.alpha, "temperature": distillation.temperature}
+        kept = asdict(training) | {"distillation": taught} | ({"start": start} if start else {})
     return model.cpu().eval(), kept
+
+
+def rebuilt(
+    model: QuantizedModel, graph: Graph, images: Tensor, settings: ReconstructionSettings, place: Place
+) -> dict[str, Any]:
+    """Reconstruct in place, on the row's device; returns the settings as JSON values."""
+    reference = graph.with_parameters({name: t.to(place.device) for name, t in graph.parameters.items()})
+    reconstruct(model.to(place.device), images.to(place.device), settings, reference=reference)
+    return asdict(settings)
 
 
 def measured(row: Row, place: Place) -> dict[str, Any]:

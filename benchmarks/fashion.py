@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the studies on Fashion-MNIST share: two small networks, trained in float once, and the loss of every held-out image."""
+"""What the studies on Fashion-MNIST share: small networks, trained in float once, and the loss of every held-out image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import MobileNetV2
+from torchvision.models import EfficientNet, MobileNetV2, MobileNetV3
+from torchvision.models.efficientnet import MBConvConfig
+from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
 from bitwright.data import ImageData, load_data
 from bitwright.graph import Graph, capture, load_model
@@ -20,6 +22,24 @@ IMAGE_SIZE = 32
 BATCH = 250
 MOBILENET_BLOCKS = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 40, 2, 2], [6, 80, 1, 2]]
 """Expansion, channels, blocks, stride: the shapes of MobileNetV2, of which the width multiplier takes half."""
+
+MOBILENETV3_BLOCKS = [
+    (16, 3, 16, 16, True, "RE", 1),
+    (16, 3, 72, 24, False, "RE", 2),
+    (24, 3, 88, 24, False, "RE", 1),
+    (24, 5, 96, 40, True, "HS", 2),
+    (40, 5, 240, 40, True, "HS", 1),
+    (40, 5, 240, 40, True, "HS", 1),
+    (40, 5, 120, 48, True, "HS", 1),
+    (48, 5, 144, 48, True, "HS", 1),
+    (48, 5, 288, 96, True, "HS", 1),
+    (96, 5, 576, 96, True, "HS", 1),
+    (96, 5, 576, 96, True, "HS", 1),
+]
+"""Channels, kernel, expanded and resulting channels, gate, function, stride: MobileNetV3-small, two strides of 2 less."""
+
+EFFICIENTNET_BLOCKS = [(1, 3, 1, 16, 16, 1), (6, 3, 1, 16, 24, 2), (6, 5, 2, 24, 40, 2), (6, 3, 2, 40, 80, 2)]
+"""Expansion, kernel, stride, channels, resulting channels, blocks: four stages of EfficientNet-B0, half as deep or less."""
 
 
 def resnet20(data: ImageData) -> nn.Module:
@@ -34,7 +54,28 @@ def mobilenetv2_small(data: ImageData) -> nn.Module:
     return network
 
 
-NETWORKS = {"resnet20": resnet20, "mobilenetv2-small": mobilenetv2_small}
+def mobilenetv3_small(data: ImageData) -> nn.Module:
+    """MobileNetV3-small of Howard et al. 2019 for small images: gates, hard-swish, kernels of 5 x 5."""
+    blocks = [InvertedResidualConfig(*block, dilation=1, width_mult=1.0) for block in MOBILENETV3_BLOCKS]
+    network = MobileNetV3(blocks, last_channel=256, num_classes=len(data.classes), dropout=0.0)
+    network.features[0][0] = nn.Conv2d(data.shape[0], 16, 3, stride=2, padding=1, bias=False)
+    return network
+
+
+def efficientnet_small(data: ImageData) -> nn.Module:
+    """EfficientNet of Tan and Le 2019 for small images: gates and SiLU."""
+    blocks = [MBConvConfig(*block) for block in EFFICIENTNET_BLOCKS]
+    network = EfficientNet(blocks, dropout=0.0, stochastic_depth_prob=0.0, num_classes=len(data.classes))
+    network.features[0][0] = nn.Conv2d(data.shape[0], 16, 3, stride=2, padding=1, bias=False)
+    return network
+
+
+NETWORKS = {
+    "resnet20": resnet20,
+    "mobilenetv2-small": mobilenetv2_small,
+    "mobilenetv3-small": mobilenetv3_small,
+    "efficientnet-small": efficientnet_small,
+}
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:

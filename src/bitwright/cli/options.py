@@ -21,6 +21,16 @@ Data = Annotated[
         metavar="NAME",
     ),
 ]
+DataOrNone = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="mnist-5k, fashion-mnist[:DIR], imagefolder:DIR (or imagefolder:DIR:TRAIN,TEST), package.module:factory; or none, "
+        "where no label is read: images are then made from what batch norm remembers.",
+        metavar="NAME",
+    ),
+]
 TaskName = Annotated[
     str,
     typer.Option(

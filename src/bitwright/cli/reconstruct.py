@@ -13,7 +13,7 @@ from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import real, whole
-from bitwright.cli.options import Activations, Data, Deploy, Json, Output, ResidualBits, Seed
+from bitwright.cli.options import Activations, DataOrNone, Deploy, Json, Output, ResidualBits, Seed
 from bitwright.cli.outputs import reserve
 from bitwright.cli.preprocessing import reads_images
 
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples: bitwright reconstruct resnet18.graph -d imagefolder:/data/imagenet --scheme W4A4 -o resnet18.w4a4.checkpoint
 
+bitwright reconstruct resnet18.graph -d none --scheme W4A8 -o resnet18.w4a8.checkpoint    # who has no images at all
+
 bitwright reconstruct resnet18.w2a4.checkpoint --reference resnet18.graph -d imagefolder:/data/imagenet -o better.checkpoint
 """
-_BATCH = 100
+_IMAGES, _BATCH = 1024, 100
 
 
 @app.command(epilog=EXAMPLES)
@@ -41,7 +43,7 @@ def reconstruct(
         Path,
         typer.Argument(metavar="MODEL", help="A graph, which is calibrated first, under --scheme; or a checkpoint."),
     ],
-    data: Data,
+    data: DataOrNone,
     output: Output,
     scheme: Annotated[
         str | None,
@@ -54,8 +56,14 @@ def reconstruct(
         ),
     ] = None,
     images: Annotated[
-        int, typer.Option("--images", "-n", parser=whole(1), help="Training images to look at; no labels.")
-    ] = 1024,
+        int | None,
+        typer.Option(
+            "--images",
+            "-n",
+            parser=whole(1),
+            help="Training images to look at, no labels: 1024; or to make, with --data none: 128.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", parser=whole(1), help="For each block.")] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", parser=whole(1), help="Images in a step.")
@@ -96,7 +104,7 @@ def reconstruct(
     """
     from rich.text import Text
 
-    from bitwright.cli.models import data_for_model
+    from bitwright.cli.data_free import NONE, data_for_graph, kept_in
     from bitwright.reconstruction import ReconstructionSettings, correct_biases, equalised
     from bitwright.reconstruction import reconstruct as reconstruct_model
     from bitwright.training import Checkpointing, save_quantized
@@ -104,14 +112,15 @@ def reconstruct(
     given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "drop": drop}
     settings = ReconstructionSettings(**{name: value for name, value in given.items() if value is not None}, seed=seed)
     state = output.with_name(f"{output.name}.state")
-    reserve(output, state, reads=[model, scheme, reference])
+    kept = kept_in(output)
+    reserve(output, state, kept, reads=[model, scheme, reference])
     require_resumed(state, resume)
     quantized, floats = _read(context, model, scheme, reference)
     floats = equalised(floats) if equalise else floats
     with resumable(state):
-        found = data_for_model(data, floats.input_shape, known=floats.preprocessing, asked=asked)
+        found = data_for_graph(data, floats, kept, label_free=True, asked=asked, count=images, seed=seed, resume=resume)
         floats = floats.reading(found.preprocessing, data)
-        seen, _ = found.calibration(min(images, len(found.train)), seed)
+        seen, _ = found.calibration(min(images or _IMAGES, len(found.train)), seed)
         if quantized is None:
             assert scheme is not None
             quantized = _calibrated(floats, seen, scheme, residual_bits, activations, deploy or [])
@@ -123,12 +132,13 @@ def reconstruct(
             correct_biases(quantized, seen, reference=floats)
         save_quantized(output, quantized)
         result = {"model": floats.model, "scheme": quantized.plan.scheme.name, "images": len(seen)}
-        line = f"{name}: reconstructed on {len(seen):,} images of {found.name}"
+        line = f"{name}: reconstructed on {len(seen):,} {'made images' if data == NONE else f'images of {found.name}'}"
         if len(floats.outputs) == 1:
             scores = _agreement(quantized, floats, found)
             result |= scores.to_dict() | {"images": len(seen), "test_images": scores.images}
             line += f"; beside the float network, on {scores.images:,} others: {scores}"
     state.unlink(missing_ok=True)
+    kept.unlink(missing_ok=True)
     show({**result, "file": str(output)}, as_json, lambda: Text(line))
     note(f"wrote {output}")
 

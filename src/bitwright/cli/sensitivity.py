@@ -13,13 +13,15 @@ from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import real, whole
-from bitwright.cli.options import Data, GraphFile, Json, Output, Seed, TaskName
+from bitwright.cli.options import DataOrNone, GraphFile, Json, Output, Seed, TaskName
 from bitwright.cli.outputs import reserve
 from bitwright.cli.preprocessing import reads_images
 from bitwright.cli.processes import join_processes, leave_processes
 
 if TYPE_CHECKING:
     from bitwright.data import Preprocessing
+
+_IMAGES = 512
 
 
 @app.command(
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 def sensitivity(
     context: typer.Context,
     graph: GraphFile,
-    data: Data,
+    data: DataOrNone,
     output: Output,
     task: TaskName = "classification",
     metric: Annotated[
@@ -45,7 +47,12 @@ def sensitivity(
             "--activations/--weights-only", help="Whether to measure what layers read, too, besides their weights."
         ),
     ] = True,
-    images: Annotated[int, typer.Option("--images", "-n", parser=whole(1), help="Training images in the loss.")] = 512,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            "--images", "-n", parser=whole(1), help="Training images in the loss: 512; or made, with --data none: 128."
+        ),
+    ] = None,
     relative_error: Annotated[
         float,
         typer.Option("--relative-error", parser=real(0.0), help="Target for the standard error of each layer's trace."),
@@ -77,26 +84,32 @@ def sensitivity(
     if metric == "loss_perturbation":
         refuse_ignored(context, "this metric measures each loss once.", "max_probes")
     state = checkpoint or output.with_name(f"{output.name}.state")
-    reserve(output, state, reads=[graph])
-    from bitwright.cli.models import class_outputs, data_for_model, task_for
+    from bitwright.cli.data_free import data_for_graph, kept_in
+    from bitwright.cli.models import class_outputs, task_for
     from bitwright.graph import Graph
     from bitwright.report import sensitivity_table
     from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
 
+    kept = kept_in(output)
+    reserve(output, state, kept, reads=[graph])
     main, own_device = join_processes(device)
     network = Graph.load(graph)
     if own_device is not None:
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
     purpose = task_for(task, network.output_shape, network.model)
-    found = data_for_model(
+    found = data_for_graph(
         data,
-        network.input_shape,
-        known=network.preprocessing,
+        network,
+        kept,
+        label_free=purpose.label_free,
         asked=asked,
         outputs=class_outputs(purpose, network.output_shape),
+        count=images,
+        seed=seed,
+        resume=resume,
     )
     network = network.reading(found.preprocessing, data)
-    chosen = found.calibration(min(images, len(found.train)), seed)
+    chosen = found.calibration(min(images or _IMAGES, len(found.train)), seed)
     require_resumed(state, resume)
     with resumable(state), bar("measuring sensitivities", shown=main) as progress:
         table = measure_sensitivity(
@@ -121,6 +134,7 @@ def sensitivity(
         return
     table.save(output)
     state.unlink(missing_ok=True)
+    kept.unlink(missing_ok=True)
     show(table.to_dict(), as_json, lambda: sensitivity_table(table))
     missed = table.unconverged()
     if missed:

@@ -21,7 +21,7 @@ from bitwright.cli.options import (
     Activations,
     Channels,
     Classes,
-    Data,
+    DataOrNone,
     Deploy,
     Ema,
     ImageSize,
@@ -71,7 +71,7 @@ def train(
             help="A graph or a checkpoint, which is quantized; or a model's name (SOURCE:MODEL), which is trained in float.",
         ),
     ],
-    data: Data,
+    data: DataOrNone,
     output: Output,
     task: TaskName = "classification",
     scheme: Annotated[
@@ -168,6 +168,7 @@ def train(
     Under torchrun all processes train one model, and the first one writes it; with --resume from the start, its
     --max-restarts goes on where a killed process stopped. Every epoch is a line of OUTPUT.metrics.jsonl.
     """
+    from bitwright.cli.data_free import kept_in
     from bitwright.errors import unknown_name
     from bitwright.training import Checkpointing, Ranges, TrainSettings, require_tracker
 
@@ -198,6 +199,7 @@ def train(
         state,
         lines_of(output),
         best_of(output),
+        kept_in(output),
         reads=[model, scheme, weights, layerwise, teacher, teacher_weights],
     )
     require_resumed(state, resume)
@@ -331,7 +333,8 @@ def _train_quantized(
     falling: Falling | None,
     options: dict[str, Any],
 ) -> None:
-    from bitwright.cli.models import class_outputs, data_for_model, task_for
+    from bitwright.cli.data_free import data_for_graph, kept_in
+    from bitwright.cli.models import class_outputs, task_for
     from bitwright.cli.schemes import scheme_for
     from bitwright.errors import FileFormatError
     from bitwright.export import require_deployable
@@ -352,7 +355,17 @@ def _train_quantized(
     task = task_for(run.task, graph.output_shape, graph.model).towards(float_network)
     options["task"] = task
     outputs = class_outputs(task, graph.output_shape)
-    images = data_for_model(run.data, graph.input_shape, known=graph.preprocessing, asked=run.asked, outputs=outputs)
+    kept = kept_in(run.output)
+    images = data_for_graph(
+        run.data,
+        graph,
+        kept,
+        label_free=task.label_free,
+        asked=run.asked,
+        outputs=outputs,
+        seed=run.settings.seed,
+        resume=run.checkpoint.resume,
+    )
     options["distillation"] = taught.distillation(graph, images, run.data)
     options["checkpoint"] = run.checkpoint
     schemes = () if falling is None else falling.schemes(graph, chosen)
@@ -376,5 +389,5 @@ def _train_quantized(
             )
     if run.main:
         save_quantized(run.output, model)
-        beside = stage_files(run.checkpoint.path, len(schemes))
+        beside = [*stage_files(run.checkpoint.path, len(schemes)), kept]
         run.end(model, task, images, trained, beside, model=graph.model, scheme=chosen.name)

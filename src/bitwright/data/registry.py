@@ -83,6 +83,11 @@ def load_data(
     if key not in _SOURCES and not own:
         if Path(name).is_dir():
             raise DataError(f"'{name}' is a folder: for the pictures in it, name the data imagefolder:{name}.")
+        if name == "none":
+            raise DataError(
+                "images can be made without data (none) only where there is a float network and no label is read: by reconstruct "
+                "and, with --task agreement, by sensitivity and by train --scheme. Name data here."
+            )
         raise unknown_name("data set", key, [*_SOURCES, "package.module:factory"])
     if colon and not folder:
         raise DataError(f"expected a folder after the colon, got '{name}'.")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,16 @@ RATE = 0.1
 
 
 @full_precision()
-def synthesised(graph: Graph, count: int, *, steps: int = 200, seed: int = 0, progress: Progress = silent) -> Tensor:
+def synthesised(
+    graph: Graph,
+    count: int,
+    *,
+    steps: int = 200,
+    seed: int = 0,
+    made: Tensor | None = None,
+    keep: Callable[[Tensor], object] | None = None,
+    progress: Progress = silent,
+) -> Tensor:
     """Images for which every batch norm sees the mean and the deviation that it remembers.
 
     They begin as noise, and Adam lowers `sum |mean - mean'|^2 + |std - std'|^2` over all batch norms, and over the pixels of
@@ -30,10 +41,12 @@ def synthesised(graph: Graph, count: int, *, steps: int = 200, seed: int = 0, pr
         count: How many.
         steps: Of gradient descent, for each part of 64.
         seed: Of the noise.
+        made: The first of them, where an earlier run with the same arguments kept some.
+        keep: Told, after each part, all images so far.
         progress: Told about every step, with the loss over that of the noise as `relative_loss`.
 
     Returns:
-        float32, shape (count, channels, height, width).
+        float32, shape (count, channels, height, width), on the processor.
 
     Raises:
         DataError: If none are asked for, or the network has no batch norm: nothing is known of its images then.
@@ -49,10 +62,12 @@ def synthesised(graph: Graph, count: int, *, steps: int = 200, seed: int = 0, pr
         )
     generator = torch.Generator().manual_seed(seed)
     parameters = {name: tensor.detach() for name, tensor in graph.parameters.items()}
-    made: list[Tensor] = []
+    done = torch.empty(0, *graph.input_shape) if made is None else made[:count]
     parts = [min(BATCH, count - begin) for begin in range(0, count, BATCH)]
     for number, size in enumerate(parts):
         noise = torch.randn(BATCH, *graph.input_shape, generator=generator)
+        if len(done) >= number * BATCH + size:
+            continue
         images = torch.nn.Parameter(noise.to(next(iter(parameters.values())).device))
         optimizer = torch.optim.Adam([images], lr=RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -66,8 +81,10 @@ def synthesised(graph: Graph, count: int, *, steps: int = 200, seed: int = 0, pr
             optimizer.step()
             schedule.step()
             progress(number * steps + step + 1, len(parts) * steps, relative_loss=value / begun)
-        made.append(images.detach()[:size])
-    return torch.cat(made)
+        done = torch.cat([done[: number * BATCH], images.detach()[:size].cpu()])
+        if keep is not None:
+            keep(done)
+    return done
 
 
 def statistics_distance(graph: Graph, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:

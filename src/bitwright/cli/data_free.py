@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""`--data none`: images made from what batch norm remembers, where no label is read; kept beside the output until all is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitwright.cli.announced import announce
+from bitwright.cli.console import bar
+from bitwright.cli.interruption import require_resumed, resumable
+from bitwright.cli.models import data_for_model
+
+if TYPE_CHECKING:
+    from bitwright.data import ImageData, Preprocessing
+    from bitwright.graph import Graph
+
+NONE = "none"
+TRAINING, HELD_OUT = 128, 64
+"""Images: each takes hundreds of passes to make."""
+
+_FORMAT = "bitwright.made_images.1"
+
+
+def kept_in(output: Path) -> Path:
+    """Where made images wait for an interrupted command to go on."""
+    return output.with_name(f"{output.name}.images")
+
+
+def data_for_graph(
+    name: str,
+    graph: Graph,
+    kept: Path,
+    *,
+    label_free: bool,
+    asked: Preprocessing | None = None,
+    outputs: int | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+) -> ImageData:
+    """A data set by name, in the shape that a float network reads, or made from the network itself.
+
+    Args:
+        name: The name of the data set, or `none`.
+        graph: The float network, whose batch norm images are made from.
+        kept: The file that keeps made images meanwhile.
+        label_free: Whether no label will be read.
+        asked: The preprocessing that was asked for on the command line.
+        outputs: How many classes the network tells apart, where labels matter.
+        count: How many images to make, to train with; 64 more are held out.
+        seed: Of the noise that they begin as.
+        resume: Whether to take what an interrupted run made.
+
+    Raises:
+        DataError: If images cannot be made: a label would be read, or the network has no batch norm.
+        FileFormatError: If those of an interrupted run are there, and it should not go on.
+    """
+    from bitwright.errors import DataError
+
+    if name != NONE:
+        return data_for_model(name, graph.input_shape, known=graph.preprocessing, asked=asked, outputs=outputs)
+    if not label_free:
+        raise DataError(
+            "--data none has no labels: add --task agreement, which compares with the float network, or name data."
+        )
+    if asked:
+        raise DataError(
+            f"--data none makes images as the network reads them, not so: {asked}. Leave these options out."
+        )
+    require_resumed(kept, resume)
+    with resumable(kept):
+        return made_images(graph, kept, count or TRAINING, seed)
+
+
+def made_images(graph: Graph, kept: Path, count: int, seed: int) -> ImageData:
+    """A data set of made images, without labels; those that an interrupted run made are read again.
+
+    Args:
+        graph: The float network, whose batch norm they are made from.
+        kept: The file that keeps them meanwhile.
+        count: How many to train with; 64 more are held out.
+        seed: Of the noise that they begin as.
+
+    Raises:
+        DataError: If the network has no batch norm.
+    """
+    import torch
+    from torch.utils.data import TensorDataset
+
+    from bitwright.data import ImageData
+    from bitwright.data.own import OwnImages
+    from bitwright.files import write_bytes
+    from bitwright.graph.digest import network_digest
+    from bitwright.graph.tensors_file import read_tensors, serialize
+    from bitwright.reconstruction import synthesised
+
+    origin = {"network": network_digest(graph), "seed": str(seed)}
+    made = None
+    if kept.exists():
+        tensors, told = read_tensors(kept, _FORMAT)
+        made = tensors["images"] if origin.items() <= told.items() else None
+    with bar(f"making images for {graph.model}") as progress:
+        images = synthesised(
+            graph,
+            count + HELD_OUT,
+            seed=seed,
+            made=made,
+            keep=lambda so_far: write_bytes(kept, serialize({"images": so_far}, _FORMAT, origin)),
+            progress=progress,
+        )
+    announce(
+        f"no data: {count} images were made from what the batch norm of {graph.model} remembers, {HELD_OUT} more held out"
+    )
+    parts = (images[:count], images[count:])
+    train, test = (OwnImages(TensorDataset(part, torch.zeros(len(part)).long()), "made images") for part in parts)
+    return ImageData(
+        name=NONE,
+        classes=("unknown",),
+        shape=(images.shape[1], images.shape[2], images.shape[3]),
+        train=train,
+        test=test,
+        mean=(),
+        std=(),
+        source=f"made from the batch norm of {graph.model}",
+        fixed_size=True,
+    )
