@@ -6,6 +6,8 @@ ARGS ?=
 PYTEST := $(BIN)/python -m pytest --timeout 300
 # Two workers of one thread each (conftest.py sees to the threads), each with whole files, so that what a file's tests share is made once.
 WORKERS := -n 2 --dist loadfile
+ENGINES := 'tests/benchmark/ tests/reliability/' tests/cli/ tests/export/ tests/integer/ 'tests/examples/ tests/test_*.py'
+OTHERS := $(filter-out $(subst ',,$(ENGINES)),$(sort $(dir $(wildcard tests/*/test_*.py))))
 
 .PHONY: demo environment test doctest check format clean
 .NOTPARALLEL:
@@ -19,11 +21,12 @@ environment: $(VENV)/.installed-dev
 	@$(BIN)/python -c 'from bitwright.benchmark import environment; print(environment())'
 
 # For instance: make test ARGS="-m slow tests/integer"
-# Each folder's tests have a process of their own: with all of them and all engines in one, the kernel ended it while it waited for a
-# compiler (SIGSEGV with SI_KERNEL at the return of a read), which none of the folders does by itself.
+# Every start of pytest imports PyTorch in two workers, and ends when the longest file does: so most folders share one. Those in which
+# engines run do not: with all engines in one process, the kernel ended it while TVM waited for the linker (SIGSEGV with SI_KERNEL at
+# the return of a read), which it does in none of these parts.
 test: $(VENV)/.installed-dev
 	@set -e; if [ -n '$(ARGS)' ]; then $(PYTEST) $(ARGS); else \
-	  for part in $(sort $(dir $(wildcard tests/*/test_*.py))); do $(PYTEST) $(WORKERS) $$part; done; $(PYTEST) $(WORKERS) tests/test_*.py; fi
+	  for part in $(ENGINES) '$(OTHERS)'; do $(PYTEST) $(WORKERS) $$part; done; fi
 
 doctest: $(VENV)/.installed-dev
 	$(PYTEST) --doctest-modules src

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-SAMPLES = Path(mpl.get_data_path()) / "sample_data"
+# PyTorch and matplotlib are imported where they are used: pytest's first process, which only hands tests to its workers, needs
+# neither, and all workers wait for it.
+if TYPE_CHECKING:
+    import torch
+
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 # Generation is called too slow where the machine is: the examples are the same on all.
@@ -22,14 +24,10 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("reproducible")
 
 
-def pytest_configure() -> None:
-    """Two threads (or OMP_NUM_THREADS) on every machine; one in each of several workers. The others are left alone."""
-    threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests whose data or device is absent, and say why."""
+    import torch
+
     skips = {}
     if not FASHION_MNIST.is_dir():
         skips["data"] = f"no {FASHION_MNIST}: install Debian's package dataset-fashion-mnist"
@@ -43,12 +41,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _seed() -> None:
     """Start global generators, which PyTorch and other libraries draw from, where they always start."""
+    import numpy as np
+    import torch
+
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - only the legacy generator has a global state
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """What a file makes while it is imported, networks say, is the same whatever was imported before."""
+    """What a file makes while it is imported, networks say, is the same on every machine and whatever was imported before.
+
+    Two threads (or OMP_NUM_THREADS) on every machine; one in each of several workers.
+    """
+    if isinstance(collector, pytest.Session):
+        import torch
+
+        threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
     if isinstance(collector, pytest.Module):
         _seed()
 
@@ -69,6 +78,8 @@ def _seeded() -> None:
 @pytest.fixture
 def generator() -> torch.Generator:
     """A generator of its own for each test."""
+    import torch
+
     return torch.Generator().manual_seed(0)
 
 
@@ -78,12 +89,19 @@ def fashion_mnist_folder() -> Path:
     return FASHION_MNIST
 
 
+def _photograph(name: str) -> Image.Image:
+    """A picture that matplotlib ships, in RGB."""
+    import matplotlib as mpl
+
+    return Image.open(Path(mpl.get_data_path()) / "sample_data" / name).convert("RGB")
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     """An image folder of two classes, cut from pictures that matplotlib ships: 3 + 3 to train, 2 + 2 to test."""
     sources = {"flower": "Minduka_Present_Blue_Pack.png", "person": "grace_hopper.jpg"}
     for name, file in sources.items():
-        picture = Image.open(SAMPLES / file).convert("RGB")
+        picture = _photograph(file)
         for split, count in (("train", 3), ("val", 2)):
             folder = tmp_path / split / name
             folder.mkdir(parents=True)
@@ -104,10 +122,7 @@ SYNSETS = (
 def imagenette(tmp_path: Path) -> Path:
     """A folder of ten classes named as Imagenette's: parts of two photographs, 3 + 3 in each class to train and test."""
     root = tmp_path / "imagenette"
-    pictures = [
-        Image.open(SAMPLES / name).convert("RGB").resize((640, 640))
-        for name in ("Minduka_Present_Blue_Pack.png", "grace_hopper.jpg")
-    ]
+    pictures = [_photograph(name).resize((640, 640)) for name in ("Minduka_Present_Blue_Pack.png", "grace_hopper.jpg")]
     for label, synset in enumerate(SYNSETS):
         left, top = 100 * (label // 2), 80 * (label // 2)
         for split, shift in (("train", 0), ("val", 5)):
