@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from bitwright import graph
 from bitwright.cli import quant_epochs
 from bitwright.cli.quant_flags import parse
 from bitwright.cli.quant_start import begin, scheme_of
@@ -28,6 +31,24 @@ from cli.networks import tiny
 from cli.quant_runs import BEST, SHORT, Run, Train, small_photographs
 
 NETWORK = "cli.networks:tiny"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _captured_once() -> Iterator[None]:
+    """Half of a short run is capture, and all runs capture the same network: what the same weights gave is given again."""
+    made = dict[bytes, graph.Graph]()
+    capture = graph.capture
+
+    def captured(model: torch.nn.Module, shape: tuple[int, ...], *, name: str) -> graph.Graph:
+        weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+        key = hashlib.sha256(repr((name, shape)).encode() + weights).digest()
+        if key not in made:
+            made[key] = capture(model, shape, name=name)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(graph, "capture", captured)
+        yield
 
 
 @pytest.fixture(scope="module")
