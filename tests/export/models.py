@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,15 @@ FULL_SIZE = (
     ("pytorchcv:mobilenetv2_w1", 224),
 )
 """Networks of the zoo, with the width of their images, that every engine runs."""
+
+ARCHITECTURES = (
+    "export.short:mobilenet_v2",
+    "export.short:shufflenet_v2",
+    "torchvision:squeezenet1_1",
+    pytest.param("torchvision:mobilenet_v2", marks=pytest.mark.slow),
+    pytest.param("torchvision:shufflenet_v2_x1_0", marks=pytest.mark.slow),
+)
+"""Linear bottlenecks, channel shuffles, concatenations, rounded-up pooling, for images of 64 pixels; whole networks are slow."""
 
 FURTHER = (("pytorchcv:densenet121", 224), ("torchvision:googlenet", 224))
 """Networks of other shapes: dense concatenations, parallel branches."""

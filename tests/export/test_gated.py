@@ -17,17 +17,19 @@ from bitwright.graph import Graph, Product, Table, capture
 from bitwright.integer import IntegerModel, lower, run
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
+from export.short import mobilenet_v3
 from export.unoptimised import unoptimised
 from integer.gated import gated_model
 from training.small import digits
 
 BATCHES = (1, 2, 5)
 NETWORKS = {
+    "few blocks": (mobilenet_v3, 3),
     "mobilenet_v3_small": (models.mobilenet_v3_small, 9),
     "efficientnet_b0": (models.efficientnet_b0, 16),
     "regnet_y_400mf": (models.regnet_y_400mf, 16),
 }
-"""Networks of torchvision, and how many gates each has."""
+"""Networks of torchvision, the first with a few blocks of MobileNetV3, and how many gates each has."""
 
 
 def _check(model: IntegerModel, images: Tensor, engine: str, folder: Path) -> None:
@@ -77,11 +79,11 @@ def integer_model(name: str, precision: str) -> tuple[IntegerModel, Tensor]:
 
 @pytest.mark.parametrize("engine", ["onnxruntime"])
 def test_mobilenet_v3(engine: str, tmp_path: Path) -> None:
-    """Hard-swish, hard-sigmoid and gates of nine blocks, at 8 bits."""
-    graph, _ = graph_of("mobilenet_v3_small")
-    assert sum(isinstance(node, Product) for node in graph) == NETWORKS["mobilenet_v3_small"][1]
+    """Hard-swish, hard-sigmoid and the gates of its blocks, at 8 bits."""
+    graph, _ = graph_of("few blocks")
+    assert sum(isinstance(node, Product) for node in graph) == NETWORKS["few blocks"][1]
     assert {node.program for node in graph if isinstance(node, Table)} == {("x", "hardswish"), ("x", "hardsigmoid")}
-    model, images = integer_model("mobilenet_v3_small", "W8A8")
+    model, images = integer_model("few blocks", "W8A8")
     _check(model, images, engine, tmp_path)
 
 

@@ -33,7 +33,16 @@ from bitwright.quantizer.formats import TensorFormat
 from bitwright.scheme import Precision, Scheme
 from export.equality import assert_equal
 from export.litert_files import RUNS, run_in_child
-from export.models import FULL_SIZE, FURTHER, RESNET20, clothes, integer_model, model_of_clothes, of_scale
+from export.models import (
+    ARCHITECTURES,
+    FULL_SIZE,
+    FURTHER,
+    RESNET20,
+    clothes,
+    integer_model,
+    model_of_clothes,
+    of_scale,
+)
 from export.one_layer import convolution
 
 pytest.importorskip("ai_edge_litert", reason="the extra 'litert' is not installed")
@@ -50,14 +59,7 @@ def test_resnet20(precision: str, tmp_path: Path) -> None:
     assert_equal("litert", model, images, tmp_path / "model.tflite")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "torchvision:mobilenet_v2",
-        pytest.param("torchvision:shufflenet_v2_x1_0", marks=pytest.mark.slow),
-        "torchvision:squeezenet1_1",
-    ],
-)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures(name: str, tmp_path: Path) -> None:
     """Linear bottlenecks, channel shuffles, concatenations, rounded-up pooling: each has its exact form."""
     model, images = integer_model(name, 64, "W4A4")

@@ -23,7 +23,7 @@ from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.integer import QuantParams, run
 from bitwright.integer.ops import IntegerAvgPool2d
 from export.equality import assert_equal
-from export.models import FULL_SIZE, FURTHER, RESNET20, integer_model, of_scale
+from export.models import ARCHITECTURES, FULL_SIZE, FURTHER, RESNET20, integer_model, of_scale
 
 LEVELS = ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"]
 
@@ -35,9 +35,7 @@ def test_resnet20(precision: str, tmp_path: Path) -> None:
     assert_equal("onnxruntime", model, images, tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize(
-    "name", ["torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1"]
-)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures(name: str, tmp_path: Path) -> None:
     """Linear bottlenecks, channel shuffles, concatenations: each has its exact form."""
     model, images = integer_model(name, 64, "W4A4")

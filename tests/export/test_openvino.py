@@ -27,6 +27,7 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from export.equality import assert_equal
 from export.models import (
+    ARCHITECTURES,
     FULL_SIZE,
     FURTHER,
     RESNET20,
@@ -72,14 +73,7 @@ def test_resnet20(precision: str, residual_bits: int, bytes_at_least: int, tmp_p
     assert list(kernels.values()).count(INT8) >= bytes_at_least
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "torchvision:mobilenet_v2",
-        "torchvision:shufflenet_v2_x1_0",
-        pytest.param("torchvision:squeezenet1_1", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures(name: str, tmp_path: Path) -> None:
     """Linear bottlenecks, channel shuffles, concatenations, rounded-up pooling: each has its exact form."""
     model, images = integer_model(name, 64, "W4A4")

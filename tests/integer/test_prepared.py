@@ -17,7 +17,7 @@ from bitwright.integer.execution.exact_sums import int8_exact
 from bitwright.integer.multipliers import hawq_dyadic
 from bitwright.integer.ops import Accumulate, IntegerConv2d, Rescale
 from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
-from export.models import RESNET20, integer_model
+from export.models import ARCHITECTURES, RESNET20, integer_model
 
 
 def assert_every_tensor_equal(model: IntegerModel, images: Tensor, device: str = "cpu") -> None:
@@ -45,9 +45,7 @@ def test_resnet20(precision: str, residual_bits: int) -> None:
     assert_every_tensor_equal(*integer_model(RESNET20, 32, precision, residual_bits))
 
 
-@pytest.mark.parametrize(
-    "name", ["torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1"]
-)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("precision", ["W8A8", "W4A4"])
 def test_architectures(name: str, precision: str) -> None:
     """Depthwise, shuffled and concatenated networks; negative activations."""
