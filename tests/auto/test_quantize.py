@@ -54,11 +54,20 @@ def batches(images: ImageData, split: str) -> list[tuple[torch.Tensor, torch.Ten
     return list(images.batches(split, 100))
 
 
+TOLD: dict[str, list[tuple[int, int]]] = {}
+"""What each stage of the fixture said: done, and of how many."""
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AutoResult]:
     """The folder of a finished search, and its result."""
     folder = tmp_path_factory.mktemp("auto")
-    return folder, auto_quantize(graph(), data(), folder / "net.onnx", SETTINGS)
+
+    @contextmanager
+    def stage(task: str) -> Iterator[Progress]:
+        yield lambda done, total, /, **_: TOLD.setdefault(task, []).append((done, total))
+
+    return folder, auto_quantize(graph(), data(), folder / "net.onnx", SETTINGS, stage=stage)
 
 
 def test_the_drop_that_was_asked_for(found: tuple[Path, AutoResult]) -> None:
@@ -85,6 +94,15 @@ def test_the_drop_that_was_asked_for(found: tuple[Path, AutoResult]) -> None:
     assert len(written["tried"]) == len(result.tried) == len({(way, name) for way, name, _ in result.tried})
     assert not list(folder.glob("*state*"))
     assert {path.name for path in folder.iterdir()} == {path.name for path in result.files.values()}
+
+
+@pytest.mark.usefixtures("found")
+def test_every_stage_knows_how_much_is_left() -> None:
+    """One that is told about more than once does not take each time for the end."""
+    assert any(task.startswith("comparing") for task in TOLD)
+    for task, told in TOLD.items():
+        ends = [done == total for done, total in told]
+        assert not any(ends[:-1][: len(ends) // 2]), task
 
 
 def test_batches_of_ones_own(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -286,8 +286,10 @@ class _Search:
             )  # fmt: skip
         runs_in = engine_of(self.path)
         with self.stage(f"comparing all logits in {runs_in}") as progress:
-            batches = (images for images, _ in each_labelled(self.images.held_out))
-            equal = compare(found.model, {runs_in: self.path}, batches, progress=progress)
+            held_out = self.images.held_out
+            batches = (images for images, _ in each_labelled(held_out))
+            total = len(held_out) if isinstance(held_out, Sized) else None
+            equal = compare(found.model, {runs_in: self.path}, batches, total=total, progress=progress)
         with self.stage("timing") as progress:
             milliseconds = self._timed(runs_in, progress)
         judge_latency(self.settings, milliseconds["integers"])
