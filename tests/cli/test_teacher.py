@@ -13,6 +13,7 @@ from bitwright.data import load_data
 from bitwright.graph import FloatModel, Graph, capture
 from bitwright.integer import lower
 from bitwright.scheme import Precision, Scheme
+from bitwright.task import agreement
 from bitwright.training import Distillation, TrainSettings, fine_tune, load_quantized, save_quantized
 from cli.conftest import Command
 from cli.networks import Small
@@ -29,7 +30,7 @@ def other() -> nn.Module:
 
 
 def test_any_network_teaches(bitwright: Command, tmp_path: Path) -> None:
-    """A graph, a checkpoint, a model by name with a file of weights, and by default the float network itself."""
+    """A graph, a checkpoint, a model by name with a file of weights, and where none is named the float network itself."""
     graph = small_graph()
     graph.save(tmp_path / "net.graph")
     capture(other(), graph.input_shape).save(tmp_path / "teacher.graph")
@@ -51,6 +52,32 @@ def test_any_network_teaches(bitwright: Command, tmp_path: Path) -> None:
         model, _ = fine_tune(graph, scheme, data, SETTINGS, distillation=Distillation(teacher.eval(), alpha))
         read = load_quantized(tmp_path / f"made{number}").state_dict()
         assert all(torch.equal(value, read[name]) for name, value in model.state_dict().items())
+
+
+def test_the_float_network_teaches_by_default(bitwright: Command, tmp_path: Path) -> None:
+    """A graph that is quantized; but no checkpoint whose weights were trained, and none where --task has no such distance."""
+    graph = small_graph()
+    graph.save(tmp_path / "net.graph")
+    save_quantized(tmp_path / "trained", small_quantized("W4A4").eval())
+    trained = load_quantized(tmp_path / "trained").float_graph()
+    data = load_data("mnist-5k", channels=1, image_size=28)
+    scheme = Scheme.uniform(graph.layers, Precision(4, 4))
+    for number, (start, given, teacher, task) in enumerate(
+        (
+            ("net.graph", (), graph, None),
+            ("net.graph", ("--distill", 0), None, None),
+            ("trained", (), None, None),
+            ("trained", ("--distill", 0.5), trained, None),
+            ("net.graph", ("--task", "agreement"), None, agreement()),
+        )
+    ):
+        done = bitwright("train", tmp_path / start, *OPTIONS, *given, "-o", tmp_path / f"made{number}")
+        assert done.status == 0, done.err
+        distillation = None if teacher is None else Distillation(FloatModel(teacher).eval())
+        network = graph if start == "net.graph" else trained
+        model, _ = fine_tune(network, scheme, data, SETTINGS, distillation=distillation, task=task)
+        read = load_quantized(tmp_path / f"made{number}").state_dict()
+        assert all(torch.equal(value, read[name]) for name, value in model.state_dict().items()), given
 
 
 def test_who_cannot_teach_is_refused(bitwright: Command, tmp_path: Path) -> None:

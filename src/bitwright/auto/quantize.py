@@ -39,7 +39,7 @@ from bitwright.progress import Progress, silent
 from bitwright.reconstruction import ReconstructionSettings, reconstruct
 from bitwright.scheme import MAX_BITS, Precision, Scheme
 from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
-from bitwright.training import TrainSettings, fine_tune
+from bitwright.training import Distillation, TrainSettings, fine_tune
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 FORMAT = "bitwright.auto.1"
@@ -267,7 +267,7 @@ class _Search:
         with self.stage(f"making integers under {scheme.name}, {way}") as progress:
             made, _ = fine_tune(
                 self.graph, scheme, data, replace(training, seed=settings.seed), calibration_images=settings.calibration_images,
-                progress=progress,
+                distillation=Distillation(FloatModel(self.graph).eval().requires_grad_(False)), progress=progress,
             )  # fmt: skip
             if way == RECONSTRUCTED:
                 given, _ = images.observed(settings.calibration_images, settings.seed)  # what it was calibrated on

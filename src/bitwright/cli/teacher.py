@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from bitwright.data import ImageData, Preprocessing
     from bitwright.graph import Graph
+    from bitwright.task import Task
     from bitwright.training import Distillation
 
 Alpha = Annotated[
@@ -24,7 +25,7 @@ Alpha = Annotated[
         "--distill",
         parser=real(0.0, 1.0),
         help="Weight of a teacher's outputs in the loss.",
-        show_default="0.5 with --teacher, else 0",
+        show_default="0.5; 0 without --teacher where a checkpoint is trained further, or --task tells no distance of two outputs",
     ),
 ]
 Teacher = Annotated[
@@ -49,7 +50,7 @@ class Taught:
     """Who teaches a network.
 
     Attributes:
-        alpha: Weight of the teacher's outputs in the loss; None is the usual one where a teacher is named, and else none.
+        alpha: Weight of the teacher's outputs in the loss; None is the usual one, where there is a teacher: see `distillation`.
         teacher: Its name or file; None is the float network itself.
         weights: The file of the weights of a teacher by name.
     """
@@ -58,16 +59,29 @@ class Taught:
     teacher: str | None
     weights: Path | None
 
-    def distillation(self, graph: Graph, images: ImageData, source: str) -> Distillation | None:
-        """What it adds to the loss of a network on images of this name."""
+    def distillation(
+        self, graph: Graph, images: ImageData, source: str, *, task: Task, trained: bool
+    ) -> Distillation | None:
+        """What it adds to the loss of a network on images of this name.
+
+        Args:
+            graph: The network, with its float weights.
+            images: That it is trained on.
+            source: Their name.
+            task: Whose loss it is added to.
+            trained: Whether these weights were trained under quantization before. In float they are no longer a good network, so
+                that it teaches only who asks for it.
+        """
         from bitwright.graph import FloatModel
         from bitwright.training import Distillation
 
-        if self.teacher is None:
-            taught = FloatModel(graph).eval().requires_grad_(False)
-            return Distillation(taught, self.alpha) if self.alpha else None
-        teacher = teacher_for(self.teacher, self.weights, graph, images.preprocessing, source)
-        return Distillation(teacher) if self.alpha is None else Distillation(teacher, self.alpha)
+        alpha = Distillation.alpha if self.alpha is None else self.alpha
+        if self.teacher is not None:
+            return Distillation(teacher_for(self.teacher, self.weights, graph, images.preprocessing, source), alpha)
+        alone = trained or task.imitate is None or len(graph.outputs) > 1
+        if alpha == 0 or (self.alpha is None and alone):
+            return None
+        return Distillation(FloatModel(graph).eval().requires_grad_(False), alpha)
 
 
 def teacher_for(name: str, weights: Path | None, student: Graph, images: Preprocessing, source: str) -> nn.Module:

@@ -366,7 +366,9 @@ def _train_quantized(
         seed=run.settings.seed,
         resume=run.checkpoint.resume,
     )
-    options["distillation"] = taught.distillation(graph, images, run.data)
+    options["distillation"] = taught.distillation(
+        graph, images, run.data, task=task, trained=not isinstance(start, Graph)
+    )
     options["checkpoint"] = run.checkpoint
     schemes = () if falling is None else falling.schemes(graph, chosen)
     settles = options["settle_norm"] and options["free_norm"]
