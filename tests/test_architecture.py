@@ -22,6 +22,7 @@ ORDER = (
     "lazy",
     "overview",
     "reading",
+    "kinds",
     "decode",
     "files",
     "progress",

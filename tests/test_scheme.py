@@ -182,7 +182,7 @@ def test_layers_must_be_a_mapping(layers: object) -> None:
     ("content", "message"),
     [
         (b"- a\n- b\n", "expected a mapping with 'name' and 'layers', got .'a', 'b'."),
-        (b"", "got None"),
+        (b"", "got an empty file"),
         (b"{", "cannot read a scheme from"),
         (b"\xff\xfe\xff", "cannot read a scheme from"),
         (b"name: !!python/object/apply:os.getcwd []\nlayers: {}\n", "cannot read a scheme from"),

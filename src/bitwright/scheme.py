@@ -16,6 +16,7 @@ import yaml
 
 from bitwright.errors import BudgetError, FileFormatError, SchemeError, shown, unknown_name
 from bitwright.files import write_text
+from bitwright.kinds import SCHEME, is_another, wrong_kind
 from bitwright.overview import Overview, Overviewed, counted
 from bitwright.reading import parse_yaml, read_text
 
@@ -191,7 +192,12 @@ class Scheme(Overviewed):
         Raises:
             FileFormatError: If the file is missing, is no YAML mapping, or is no scheme; all faults together.
         """
-        return cls.from_dict(parse_yaml(read_text(path, "a scheme"), f"a scheme from '{path}'"), where=str(path))
+        try:
+            return cls.from_dict(parse_yaml(read_text(path, "a scheme"), f"a scheme from '{path}'"), where=str(path))
+        except FileFormatError:
+            if is_another(path, SCHEME):
+                raise wrong_kind(path, SCHEME) from None
+            raise
 
 
 @dataclass(frozen=True)

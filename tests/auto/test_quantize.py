@@ -202,6 +202,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"expected a classifier, .* got maps, which returns logits of 3 x 26 x 26"):
         auto_quantize(segmenter, data(), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
-    for wrong in ({"max_drop": 1.5}, {"max_drop": None}, {"cost": "latency"}):
+    for wrong in (
+        {"max_drop": 1.5},
+        {"max_drop": None},
+        {"cost": "time"},
+        {"cost": "bops", "max_drop": None, "budgets": (Budget("size", 1.0),)},
+    ):
         with pytest.raises(BudgetError):
             AutoSettings(**wrong)

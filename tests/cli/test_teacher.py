@@ -88,7 +88,7 @@ def test_who_cannot_teach_is_refused(bitwright: Command, tmp_path: Path) -> None
     capture(Small(1, 7).eval(), graph.input_shape).save(tmp_path / "seven.graph")
     capture(other(), (1, 32, 32)).save(tmp_path / "larger.graph")
     for given, message in (
-        (("--teacher", tmp_path / "net.integer"), "holds integers, which do not teach"),
+        (("--teacher", tmp_path / "net.integer"), "is an integer model, which does not teach"),
         (("--teacher", tmp_path / "seven.graph"), "makes 7 outputs of images of 1 x 28 x 28, the student 10"),
         (("--teacher", tmp_path / "larger.graph"), "of images of 1 x 32 x 32, the student 10 of 1 x 28 x 28"),
         (("--teacher", "nowhere.graph"), "nowhere.graph"),

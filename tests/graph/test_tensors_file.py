@@ -26,7 +26,7 @@ METADATA = dict.fromkeys(["structure", "momentum", "ranges", "scheme"], "é")
 CODE = """
 import hashlib, json, sys
 from bitwright.graph.tensors_file import read_tensors, serialize
-tensors, metadata = read_tensors(sys.argv[1], "test.1")
+tensors, metadata = read_tensors(sys.argv[1], "bitwright.graph.9")
 again = serialize(tensors, metadata.pop("format"), metadata)
 print(json.dumps([list(tensors), hashlib.sha256(again).hexdigest()]))
 """
@@ -35,7 +35,7 @@ print(json.dumps([list(tensors), hashlib.sha256(again).hexdigest()]))
 def test_order_and_bytes_are_the_same_in_every_process(tmp_path: Path) -> None:
     """What one process wrote, others read in its order, and write again byte for byte, whatever their hash seeds."""
     path = tmp_path / "tensors"
-    path.write_bytes(serialize(TENSORS, "test.1", METADATA))
+    path.write_bytes(serialize(TENSORS, "bitwright.graph.9", METADATA))
     printed = []
     for seed in range(3):
         environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -48,16 +48,16 @@ def test_order_and_bytes_are_the_same_in_every_process(tmp_path: Path) -> None:
 
 def test_many_saves_are_one_file() -> None:
     """In one process, too: the library gives each file another order of the metadata."""
-    assert len({serialize(TENSORS, "test.1", METADATA) for _ in range(20)}) == 1
+    assert len({serialize(TENSORS, "bitwright.graph.9", METADATA) for _ in range(20)}) == 1
 
 
 def test_other_readers_find_the_same_tensors(tmp_path: Path) -> None:
     """The file is one that the safetensors library reads; the order given is kept when it is another."""
     turned = dict(reversed(TENSORS.items()))
     for tensors in (TENSORS, turned):
-        data = serialize(tensors, "test.1")
+        data = serialize(tensors, "bitwright.graph.9")
         (tmp_path / "tensors").write_bytes(data)
-        ours, _ = read_tensors(tmp_path / "tensors", "test.1")
+        ours, _ = read_tensors(tmp_path / "tensors", "bitwright.graph.9")
         theirs = load(data)
         assert list(ours) == list(tensors)
         assert theirs.keys() == tensors.keys()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -193,10 +194,16 @@ def test_what_is_no_weights_file_is_said_in_one_line(tmp_path: Path, name: str) 
     path = tmp_path / name
     torch.save(trained(1.0), path)
     whole = path.read_bytes()
-    contents = {"empty": b"", "text": b"hello", "cut": whole[: len(whole) // 2], "cut.safetensors": b"\x09"}
+    contents = {
+        "empty": b"",
+        "text": b"hello",
+        "cut": whole[: len(whole) // 2],
+        "cut.safetensors": safetensors.torch.save({"a": torch.zeros(9)})[:-9],
+    }
     reason = {
         "folder": "expected a regular file, got a folder", "absent": "No such file", "script": "a TorchScript archive",
         "number": "an object of type int", "keys": "has the keys 'epoch', 'lr'", "cut.safetensors": "no complete safetensors",
+        "empty": "it is an empty file; expected a state dict", "text": "it is text; expected a state dict",
     }.get(name, "truncated, or no PyTorch file")  # fmt: skip
     if name in contents:
         path.write_bytes(contents[name])

@@ -16,9 +16,9 @@ from bitwright.allocation.usage import in_units
 from bitwright.decode import value_of
 from bitwright.errors import BitwrightError, BudgetError, FileFormatError, reason, shown
 from bitwright.files import write_json
+from bitwright.kinds import FRONTIER, read_own_json
 from bitwright.overview import Overview, Overviewed, counted
 from bitwright.progress import Progress, silent
-from bitwright.reading import read_json
 from bitwright.scheme import BUDGET_UNITS, Budget, Scheme
 
 
@@ -135,7 +135,7 @@ class ParetoFrontier(Overviewed):
         Raises:
             FileFormatError: If the file is missing, is no JSON, or is no frontier.
         """
-        return cls.from_dict(read_json(path, "a frontier"), where=str(path))
+        return cls.from_dict(read_own_json(path, FRONTIER), where=str(path))
 
 
 def pareto_frontier(

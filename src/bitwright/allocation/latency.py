@@ -14,7 +14,7 @@ from bitwright.decode import MAX_INTEGER
 from bitwright.errors import FileFormatError, SchemeError, UnknownNameError, shown, unknown_name
 from bitwright.files import write_json
 from bitwright.graph import Graph
-from bitwright.reading import read_json
+from bitwright.kinds import LATENCIES, read_own_json
 from bitwright.scheme import Precision
 
 Latencies = Mapping[Precision, float]
@@ -161,7 +161,7 @@ class LatencyTable:
         Raises:
             FileFormatError: If the file is missing, is no JSON, or is no latency table.
         """
-        return cls.from_dict(read_json(path, "a latency table"), where=str(path))
+        return cls.from_dict(read_own_json(path, LATENCIES), where=str(path))
 
 
 def _texts(latencies: Latencies) -> dict[str, float]:

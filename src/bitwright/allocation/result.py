@@ -13,8 +13,8 @@ from bitwright.decode import value_of
 from bitwright.errors import BitwrightError, FileFormatError, reason, unknown_name
 from bitwright.errors import shown as shown_value
 from bitwright.files import write_json
+from bitwright.kinds import ALLOCATION, read_own_json
 from bitwright.overview import Overview, Overviewed
-from bitwright.reading import read_json
 from bitwright.scheme import Budget, Precision, Scheme
 
 
@@ -229,7 +229,7 @@ class Allocation(Overviewed):
         Raises:
             FileFormatError: If the file is missing, is no JSON, or is no allocation.
         """
-        return cls.from_dict(read_json(path, "an allocation"), where=str(path))
+        return cls.from_dict(read_own_json(path, ALLOCATION), where=str(path))
 
 
 def _read_change(fields: Any) -> Change:

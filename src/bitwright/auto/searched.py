@@ -11,10 +11,10 @@ from typing import Any
 from bitwright.auto.measured import Measured
 from bitwright.decode import decode
 from bitwright.errors import FileFormatError
-from bitwright.reading import read_json
+from bitwright.kinds import SEARCHED, read_own_json
 from bitwright.scheme import Precision
 
-WHAT = "what `bitwright auto` measured"
+WHAT = SEARCHED.words
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Searched:
         Raises:
             FileFormatError: If it is something else.
         """
-        return cls.from_dict(read_json(path, WHAT), f"{WHAT} ('{path}')")
+        return cls.from_dict(read_own_json(path, SEARCHED), f"{WHAT} ('{path}')")
 
     @classmethod
     def from_dict(cls, value: Any, where: str = WHAT) -> Searched:

@@ -9,6 +9,7 @@ from pathlib import Path
 from bitwright.benchmark.runtimes import RUNTIMES, Runtime
 from bitwright.errors import ExportError, unknown_name
 from bitwright.export.form import Form, form_of
+from bitwright.kinds import own_kind, require_exported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,17 @@ def engine_of(path: str | Path) -> str:
 
     Raises:
         ExportError: If no engine's files have such names.
+        FileFormatError: If it is named so, and is something else.
     """
     place = Path(path)
+    require_exported(place)
     for name, engine in ENGINES.items():
         if engine.form.suffix == place.suffix and engine.form.is_in(place):
             return name
     known = ", ".join(sorted({engine.form.suffix for engine in ENGINES.values()}))
+    what = own_kind(place)
+    if what is not None:
+        raise ExportError(
+            f"expected an exported file ({known}), got {what}, in '{path}'. `bitwright export MODEL -o FILE.onnx` writes one."
+        )
     raise ExportError(f"expected a file whose name ends in one of {known}, got '{path}'.")

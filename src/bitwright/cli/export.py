@@ -81,9 +81,9 @@ def export(
     from bitwright.errors import DataError, unknown_name
     from bitwright.export import Pixels, Target, companions, exported_bytes, form_of
     from bitwright.export.seal import NOT_CHECKED
-    from bitwright.graph.graph import FORMAT as GRAPH_FORMAT
-    from bitwright.graph.tensors_file import read_format, same_kind
     from bitwright.integer import IntegerModel, load_integer
+    from bitwright.kinds import GRAPH, INTEGER, own_kind, wrong_kind
+    from bitwright.reading import require_file
 
     chosen = form_of(engine, form)
     if target not in list(Target):
@@ -91,7 +91,10 @@ def export(
     options = {} if tvm_target is None else {"tvm_target": tvm_target}
     chosen.require_options(options)
     reserve(output, *companions(output), reads=[model])
-    if same_kind(read_format(model), GRAPH_FORMAT):
+    require_file(model)
+    if (kind := own_kind(model)) not in (GRAPH, INTEGER):
+        raise wrong_kind(model, GRAPH, INTEGER)
+    if kind is GRAPH:
         _export_float(context, model, output, as_json)
         return
     if data is None:

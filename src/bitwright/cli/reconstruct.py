@@ -154,7 +154,7 @@ def _read(
     start = load(path)
     if isinstance(start, IntegerModel):
         raise FileFormatError(
-            f"'{path}' holds integers, which are what they are: give the checkpoint that it was lowered from."
+            f"'{path}' is an integer model, which is what it is: give the checkpoint that it was lowered from."
         )
     if isinstance(start, Graph):
         refuse_ignored(context, "a graph is the float network itself. Leave it out.", "reference")

@@ -118,7 +118,9 @@ def teacher_for(name: str, weights: Path | None, student: Graph, images: Preproc
     else:
         found = load(Path(name))
         if isinstance(found, IntegerModel):
-            raise FileFormatError(f"'{name}' holds integers, which do not teach: give the checkpoint they come from.")
+            raise FileFormatError(
+                f"'{name}' is an integer model, which does not teach: give the checkpoint they come from."
+            )
         graph = found if isinstance(found, Graph) else found.plan.graph
         made = FloatModel(found) if isinstance(found, Graph) else found
         known, reads = graph.preprocessing, graph.input_shape

@@ -346,7 +346,7 @@ def _train_quantized(
     start = load(path)
     if isinstance(start, IntegerModel):
         raise FileFormatError(
-            f"'{path}' holds integers, which cannot be trained: give the checkpoint it was lowered from."
+            f"'{path}' is an integer model, which cannot be trained: give the checkpoint it was lowered from."
         )
     graph = start if isinstance(start, Graph) else start.float_graph()
     chosen = scheme_for(scheme, graph.layers, residual_bits, "tensorrt" if "tensorrt" in deploy else None, activations)

@@ -27,6 +27,7 @@ from bitwright.errors import BitwrightWarning, ExportError, FileFormatError, Mis
 from bitwright.extras import require
 from bitwright.files import write_bytes
 from bitwright.integer.model import IntegerModel
+from bitwright.kinds import require_exported
 
 CHECKED_LENGTH = 160
 NOT_CHECKED = "not checked on this machine"
@@ -165,6 +166,7 @@ def _read(path: Path, reading: Callable[[], Found]) -> Found:
     """What `reading` returns, its failures in words."""
     if path.suffix not in _FORMATS:
         raise ExportError(f"expected a file whose name ends in one of {', '.join(_FORMATS)}, got '{path}'.")
+    require_exported(path)
     try:
         return reading()
     except (ExportError, MissingLibraryError):

@@ -20,10 +20,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bitwright.errors import FileFormatError
-from bitwright.reading import parse_json, read_bytes, require_file
-
-MAX_HEADER_BYTES = 100_000_000
-"""Of the format itself."""
+from bitwright.kinds import kind_of_format, own_kind, wrong_kind
+from bitwright.reading import parse_json, read_bytes
 
 
 def serialize(tensors: Mapping[str, Tensor], format_name: str, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -52,40 +50,11 @@ def _with_header(data: bytes, metadata: Mapping[str, str], names: Sequence[str])
     return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[end:]])
 
 
-def read_format(path: str | Path) -> str | None:
-    """The format name in the header of a safetensors file, None where it has none; the tensors are not read.
-
-    Raises:
-        FileFormatError: If the file is missing, or is no safetensors file.
-    """
-    require_file(path)
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            # The length in another kind of file is that of nothing.
-            if length > min(MAX_HEADER_BYTES, Path(path).stat().st_size):
-                raise FileFormatError(
-                    f"'{path}' is no complete safetensors file (its header is too long): write it again."
-                )
-            return _metadata(_header(file.read(length), path), path).get("format")
-    except OSError as error:
-        raise FileFormatError(f"cannot read '{path}': {error.strerror or error}.") from error
-
-
-def same_kind(found: str | None, format_name: str) -> bool:
-    """Whether a file's format is `format_name`, whatever the version, which stands behind the last point.
-
-    >>> same_kind("bitwright.graph.7", "bitwright.graph.1"), same_kind(None, "bitwright.graph.1")
-    (True, False)
-    """
-    return found is not None and found.rpartition(".")[0] == format_name.rpartition(".")[0]
-
-
 def read_structure(path: str | Path, format_name: str, key: str) -> tuple[dict[str, Tensor], Any]:
     """The tensors of a file made by `serialize`, and the JSON value of one of its metadata.
 
     Raises:
-        FileFormatError: If the file is missing, truncated, altered, of another format, or without this JSON.
+        FileFormatError: If the file is missing, truncated, altered, of another kind, or without this JSON.
     """
     tensors, metadata = read_tensors(path, format_name)
     if key not in metadata:
@@ -97,7 +66,7 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
     """The tensors, in their order, and the metadata of a file made by `serialize`.
 
     Raises:
-        FileFormatError: If the file is missing, truncated, altered, or of another format.
+        FileFormatError: If the file is missing, truncated, altered, or of another kind.
     """
     data = read_bytes(path)
     try:
@@ -106,13 +75,12 @@ def read_tensors(path: str | Path, format_name: str) -> tuple[dict[str, Tensor],
         tensors = {name: found_tensors[name] for name in header if name != "__metadata__"}
         metadata = _metadata(header, path)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        kind = kind_of_format(format_name)
+        if own_kind(path) is not kind:
+            raise wrong_kind(path, kind) from None
         raise FileFormatError(f"'{path}' is no complete safetensors file ({error}): write it again.") from error
-    found = metadata.get("format")
-    if found != format_name:
-        other = " Another version of Bitwright wrote it: make it again." if same_kind(found, format_name) else ""
-        raise FileFormatError(
-            f"expected a file of format '{format_name}', got '{found or 'unmarked'}', in '{path}'.{other}"
-        )
+    if metadata.get("format") != format_name:
+        raise wrong_kind(path, kind_of_format(format_name))
     stored = metadata.pop("sha256", "")
     if stored != _digest(tensors, metadata):
         raise FileFormatError(f"'{path}' was altered after it was written (its SHA-256 differs): write it again.")

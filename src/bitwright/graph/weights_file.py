@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import FileFormatError
 from bitwright.graph.pickled import read_pickled
+from bitwright.kinds import PICKLED, SAFETENSORS, what_is
 from bitwright.reading import require_file
 
 _PREFERRED = ("", "model", "model_state_dict", "state_dict", "net", "network", "weights", "params", "module")
@@ -63,7 +64,7 @@ def find_weights(model: nn.Module, path: str | Path, *, ema: bool = False) -> Fo
 
     Args:
         model: The network.
-        path: `.safetensors`, or a file of PyTorch's, which is read without executing code.
+        path: A safetensors file, or one of PyTorch's, which is read without executing code.
         ema: Take the moving average of the weights, which some scripts keep under a key with `ema` in it, and nothing else.
 
     Raises:
@@ -81,9 +82,15 @@ def find_weights(model: nn.Module, path: str | Path, *, ema: bool = False) -> Fo
 
 
 def _read(path: str | Path) -> Any:
+    """What a file holds; its beginning says how it is read, whatever the end of its name."""
     require_file(path, "weights")
-    if Path(path).suffix != ".safetensors":
+    kind = what_is(path)
+    if kind in PICKLED:
         return read_pickled(path, path)
+    if kind != SAFETENSORS:
+        raise FileFormatError(
+            f"cannot read weights from '{path}': it is {kind}; expected a state dict, as torch.save or safetensors writes it."
+        )
     from safetensors.torch import load_file
 
     try:

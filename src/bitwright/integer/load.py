@@ -5,14 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitwright.errors import FileFormatError
-from bitwright.graph.graph import FORMAT as GRAPH_FORMAT
 from bitwright.graph.graph import Graph
-from bitwright.graph.tensors_file import read_format, same_kind
-from bitwright.integer.model import FORMAT as INTEGER_FORMAT
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.reader import load_integer
-from bitwright.training.checkpoint import MODEL_FORMAT, load_quantized
+from bitwright.kinds import GRAPH, INTEGER, QUANTIZED, own_kind, wrong_kind
+from bitwright.reading import require_file
+from bitwright.training.checkpoint import load_quantized
 from bitwright.training.model import QuantizedModel
 
 
@@ -22,13 +20,12 @@ def load(path: str | Path) -> Graph | QuantizedModel | IntegerModel:
     Raises:
         FileFormatError: If the file is missing, damaged, or of another kind.
     """
-    found = read_format(path)
-    if same_kind(found, GRAPH_FORMAT):
+    require_file(path)
+    kind = own_kind(path)
+    if kind is GRAPH:
         return Graph.load(path)
-    if same_kind(found, MODEL_FORMAT):
+    if kind is QUANTIZED:
         return load_quantized(path)
-    if same_kind(found, INTEGER_FORMAT):
+    if kind is INTEGER:
         return load_integer(path)
-    raise FileFormatError(
-        f"expected a graph, a quantized model or an integer model, got '{found or 'an unmarked file'}', in '{path}'."
-    )
+    raise wrong_kind(path, GRAPH, QUANTIZED, INTEGER)

@@ -14,8 +14,8 @@ from bitwright.data.preprocessing import Preprocessing
 from bitwright.decode import decode
 from bitwright.errors import FileFormatError, UnknownNameError, shown, unknown_name
 from bitwright.files import write_json
+from bitwright.kinds import SENSITIVITIES, read_own_json
 from bitwright.overview import Overview, Overviewed, counted
-from bitwright.reading import read_json
 from bitwright.scheme import Precision
 
 FORMAT = "bitwright.sensitivities.2"
@@ -265,8 +265,7 @@ class SensitivityTable(Overviewed):
         """
         if isinstance(entry, Mapping) and "layers" in entry and entry.get("format") != FORMAT:
             raise FileFormatError(
-                f"{where}: expected the format '{FORMAT}', got {shown(entry.get('format'))}: another version of Bitwright "
-                "wrote it, measure again with `bitwright sensitivity`."
+                f"{where}: another version of Bitwright wrote these sensitivities: measure again with `bitwright sensitivity`."
             )
         faults = _key_faults(entry, {"format", *(item.name for item in fields(cls))}, {"preprocessing"})
         if not faults and not isinstance(entry["layers"], list):
@@ -320,7 +319,7 @@ class SensitivityTable(Overviewed):
         Raises:
             FileFormatError: If the file is missing, is no JSON, or is no table of sensitivities.
         """
-        return cls.from_dict(read_json(path, "sensitivities"), where=str(path))
+        return cls.from_dict(read_own_json(path, SENSITIVITIES), where=str(path))
 
 
 def _is_finite(value: Any) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bitwright.errors import FileFormatError
+from bitwright.kinds import what_is
 from bitwright.reading import require_file
 
 MAX_BYTES = 4 * 2**30
@@ -82,9 +83,8 @@ def _kind(path: Path) -> str:
         return "tar"
     if head.startswith(b"\x80") and len(head) > 1 and head[1] <= 5:
         return "pickle"
-    what = "an empty file" if not head else "a web page" if head.lstrip()[:1] == b"<" else f"bytes {head[:4].hex()} …"
     raise FileFormatError(
-        f"expected a PyTorch checkpoint, or a tar.gz of one, in '{path}', got {what}. Download it again, or unpack it."
+        f"expected a PyTorch checkpoint, or a tar.gz of one, in '{path}', got {what_is(path)}. Download it again, or unpack it."
     )
 
 
