@@ -29,7 +29,6 @@ def scale(problem: Problem) -> float:
     return sum(max(map(abs, table.values())) for table in problem.losses.values()) or 1.0
 
 
-@settings(max_examples=200)
 @given(problems(), budgets())
 def test_the_best_and_the_second_best_of_all_choices_are_found(problem: Problem, wanted: list[Budget]) -> None:
     """Any mix of budgets, ties and pins: the two least losses of all choices that fit, or a refusal where none fits."""

@@ -25,7 +25,7 @@ from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.training import TrainSettings, fit
 from training.small import SHAPE, SmallResidual, digits
 
-SETTINGS = AutoSettings(max_drop=0.005, points=9, calibration_images=128, sensitivity_images=64)
+SETTINGS = AutoSettings(max_drop=0.005, points=6, calibration_images=128, sensitivity_images=32)
 
 
 @cache

@@ -18,6 +18,11 @@ def shufflenet_v2(num_classes: int = 100) -> nn.Module:
     return models.ShuffleNetV2([2, 1, 1], [24, 48, 96, 192, 512], num_classes)
 
 
+def densenet() -> nn.Module:
+    """Two blocks, of three and two layers that read all before them, and the transition between."""
+    return models.DenseNet(8, (3, 2), 16, num_classes=10)
+
+
 def mobilenet_v3(num_classes: int = 10) -> nn.Module:
     """Blocks with a gate and without, with a residual and without, after ReLU and after hard-swish: three gates."""
     blocks = [

@@ -145,11 +145,13 @@ def _of_convolution(mark: Any) -> bool:
 def test_no_kernel_for_bytes_gives_a_column() -> None:
     """Six random networks that an Intel Xeon with AMX computed otherwise had a layer of bytes whose result is one pixel wide."""
     seen = 0
-    for given in map(random_model, range(16)):
+    for given in map(random_model, range(40)):
         layers = [op for op in given.model.ops if isinstance(op, IntegerLayer)]
         columns = [op for op in layers if len(op.shape) == 3 and op.shape[2] == 1 < op.shape[1]]
         if columns:
             seen += 1
             assert {kernel(op, given.model, target) for op in columns for target in Target} <= {FLOAT32, PARTS}
             assert differences(given, "openvino") == {}
-    assert seen >= 3
+        if seen == 3:
+            break
+    assert seen == 3

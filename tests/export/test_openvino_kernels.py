@@ -18,7 +18,7 @@ from bitwright.export import export_openvino, to_openvino
 from bitwright.integer import IntegerModel, lower, run
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
-from export.openvino_run import BATCHES, differing
+from export.openvino_run import BATCHES, THREADS, differing
 from graph.networks import captured
 
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
@@ -96,16 +96,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "instructions",
+    ("instructions", "threads"),
     [
-        "",
-        "AVX2",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("SSE41", "AVX512_CORE", "AVX512_CORE_VNNI")),
+        ("", THREADS),
+        ("AVX2", (1,)),
+        *(
+            pytest.param(name, THREADS, marks=pytest.mark.slow)
+            for name in ("SSE41", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI")
+        ),
     ],
 )
-def test_every_batch_and_thread(instructions: str, files: Path) -> None:
+def test_every_batch_and_thread(instructions: str, threads: tuple[int, ...], files: Path) -> None:
     """Equal integers at batch 1, 2, 3 and 17, on one thread and two, with all instructions of the CPU and with fewer."""
-    assert differing(files, instructions) == []
+    assert differing(files, instructions, threads) == []
 
 
 def readers(node: Any) -> Iterator[Any]:

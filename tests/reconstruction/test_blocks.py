@@ -19,10 +19,12 @@ from bitwright.training.quantized import Quantized
 from training.small import SHAPE, digits, small_graph, small_quantized
 
 NETWORKS = (
-    "torchvision:mobilenet_v2",
+    "export.short:mobilenet_v2",
+    "export.short:densenet",
     "torchvision:resnet18",
-    "pytorchcv:densenet40_k12_cifar10",
     "torchvision:squeezenet1_1",
+    pytest.param("torchvision:mobilenet_v2", marks=pytest.mark.slow),
+    pytest.param("pytorchcv:densenet40_k12_cifar10", marks=pytest.mark.slow),
 )
 
 

@@ -68,7 +68,15 @@ def test_perturbation_is_the_squared_error_of_one_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision:mobilenet_v2", "pytorchcv:densenet40_k12_cifar10", "torchvision:resnet18"]
+    "name",
+    [
+        "export.short:mobilenet_v2",
+        "export.short:densenet",
+        "pytorchcv:resnet20_cifar10",
+        pytest.param("torchvision:mobilenet_v2", marks=pytest.mark.slow),
+        pytest.param("pytorchcv:densenet40_k12_cifar10", marks=pytest.mark.slow),
+        pytest.param("torchvision:resnet18", marks=pytest.mark.slow),
+    ],
 )
 def test_signs_are_those_of_the_quantizers(name: str) -> None:
     """What a layer reads is signed here where its quantizer is signed."""
