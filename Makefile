@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest --timeout 300
 # Two workers of one thread each (conftest.py sees to the threads), each with whole files, so that what a file's tests share is made once.
-WORKERS := -n 2 --dist loadfile
-ENGINES := 'tests/benchmark/ tests/reliability/' tests/cli/ tests/export/ tests/integer/ 'tests/examples/ tests/test_*.py'
+# Files begin in the order in which they are named, the longest early: no worker is to wait for what the other began last.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+ENGINES := 'tests/benchmark/ tests/reliability/' tests/cli/ tests/export/ tests/integer/ 'tests/test_random_networks.py tests/examples/ tests/test_*.py'
 OTHERS := $(filter-out $(subst ',,$(ENGINES)),$(sort $(dir $(wildcard tests/*/test_*.py))))
 
 .PHONY: demo environment test doctest check format clean

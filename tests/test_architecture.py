@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,15 @@ def _rank(part: str) -> int:
     return len(ORDER) if part in FRONT else ORDER.index(part)
 
 
+@cache
+def _parsed(module: Path) -> ast.Module:
+    """What a module says, which several tests ask."""
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
 def _imported_parts(module: Path) -> Iterator[tuple[int, str]]:
     """The line and part of every import of bitwright, wherever in the module it stands."""
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+    for node in ast.walk(_parsed(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -100,33 +107,33 @@ def test_all_forms_of_import_are_seen(tmp_path: Path) -> None:
     assert sorted(_imported_parts(module)) == [(1, "zoo"), (2, "__init__"), (2, "cli"), (3, "graph"), (5, "errors")]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=_path)
-def test_module_has_its_place(module: Path) -> None:
+def test_modules_have_their_place() -> None:
     """Every module belongs to a part that has a place in the order, and none is a drawer called utils."""
-    assert _part(module) in (*ORDER, *FRONT), f"give '{_part(module)}' a place in ORDER"
-    assert "utils" not in module.stem
+    for module in MODULES:
+        assert _part(module) in (*ORDER, *FRONT), f"give '{_part(module)}' a place in ORDER"
+        assert "utils" not in module.stem
 
 
-@pytest.mark.parametrize("module", MODULES, ids=_path)
-def test_imports_point_left(module: Path) -> None:
+def test_imports_point_left() -> None:
     """No module imports from a part that comes after its own."""
-    own = _part(module)
     wrong = [
-        f"{_path(module)}:{line}: '{own}' imports '{part}'"
+        f"{_path(module)}:{line}: '{_part(module)}' imports '{part}'"
+        for module in MODULES
         for line, part in _imported_parts(module)
-        if part != own and _rank(part) >= _rank(own)
+        if part != _part(module) and _rank(part) >= _rank(_part(module))
     ]
-    assert not wrong
+    assert wrong == []
 
 
-@pytest.mark.parametrize("module", MODULES, ids=_path)
-def test_no_command_waits_for_torchvision(module: Path) -> None:
+def test_no_command_waits_for_torchvision() -> None:
     """torchvision, which brings the compiler of PyTorch along and takes about as long to import, waits for who needs it."""
-    statements = ast.parse(module.read_text(encoding="utf-8")).body
-    imported = {node.module for node in statements if isinstance(node, ast.ImportFrom) and node.module} | {
-        alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names
-    }
-    assert {name.partition(".")[0] for name in imported}.isdisjoint({"pytorchcv", "timm", "torchvision"})
+    for module in MODULES:
+        statements = _parsed(module).body
+        imported = {node.module for node in statements if isinstance(node, ast.ImportFrom) and node.module} | {
+            alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names
+        }
+        found = {name.partition(".")[0] for name in imported}
+        assert found.isdisjoint({"pytorchcv", "timm", "torchvision"}), _path(module)
 
 
 @pytest.mark.parametrize("part", ["training", "reconstruction", "integer", "export"])
@@ -144,7 +151,7 @@ def _imports(module: Path) -> set[str]:
     """The modules of bitwright that a module names in imports, in any place: late ones and those for types alone count."""
     known = {_dotted(other) for other in MODULES}
     found: set[str] = set()
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+    for node in ast.walk(_parsed(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names} & known
         elif isinstance(node, ast.ImportFrom) and node.module in known:
@@ -169,14 +176,13 @@ def test_imports_make_no_circle() -> None:
     assert waiting == {}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=_path)
-def test_module_is_short_and_licensed(module: Path) -> None:
+def test_modules_are_short_and_licensed() -> None:
     """Every module opens with its licence and a docstring, and fits in 400 lines."""
-    text = module.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    assert lines[0] == "# SPDX-License-Identifier: MIT"
-    assert len(lines) <= MAX_LINES
-    assert ast.get_docstring(ast.parse(text))
+    for module in MODULES:
+        lines = module.read_text(encoding="utf-8").splitlines()
+        assert lines[0] == "# SPDX-License-Identifier: MIT", _path(module)
+        assert len(lines) <= MAX_LINES, _path(module)
+        assert ast.get_docstring(_parsed(module)), _path(module)
 
 
 @pytest.mark.parametrize("module", PACKAGES, ids=_path)
