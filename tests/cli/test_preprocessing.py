@@ -172,3 +172,21 @@ def test_weights_of_a_library(folder: Path, bitwright: Command, monkeypatch: pyt
     given = ("capture", "torchvision:resnet18", "--pretrained", "--image-size", 64, "-o", path)
     assert bitwright(*given, "--mean", "0.5").status == 0
     assert Graph.load(path).preprocessing == Preprocessing((0.5,) * 3, (0.229, 0.224, 0.225), 73, 64, "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "side"),
+    [
+        ("cli.networks:small", (), 28),
+        ("cli.networks:small", ("--image-size", 32), 32),
+        ("cli.networks:tiny", (), 32),  # which says so itself
+    ],
+)
+def test_a_network_of_ones_own_reads_the_size_of_the_data(
+    model: str, given: tuple[object, ...], side: int, bitwright: Command, tmp_path: Path
+) -> None:
+    """Unless it, or who runs the command, says another; a line says what was taken."""
+    made = bitwright("capture", model, "-d", "mnist-5k", *given, "-o", tmp_path / "net.graph")
+    assert made.status == 0, made.err
+    assert Graph.load(tmp_path / "net.graph").input_shape == (1, side, side)
+    assert ("reads images of 28 x 28, as mnist-5k has them" in made.err) == (side == 28)

@@ -142,13 +142,13 @@ def test_all_faults_come_together(tmp_path: Path) -> None:
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     """Missing, truncated, binary, or JSON of another kind."""
     path = tmp_path / "table.json"
-    with pytest.raises(FileFormatError, match="expected sensitivities, got bytes of no kind"):
+    with pytest.raises(FileFormatError, match=r"(cannot read|expected) sensitivities"):
         SensitivityTable.load(path)
     TABLE.save(path)
     text = path.read_bytes()
     for content in (text[: len(text) // 2], b"\x00\xff", b""):
         path.write_bytes(content)
-        with pytest.raises(FileFormatError, match="expected sensitivities, got bytes of no kind"):
+        with pytest.raises(FileFormatError, match=r"(cannot read|expected) sensitivities"):
             SensitivityTable.load(path)
     path.write_text("[]")
     with pytest.raises(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bitwright.data import ImageData
+from bitwright.data.drawn import choose, draw_images
 from bitwright.data.given import each_images, each_labelled, has_labels
 from bitwright.errors import DataError
 from bitwright.graph import FloatModel, Graph
@@ -38,12 +39,13 @@ class AutoImages:
     labelled: bool = True
 
     @classmethod
-    def of(cls, data: ImageData | tuple[Iterable[Any], Iterable[Any]], count: int) -> AutoImages:
+    def of(cls, data: ImageData | tuple[Iterable[Any], Iterable[Any]], count: int, seed: int = 0) -> AutoImages:
         """From a data set, or from a pair of iterables of batches: to observe, and held out.
 
         Args:
             data: What the user gave.
             count: How many images to observe, if there are so many.
+            seed: Of their choice.
 
         Raises:
             DataError: If it is something else, the first iterable has no batch, or the second can be gone through once only.
@@ -62,7 +64,12 @@ class AutoImages:
                 "expected held-out batches that can be gone through again, got an iterator: give a DataLoader or a list."
             )
         first = next(iter(held_out), None)
-        return cls("own data", _first(observed, count), held_out, labelled=first is None or has_labels(first))
+        return cls(
+            "own data",
+            draw_images(observed, count, seed).float(),
+            held_out,
+            labelled=first is None or has_labels(first),
+        )
 
     def judged_by(self, graph: Graph) -> AutoImages:
         """The same with the guesses of the float network in place of labels, where there are none."""
@@ -71,8 +78,12 @@ class AutoImages:
     def observed(self, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
         """Some images to observe, with their labels where these are known."""
         if self.training is None:
-            return self.given[:count], None
+            return self.some(count, seed), None
         return self.training.calibration(min(count, len(self.training.train)), seed)
+
+    def some(self, count: int, seed: int) -> Tensor:
+        """Of those to observe, a choice."""
+        return self.given[choose(len(self.given), count, seed)]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -102,16 +113,3 @@ class _Guessed:
 
     def __len__(self) -> int:
         return len(self._batches) if isinstance(self._batches, Sized) else 0
-
-
-def _first(batches: Iterable[Any], count: int) -> Tensor:
-    found: list[Tensor] = []
-    seen = 0
-    for images in each_images(batches):
-        found.append(images[: count - seen].float())
-        seen += len(found[-1])
-        if seen == count:
-            break
-    if not found:
-        raise DataError("expected at least one batch of images to observe, got none.")
-    return torch.cat(found)

@@ -95,7 +95,7 @@ def auto_quantize(
     """
     form = _form(Path(path), engine)
     require_latencies(settings, form)
-    images = AutoImages.of(data, max(settings.calibration_images, settings.sensitivity_images))
+    images = AutoImages.of(data, max(settings.calibration_images, settings.sensitivity_images), settings.seed)
     graph = model if isinstance(model, Graph) else capture(model, images.input_shape, name=name)
     _require_classifier(graph)
     if isinstance(data, ImageData):
@@ -262,7 +262,7 @@ class _Search:
     def _integers(self, scheme: Scheme, way: str) -> IntegerModel:
         images, settings = self.images, self.settings
         training = self.training if way == TRAINED and self.training is not None else CALIBRATING
-        given = images.given[: settings.calibration_images]
+        given = images.some(settings.calibration_images, settings.seed)
         data = images.training or [given]
         with self.stage(f"making integers under {scheme.name}, {way}") as progress:
             made, _ = fine_tune(

@@ -36,18 +36,23 @@ def make_model(
     It has as many classes as its weights; with `classes`, that many, and with `replace_head` those of `data`, which gives weights
     for other classes a new head. Without weights it has the classes of `data`, if there is one, else its source's own.
 
-    Channels are those of `data` where not given, the image size is the model's own. torchvision's models read three channels
-    only, which grey images repeat. Weights that come from nowhere else are drawn from `seed`.
+    Channels are those of `data` where not given; the image size is the model's own, and where a module of the user's says
+    none, that of `data`, which a line says. torchvision's models read three channels only, which grey images repeat. Weights
+    that come from nowhere else are drawn from `seed`.
     """
     import torch
 
     from bitwright.data import load_data, names
     from bitwright.graph import load_model
+    from bitwright.graph.sources import SOURCES, stated_size
     from bitwright.graph.sources import image_size as preferred_size
+    from bitwright.processes import rank_and_size
 
     of_images = replace_head or (classes is None and not pretrained and weights is None)
     own = data is not None and data.partition(":")[0] not in names()  # whose images may come in one size only
-    images = load_data(data) if data is not None and (channels is None or of_images or own) else None
+    own_network = name.partition(":")[0] not in SOURCES
+    needed = channels is None or of_images or own or (own_network and image_size is None)
+    images = load_data(data) if data is not None and needed else None
     if images is not None:
         channels = channels or (3 if name.startswith("torchvision:") else images.shape[0])
     own_shape = images.shape if images is not None and images.fixed_size else None
@@ -61,6 +66,12 @@ def make_model(
         made = load_model(name, pretrained=pretrained, weights=weights, ema=ema, suggested=suggested, num_classes=asked)
     if own_shape is not None and image_size is None:
         return made, own_shape
+    if image_size is None and own_network and images is not None and stated_size(made) is None:
+        image_size = images.shape[1]
+        if rank_and_size()[0] == 0:
+            announce(
+                f"{name} reads images of {image_size} x {image_size}, as {data} has them; --image-size gives another"
+            )
     size = image_size or preferred_size(name, made)
     return made, (channels or 3, size, size)
 

@@ -23,7 +23,7 @@ def each_labelled(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     Raises:
         DataError: If these are no batches, or one has no labels.
     """
-    for batch in _iterated(batches):
+    for batch in checked(batches):
         yield labelled(batch)
 
 
@@ -33,7 +33,7 @@ def each_images(batches: Iterable[Any]) -> Iterator[Tensor]:
     Raises:
         DataError: If these are no batches.
     """
-    for batch in _iterated(batches):
+    for batch in checked(batches):
         yield only_images(batch)
 
 
@@ -67,7 +67,12 @@ def labelled(batch: Any) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _iterated(batches: Any) -> Iterator[Any]:
+def checked(batches: Any) -> Iterator[Any]:
+    """The batches as they come.
+
+    Raises:
+        DataError: If these are none.
+    """
     if hasattr(batches, "batches") and hasattr(batches, "train"):
         raise DataError(f"{_EXPECTED}; got a whole data set: take its batches, data.batches('train', 128).")
     if isinstance(batches, Tensor | Mapping | str | bytes) or not hasattr(batches, "__iter__"):

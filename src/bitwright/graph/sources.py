@@ -95,10 +95,13 @@ def _maker(source: str, model: str, suggested: dict[str, Any], options: dict[str
 
 def image_size(name: str, model: nn.Module) -> int:
     """The image side a model was made for: its own `in_size`, or what timm says; else 299 for Inception and 224 for others."""
+    return stated_size(model) or (299 if "inception" in name.lower() else 224)
+
+
+def stated_size(model: nn.Module) -> int | None:
+    """The image side that a model itself says it was made for: its `in_size`, or what timm says; None where it says nothing."""
     size = getattr(model, "in_size", None) or getattr(model, "pretrained_cfg", {}).get("input_size", ())[1:]
-    if isinstance(size, tuple | list) and size:
-        return int(size[0])
-    return 299 if "inception" in name.lower() else 224
+    return int(size[0]) if isinstance(size, tuple | list) and size else None
 
 
 def _pytorchcv(model: str, options: dict[str, Any], pretrained: bool) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bitwright.data import ImageData, batches, part_of, subset
-from bitwright.data.given import each_images
+from bitwright.data.drawn import draw_images
 from bitwright.errors import BitwrightWarning, DataError
 from bitwright.graph.digest import images_digest, network_digest
 from bitwright.graph.float_model import FloatModel
@@ -235,14 +235,7 @@ def _calibrating(graph: Graph, data: ImageData | Iterable[Any], count: int, seed
                 f"{graph.model} reads images of shape {graph.input_shape}, got {data.shape} from {data.name}."
             )
         return data.calibration(min(count, len(data.train)), seed)[0]
-    found: list[Tensor] = []
-    for images in each_images(data):
-        found.append(float_images(images, graph.input_shape, graph.model))
-        if sum(map(len, found)) >= count:
-            break
-    if not found:
-        raise DataError("fine-tuning needs at least one batch of images, got none.")
-    return torch.cat(found)[:count]
+    return float_images(draw_images(data, count, seed), graph.input_shape, graph.model)
 
 
 def _enough(graph: Graph, images: int) -> bool:
