@@ -10,7 +10,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 ENGINES := 'tests/benchmark/ tests/reliability/' tests/cli/ tests/export/ tests/integer/ 'tests/test_random_networks.py tests/examples/ tests/test_*.py'
 OTHERS := $(filter-out $(subst ',,$(ENGINES)),$(sort $(dir $(wildcard tests/*/test_*.py))))
 
-.PHONY: demo environment test doctest check format clean
+.PHONY: demo environment test doctest site links check format clean
 .NOTPARALLEL:
 
 # The main job on the embedded digits; for instance: make demo ARGS="--data fashion-mnist --epochs 3"
@@ -31,6 +31,15 @@ test: $(VENV)/.installed-dev
 
 doctest: $(VENV)/.installed-dev
 	$(PYTEST) --doctest-modules src
+
+# These documents as a site, in build/site: notebooks are executed, and a warning, a link that leads nowhere or an error in a notebook fails.
+site: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going -n -b html -d build/doctrees docs build/site
+	@echo "The site is build/site/index.html."
+
+# Asks other servers whether what the documents link to is there.
+links: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -q -b linkcheck -D nb_execution_mode=off -d build/doctrees-links docs build/links
 
 # Everything that a change must pass.
 check: $(VENV)/.installed-dev
@@ -65,3 +74,8 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	@echo "Installing Bitwright and its development tools into $(VENV): some minutes the first time, since PyTorch is large."
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	@touch $(VENV)/.installed-demo $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/pip
+	@echo "Installing Bitwright and what builds its site into $(VENV): some minutes the first time, since PyTorch is large."
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev,docs]"
+	@touch $(VENV)/.installed-demo $(VENV)/.installed-dev $@

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,19 +13,17 @@ import torch
 
 import bitwright
 from auto.test_quantize import batches, data, graph, network
-from bitwright import Budget, Scheme, TrainSettings, capture, lower, sensitivity
+from bitwright import Budget, Scheme, TrainSettings, capture, evaluate, lower, prepare, sensitivity
 from bitwright.task import Task
+from documents import DOCUMENTS, blocks
 from training.segmenter import IMAGE, Segmenter, Shapes
 from training.small import digits, few, small_quantized
 
-ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHORT = partial(TrainSettings, data_fraction=0.02, batch_size=50)
-CODE = {
-    str(path.relative_to(ROOT)): found
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    if (found := BLOCK.findall(path.read_text(encoding="utf-8")))
-}
+CODE: dict[str, list[str]] = {}
+for block in (block for document in DOCUMENTS for block in blocks(document)):
+    if block.language == "python" and not block.file and not block.reason:
+        CODE.setdefault(block.document, []).append(block.code)
 """The blocks of each document that has some."""
 
 Names = dict[str, Any]
@@ -76,6 +73,11 @@ def a_training() -> Names:
     return {"graph": graph(), "scheme": scheme, "loader": few(128), "data": digits(), "settings": SHORT(epochs=2)}
 
 
+def a_loop() -> Names:
+    """A trained network and loaders."""
+    return {"net": network(), "train_loader": few(256), "test_loader": few(256, augment=False)}
+
+
 def on_a_gpu() -> Names:
     """A model and images."""
     if not torch.cuda.is_available():
@@ -87,6 +89,7 @@ def on_a_gpu() -> Names:
 GIVEN: dict[str, Callable[[], Names]] = {
     "README.md": a_search, "docs/auto.md": a_finished_search, "docs/gpu.md": on_a_gpu, "docs/inputs.md": a_data_set,
     "docs/model_zoo.md": dict, "docs/sensitivity.md": dict, "docs/tasks.md": a_segmenter, "docs/training.md": a_training,
+    "docs/training_guide.md": a_loop,
 }  # fmt: skip
 """What each document takes as the reader's own."""
 
@@ -143,8 +146,13 @@ def _lines(names: Names, folder: Path) -> None:
     assert len((folder / "net.metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
+def _proved(names: Names, folder: Path) -> None:
+    assert names["average"].n_averaged == 4
+    assert evaluate(prepare(names["integer"]).logits, names["test_loader"])["top1_percent"] > 50
+
+
 THEN: dict[str, Callable[[Names, Path], None]] = {
     "README.md": _written, "docs/auto.md": _searched, "docs/inputs.md": _a_factory, "docs/tasks.md": _a_task,
-    "docs/training.md": _lines,
+    "docs/training.md": _lines, "docs/training_guide.md": _proved,
 }  # fmt: skip
 """What must be there afterwards."""
