@@ -56,6 +56,7 @@ NEED = {
     "zoo check --model resnet18 --recompute": "zoo",
     "capture timm:resnet18 -o x": "timm",
     "capture timm:resnet18 --pretrained -o x": "timm",
+    "evaluate net.graph -d slim_core:images --task detection": "detection",
     "export net.integer -o x.xml --engine openvino": "openvino",
     "verify net.integer -d slim_core:images --images 4 --engine openvino": "openvino",
     "auto net.graph -d slim_core:images --bops-g 1 -o x.xml": "openvino",

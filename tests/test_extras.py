@@ -74,7 +74,14 @@ def test_the_core_requires_exactly_what_it_imports() -> None:
 
 def test_every_optional_library_has_its_extra() -> None:
     """The extra that a message names installs what was missing."""
-    assert EXTRAS.keys() <= libraries() | {"mlxtend", "tensorboard", "wandb", "mlflow", "trackio"}  # found by name
+    assert EXTRAS.keys() <= libraries() | {
+        "mlxtend",
+        "pycocotools",
+        "tensorboard",
+        "wandb",
+        "mlflow",
+        "trackio",
+    }  # found by name
     extras = {name: distributions(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
     for module, extra in EXTRAS.items():
         brought = providers(module) if installed(module) else {module}

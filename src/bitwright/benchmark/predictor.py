@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,12 +16,12 @@ from bitwright.benchmark.engines import engine_of, known_engine
 from bitwright.benchmark.runtimes import require_installed
 from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.processors import processors
-from bitwright.errors import EngineError, FileFormatError
+from bitwright.errors import EngineError, FileFormatError, unknown_name
 from bitwright.export.form import is_exported
 from bitwright.export.pixels import NORMALISED, Pixels, images_from_words
 from bitwright.export.seal import look_for_changes, stated, stated_preprocessing
 from bitwright.graph import FloatModel, Graph
-from bitwright.graph.outputs import Returned, first
+from bitwright.graph.outputs import SINGLE, Returned, by_name, returned
 from bitwright.integer import IntegerModel, load, prepare
 from bitwright.training import QuantizedModel
 
@@ -33,16 +33,39 @@ class Predictor:
     Attributes:
         description: What computes them, in words.
         input_shape: (channels, height, width) of an image.
-        output_shape: The output shape of what is predicted for an image: (classes,).
-        predict: float32 images (batch, channels, height, width) to real logits (batch, classes); of several outputs, the first.
+        output_shapes: The shapes of what is predicted for an image, by output: (classes,) for a classifier.
+        predict: float32 images (batch, channels, height, width) to real logits (batch, classes); of several outputs, these by
+            name.
         preprocessing: Of the images, as far as the file says.
     """
 
     description: str
     input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    predict: Callable[[Tensor], Tensor]
+    output_shapes: Mapping[str, tuple[int, ...]]
+    predict: Callable[[Tensor], Returned]
     preprocessing: Preprocessing | None = None
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the first output."""
+        return next(iter(self.output_shapes.values()))
+
+    def of_output(self, name: str | None = None) -> Predictor:
+        """What predicts one output alone, and says which where there are several; None is the first.
+
+        Raises:
+            UnknownNameError: If there is no such output.
+        """
+        if name is not None and name not in self.output_shapes:
+            raise unknown_name("output", name, self.output_shapes)
+        chosen = name or next(iter(self.output_shapes))
+        which = f", output '{chosen}'" if len(self.output_shapes) > 1 else ""
+        return replace(
+            self,
+            description=f"{self.description}{which}",
+            output_shapes={SINGLE: self.output_shapes[chosen]},
+            predict=lambda images: by_name(self.predict(images))[chosen],
+        )
 
 
 def predictor(path: str | Path) -> Predictor:
@@ -58,31 +81,18 @@ def predictor(path: str | Path) -> Predictor:
         return _exported(Path(path))
     found = load(path)
     if isinstance(found, Graph):
-        what = f"{found.model} in float{_which(found.outputs)}"
-        return Predictor(
-            what, found.input_shape, found.output_shape, _first_of(FloatModel(found).eval()), found.preprocessing
-        )
+        what = f"{found.model} in float"
+        return Predictor(what, found.input_shape, found.output_shapes, FloatModel(found).eval(), found.preprocessing)
     if isinstance(found, QuantizedModel):
         source = found.plan.source
-        what = f"{source.model}, {found.plan.scheme.name}, as trained{_which(source.outputs)}"
-        return Predictor(what, source.input_shape, source.output_shape, _first_of(found.eval()), source.preprocessing)
+        what = f"{source.model}, {found.plan.scheme.name}, as trained"
+        return Predictor(what, source.input_shape, source.output_shapes, found.eval(), source.preprocessing)
     return _integer(found)
 
 
 def _integer(model: IntegerModel) -> Predictor:
-    description = f"{model.model}, {model.scheme.name}, in integers{_which(model.outputs)}"
-    return Predictor(
-        description, model.input_shape, model.output_shape, _first_of(prepare(model).logits), model.preprocessing
-    )
-
-
-def _first_of(compute: Callable[[Tensor], Returned]) -> Callable[[Tensor], Tensor]:
-    return lambda images: first(compute(images))
-
-
-def _which(outputs: Collection[str]) -> str:
-    """Which output is predicted, where there are several."""
-    return f", output '{next(iter(outputs))}'" if len(outputs) > 1 else ""
+    description = f"{model.model}, {model.scheme.name}, in integers"
+    return Predictor(description, model.input_shape, model.output_shapes, prepare(model).logits, model.preprocessing)
 
 
 def _exported(path: Path) -> Predictor:
@@ -92,12 +102,13 @@ def _exported(path: Path) -> Predictor:
     found = known_engine(engine_of(path))
     require_installed(found)
     running = _Running(path, Setting(found.name, found.levels[-1], processors(), batch=0))
-    predict: Callable[[Tensor], Tensor] = running
+    predict: Callable[[Tensor], Returned] = running
     if running.kind != "float32":
         pixels = _pixels(path, running.kind)
         predict = lambda images: running(pixels.nearest(images))  # noqa: E731
-    outputs = tuple(predict(torch.zeros(1, *running.shape)).shape[1:])
-    return Predictor(f"{path.name} in {found.name}", running.shape, outputs, predict, stated_preprocessing(path))
+    made = by_name(predict(torch.zeros(1, *running.shape)))
+    shapes = {name: tuple(values.shape[1:]) for name, values in made.items()}
+    return Predictor(f"{path.name} in {found.name}", running.shape, shapes, predict, stated_preprocessing(path))
 
 
 def _pixels(path: Path, kind: str) -> Pixels:
@@ -130,10 +141,11 @@ class _Running:
         except EngineError as error:
             raise FileFormatError(self._told(error)) from error
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Returned:
         try:
             setting = self._setting._replace(batch=len(images))
-            return torch.from_numpy(first(self._process.logits(self._path, images.numpy(), setting, real=True)))
+            made = self._process.logits(self._path, images.numpy(), setting, real=True)
+            return returned({name: torch.from_numpy(values) for name, values in by_name(made).items()})
         except EngineError as error:
             raise EngineError(self._told(error)) from error
 

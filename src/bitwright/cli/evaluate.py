@@ -11,7 +11,7 @@ import typer
 from bitwright.cli.app import app
 from bitwright.cli.console import bar, show
 from bitwright.cli.ignored import refuse_ignored
-from bitwright.cli.options import BatchSize, Data, Json, TaskName, Workers
+from bitwright.cli.options import BatchSize, Data, Json, OfOutput, TaskName, Workers
 from bitwright.cli.preprocessing import reads_images
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def evaluate(
     ],
     data: Data,
     task: TaskName = "classification",
+    of_output: OfOutput = None,
     reference: Annotated[
         Path | None,
         typer.Option("--reference", help="Of --task agreement: the float network, a graph.", dir_okay=False),
@@ -43,14 +44,18 @@ def evaluate(
 
     from bitwright.benchmark import predictor
     from bitwright.cli.models import class_outputs, data_for_model, task_for
+    from bitwright.task import load_task
     from bitwright.training import evaluate as judge
 
     found = predictor(model)
+    alone = of_output is not None or not load_task(task).several_outputs
+    found = found.of_output(of_output) if alone else found
     chosen = task_for(task, found.output_shape, found.description)
     if not chosen.label_free:
         refuse_ignored(context, f"the task {chosen.name} compares with labels.", "reference")
     elif reference is not None:
-        chosen = chosen.towards(predictor(reference).predict)
+        imitated = predictor(reference)
+        chosen = chosen.towards((imitated.of_output(of_output) if alone else imitated).predict)
     images = data_for_model(
         data,
         found.input_shape,

@@ -17,7 +17,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="mnist-5k, fashion-mnist[:DIR], imagefolder:DIR (or imagefolder:DIR:TRAIN,TEST), or package.module:factory.",
+        help="mnist-5k, fashion-mnist[:DIR], digit-scenes[:boxes], imagefolder:DIR (or imagefolder:DIR:TRAIN,TEST), or "
+        "package.module:factory.",
         metavar="NAME",
     ),
 ]
@@ -35,8 +36,16 @@ TaskName = Annotated[
     str,
     typer.Option(
         "--task",
-        help="What the network is for: classification, dense-classification (segmentation), agreement (with the float network, "
-        "without labels) or package.module:factory.",
+        help="What the network is for: classification, dense-classification (segmentation), detection, agreement (with the float "
+        "network, without labels) or package.module:factory.",
+        metavar="NAME",
+    ),
+]
+OfOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--of-output",
+        help="Of several outputs, the only one that counts; by default all, or the first where the task is of one.",
         metavar="NAME",
     ),
 ]

@@ -13,7 +13,7 @@ from bitwright.cli.console import bar, note, show
 from bitwright.cli.ignored import refuse_ignored
 from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import real, whole
-from bitwright.cli.options import DataOrNone, GraphFile, Json, Output, Seed, TaskName
+from bitwright.cli.options import DataOrNone, GraphFile, Json, OfOutput, Output, Seed, TaskName
 from bitwright.cli.outputs import reserve
 from bitwright.cli.preprocessing import reads_images
 from bitwright.cli.processes import join_processes, leave_processes
@@ -34,6 +34,7 @@ def sensitivity(
     data: DataOrNone,
     output: Output,
     task: TaskName = "classification",
+    of_output: OfOutput = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -96,14 +97,15 @@ def sensitivity(
     network = Graph.load(graph)
     if own_device is not None:
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
-    purpose = task_for(task, network.output_shape, network.model)
+    shape = network.output_shapes.get(of_output or "", network.output_shape)
+    purpose = task_for(task, shape, network.model)
     found = data_for_graph(
         data,
         network,
         kept,
         label_free=purpose.label_free,
         asked=asked,
-        outputs=class_outputs(purpose, network.output_shape),
+        outputs=class_outputs(purpose, shape),
         count=images,
         seed=seed,
         resume=resume,
@@ -124,6 +126,7 @@ def sensitivity(
                 seed=seed,
             ),
             task=purpose,
+            output=of_output,
             data=data,
             checkpoint=state,
             resume=resume,

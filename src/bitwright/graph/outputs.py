@@ -88,6 +88,15 @@ def named_tensors(value: object, model: str) -> dict[str, Tensor]:
     return {SINGLE: next(iter(found.values()))} if len(found) == 1 else found
 
 
+def as_returned(value: object, model: str) -> Returned:
+    """What a module returned, in whatever form, as a network gives it: a tensor, or several by name.
+
+    Raises:
+        CaptureError: See `named_tensors`.
+    """
+    return value if isinstance(value, Tensor) else returned(named_tensors(value, model))
+
+
 def fault_of_names(names: Iterable[str]) -> str | None:
     """Why the outputs of a network cannot have these names, if they cannot.
 

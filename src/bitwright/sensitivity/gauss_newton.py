@@ -93,7 +93,7 @@ def gauss_newton_trace(
         Schraudolph 2002, doi:10.1162/08997660260028683; Botev et al. 2017, arXiv:1706.03662, section 3, for the equality
         with the Hessian's blocks; Goodfellow 2015, arXiv:1510.01799, for the norms of single gradients.
     """
-    factor = loss.task.curved().factor(loss.all_outputs(micro_batch), loss.targets, seed)
+    factor = loss.curvature().factor(loss.all_outputs(micro_batch), loss.targets, seed)
     return _trace(loss, factor, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, partial, progress)
 
 
@@ -114,7 +114,7 @@ def empirical_fisher_trace(
     Source:
         Kirkpatrick et al. 2017, arXiv:1612.00796, section 2.
     """
-    factor = gradient_factor(loss.task.loss, loss.all_outputs(micro_batch), loss.targets)
+    factor = gradient_factor(loss.of, loss.all_outputs(micro_batch), loss.targets)
     return _trace(loss, factor, limits or SamplingLimits(max_probes=MAX_PAIRS), micro_batch, seed, partial, progress)
 
 

@@ -9,13 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bitwright.errors import DataError, TaskError, TrainingError
+from bitwright.errors import DataError, TrainingError, unknown_name
 from bitwright.graph.evaluate import convolve, folded_weight
 from bitwright.graph.execute import Linearity, execute
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import check_images
 from bitwright.graph.nodes import Layer
-from bitwright.task import Task, classification, require_outputs
+from bitwright.graph.outputs import Returned, by_name
+from bitwright.sensitivity.joined import Joined
+from bitwright.task import Curvature, DifferentiatedCurvature, Task, classification, require_one_output, require_outputs
 
 _OWN_MICRO_BATCH = 64
 
@@ -26,19 +28,30 @@ class GraphLoss:
     Batch norm is part of those weights, with its running statistics, so images do not depend on each other. The weights
     are copies: neither the graph's tensors nor their gradients are touched.
 
+    Several outputs are joined, for a task of several, to one vector of an image: what `outputs` gives, and what curvature is of.
+
     Args:
         graph: The network; its outputs must be such as the task judges.
         images: Shape (batch, channels, height, width); taken to the device and dtype of the weights.
         targets: The targets of these images, for classification integers of shape (batch,); None where the task imitates a
             network and is free of labels: they are then its reference's outputs, or without one the graph's own.
         task: What the network is for; None is classification.
+        output: Of a network with several outputs, the only one that counts; None takes all.
 
     Raises:
         DataError: If images or targets do not fit the network.
         TaskError: If the task does not fit it.
+        UnknownNameError: If there is no such output.
     """
 
-    def __init__(self, graph: Graph, images: Tensor, targets: Tensor | None, task: Task | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        images: Tensor,
+        targets: Tensor | None,
+        task: Task | None = None,
+        output: str | None = None,
+    ) -> None:
         self.graph = graph
         self.task = task or classification()
         self.parameters = {name: tensor.detach() for name, tensor in graph.parameters.items()}
@@ -48,12 +61,16 @@ class GraphLoss:
             weight, bias = folded_weight(layer, self.parameters)
             self.weights[name] = weight.detach().clone().requires_grad_()
             self.biases[name] = bias
-        if len(graph.outputs) > 1:
-            raise TaskError(
-                f"{graph.model} returns {', '.join(graph.outputs)}, but sensitivities are those of the loss of one output: wrap "
-                "the network in a module that returns the one that the task is of."
-            )
-        require_outputs(self.task, graph.output_shape, graph.model)
+        if output is not None and output not in graph.outputs:
+            raise unknown_name("output", output, graph.outputs)
+        self.output = output
+        shapes = graph.output_shapes if output is None else {output: graph.output_shapes[output]}
+        require_one_output(
+            self.task, shapes, graph.model, "; or measure one of them: --of-output NAME (in Python, output=)"
+        )
+        self.shape = next(iter(shapes.values()))
+        require_outputs(self.task, self.shape, graph.model)
+        self._joined = Joined(shapes) if len(shapes) > 1 else None
         check_images(images, graph.input_shape, graph.model)
         if not len(images):
             raise DataError(f"sensitivities of {graph.model} need at least one image, got none.")
@@ -67,7 +84,21 @@ class GraphLoss:
 
     def at(self, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss with other folded weights."""
-        return self.task.loss(self.outputs(weights, self.images), self.targets)
+        return self.of(self.outputs(weights, self.images), self.targets)
+
+    def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of outputs that `outputs` gave: their mean over images, a scalar."""
+        if self._joined is None:
+            return self.task.loss(outputs, targets)
+        given = self._joined.parts(targets) if self.task.label_free else targets
+        return self.task.loss(self._joined.parts(outputs), given)
+
+    def curvature(self) -> Curvature:
+        """That of the loss at the outputs."""
+        if self._joined is None:
+            return self.task.curved()
+        closed = None if self.task.curvature is None else self.task.curvature.in_a_row(self._joined.sizes)
+        return closed or DifferentiatedCurvature(self.of)
 
     def parts(self, micro_batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and targets, so many at a time."""
@@ -108,13 +139,19 @@ class GraphLoss:
         for images, targets in self.parts(micro_batch):
             outputs = self.outputs(weights, images, linear).double()
             pairs = zip(torch.split(outputs, 1), torch.split(self.in_float64(targets), 1), strict=True)
-            losses += [self.task.loss(output, target) for output, target in pairs]
+            losses += [self.of(output, target) for output, target in pairs]
         return torch.stack(losses)
 
     def outputs(self, weights: Mapping[str, Tensor], images: Tensor, linear: Linearity | None = None) -> Tensor:
         """The network's output for `images`, of shape (batch, *outputs); see `execute` for `linear`."""
         pairs = {name: (weights[name], bias) for name, bias in self.biases.items()}
-        found: Tensor = execute(self.graph, self.parameters, images, weights=pairs, linear=linear)
+        return self._taken(execute(self.graph, self.parameters, images, weights=pairs, linear=linear))
+
+    def _taken(self, returned: Returned) -> Tensor:
+        """Of what a network returns, the output that counts, or all in one."""
+        if self._joined is not None:
+            return self._joined.join(by_name(returned))
+        found: Tensor = returned if self.output is None else by_name(returned)[self.output]
         return found
 
     @torch.no_grad()
@@ -136,19 +173,19 @@ class GraphLoss:
 
     def _share(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What some of the images add to the mean over all."""
-        return self.task.loss(outputs, targets) * (len(outputs) / len(self.images))
+        return self.of(outputs, targets) * (len(outputs) / len(self.images))
 
     def _fitting(self, targets: Tensor | None) -> Tensor:
         """Targets of all images, which fit the network."""
         if self.task.label_free:
             if self.task.reference is None:
                 return self.all_outputs(_OWN_MICRO_BATCH)
-            return self.task.imitated(self.images)
+            return self._taken(self.task.imitated(self.images))
         if targets is None:
             raise DataError(
                 f"the task {self.task.name} needs labels, got none: give them, or measure the task agreement."
             )
         if targets.shape[:1] != self.images.shape[:1]:
             raise DataError(f"expected labels of {len(self.images)} images, got shape {tuple(targets.shape)}.")
-        self.task.check(targets, self.graph.output_shape)
+        self.task.check(targets, self.shape)
         return targets

@@ -32,6 +32,7 @@ def measure_sensitivity(
     settings: SensitivitySettings | None = None,
     *,
     task: Task | None = None,
+    output: str | None = None,
     data: str = "",
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -55,6 +56,7 @@ def measure_sensitivity(
         settings: The metric, and how well it is to be known.
         task: What the network is for; None is classification. `agreement` needs no labels: where it has no reference, the network
             is compared with itself.
+        output: Of a network with several outputs, the only one whose loss counts; None takes the task's loss of all.
         data: The data's name, kept in the table.
         checkpoint: File to keep partial results in, every few seconds, or None.
         resume: Whether to start from `checkpoint`, if it exists; the table is then that of an uninterrupted measurement, bit
@@ -69,17 +71,17 @@ def measure_sensitivity(
         FileFormatError: If the checkpoint is damaged, or belongs to another measurement.
         TaskError: If the task does not fit the network's outputs.
         TrainingError: If the loss or a gradient is not finite.
-        UnknownNameError: If there is no such metric.
+        UnknownNameError: If there is no such metric, or no such output.
     """
     settings = settings or SensitivitySettings()
     metric = find_metric(settings.metric)
     task = task or classification()
-    loss = GraphLoss(graph, *_together(images, labels, task), task)
+    loss = GraphLoss(graph, *_together(images, labels, task), task, output)
     limits = settings.limits(metric.max_probes)
     network, shown = network_digest(graph), digest(loss.images, loss.targets)
     decisive = {
         **settings.decisive(), "min_probes": limits.min_probes, "max_probes": limits.max_probes, "task": task.identity(),
-        "network": network, "images": shown,
+        "output": output, "network": network, "images": shown,
     }  # fmt: skip
     with Checkpoint(checkpoint, decisive, resume) as kept:
         layers = metric.measure(Measurement(loss, settings, limits, kept, progress))

@@ -2,6 +2,7 @@
 """What a network is for: loss, targets, scores, and the curvature of the loss at the outputs."""
 
 from bitwright.task.agreement import agreement
+from bitwright.task.boxes import decoded
 from bitwright.task.classification import classification
 from bitwright.task.curvature import (
     Curvature,
@@ -12,6 +13,7 @@ from bitwright.task.curvature import (
 )
 from bitwright.task.definition import Task
 from bitwright.task.dense import dense_classification
+from bitwright.task.detection import detection
 from bitwright.task.registry import load_task, names, require_one_output, require_outputs, task
 from bitwright.task.score import Score, Scores
 
@@ -26,7 +28,9 @@ __all__ = [
     "Task",
     "agreement",
     "classification",
+    "decoded",
     "dense_classification",
+    "detection",
     "load_task",
     "names",
     "require_one_output",

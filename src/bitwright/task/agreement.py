@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import DataError
 from bitwright.task.curvature import SquaredCurvature
 from bitwright.task.definition import Network, Task
+from bitwright.task.pairs import half_squared
 from bitwright.task.registry import task
 from bitwright.task.score import Score, Shape
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @task("agreement")
 def agreement(reference: Network | None = None) -> Task:
-    """Outputs like the float network's: half the mean squared difference, without labels.
+    """Outputs like the float network's: half the mean squared difference, without labels; of several outputs, the sum of theirs.
 
     Where the network itself is the reference, as in sensitivities, the difference is zero, and the Gauss-Newton matrix, with the
     identity at the outputs, is the Hessian in any network.
@@ -29,25 +29,22 @@ def agreement(reference: Network | None = None) -> Task:
     """
     return Task(
         name="agreement",
-        loss=_half_squared,
+        loss=half_squared,
         scores=(
             Score("relative_error_percent", "relative error", _relative_error, higher_is_better=False),
             Score("same_guess_percent", "same first guess", _same_guess),
         ),
         curvature=SquaredCurvature(),
         expects="outputs like the reference's",
+        several_outputs=True,
         check=_check,
         label_free=True,
         reference=reference,
     )
 
 
-def _half_squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs - targets).square().mean() / 2
-
-
-def _check(targets: Tensor, shape: Shape) -> None:
-    if tuple(targets.shape[1:]) != shape:
+def _check(targets: Any, shape: Shape) -> None:
+    if not isinstance(targets, Mapping) and tuple(targets.shape[1:]) != shape:
         raise DataError(
             f"the reference returns {tuple(targets.shape[1:])} for each image, the model {shape}: give the float network "
             "that it was made from."

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from bitwright.task.labels import check_labels
+from bitwright.task.pairs import pairs
 
 
 class RightGuesses(Metric):
@@ -76,10 +79,11 @@ class RelativeError(Metric):
         self.add_state("difference", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("squares", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count a batch, both of one shape."""
-        self.difference += (outputs.double() - targets.double()).square().sum()
-        self.squares += targets.double().square().sum()
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Count a batch, both of one shape, or several of the same names and shapes."""
+        for made, wanted in pairs(outputs, targets):
+            self.difference += (made.double() - wanted.double()).square().sum()
+            self.squares += wanted.double().square().sum()
 
     def compute(self) -> Tensor:
         """The percentage so far; zero where nothing differs."""
@@ -98,11 +102,12 @@ class SameGuess(Metric):
         self.add_state("same", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("places", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count a batch, both of one shape."""
-        equal = outputs.argmax(1) == targets.argmax(1)
-        self.same += equal.sum()
-        self.places += equal.numel()
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Count a batch, both of one shape, or several of the same names and shapes."""
+        for made, wanted in pairs(outputs, targets):
+            equal = made.argmax(1) == wanted.argmax(1)
+            self.same += equal.sum()
+            self.places += equal.numel()
 
     def compute(self) -> Tensor:
         """The percentage so far."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from bitwright.task.factors import Axes, Classes, Drawn, Factor, Vectors, output_count, rademacher
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""From outputs and targets of a batch to one number, the mean over its images, which do not depend on each other."""
+Loss = Callable[[Any, Any], Tensor]
+"""From outputs (a tensor, or several by name) and targets of a batch to one number, the mean over its images, which do not
+depend on each other."""
 
 MAX_AXES = 1024
 """Outputs of one image up to which the axes are taken one by one; of more, random signs."""
@@ -41,6 +42,17 @@ class Curvature(ABC):
     @abstractmethod
     def factor(self, outputs: Tensor, targets: Tensor, seed: int = 0) -> Factor:
         """S as a weighted sum of squares; arguments as of `product`, and the seed of what is drawn."""
+
+    def in_a_row(self, sizes: tuple[int, ...]) -> Curvature | None:
+        """The same of the sum of this loss over several outputs, which are given flattened, one behind the other.
+
+        Args:
+            sizes: How many numbers each has for an image.
+
+        Returns:
+            None where there is no closed form.
+        """
+        return None
 
 
 @final
@@ -101,21 +113,38 @@ class DenseSoftmaxCurvature(Curvature):
 @final
 @dataclass(frozen=True)
 class SquaredCurvature(Curvature):
-    """Of half the mean squared difference: the identity, over the number of outputs."""
+    """Of half the mean squared difference: the identity, over the number of outputs.
+
+    Attributes:
+        sizes: Of several outputs in a row, the numbers of each, over which its own mean is taken.
+    """
+
+    sizes: tuple[int, ...] = ()
 
     def product(self, outputs: Tensor, targets: Tensor, vectors: Tensor) -> Tensor:
-        return vectors / output_count(outputs)
+        return vectors * self._diagonal(outputs).to(vectors.dtype)
 
     def factor(self, outputs: Tensor, targets: Tensor, seed: int = 0) -> Factor:
-        count = output_count(outputs)
-        if count <= MAX_AXES:
-            weights = torch.full((len(outputs), count), 1 / count, dtype=torch.float64, device=outputs.device)
-            return Axes(weights, tuple(outputs.shape[1:]))
+        diagonal = self._diagonal(outputs)
+        if output_count(outputs) <= MAX_AXES:
+            return Axes(diagonal.flatten().expand(len(outputs), -1), tuple(outputs.shape[1:]))
+        trace = len(self.sizes) or 1
+        lengths = (diagonal / trace).sqrt()
 
         def draw(image: int, generator: torch.Generator) -> tuple[Tensor, float]:
-            return rademacher(outputs[image], generator) / count**0.5, 1.0
+            return rademacher(outputs[image], generator) * lengths, 1.0
 
-        return Drawn(torch.ones(len(outputs), 1, dtype=torch.float64, device=outputs.device), draw, seed)
+        weights = torch.full((len(outputs), 1), float(trace), dtype=torch.float64, device=outputs.device)
+        return Drawn(weights, draw, seed)
+
+    def in_a_row(self, sizes: tuple[int, ...]) -> Curvature:
+        return SquaredCurvature(sizes)
+
+    def _diagonal(self, outputs: Tensor) -> Tensor:
+        """Of one image, float64, shaped as its outputs."""
+        sizes = self.sizes or (output_count(outputs),)
+        parts = [torch.full((size,), 1 / size, dtype=torch.float64, device=outputs.device) for size in sizes]
+        return torch.cat(parts).reshape(outputs.shape[1:])
 
 
 @final

@@ -14,12 +14,13 @@ from torch import Tensor
 from bitwright.data.given import each_images, each_labelled, labelled, only_images
 from bitwright.errors import TaskError
 from bitwright.task.curvature import Curvature, DifferentiatedCurvature, Loss
+from bitwright.task.pairs import half_squared
 from bitwright.task.placement import beside
 from bitwright.task.score import Score, Shape
 
-Network = Callable[[Tensor], Tensor]
-"""Images, a batch of them, to outputs."""
-Imitate = Callable[[Tensor, Tensor, float], Tensor]
+Network = Callable[[Tensor], Any]
+"""Images, a batch of them, to outputs: a tensor, or several by name."""
+Imitate = Callable[[Any, Any, float], Tensor]
 """From outputs, a teacher's outputs and a temperature to one number, the mean over images."""
 
 
@@ -47,8 +48,8 @@ class Task:
         expects: The outputs of one image, in words: `(classes,)`.
         fits: Whether outputs of one image can have this shape.
         check: Raises a DataError for targets that do not fit outputs of this shape.
-        several_outputs: Whether it is of networks with several outputs, which loss and scores then get by name; `fits` and
-            `check` get the shape of the first.
+        several_outputs: Whether it takes all outputs of a network: loss and scores then get what that returns, several by name;
+            `fits` and `check` get the shape of the first.
         label_free: Whether targets are what `reference` says of the images, and labels are not looked at.
         reference: The network that is imitated, for instance the float one; None leaves it to who knows it (training takes the
             network that is quantized).
@@ -56,7 +57,7 @@ class Task:
             the outputs.
         smoothed: The loss with smoothed labels, by how much they are; None where labels cannot be.
         imitate: How far outputs are from a teacher's, for distillation; by default the loss with the teacher's outputs as
-            targets.
+            targets, and of several outputs that of the task agreement.
     """
 
     name: str
@@ -98,11 +99,13 @@ class Task:
             raise TaskError(f"the task {self.name} has no labels that could be smoothed: leave label smoothing out.")
         return self.smoothed(label_smoothing)
 
-    def distance(self, outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    def distance(self, outputs: Any, taught: Any, temperature: float) -> Tensor:
         """How far outputs are from a teacher's, as one number."""
-        return self.loss(outputs, taught) if self.imitate is None else self.imitate(outputs, taught, temperature)
+        if self.imitate is not None:
+            return self.imitate(outputs, taught, temperature)
+        return half_squared(outputs, taught) if isinstance(outputs, Mapping) else self.loss(outputs, taught)
 
-    def batches(self, given: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, given: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
         """Images and targets of each batch, as users give them; see `of`.
 
         Raises:
@@ -114,7 +117,7 @@ class Task:
             else each_labelled(given)
         )
 
-    def of(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def of(self, batch: Any) -> tuple[Tensor, Any]:
         """Images and targets of a batch: its labels, or what the reference says of its images.
 
         Raises:
@@ -126,8 +129,8 @@ class Task:
         images = only_images(batch)
         return images, self.imitated(images)
 
-    def imitated(self, images: Tensor) -> Tensor:
-        """What the reference says of images.
+    def imitated(self, images: Tensor) -> Any:
+        """What the reference says of images: a tensor, or several by name.
 
         Raises:
             TaskError: If there is none.
@@ -138,4 +141,5 @@ class Task:
                 f"task.towards(network))."
             )
         with torch.no_grad():
-            return self.reference(beside(self.reference, images)).detach()
+            found = self.reference(beside(self.reference, images))
+        return {name: made.detach() for name, made in found.items()} if isinstance(found, Mapping) else found.detach()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from bitwright.errors import BitwrightError, TaskError, unknown_name
+from bitwright.extras import require
 from bitwright.imported import import_factory
 from bitwright.raised import described
 from bitwright.task.definition import Task
@@ -17,10 +18,15 @@ DEFAULT = "classification"
 Factory = TypeVar("Factory", bound=Callable[..., Task])
 
 _TASKS: dict[str, Callable[[], Task]] = {}
+_NEEDS: dict[str, str] = {}
 
 
-def task(name: str) -> Callable[[Factory], Factory]:
+def task(name: str, *, needs: str | None = None) -> Callable[[Factory], Factory]:
     """Make a decorated function, which needs no argument, the maker of the task `name`.
+
+    Args:
+        name: Of the task.
+        needs: An optional library that it is judged by.
 
     Raises:
         ValueError: If the name is taken, or has a colon.
@@ -30,6 +36,8 @@ def task(name: str) -> Callable[[Factory], Factory]:
 
     def register(function: Factory) -> Factory:
         _TASKS[name] = function
+        if needs is not None:
+            _NEEDS[name] = needs
         return function
 
     return register
@@ -40,7 +48,7 @@ def names() -> tuple[str, ...]:
 
     >>> import bitwright.task
     >>> names()
-    ('agreement', 'classification', 'dense-classification')
+    ('agreement', 'classification', 'dense-classification', 'detection')
     """
     return tuple(sorted(_TASKS))
 
@@ -52,13 +60,17 @@ def load_task(name: str = DEFAULT) -> Task:
         name: One of these, or `package.module:factory`, whose factory is called without arguments and returns a `Task`.
             `classification`: one class for each image.
             `dense-classification`: a class for each pixel; 255 is none.
+            `detection`: a box around each object, from maps of one scale or several.
             `agreement`: outputs like the float network's, without labels.
 
     Raises:
+        MissingLibraryError: If a library is not installed that the task is judged by.
         UnknownNameError: If there is no such task, module or factory.
         TaskError: If the factory raises, or makes no task.
     """
     if name in _TASKS:
+        if name in _NEEDS:
+            require(_NEEDS[name], f"the task {name}")
         return _TASKS[name]()
     module, colon, factory = name.partition(":")
     if not colon or not factory:
@@ -93,23 +105,22 @@ def require_outputs(task: Task, shape: Shape, model: str) -> None:
         )
 
 
-def require_one_output(task: Task, outputs: Collection[str], model: str, *, distilled: bool = False) -> None:
-    """Refuse a network with several outputs, unless its task is of several and no teacher takes part.
+def require_one_output(task: Task, outputs: Collection[str], model: str, otherwise: str = "") -> None:
+    """Refuse a network with several outputs, unless its task is of several.
 
     Args:
-        task: What it is trained for.
+        task: What it is used for.
         outputs: Their names.
         model: Its name.
-        distilled: Whether it is compared with a teacher.
+        otherwise: What else can be done, for the message.
 
     Raises:
         TaskError: It names the outputs.
     """
-    if len(outputs) > 1 and (distilled or not task.several_outputs):
-        what = "distillation" if task.several_outputs else f"the task {task.name}"
+    if len(outputs) > 1 and not task.several_outputs:
         raise TaskError(
-            f"{model} returns {', '.join(outputs)}, but {what} is of one output: train it for a task of your own with "
-            "several_outputs=True, whose loss gets all of them by name."
+            f"{model} returns {', '.join(outputs)}, but the task {task.name} is of one output: take the task agreement, or "
+            f"one of your own with several_outputs=True, whose loss gets all of them by name{otherwise}."
         )
 
 

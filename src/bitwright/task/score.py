@@ -28,6 +28,7 @@ class Score:
         unit: `%`, or nothing.
         higher_is_better: Or else lower.
         digits: After the point, where people read it.
+        running: Whether it is found quickly enough to be shown after every batch.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Score:
     unit: str = "%"
     higher_is_better: bool = True
     digits: int = 2
+    running: bool = True
 
     def show(self, value: float) -> str:
         """The figure with its unit.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
 from bitwright.graph.digest import digest
+from bitwright.graph.outputs import Returned, by_name, first
 from bitwright.task import Task
 
 
@@ -52,26 +53,34 @@ class Distillation:
             "teacher": teacher,
         }
 
-    def combine(self, task: Task, loss: Tensor, outputs: Tensor, images: Tensor) -> Tensor:
+    def combine(self, task: Task, loss: Tensor, outputs: Returned, images: Tensor) -> Tensor:
         """`(1 - alpha) loss + alpha distance`, with the task's distance of the outputs from the teacher's.
 
         For classes it is T^2 KL(teacher || student), summed over classes, averaged over images.
 
         Raises:
-            TrainingError: If the teacher's outputs have another shape.
+            TrainingError: If the teacher's outputs have other names or shapes, or the published average is asked for of several.
         """
         with torch.no_grad():
             taught = self.teacher(images)
-        if taught.shape != outputs.shape:
+        if _shapes(taught) != _shapes(outputs):
             raise TrainingError(
                 f"the teacher returns {_shown(taught)} for each image and the student {_shown(outputs)}: give both "
                 "weights for the same classes."
             )
         distance = task.distance(outputs, taught, self.temperature)
         if self.scale is DivergenceScale.PUBLISHED:
-            distance = distance / outputs.shape[1]
+            if len(by_name(outputs)) > 1:
+                raise TrainingError(
+                    "the published divergence is over the classes of one output: take that over images."
+                )
+            distance = distance / first(outputs).shape[1]
         return (1 - self.alpha) * loss + self.alpha * distance
 
 
-def _shown(outputs: Tensor) -> str:
-    return " x ".join(map(str, outputs.shape[1:]))
+def _shapes(outputs: Returned) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(made.shape) for name, made in by_name(outputs).items()}
+
+
+def _shown(outputs: Returned) -> str:
+    return ", ".join(" x ".join(map(str, shape[1:])) for shape in _shapes(outputs).values())

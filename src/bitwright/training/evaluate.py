@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from bitwright.errors import DataError, TaskError
-from bitwright.graph.outputs import Returned, first
+from bitwright.graph.outputs import as_returned, first
 from bitwright.progress import Progress, silent
 from bitwright.task import Scores, Task, classification, require_outputs
 from bitwright.task.placement import beside
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def evaluate(
-    predict: Callable[[Tensor], Returned],
+    predict: Callable[[Tensor], Any],
     batches: Iterable[Any],
     *,
     task: Task | None = None,
@@ -32,8 +33,8 @@ def evaluate(
     """Judge a network on a data set.
 
     Args:
-        predict: Images to real outputs, of shape (batch, *outputs). Of several outputs by name, the first is judged, unless the
-            task is of several. A module gets them on its own device.
+        predict: Images to real outputs, of shape (batch, *outputs), in any form that a module may return. Of several outputs, the
+            first is judged, unless the task is of several. A module gets images on its own device.
         batches: (images, labels), as pairs or as dictionaries; without labels, where the task is free of them.
         task: What the network is for; None is classification.
         model: Its name, for messages.
@@ -51,10 +52,10 @@ def evaluate(
     seen = 0
     total = len(batches) if isinstance(batches, Sized) else 0
     for done, (images, given) in enumerate(task.batches(batches), 1):
-        returned = predict(beside(predict, images))
+        returned = as_returned(predict(beside(predict, images)), model)
         leading = first(returned)
         outputs = returned if task.several_outputs else leading
-        targets, shape = given.to(leading.device), tuple(leading.shape[1:])
+        targets, shape = send_to_device(given, leading.device), tuple(leading.shape[1:])
         if not metrics:
             require_outputs(task, shape, model)
             metrics = [score.make(shape).to(leading.device) for score in task.scores]
@@ -67,7 +68,8 @@ def evaluate(
         seen += len(leading)
         if observe is not None:
             observe(outputs, targets)
-        progress(done, max(total, done), **{task.scores[0].name: float(metrics[0].compute())})
+        leader = task.scores[0]
+        progress(done, max(total, done), **({leader.name: float(metrics[0].compute())} if leader.running else {}))
     if not metrics:
         raise DataError("the data set has no images to evaluate on.")
     return Scores(seen, task.scores, tuple(float(metric.compute()) for metric in metrics))

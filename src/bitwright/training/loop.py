@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from bitwright.data.sampling import derive_seed
 from bitwright.errors import DataError, TrainingError
 from bitwright.graph.digest import digest
-from bitwright.graph.outputs import Returned, by_name, first
+from bitwright.graph.outputs import Returned, as_returned, by_name, first
 from bitwright.processes import meet_again
 from bitwright.progress import Progress, silent
 from bitwright.task import Task, classification, require_one_output, require_outputs
@@ -187,13 +187,13 @@ class _Descent:
         mean = float(self._accelerator.reduce(loss.detach(), "mean"))
         if math.isfinite(mean):
             self._step(loss, rate)
-        return mean, first(outputs).detach(), targets
+        return mean, first(outputs).detach(), first(targets)
 
-    def _loss(self, batch: Any, step: int) -> tuple[Tensor, Returned, Tensor]:
+    def _loss(self, batch: Any, step: int) -> tuple[Tensor, Returned, Returned]:
         """The loss of a batch, with random numbers of this step and process; its outputs and its targets."""
         images, targets = self._task.of(send_to_device(batch, self._accelerator.device))
         with _seeded(derive_seed(self._seed, step, self._accelerator.process_index), self._accelerator.device):
-            outputs = self._model(images)
+            outputs = as_returned(self._model(images), "the model")
         if not self._fits:
             self._require_fit(outputs, targets)
         loss = self._objective(outputs, targets)
@@ -204,10 +204,10 @@ class _Descent:
             loss = self._distillation.combine(self._task, loss, outputs, images)
         return loss, outputs, targets
 
-    def _require_fit(self, outputs: Returned, targets: Tensor) -> None:
+    def _require_fit(self, outputs: Returned, targets: Returned) -> None:
         """Refuse before the first step outputs that are not the task's, and targets, of all images where they are known."""
         named = by_name(outputs)
-        require_one_output(self._task, named, "the model", distilled=self._distillation is not None)
+        require_one_output(self._task, named, "the model")
         shape = tuple(first(outputs).shape[1:])
         require_outputs(self._task, shape, "the model")
         self._task.check(all_targets(self._batches, targets), shape)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""Boxes from maps: what is encoded is decoded, the loss has its least where the maps say the boxes, and scores are COCO's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitwright.data import load_data
+from bitwright.errors import DataError, MissingLibraryError, TaskError
+from bitwright.task import decoded, detection, require_outputs
+from bitwright.task.boxes import in_order
+from bitwright.task.detection import _placed, _scale_of, detection_loss
+from bitwright.training import evaluate
+
+TASK = detection()
+CLASSES = 10
+
+
+def told(targets: Tensor, sides: tuple[int, ...] = (16, 8, 4)) -> dict[str, Tensor]:
+    """Maps that say these boxes, surely."""
+    maps = {f"map{side}": torch.zeros(len(targets), 5 + CLASSES, side, side) for side in sides}
+    for values in maps.values():
+        values[:, 4] = -12
+    ordered = in_order(maps)
+    for image, rows in enumerate(targets):
+        for row in rows[rows[:, 0] >= 0]:
+            box = row[None, 1:]
+            values = ordered[int(_scale_of(box, ordered))]
+            y, x, centre, size = _placed(box, values)
+            place = values[image, :, y[0], x[0]]
+            place[:2] = centre[0].clamp(1e-4, 1 - 1e-4).logit()
+            place[2:4], place[4], place[5 + int(row[0])] = size[0], 12, 12
+    return maps
+
+
+@pytest.fixture(scope="module")
+def targets() -> Tensor:
+    """Of some scenes."""
+    return load_data("digit-scenes:boxes").test.read(range(40))[1]
+
+
+def test_maps_that_say_the_boxes_are_decoded_to_them(targets: Tensor) -> None:
+    """All boxes of all scales; and torchmetrics gives them its full score."""
+    maps = told(targets)
+    for rows, found in zip(targets, decoded(maps), strict=True):
+        there = rows[rows[:, 0] >= 0]
+        order = found["boxes"][:, 0].argsort()
+        wanted = there[there[:, 1].argsort()]
+        torch.testing.assert_close(found["boxes"][order], wanted[:, 1:], atol=1e-3, rtol=0)
+        assert torch.equal(found["labels"][order], wanted[:, 0].long())
+    scores = evaluate(lambda images: maps, [(torch.zeros(len(targets), 1, 64, 64), targets)], task=TASK)
+    assert scores["map_percent"] > 99
+    assert scores["map50_percent"] > 99
+    assert str(scores).startswith("mAP ")
+
+
+def test_the_loss_is_least_where_the_maps_say_the_boxes(targets: Tensor) -> None:
+    """Any change of a place that has a box costs; so does a box where there is none; and an image's loss is its own."""
+    maps = told(targets)
+    least = detection_loss(maps, targets)
+    assert 0 < float(least) < 0.02
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        moved = {name: values + 0.5 * torch.randn(values.shape, generator=generator) for name, values in maps.items()}
+        assert detection_loss(moved, targets) > least
+    alone = [
+        detection_loss({name: values[place : place + 1] for name, values in moved.items()}, targets[place : place + 1])
+        for place in range(len(targets))
+    ]
+    torch.testing.assert_close(detection_loss(moved, targets), torch.stack(alone).mean())
+    nothing = torch.full((1, 5, 5), -1.0)
+    assert torch.isfinite(detection_loss(told(nothing), nothing))
+    assert all(len(found["boxes"]) == 0 for found in decoded(told(nothing)))
+
+
+def test_one_scale_is_enough(targets: Tensor) -> None:
+    """A tensor alone is a map, whatever its name."""
+    (maps,) = told(targets[:4], (16,)).values()
+    assert detection_loss(maps, targets[:4]) == detection_loss({"any": maps}, targets[:4]) < 0.02
+
+
+def test_what_is_no_detector_and_what_are_no_boxes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, which says what to do."""
+    with pytest.raises(
+        TaskError, match=r"returns 10 for each image, but the task detection expects \(5 \+ classes, height, w"
+    ):
+        require_outputs(TASK, (10,), "it")
+    with pytest.raises(
+        DataError, match=r"real numbers of shape \(batch, boxes, 5\), got torch.int64 .* digit-scenes:boxes"
+    ):
+        TASK.check(torch.zeros(2, 8, 8, dtype=torch.int64), (15, 8, 8))
+    with pytest.raises(
+        DataError, match="3 classes apart, but boxes have classes up to 9: make the model with num_classes=10"
+    ):
+        TASK.check(torch.full((1, 2, 5), 9.0), (8, 8, 8))
+    monkeypatch.setattr("bitwright.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingLibraryError, match=r"pip install 'bitwright\[detection\]'"):
+        TASK.scores[0].make((15, 8, 8))
