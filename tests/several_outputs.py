@@ -69,6 +69,20 @@ def _moved(net: Network, stem: Tensor) -> list[Tensor]:
     return [nn.functional.pixel_shuffle(made.split([4, 2], 1)[0], 2), nn.functional.max_pool2d(made, 2)]
 
 
+def _viewed(net: Network, stem: Tensor) -> dict[str, Tensor]:
+    """As detectors end: anchors apart, classes last; rows of all places; and what is read on, with its channels last."""
+    made, pooled = net.head(stem), net.pooled(stem)
+    places = made.view(-1, 2, 3, 8, 6).permute(0, 1, 3, 4, 2)
+    return {
+        "places": places,
+        "rows": places.reshape(-1, 2 * 8 * 6, 3),
+        "flat": made.flatten(2),
+        "stem": stem.permute(0, 2, 3, 1),
+        "logits": net.logits(pooled).unflatten(1, (5, 1)),
+        "pooled": pooled.view(-1, 2, 2, 2),
+    }
+
+
 def _clamped(net: Network, stem: Tensor) -> tuple[Tensor, ...]:
     made = net.head(stem)
     cut = made.relu()
@@ -93,6 +107,17 @@ RETURNED: dict[str, tuple[Callable[[Network, Tensor], object], dict[str, tuple[i
     "clamped": (
         _clamped,
         {"output0": (6, 8, 6), "output1": (6, 8, 6), "output2": (6, 8, 6), "output3": (6 * 8 * 6,)},
+    ),
+    "viewed": (
+        _viewed,
+        {
+            "places": (2, 8, 6, 3),
+            "rows": (96, 3),
+            "flat": (6, 48),
+            "stem": (8, 6, 8),
+            "logits": (5, 1),
+            "pooled": (2, 2, 2),
+        },
     ),
     "moved": (_moved, {"output0": (1, 16, 12), "output1": (6, 4, 3)}),
 }

@@ -56,7 +56,7 @@ def exported(engine: str, model: IntegerModel, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["twice", "clamped", "moved"])
+@pytest.mark.parametrize("name", ["twice", "clamped", "moved", "viewed"])
 def test_engines_return_all_outputs(engine: str, name: str, tmp_path: Path) -> None:
     """Heads of images and of features, tensors that are returned twice or read on, and units that moved; W4A4."""
     model = lowered(name, 4)
@@ -73,7 +73,7 @@ def test_engines_return_the_outputs_of_every_module(engine: str, bits: int, name
     assert_equal(engine, exported(engine, model, tmp_path), model)
 
 
-@pytest.mark.parametrize("name", ["twice", "clamped"])
+@pytest.mark.parametrize("name", ["twice", "clamped", "viewed"])
 def test_the_qdq_form_returns_all_outputs(name: str, tmp_path: Path) -> None:
     """With the names that the other form has."""
     model = lowered(name, 4)

@@ -238,12 +238,11 @@ def test_unsupported_operations_are_refused_by_name_and_place(model: nn.Module, 
 @pytest.mark.parametrize(
     ("model", "what"),
     [
-        (Then(lambda x: x.flatten(2)), r"returns a view of shape \(8, 64\) at the top module"),
         (Then(lambda x: x.transpose(0, 1)), "aten.transpose.int at the top module: it moves the axis of the batch"),
     ],
 )
 def test_what_no_pass_resolves_is_refused(model: nn.Module, what: str) -> None:
-    """Views that are neither images nor features where the network ends are refused with their place."""
+    """A view that mixes the images of a batch is refused with its place."""
     with pytest.raises(CaptureError, match=what):
         capture(model, IMAGE)
 

@@ -123,12 +123,6 @@ def _quiet() -> Iterator[None]:
 
 def _refuse_leftovers(graph: Graph) -> None:
     readers = graph.consumers()
-    for node in (graph[name] for name in sorted(graph.returned)):
-        if isinstance(node, Reshape | Permute):
-            raise CaptureError(
-                f"{graph.model} returns a view of shape {node.shape} at {node.place}; images (channels, height, width) and "
-                "vectors of features are known: leave the view to what reads the network's output."
-            )
     for node in graph:
         if isinstance(node, Probabilities) and (node.name not in graph.returned or readers[node.name]):
             raise CaptureError(

@@ -272,7 +272,7 @@ class Rearrange(Move):
     """Axes that are cut into parts, which are put together in another order: any chain of views and transposes.
 
     The values of an image, in the order (channels, height, width), are read as an array of the sizes `parts`; its axes are put in
-    `order`, and the result is read as an image of `shape`.
+    `order`, and the result is read as an image of `shape`; or, where it leaves the network, as a tensor of any axes.
 
     Attributes:
         parts: Sizes, whose product is the number of values.

@@ -201,8 +201,8 @@ class LitertBuilder:
 
     @staticmethod
     def nhwc(shape: Sequence[int]) -> list[int]:
-        """(channels, height, width) with the batch, channels last; other shapes with the batch."""
-        return [-1, *shape[1:], shape[0]]
+        """(channels, height, width) with the batch, channels last; other shapes with the batch, as they are."""
+        return [-1, *shape[1:], shape[0]] if len(shape) == 3 else [-1, *shape]
 
     def padded(self, source: Held, shape: Sequence[int], before: Pair, after: Pair, value: int | None = None) -> Held:
         """Rows and columns around an image: of zeros, or of another integer."""

@@ -277,7 +277,7 @@ def _(op: Rearrange, builder: LitertBuilder) -> None:
     if len(op.order) > 1:
         values = builder.reshape(values, builder.like(source, [-1, *op.parts]), [-1, *op.parts])
         values = transposed(values, op.parts, op.order)
-    if prod(op.shape[1:]) > 1:
+    if len(op.shape) == 3 and prod(op.shape[1:]) > 1:
         values = builder.reshape(values, builder.like(source, [-1, *op.shape]), [-1, *op.shape])
         output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
         builder.node("TRANSPOSE", [values, builder.integers(0, 2, 3, 1)], output, "TransposeOptions", 2)

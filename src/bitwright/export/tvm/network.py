@@ -128,8 +128,10 @@ def outputs(network: Network) -> list[Any]:
     for returned in network.model.outputs.values():
         name, shape = returned.tensor, network.shapes[returned.tensor]
         unit = returned.unit.astype(np.float32)
-        if unit.ndim > 1:
-            unit = np.ascontiguousarray(np.broadcast_to(unit, shape)).reshape(-1)
+        if unit.ndim > 1 or (unit.size > 1 and len(shape) not in (1, 3)):
+            unit = np.ascontiguousarray(np.broadcast_to(returned.across(len(shape)), shape).astype(np.float32)).reshape(
+                -1
+            )
         for units, dtype in ((0, "int32"), (len(unit), "float32")):
             spec = Logits(shape, network.dtype(name), units)
             constants = [unit] if units else []

@@ -95,7 +95,7 @@ def _strides(sizes: Sequence[int]) -> list[int]:
 
 
 def rearrange(graph: Graph) -> tuple[Graph, bool]:
-    """Make one move of every chain of views that ends where an image or features are read or returned.
+    """Make one move of every chain of views that ends where an image or features are read, or anything is returned.
 
     Nothing is left of a chain that ends as it began. One whose axes have no common parts becomes several moves.
     """
@@ -106,7 +106,8 @@ def rearrange(graph: Graph) -> tuple[Graph, bool]:
     for node in graph:
         is_read = node.name in graph.returned or any(not isinstance(reader, _VIEWS) for reader in readers[node.name])
         moves: list[Node] | None = None
-        if isinstance(node, _VIEWS) and is_read and _is_plain(node) and not _is_flatten(node, by_name):
+        ends = _is_plain(node) or node.name in graph.returned
+        if isinstance(node, _VIEWS) and is_read and ends and not _is_flatten(node, by_name):
             moves = _moves(node, by_name)
         if moves == []:
             renamed[node.name] = _chain(node, by_name)[0].name

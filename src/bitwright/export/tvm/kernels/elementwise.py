@@ -205,7 +205,8 @@ class Logits:
     """The network's result, channels first, as int32, or as real numbers.
 
     Attributes:
-        shape: The shape of the result: (classes,) or (channels, height, width).
+        shape: The shape of the result: (channels, height, width), whose operand has its channels last; or any other, (classes,)
+            for instance.
         source: Type of the operand.
         units: How many there are: one for each channel, or for each value, or 1; 0 leaves integers.
     """
@@ -217,7 +218,8 @@ class Logits:
 
 def output(spec: Logits, name: str) -> Any:
     """The TIR function: (values, units where there are, result [batch, *shape])."""
-    channels, area = spec.shape[0], prod(spec.shape[1:])
+    of_image = len(spec.shape) == 3
+    channels, area = (spec.shape[0], prod(spec.shape[1:])) if of_image else (prod(spec.shape), 1)
     dtype = "float32" if spec.units else "int32"
     with kernel(name) as made:
         values = made.tensor("values", area * channels, spec.source)
@@ -228,6 +230,10 @@ def output(spec: Logits, name: str) -> Any:
             if units is not None:
                 each = {1: number(0), channels: channel}.get(spec.units, channel * area + pixel)
                 value = value * load(units, each)
-            place = [T.floordiv(pixel, spec.shape[2]), T.floormod(pixel, spec.shape[2])] if len(spec.shape) > 1 else []
-            store(result, value, image, channel, *place)
+            element = channel * area + pixel
+            place: list[Any] = []
+            for size in reversed(spec.shape[1:]):
+                element, along = T.floordiv(element, size), T.floormod(element, size)
+                place.insert(0, along)
+            store(result, value, image, element, *place)
     return made.finished
