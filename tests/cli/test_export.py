@@ -7,14 +7,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from bitwright.export import FORMS, Pixels, Target, export_onnx, form_of
 from bitwright.export.seal import NOT_CHECKED, stated
-from bitwright.integer import IntegerModel
+from bitwright.integer import IntegerModel, lower
 from bitwright.integer.reader import load_integer
 from cli.conftest import Command
 from random_networks import random_model
+from several_outputs import quantized
 
 
 @pytest.fixture
@@ -54,3 +56,21 @@ def test_a_difference_leaves_no_file(model: Path, bitwright: Command, monkeypatc
     assert not file.exists()
     assert bitwright("export", model, "-o", file, "--no-check").status == 0
     assert file.exists()
+
+
+def test_a_tail_is_asked_for_by_kind_and_output(bitwright: Command, tmp_path: Path) -> None:
+    """For every output or some, in ONNX files; what cannot be is refused in one line, without a file."""
+    lower(quantized("tuple", 4)).save(tmp_path / "model.integer")
+    command = ("export", tmp_path / "model.integer", "-o", tmp_path / "model.onnx", "--tail")
+    for arguments, message in (
+        (["softmax", "--engine", "litert"], "--tail is for the engine onnx, got litert"),
+        (["softmax", "--tail", "output1=sigmoid"], "expected OUTPUT=KIND where --tail is given several times"),
+        (["output1=max"], "unknown tail 'max'"),
+    ):
+        ended = bitwright(*command, *arguments)
+        assert ended.status != 0
+        assert message in ended.err.replace("\n", " "), ended.err
+    assert not (tmp_path / "model.onnx").exists()
+    ended = bitwright(*command, "output0=softmax")
+    assert ended.status == 0, ended.err
+    assert onnx.load(tmp_path / "model.onnx").graph.output[-1].name == "output0_softmax"

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitwright.benchmark.checked_tails import differing_tail
 from bitwright.benchmark.engines import ENGINES, Engine
 from bitwright.benchmark.environment import environment
 from bitwright.benchmark.equality import Equality, compare
 from bitwright.benchmark.table_probe import table_probe
 from bitwright.errors import ExportError
 from bitwright.export.form import Form
+from bitwright.export.onnx.tail import Tail, tails_of
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import companions, state_checked
 from bitwright.export.target import Target
@@ -40,6 +42,7 @@ def checked_export(
     target: Target | str = Target.ANY,
     pixels: Pixels | None = None,
     images: Tensor | None = None,
+    tail: Tail = None,
 ) -> str:
     """Write a file and run it where its engine is installed, in a process of its own.
 
@@ -55,6 +58,7 @@ def checked_export(
         target: The CPUs that the file is for.
         pixels: How images were normalised in training, for files that take uint8 pixels.
         images: Three images, as the file takes them; by default, noise.
+        tail: What the file computes behind its outputs, in float, where it does: that is compared within float rounding.
 
     Returns:
         What the file states: what was run, or that nothing was, and why.
@@ -84,6 +88,10 @@ def checked_export(
             raise ExportError(
                 f"expected the entries of all tables of {model.model} from {engine.name}, on every integer that they can read, "
                 f"got: {wrong}. '{place}' is removed: use another engine, or keep it with --no-check to look into it."
+            )
+        if (named := differing_tail(place, tails_of(model, tail), given)) is not None:
+            raise ExportError(
+                f"'{named}' of '{place}' is not what its name says, in {engine.name}. The file is removed."
             )
     except BaseException:
         for written in (place, *companions(place)):

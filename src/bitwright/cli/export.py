@@ -62,6 +62,14 @@ def export(
             help="What TVM compiles for: an LLVM CPU name, or a target as JSON; this machine.",
         ),
     ] = None,
+    tail: Annotated[
+        list[str],
+        typer.Option(
+            "--tail",
+            metavar="[OUTPUT=]KIND",
+            help="softmax, log_softmax or sigmoid behind the outputs, or behind one by its name, in float: a further output.",
+        ),
+    ] = [],  # noqa: B006
     check: Annotated[
         bool,
         typer.Option("--check/--no-check", help="Run the file that was written, where its engine is installed."),
@@ -88,7 +96,8 @@ def export(
     chosen = form_of(engine, form)
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
-    options = {} if tvm_target is None else {"tvm_target": tvm_target}
+    options: dict[str, object] = {} if tvm_target is None else {"tvm_target": tvm_target}
+    options |= {"tail": _tails(tail)} if tail else {}
     chosen.require_options(options)
     reserve(output, *companions(output), reads=[model])
     require_file(model)
@@ -118,8 +127,10 @@ def export(
         def write(part: IntegerModel, path: Path) -> None:
             chosen.export(part, path, Target(target), pixels, progress=progress, **options)
 
-        if check and not options:  # a file for another machine cannot be run on this one
-            checked = checked_export(write, loaded, output, chosen, target=target, pixels=pixels, images=images)
+        if check and tvm_target is None:  # a file for another machine cannot be run on this one
+            checked = checked_export(
+                write, loaded, output, chosen, target=target, pixels=pixels, images=images, tail=_tails(tail)
+            )
         else:
             write(loaded, output)
             checked = NOT_CHECKED
@@ -141,6 +152,15 @@ def export(
     note(f"wrote {output}: {checked}")
 
 
+def _tails(given: list[str]) -> str | dict[str, str] | None:
+    """The kind for every output, or kinds by the names of outputs."""
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    if unnamed := next((one for one in given if "=" not in one), None):
+        raise typer.BadParameter(f"expected OUTPUT=KIND where --tail is given several times, got '{unnamed}'.")
+    return {name: kind for name, _, kind in (one.rpartition("=") for one in given)} or None
+
+
 def _export_float(context: typer.Context, path: Path, output: Path, as_json: bool) -> None:
     """A graph's own weights, in float32."""
     from rich.text import Text
@@ -148,7 +168,7 @@ def _export_float(context: typer.Context, path: Path, output: Path, as_json: boo
     from bitwright.export import export_float_onnx, exported_bytes
     from bitwright.graph import Graph
 
-    options = ("engine", "target", "form", "data", "tvm_target", "check", *HOW)
+    options = ("engine", "target", "form", "data", "tvm_target", "tail", "check", *HOW)
     refuse_ignored(context, "of a graph, a float ONNX file is written. Lower it first for integers.", *options)
     graph = Graph.load(path)
     export_float_onnx(graph, output)

@@ -129,8 +129,18 @@ def _plain_onnx(path: Path) -> bool:
 FORMS = (
     Form("litert", ".tflite", export_litert, to_litert),
     # ONNX Runtime's own quantizer gives its forms these names.
-    Form("onnx", ".onnx", export_onnx, to_onnx, "qoperator", is_in=_plain_onnx),
-    Form("onnx", ".onnx", export_qdq, to_qdq, "qdq", notes=_qdq_notes, facts=_digit_facts, is_in=_plain_onnx),
+    Form("onnx", ".onnx", export_onnx, to_onnx, "qoperator", options=frozenset({"tail"}), is_in=_plain_onnx),
+    Form(
+        "onnx",
+        ".onnx",
+        export_qdq,
+        to_qdq,
+        "qdq",
+        options=frozenset({"tail"}),
+        notes=_qdq_notes,
+        facts=_digit_facts,
+        is_in=_plain_onnx,
+    ),
     Form("openvino", ".xml", export_openvino, to_openvino),
     Form("qonnx", ".onnx", export_qonnx, to_qonnx, notes=_digit_notes, facts=_digit_facts, is_in=imports_qonnx),
     Form("tvm", ".so", export_tvm, to_tvm, options=frozenset({"progress", "tvm_target"})),

@@ -24,7 +24,7 @@ def without_probabilities(graph: Graph) -> Graph:
             left_out[node.name] = node.inputs[0]
             warnings.warn(
                 f"{graph.model} ends in {named[0]} ({node.place}): it is left out, and the network returns logits, whose order "
-                f"is the same. {named[1]}",
+                f"is the same. {named[1]} `bitwright export --tail {named[0]}` computes it behind the integers, in float.",
                 BitwrightWarning,
                 stacklevel=4,
             )

@@ -33,6 +33,7 @@ from bitwright.export.names import integer_name
 from bitwright.export.onnx.builder import OnnxBuilder, saturates, zero_point
 from bitwright.export.onnx.graph import BATCH
 from bitwright.export.onnx.outputs import add_real, file_names, output_infos
+from bitwright.export.onnx.tail import Tail, add_tails
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target, check_target
@@ -42,7 +43,11 @@ from bitwright.integer.outputs import Output
 
 
 def export_onnx(
-    model: IntegerModel, path: str | Path, target: Target | str = Target.ANY, pixels: Pixels | None = None
+    model: IntegerModel,
+    path: str | Path,
+    target: Target | str = Target.ANY,
+    pixels: Pixels | None = None,
+    tail: Tail = None,
 ) -> onnx.ModelProto:
     """Write `model` as ONNX, atomically.
 
@@ -55,12 +60,14 @@ def export_onnx(
         target: The CPUs that it must be exact on.
         pixels: How images were normalised in training: the file then takes uint8 pixels, and normalises and quantizes them
             itself; without, it takes normalised float32 images.
+        tail: A softmax, log_softmax or sigmoid behind the outputs, in float: a further output, `logits_softmax`.
 
     Raises:
         ExportError: If the target is `avx2` and a layer can saturate, the channels of `pixels` do not match, or float32 cannot
             hold a sum over a 16-bit tensor.
+        UnknownNameError: If there is no such output or tail.
     """
-    made = to_onnx(model, target, pixels)
+    made = add_tails(to_onnx(model, target, pixels), model, tail)
     write_sealed(path, made.SerializeToString())
     return made
 

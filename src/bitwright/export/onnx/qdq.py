@@ -35,6 +35,7 @@ from bitwright.export.onnx.float32 import Float32Graph, add_in_float32, in_float
 from bitwright.export.onnx.graph import BATCH, move_in_onnx
 from bitwright.export.onnx.outputs import add_real, file_names, output_infos
 from bitwright.export.onnx.split import splits_as_json, sums_of
+from bitwright.export.onnx.tail import Tail, add_tails
 from bitwright.export.pixels import Pixels
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
@@ -132,7 +133,11 @@ def not_for_tensorrt(model: IntegerModel) -> list[str]:
 
 
 def export_qdq(
-    model: IntegerModel, path: str | Path, target: Target | str = Target.ANY, pixels: Pixels | None = None
+    model: IntegerModel,
+    path: str | Path,
+    target: Target | str = Target.ANY,
+    pixels: Pixels | None = None,
+    tail: Tail = None,
 ) -> onnx.ModelProto:
     """Write `model` as ONNX in float operators between QuantizeLinear and DequantizeLinear, atomically.
 
@@ -143,12 +148,14 @@ def export_qdq(
         path: The path of the file.
         target: The same for all: the form states integers that any CPU or GPU computes in float32 or int32.
         pixels: How images were normalised in training: the file then takes uint8 pixels; without, normalised float32 images.
+        tail: A softmax, log_softmax or sigmoid behind the outputs, as of `export_onnx`.
 
     Raises:
         ExportError: If sums of parts can exceed 2**24 as well, a multiplier has more bits than float32 holds, or no gain and
             offset give the integers of all pixels.
+        UnknownNameError: If there is no such output or tail.
     """
-    made = to_qdq(model, pixels)
+    made = add_tails(to_qdq(model, pixels), model, tail)
     write_sealed(path, made.SerializeToString())
     return made
 
