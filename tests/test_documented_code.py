@@ -29,6 +29,26 @@ for block in (block for document in DOCUMENTS for block in blocks(document)):
 Names = dict[str, Any]
 
 
+MINE = """
+import torch
+from auto.test_quantize import batches, data
+from torch.utils.data import TensorDataset
+from training.small import SmallResidual as net
+
+train_set, test_set = (
+    TensorDataset(*map(torch.cat, zip(*batches(data(), split), strict=True))) for split in ("train", "test")
+)
+"""
+
+
+def a_module_of_mine() -> Names:
+    """`my.models`, and what its network has learned."""
+    torch.save(network().state_dict(), "net.pth")
+    Path("my").mkdir()
+    Path("my", "models.py").write_text(MINE, encoding="utf-8")
+    return {}
+
+
 def a_search() -> Names:
     """A network and loaders, shuffled."""
     return {"module": network(), "train_loader": few(512, augment=False), "test_loader": batches(data(), "test")}
@@ -87,13 +107,13 @@ def on_a_gpu() -> Names:
 
 
 GIVEN: dict[str, Callable[[], Names]] = {
-    "README.md": a_search, "docs/auto.md": a_finished_search, "docs/gpu.md": on_a_gpu, "docs/inputs.md": a_data_set,
-    "docs/model_zoo.md": dict, "docs/sensitivity.md": dict, "docs/tasks.md": a_segmenter, "docs/training.md": a_training,
-    "docs/training_guide.md": a_loop,
+    "README.md": a_module_of_mine, "docs/auto.md": a_finished_search, "docs/commands.md": dict, "docs/gpu.md": on_a_gpu,
+    "docs/inputs.md": a_data_set, "docs/model_zoo.md": dict, "docs/sensitivity.md": dict, "docs/tasks.md": a_segmenter,
+    "docs/training.md": a_training, "docs/training_guide.md": a_loop,
 }  # fmt: skip
 """What each document takes as the reader's own."""
 
-SLOW = ("README.md", "docs/auto.md", "docs/model_zoo.md", "docs/sensitivity.md")
+SLOW = ("README.md", "docs/auto.md", "docs/commands.md", "docs/model_zoo.md", "docs/sensitivity.md")
 
 
 def test_every_document_is_run() -> None:
@@ -108,9 +128,10 @@ def test_every_document_is_run() -> None:
 def test_blocks_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, after `from bitwright import *` and what the reader has; networks and data are small."""
     monkeypatch.chdir(tmp_path)
-    if document in ("README.md", "docs/sensitivity.md"):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if document in ("docs/commands.md", "docs/sensitivity.md"):
         monkeypatch.setattr(bitwright, "TrainSettings", SHORT)
-    if document == "README.md":
+    if document == "docs/commands.md":
         monkeypatch.setattr(bitwright, "load_data", lambda name: data())
         monkeypatch.setattr(bitwright, "load_model", lambda name, pretrained: network())
     names: Names = {}
@@ -129,7 +150,6 @@ def _searched(names: Names, folder: Path) -> None:
 
 
 def _written(names: Names, folder: Path) -> None:
-    _searched(names, folder)
     assert (folder / "resnet18.onnx").is_file()
     assert [use.budget for use in names["found"].uses] == [Budget.parse("size0.5")]
 
@@ -152,7 +172,7 @@ def _proved(names: Names, folder: Path) -> None:
 
 
 THEN: dict[str, Callable[[Names, Path], None]] = {
-    "README.md": _written, "docs/auto.md": _searched, "docs/inputs.md": _a_factory, "docs/tasks.md": _a_task,
-    "docs/training.md": _lines, "docs/training_guide.md": _proved,
+    "README.md": _searched, "docs/auto.md": _searched, "docs/commands.md": _written, "docs/inputs.md": _a_factory,
+    "docs/tasks.md": _a_task, "docs/training.md": _lines, "docs/training_guide.md": _proved,
 }  # fmt: skip
 """What must be there afterwards."""

@@ -89,6 +89,14 @@ def test_every_optional_library_has_its_extra() -> None:
     assert extras["all"] == set().union(*(extras[name] for name in (*EXTRAS.values(), "demo")))
 
 
+def test_every_extra_is_on_the_page_that_tells_how_to_install() -> None:
+    """Those for users, and no others: `dev` and `docs` are for who changes Bitwright."""
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = {name.strip(" `") for row in rows for name in row.split(",")}
+    assert named == PROJECT["optional-dependencies"].keys() - {"dev", "docs"}
+
+
 def test_who_imports_an_optional_library_asks_for_it() -> None:
     """By `require`, which says what to install; engines, by their runtime."""
     engines = {"ai_edge_litert", "openvino", "qonnx", "tvm"}
