@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 
@@ -21,6 +22,16 @@ class Result:
 
 
 Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_read_once() -> Iterator[None]:
+    """Most commands here read the same file of digits, which takes longer than what is asked of them."""
+    from bitwright.data import mnist
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(mnist, "read_digits", cache(mnist.read_digits))
+        yield
 
 
 @pytest.fixture

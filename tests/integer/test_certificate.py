@@ -69,11 +69,11 @@ def test_verdict_equals_the_exhaustive_check(low: int, high: int) -> None:
     """Over all |accumulator| <= 2**20, for certified and uncertified pairs, ties included."""
     rng = np.random.default_rng(high - low)
     # Ratios whose thresholds all lie within 2**20, at random, certified, and short.
-    wanted = max(-low, high) * 2.0 ** -rng.uniform(12, 19.9, 14)
+    wanted = max(-low, high) * 2.0 ** -rng.uniform(12, 19.9, 7)
     nearest = dyadic(wanted)
     certified = certify(wanted, -(2**20), 2**20, low, high).multipliers
     short = dyadic(wanted, bits=7)
-    unsafe = dyadic(max(-low, high) * 2.0**-19.5 * (1 + rng.uniform(0, 0.3, 8)))
+    unsafe = dyadic(max(-low, high) * 2.0**-19.5 * (1 + rng.uniform(0, 0.3, 4)))
     verdicts = []
     for multipliers in (nearest, certified, short, unsafe):
         stated = float32_agrees(multipliers, -(2**20), 2**20, low, high)
@@ -99,7 +99,7 @@ def windows(draw: st.DrawFn) -> tuple[int, int, int, int, int, int]:
     return b, c, quant_min, quant_max, *(min(max(bound, INT32_MIN), INT32_MAX) for bound in (low, high))
 
 
-@settings(max_examples=1000)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(windows())
 def test_verdict_equals_the_exhaustive_check_within_any_bounds(case: tuple[int, int, int, int, int, int]) -> None:
     """Also at the ends of int32, beyond 2**24, and for ranges without zero."""
@@ -150,7 +150,7 @@ def aimed(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
     return b, c, low, high, min(max(accumulator, INT32_MIN), INT32_MAX)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(aimed())
 def test_no_int32_accumulator_differs_for_a_certified_pair(case: tuple[int, int, int, int, int]) -> None:
     """What the float32 engine computes is the rounded fraction."""
