@@ -48,6 +48,8 @@ nitpick_ignore_regex = [("py:.*", r"(?!bitwright\.).*")]  # what other libraries
 # Looks
 html_theme = "furo"
 html_title = f"Bitwright {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 
 @cache

@@ -113,7 +113,14 @@ GIVEN: dict[str, Callable[[], Names]] = {
 }  # fmt: skip
 """What each document takes as the reader's own."""
 
-SLOW = ("README.md", "docs/auto.md", "docs/commands.md", "docs/model_zoo.md", "docs/sensitivity.md")
+SLOW = {
+    "README.md",
+    "docs/auto.md",
+    "docs/commands.md",
+    "docs/model_zoo.md",
+    "docs/sensitivity.md",
+    "docs/training_guide.md",
+}
 
 
 def test_every_document_is_run() -> None:

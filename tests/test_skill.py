@@ -16,12 +16,13 @@ from bitwright.cli import app
 
 SKILL = Path(__file__).parent.parent / "skills" / "bitwright" / "SKILL.md"
 TEXT = SKILL.read_text(encoding="utf-8")
+TOP: Any = typer.main.get_command(app)
 COMMANDS = sorted(set(re.findall(r"`(bitwright [^`]+)`", TEXT)))
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
     """The command that some words name, and what follows."""
-    command, rest = typer.main.get_command(app), words
+    command, rest = TOP, words
     while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
         name = rest[0] if rest[0] in command.commands else "files"  # `bench FILE` is `bench files FILE`
         command, rest = command.commands[name], rest[rest[0] == name :]
