@@ -48,6 +48,7 @@ STEPS = (
 NEED = {
     "demo -o demo": "demo",
     "evaluate net.graph -d mnist-5k": "digits",
+    "evaluate torchvision.graph -d hfds:beans": "huggingface",
     "allocate net.graph net.sensitivities.json size0.5 -o x --plot x.png": "plots",
     "allocate net.graph net.sensitivities.json size0.5 -o x --frontier x.json": "plots",
     "capture pytorchcv:resnet20_cifar10 -o x": "zoo",

@@ -11,6 +11,7 @@ from bitwright.errors import MissingLibraryError
 EXTRAS = MappingProxyType(
     {
         "ai_edge_litert": "litert",
+        "datasets": "huggingface",
         "flatbuffers": "litert",
         "gdown": "zoo",
         "matplotlib": "plots",

@@ -18,7 +18,7 @@ def test_unknown_name_lists_the_known_ones() -> None:
 
 def test_names_are_the_documented_ones() -> None:
     """The data sets are those that the documentation of `load_data` names."""
-    assert names() == ("digit-scenes", "fashion-mnist", "imagefolder", "mnist-5k")
+    assert names() == ("digit-scenes", "fashion-mnist", "hfds", "imagefolder", "mnist-5k", "wds")
     assert all(name in (load_data.__doc__ or "") for name in names())
 
 

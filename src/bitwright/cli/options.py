@@ -17,7 +17,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="mnist-5k, fashion-mnist[:DIR], digit-scenes[:boxes], imagefolder:DIR (or imagefolder:DIR:TRAIN,TEST), or "
+        help="mnist-5k, fashion-mnist[:DIR], digit-scenes[:boxes], imagefolder:DIR[:TRAIN,TEST], hfds:NAME, wds:DIR, or "
         "package.module:factory.",
         metavar="NAME",
     ),
@@ -27,7 +27,7 @@ DataOrNone = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="mnist-5k, fashion-mnist[:DIR], imagefolder:DIR (or imagefolder:DIR:TRAIN,TEST), package.module:factory; or none, "
+        help="mnist-5k, fashion-mnist[:DIR], imagefolder:DIR[:TRAIN,TEST], hfds:NAME, wds:DIR, package.module:factory; or none, "
         "where no label is read: images are then made from what batch norm remembers.",
         metavar="NAME",
     ),

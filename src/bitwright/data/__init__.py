@@ -12,7 +12,9 @@ mnist-5k: 4,000 training and 1,000 test images of 1x28x28 in 10 classes
 # The modules of the data sets enter themselves in the registry when they are imported.
 from bitwright.data import digit_scenes as _digit_scenes
 from bitwright.data import fashion_mnist as _fashion_mnist
+from bitwright.data import hugging_face as _hugging_face
 from bitwright.data import mnist as _mnist
+from bitwright.data import web_dataset as _web_dataset
 from bitwright.data.folder import FolderImages
 from bitwright.data.image_data import ImageData
 from bitwright.data.image_set import ImageSet
@@ -25,7 +27,7 @@ from bitwright.data.registry import load_data, names, source
 from bitwright.data.request import Request
 from bitwright.data.subset import ImageSubset, part_of, subset
 
-del _digit_scenes, _fashion_mnist, _mnist
+del _digit_scenes, _fashion_mnist, _mnist, _hugging_face, _web_dataset
 
 __all__ = [
     "FolderImages",

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
@@ -12,101 +11,35 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bitwright.data.decoded import TORCHVISION, DecodedImages, pictures_data, preprocessing_of
 from bitwright.data.image_data import ImageData
-from bitwright.data.image_set import ImageSet
 from bitwright.data.pictures import EXTENSIONS, list_classes, list_pictures, open_picture
 from bitwright.data.preprocessing import Preprocessing
-from bitwright.data.processors import processors
 from bitwright.data.registry import source
 from bitwright.data.request import Request
+from bitwright.data.splits import TEST, TRAIN
 from bitwright.errors import DataError
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, as every published model was trained with."""
-
-DEFAULT_SIZE = 224
-INTERPOLATION = "bilinear"
-TRAIN, TEST = ("train", "training"), ("val", "valid", "validation", "test", "testing")
-"""What splits are called, the first that is there; upper and lower case are the same."""
-MAX_WORKERS = 8
-
 
 @final
-class UnreadableImageError(DataError):
-    """An image that cannot be decoded, said in one line wherever it happens.
-
-    A DataLoader raises what a worker raised once more, with the traceback of the worker for a message: all but its last
-    line is dropped here.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(
-            message.rstrip().splitlines()[-1].removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
-        )
-
-
-@final
-class FolderImages(ImageSet):
-    """Pictures decoded when they are read.
-
-    Read as they are, a picture's shorter side is resized to `resize_size(image_size)`, and the centre is cut out.
-    Augmented, a part of random area and shape is cut out and resized, and mirrored half of the time (torchvision's
-    RandomResizedCrop and RandomHorizontalFlip).
+class FolderImages(DecodedImages):
+    """Picture files.
 
     Args:
-        paths: The paths of the pictures.
+        paths: Their paths.
         labels: int64 [images].
-        image_size: Height and width of what is read, in pixels.
-        mean: The mean of the three channels, with pixels from 0 to 1.
-        std: The standard deviation of the three channels.
-        resize: What the shorter side is resized to; by default `resize_size(image_size)`.
-        interpolation: The filter of all resizing.
+        how: How they are made.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        labels: Tensor,
-        *,
-        image_size: int = DEFAULT_SIZE,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        resize: int | None = None,
-        interpolation: str = INTERPOLATION,
-    ) -> None:
-        from torchvision import transforms  # takes seconds to import, which only those pay who have a folder
-
+    def __init__(self, paths: Sequence[str], labels: Tensor, how: Preprocessing = TORCHVISION) -> None:
+        super().__init__(labels, how)
         self.paths = list(paths)
-        self.labels = labels.to(torch.int64)
-        self.workers = min(MAX_WORKERS, processors())
-        to_tensor = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-        side, how = resize or resize_size(image_size), transforms.InterpolationMode(interpolation)
-        self._centre = transforms.Compose([transforms.Resize(side, how), transforms.CenterCrop(image_size), *to_tensor])
-        self._random = transforms.Compose(
-            [transforms.RandomResizedCrop(image_size, interpolation=how), transforms.RandomHorizontalFlip(), *to_tensor]
-        )
 
-    def read(self, indices: Sequence[int] | Tensor, augment_seed: int | None = None) -> tuple[Tensor, Tensor]:
-        """Decode a batch."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        paths = [self.paths[index] for index in chosen.tolist()]
-        if augment_seed is None:
-            images = [_decode(path, self._centre) for path in paths]
-        else:
-            # torchvision draws from torch's global generator on the CPU: seed it, and put it back afterwards.
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(augment_seed)
-                images = [_decode(path, self._random) for path in paths]
-        return torch.stack(images), self.labels[chosen]
+    def picture(self, index: int) -> Image.Image:
+        return open_picture(self.paths[index])
 
-
-def resize_size(image_size: int) -> int:
-    """What the shorter side is resized to before the centre is cut out.
-
-    >>> resize_size(224), resize_size(299)
-    (256, 342)
-    """
-    return round(image_size * 256 / 224)
+    def place(self, index: int) -> str:
+        return self.paths[index]
 
 
 @source("imagefolder")
@@ -118,14 +51,8 @@ def load_folder(request: Request) -> ImageData:
     """
     if request.folder is None:
         raise DataError("imagefolder needs a folder with train/ and val/: imagefolder:DIR.")
-    if request.channels == 1:
-        raise DataError("imagefolder gives colour images of 3 channels, not 1.")
+    how = preprocessing_of(request, "imagefolder")
     trained, held_out = _splits(request.folder)
-    size = request.image_size or request.preprocessing.crop or DEFAULT_SIZE
-    standard = Preprocessing(MEAN, STD, resize_size(size), interpolation=INTERPOLATION)
-    how = replace(request.preprocessing.over(standard).of_channels(3), crop=size)
-    if how.resize is not None and how.resize < size:
-        raise DataError(f"expected to resize to at least the {size} pixels that are cut out, got {how.resize}.")
     classes, test_classes = _classes(trained), _classes(held_out)
     if classes != test_classes:
         differing = sorted(set(classes) ^ set(test_classes))
@@ -134,17 +61,8 @@ def load_folder(request: Request) -> ImageData:
             f"got {len(classes)} and {len(test_classes)}: '{differing[0]}' is only in one."
         )
     train, test = (_scan(split, classes, how) for split in (trained, held_out))
-    return ImageData(
-        name=f"imagefolder:{request.folder}",
-        classes=classes,
-        shape=(3, size, size),
-        train=train,
-        test=test,
-        mean=how.mean or MEAN,
-        std=how.std or STD,
-        source=f"images in {trained} and {held_out}",
-        resize=how.resize,
-        interpolation=how.interpolation,
+    return pictures_data(
+        f"imagefolder:{request.folder}", classes, train, test, how, f"images in {trained} and {held_out}"
     )
 
 
@@ -191,21 +109,4 @@ def _scan(folder: Path, classes: tuple[str, ...], how: Preprocessing) -> FolderI
     empty = sorted(set(classes) - {classes[label] for _, label in samples})
     if empty:
         raise DataError(f"no images in '{folder / empty[0]}': expected files ending in {', '.join(EXTENSIONS)}.")
-    return FolderImages(
-        [path for path, _ in samples],
-        torch.tensor([label for _, label in samples]),
-        image_size=how.crop or DEFAULT_SIZE,
-        mean=how.mean or MEAN,
-        std=how.std or STD,
-        resize=how.resize,
-        interpolation=how.interpolation or INTERPOLATION,
-    )
-
-
-def _decode(path: str, transform: Callable[[Image.Image], Tensor]) -> Tensor:
-    """One picture, float32 [3, size, size]."""
-    try:
-        return transform(open_picture(path))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise UnreadableImageError(f"cannot read the image '{path}': {reason}.") from error
+    return FolderImages([path for path, _ in samples], torch.tensor([label for _, label in samples]), how)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,12 @@ def list_classes(folder: Path) -> tuple[str, ...]:
 
 
 def open_picture(path: str) -> Image.Image:
+    """A picture in a file; see `rgb_picture`."""
+    with open(path, "rb") as file:  # Pillow would leave a file open whose decoding fails
+        return rgb_picture(file)
+
+
+def rgb_picture(file: IO[bytes]) -> Image.Image:
     """A picture in RGB, 8 bits a channel; more bits are scaled by the range of their type, 0 to 65,535 or 0.0 to 1.0.
 
     Pillow's own conversion clips instead: 16-bit pictures become white, and float ones black. The orientation in the EXIF data
@@ -50,15 +57,14 @@ def open_picture(path: str) -> Image.Image:
         ValueError: If the pixels lie outside that range, or their type has none: there is nothing to scale by.
         OSError: If the file cannot be read, among others of Pillow.
     """
-    with open(path, "rb") as file:  # Pillow would leave a file open whose decoding fails
-        picture = Image.open(file)
-        if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _SIXTEEN_BIT_FORMATS):
-            return _scaled(picture, _SIXTEEN_BITS)
-        if picture.mode == "I":
-            raise ValueError("32-bit integers have no range that pictures agree on: save 8 or 16 bits")
-        if picture.mode == "F":
-            return _scaled(picture, 1.0)
-        return picture.convert("RGB")
+    picture = Image.open(file)
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _SIXTEEN_BIT_FORMATS):
+        return _scaled(picture, _SIXTEEN_BITS)
+    if picture.mode == "I":
+        raise ValueError("32-bit integers have no range that pictures agree on: save 8 or 16 bits")
+    if picture.mode == "F":
+        return _scaled(picture, 1.0)
+    return picture.convert("RGB")
 
 
 def _scaled(picture: Image.Image, largest: float) -> Image.Image:

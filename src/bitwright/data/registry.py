@@ -41,7 +41,7 @@ def names() -> tuple[str, ...]:
     """The known data sets.
 
     >>> names()
-    ('digit-scenes', 'fashion-mnist', 'imagefolder', 'mnist-5k')
+    ('digit-scenes', 'fashion-mnist', 'hfds', 'imagefolder', 'mnist-5k', 'wds')
     """
     return tuple(sorted(_SOURCES))
 
@@ -64,6 +64,8 @@ def load_data(
             classes, or a box around each digit.
             `imagefolder:DIR`: pictures in DIR/train/CLASS/ and DIR/val/CLASS/, as ImageNet's, with torchvision's
             preprocessing; or in what else the two splits are called: `imagefolder:DIR:TRAIN,TEST`.
+            `hfds:NAME`: a data set of Hugging Face, on the hub or in a folder; `hfds:NAME:TRAIN,TEST` names its splits.
+            `wds:DIR`: shards as WebDataset and timm write them; or `wds:TRAIN.tar,TEST.tar`, with {000..146} or * for several.
             `package.module:factory`: what a function of your own returns, see `bitwright.data.own`.
         image_size: Height and width in pixels. None keeps the 28 of the embedded sets (for more, they get black borders
             of up to 4 pixels, and beyond that are resized), and means 64 for scenes, which are drawn in any size, and 224 for

@@ -157,7 +157,7 @@ def _timm(model: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
 
 def _say_preprocessing(model: str, config: Mapping[str, Any]) -> None:
     """Warn where weights expect images otherwise normalised than ImageNet's mostly are."""
-    from bitwright.data.folder import MEAN, STD
+    from bitwright.data.decoded import MEAN, STD
 
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if (mean, std) != (MEAN, STD):

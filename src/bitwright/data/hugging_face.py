@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""`hfds:NAME`: data sets of Hugging Face, by their names on the hub, or in folders of one's own.
+
+They are Arrow files mapped into memory: nothing but the labels is read before a picture is wanted. Releases of the library from 4
+on run no code of a data set, and pictures are decoded here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bitwright.data.decoded import DecodedImages, pictures_data, preprocessing_of
+from bitwright.data.image_data import ImageData
+from bitwright.data.pictures import open_picture, rgb_picture
+from bitwright.data.preprocessing import Preprocessing
+from bitwright.data.registry import source
+from bitwright.data.request import Request
+from bitwright.data.splits import named_splits
+from bitwright.errors import DataError, reason
+from bitwright.extras import require
+
+IMAGES = ("image", "img", "pixel_values")
+LABELS = ("label", "labels", "fine_label", "target", "cls")
+"""Columns, where there are several that could be it: the first that is there."""
+
+
+@final
+class HubImages(DecodedImages):
+    """The pictures of a split.
+
+    Args:
+        rows: The split, its pictures not decoded.
+        column: That they are in.
+        labels: int64 [images].
+        how: How they are made.
+        name: Of the split, for messages.
+    """
+
+    def __init__(self, rows: Any, column: str, labels: Tensor, how: Preprocessing, name: str) -> None:
+        super().__init__(labels, how)
+        self.rows, self.column, self.name = rows, column, name
+
+    def picture(self, index: int) -> Image.Image:
+        found = self.rows[index][self.column] or {}
+        if found.get("bytes") is not None:
+            return rgb_picture(io.BytesIO(found["bytes"]))
+        if found.get("path") is None:
+            raise ValueError("there is none")
+        return open_picture(found["path"])
+
+    def place(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+
+@source("hfds")
+def load_hugging_face(request: Request) -> ImageData:
+    """Load NAME, a folder or a name on the hub; `hfds:NAME:TRAIN,TEST` names its splits.
+
+    Raises:
+        DataError: If it is not there, has no column of pictures or none of whole labels, or splits of other classes.
+        MissingLibraryError: If `datasets` is not installed.
+    """
+    if request.folder is None:
+        raise DataError("hfds needs the name of a data set or a folder: hfds:NAME.")
+    how = preprocessing_of(request, "hfds")
+    require("datasets", "hfds:NAME")
+    named, _, given = request.folder.partition(":")
+    name = f"hfds:{named}"
+    splits = _load(named, name)
+    train, test = named_splits(splits, given, name)
+    sets, classes = [], []
+    for split in (train, test):
+        rows = splits[split]
+        image, label = _columns(rows.features, f"{name} ({split})")
+        labels = _labels(rows, label, f"{name} ({split})")
+        names = getattr(rows.features[label], "names", None)
+        classes.append(tuple(names) if names else None)
+        if names and int(labels.max()) >= len(names):
+            raise DataError(
+                f"{name} ({split}) has labels up to {int(labels.max())}, and names of {len(names)} classes."
+            )
+        sets.append(HubImages(_undecoded(rows, image), image, labels, how, f"{name}, {split}"))
+    if classes[0] != classes[1]:
+        raise DataError(f"expected the same classes in the splits {train} and {test} of {name}, got others.")
+    most = 1 + max(int(images.labels.max()) for images in sets)
+    known = classes[0] or tuple(map(str, range(most)))
+    return pictures_data(
+        f"hfds:{request.folder}", known, sets[0], sets[1], how, f"the splits {train} and {test} of {named}"
+    )
+
+
+def _load(named: str, name: str) -> dict[str, Any]:
+    """All splits."""
+    import datasets
+
+    folder = Path(named)
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            return dict(datasets.load_from_disk(named))
+        if (folder / "state.json").is_file():
+            raise DataError(f"'{named}' holds one split: save a DatasetDict with the two, such as train and test.")
+        return dict(datasets.load_dataset(named))
+    except DataError:
+        raise
+    except Exception as error:  # of many types, for want of a network, a file, a format
+        raise DataError(f"cannot load {name}: {reason(error)}.") from error
+
+
+def _columns(features: Any, where: str) -> tuple[str, str]:
+    """The columns of pictures and of labels."""
+    import datasets
+
+    pictures = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+    whole = [
+        key
+        for key, kind in features.items()
+        if isinstance(kind, datasets.ClassLabel) or (isinstance(kind, datasets.Value) and "int" in str(kind.dtype))
+    ]
+    return _one(pictures, IMAGES, "of pictures", features, where), _one(
+        whole, LABELS, "of whole labels", features, where
+    )
+
+
+def _one(found: Sequence[str], usual: Sequence[str], what: str, features: Any, where: str) -> str:
+    chosen = found[0] if len(found) == 1 else next((key for key in usual if key in found), None)
+    if chosen is None:
+        raise DataError(f"expected one column {what} in {where}, got {len(found)}; it has {', '.join(features)}.")
+    return chosen
+
+
+def _labels(rows: Any, column: str, where: str) -> Tensor:
+    """One column, int64."""
+    if not len(rows):
+        raise DataError(f"expected at least one image, got none: {where}.")
+    found = rows.select_columns([column]).with_format("arrow")[:][column].to_numpy()
+    labels = torch.from_numpy(np.nan_to_num(found.astype(np.float64), nan=-1).astype(np.int64))
+    if int(labels.min()) < 0:  # as splits whose labels are kept secret have
+        raise DataError(f"{where} has images without labels: name another split, hfds:NAME:TRAIN,TEST.")
+    return labels
+
+
+def _undecoded(rows: Any, column: str) -> Any:
+    import datasets
+
+    return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
