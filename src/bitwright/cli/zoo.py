@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,11 @@ from bitwright.cli.interruption import require_resumed, resumable
 from bitwright.cli.numbers import one_of
 from bitwright.cli.options import Classes, Data, Json, Output, ReplaceHead, Weights, Workers
 from bitwright.cli.outputs import reserve, try_folder
+from bitwright.cli.preprocessing import reads_images
 from bitwright.progress import Progress
+
+if TYPE_CHECKING:
+    from bitwright.data import Preprocessing
 
 zoo = typer.Typer(
     help="The published model zoo: rows, table, downloads, imports, reproductions.",
@@ -201,6 +205,7 @@ def import_file(
 
 
 @zoo.command("reproduce", epilog="Example: bitwright zoo reproduce resnet18-bops0.5 --data imagefolder:/data/imagenet")
+@reads_images
 def reproduce(
     context: typer.Context,
     name: RowName,
@@ -215,6 +220,8 @@ def reproduce(
     folder: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for models and state.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     as_json: Json = False,
+    *,
+    asked: Preprocessing,
 ) -> None:
     """Run the recipe of a row from float weights to the integer model; ends with the row, published beside measured."""
     from bitwright.cli.models import data_for_model, make_model, match, refuse_two_heads
@@ -233,7 +240,7 @@ def reproduce(
     chosen = recipe(name).changed(changes or [])
     shape = (3, image_size_of(published.model), image_size_of(published.model))
     source = f"pytorchcv:{published.model}"
-    images = data_for_model(data, shape)  # before weights are fetched for them
+    images = data_for_model(data, shape, asked=asked)  # before weights are fetched for them
     made, _ = make_model(
         source,
         pretrained=weights is None,
