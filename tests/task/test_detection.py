@@ -53,7 +53,7 @@ def test_maps_that_say_the_boxes_are_decoded_to_them(targets: Tensor) -> None:
     scores = evaluate(lambda images: maps, [(torch.zeros(len(targets), 1, 64, 64), targets)], task=TASK)
     assert scores["map_percent"] > 99
     assert scores["map50_percent"] > 99
-    assert str(scores).startswith("mAP ")
+    assert str(scores).startswith("mean AP ")
 
 
 def test_the_loss_is_least_where_the_maps_say_the_boxes(targets: Tensor) -> None:

@@ -36,7 +36,7 @@ def detection() -> Task:
         name="detection",
         loss=detection_loss,
         scores=(
-            Score("map_percent", "mAP", partial(_precision, "map"), running=False),
+            Score("map_percent", "mean AP", partial(_precision, "map"), running=False),
             Score("map50_percent", "AP at IoU 0.5", partial(_precision, "map_50"), running=False),
         ),
         expects="(5 + classes, height, width), of one scale or several",
