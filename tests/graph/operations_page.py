@@ -94,10 +94,12 @@ def becomes(name: str, graph: Graph) -> str:
 
 def row(name: str, left: str) -> str:
     """An operation on the page."""
-    example = "" if name in ENDS else f"`{sources()[ALIASES.get(name, name)]}`"
-    if name in ALIASES:
+    example = ""
+    if name in EXAMPLES:
+        example = f"`{sources()[name]}`".replace("|", "\\|")
+    elif name in ALIASES:
         example = f"as `{ALIASES[name]}`"
-    return f"| `{name}` | {example.replace('|', chr(92) + '|')} | {left} |"
+    return f"| `{name}` | {example} | {left} |"
 
 
 def page(left: Mapping[str, str]) -> str:
@@ -105,7 +107,7 @@ def page(left: Mapping[str, str]) -> str:
     sections: dict[str, list[str]] = {title: [] for title in TITLES.values()}
     for name, handler in sorted(HANDLERS.items()):
         title = TITLES[handler.__module__.rpartition(".")[2]]
-        kept = ENDING if name in ENDS else left[ALIASES.get(name, name)]
+        kept = ENDING if name in ENDS else left[name if name in EXAMPLES else ALIASES[name]]
         sections[title].append(row(name, kept))
     head = "| Operation | For instance | What is left |\n| --- | --- | --- |\n"
     found = [f"## {title}\n\n{head}" + "\n".join(rows) + "\n" for title, rows in sections.items() if rows]
