@@ -35,6 +35,8 @@ def test_cells_say_how_many_seeds_they_are_of() -> None:
             "top1_percent": 91.0, "agreement_percent": 92.5, "divergence": 0.0123, "images": 4000,
         },
         "net/W2A2/qat2:momentum=9/0": {"failed": "TrainingError: diverged"},
+        "net/W3A3/qat2:momentum=0/0": {"top1_percent": 92.0, "agreement_percent": 93.0, "divergence": 0.01},
+        "net/W3A3/qat2:momentum=0/1": {"top1_percent": 94.0, "agreement_percent": 94.0, "divergence": 0.03},
     }  # fmt: skip
     made = accuracy_page().page({"rows": rows, "trials": trials}, TRAINING, {"steps": 200, "seed": 0})
     for line in (
@@ -44,6 +46,7 @@ def test_cells_say_how_many_seeds_they_are_of() -> None:
         "| peer-x |  | ValueError: no such width |",
         "| net | W2A2 | qat2:momentum=0 | 91.00 | 92.50 | 12.30 |",
         "| net | W2A2 | qat2:momentum=9 | TrainingError: diverged | | |",
+        "| net | W3A3 | qat2:momentum=0 | 93.00 ± 1.00 (2 seeds) | 93.50 | 20.00 |",
         "steps 200.",
     ):
         assert line in made.splitlines()
