@@ -247,7 +247,7 @@ def test_latencies_of_a_t4(bitwright: Command, tmp_path: Path) -> None:
     given = [use["budget"] for use in both["budgets"]]
     assert given == ["bops0.5", "size=7MB", "latency=4.2ms", "activation=3MB"]
     refused = bitwright(*command, "--bops-g", 60)
-    assert "--latency-table would be ignored: no budget limits the latency." in refused.err
+    assert "--latency-table would be ignored: nothing is asked of the latency." in refused.err
     without = ("allocate", graph, sensitivities, "--bops-g", 60, "-o", scheme, "--json")
     assert json.loads(bitwright(*without).out)["budgets"][0]["used"] <= 60
     for budgets, message in (
