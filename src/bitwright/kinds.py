@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.errors import FileFormatError
-from bitwright.reading import parse_json, read_text
+from bitwright.reading import parse_json, read_text, require_file
 
 _BEGINNING = 2**16
 """Bytes that are looked at: the header of a file of ours names its format among the first."""
@@ -184,9 +184,10 @@ def is_another(path: str | Path, kind: Kind) -> bool:
 
 def _look(path: str | Path) -> Kind | str:
     try:
+        require_file(path)  # to open a pipe waits for who writes to it
         with open(path, "rb") as file:
             begin = file.read(_BEGINNING)
-    except (OSError, ValueError):
+    except (FileFormatError, OSError):
         return _UNREADABLE
     if not begin:
         return "an empty file"
