@@ -165,19 +165,18 @@ def _free_norm_layer(
     """A layer whose outputs are normalised by the statistics of the batch."""
     accumulator = convolve(node, source.values, integers, None)
     one = torch.ones_like(source.scale)
-    momentum = context.norm_momentum
+    momentum, limit = context.norm_momentum, context.quantizing.bias_limit
     assert momentum is not None
     if node.name in context.plan.accumulators:
-        return Quantized(normalise_by_batch(node, accumulator, unit, one, context.parameters, momentum), one)
+        return Quantized(normalise_by_batch(node, accumulator, unit, one, context.parameters, momentum, limit), one)
     if context.activations[node.name].follows_data:
-        real = normalise_by_batch(node, accumulator, unit, one, context.parameters, momentum)
+        real = normalise_by_batch(node, accumulator, unit, one, context.parameters, momentum, limit)
         follow(node, real, one, context)
         scale = scale_of(node, context)
         return finish(node, real / scale, scale, context)
     scale = scale_of(node, context)
-    return finish(
-        node, normalise_by_batch(node, accumulator, unit, scale, context.parameters, momentum), scale, context
-    )
+    result = normalise_by_batch(node, accumulator, unit, scale, context.parameters, momentum, limit)
+    return finish(node, result, scale, context)
 
 
 @fake_quantize.register(AvgPool2d)
