@@ -56,6 +56,22 @@ def test_scales_are_those_of_their_definitions(signed: bool, bits: int) -> None:
     assert error(best) <= min(error(full * step / 100) for step in range(1, 101)) * (1 + 1e-4)
 
 
+@pytest.mark.parametrize("side", [2, 4])
+@pytest.mark.parametrize("batches", [2, 32, 63])
+def test_no_pixel_stands_for_all(side: int, batches: int) -> None:
+    """Where the border of every image is a hundredth of the rest, scales are those of the rest, whatever the layout."""
+    generator, observer = torch.Generator().manual_seed(0), RangeObserver()
+    for _ in range(batches):
+        images = torch.randn(64, 32, side, side, generator=generator) / 100
+        images[..., 1:, 1:] *= 100
+        observer.update(images)
+    for bits in (4, 8):
+        window, scale = observer.format(bits, Calibration.MSE)
+        assert scale * window.quant_min < -2
+        assert scale * window.quant_max > 2
+        assert observer.scale(TensorFormat.symmetric(bits), Calibration.MSE) * (1 << bits - 1) > 2
+
+
 def test_calibration_needs_images() -> None:
     """No batch, no scale."""
     with pytest.raises(DataError, match="at least one batch"):

@@ -26,6 +26,17 @@ def quantize_activation(values: Tensor, scale: Tensor | float, window: TensorFor
     return (values / scale).round_().clamp_(window.quant_min, window.quant_max).mul_(scale)
 
 
+def drawn(values: Tensor, count: int) -> Tensor:
+    """`values`, of one axis; of more than `count` so many, drawn by a generator of their own.
+
+    Not every n-th of them: where n and the size of an image have a factor in common, these are always the same pixels.
+    """
+    if len(values) <= count:
+        return values
+    places = torch.randint(len(values), (count,), generator=torch.Generator().manual_seed(0))
+    return values[places.to(values.device)]
+
+
 def full_scale(low: float, high: float, window: TensorFormat) -> float:
     """The smallest scale at which the window holds all of [low, high]; 0 or less where it needs none.
 

@@ -13,7 +13,7 @@ from math import ceil, floor
 import torch
 from torch import Tensor
 
-from bitwright.quantizer.activations import full_scale, least_squares_scale, quantize_activation
+from bitwright.quantizer.activations import drawn, full_scale, least_squares_scale, quantize_activation
 from bitwright.quantizer.formats import TensorFormat
 
 WORTH = 0.9
@@ -62,7 +62,7 @@ def least_squares_format(values: Tensor, bit_width: int, full: float | None = No
     sum (v - s m)**2 = sum v**2 - 2 s m sum v + (s m)**2 count; above, likewise; in between, values are rounded.
 
     Args:
-        values: Real values, of any shape; of more than 16,384, windows are tried on as many, in equal distances.
+        values: Real values, of any shape; of more than 16,384, windows are tried on as many, drawn.
         bit_width: The bit width of the format, 2 to 8.
         full: The scale at which the symmetric format holds everything; that of `values` where none is given.
 
@@ -72,7 +72,7 @@ def least_squares_format(values: Tensor, bit_width: int, full: float | None = No
     symmetric = TensorFormat.symmetric(bit_width)
     flat = values.detach().flatten()
     usual = least_squares_scale(flat, symmetric, full)
-    flat = flat[:: max(1, len(flat) // _SAMPLES)]
+    flat = drawn(flat, _SAMPLES)
     _, widest = smallest_window(float(flat.min()), float(flat.max()), bit_width)
     if widest <= 0:
         return symmetric, usual

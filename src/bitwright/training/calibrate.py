@@ -17,7 +17,7 @@ from bitwright.graph.autocast import full_precision
 from bitwright.graph.execute import execute
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Concat, Node, Selection
-from bitwright.quantizer.activations import full_scale, least_squares_scale
+from bitwright.quantizer.activations import drawn, full_scale, least_squares_scale
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.quantizer.windows import least_squares_format, smallest_format
 from bitwright.training.model import QuantizedModel
@@ -86,10 +86,7 @@ class RangeObserver:
         return min(low, 0.0), max(high, 0.0)
 
     def _sample(self) -> Tensor:
-        values = torch.cat(self.samples)
-        if len(values) > 2 * SAMPLES_PER_BATCH:
-            values = values[:: len(values) // (2 * SAMPLES_PER_BATCH) + 1]
-        return values
+        return drawn(torch.cat(self.samples), 2 * SAMPLES_PER_BATCH)
 
 
 @torch.no_grad()
