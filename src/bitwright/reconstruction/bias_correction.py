@@ -82,7 +82,8 @@ def _before_clamp(node: Layer, source: Quantized, context: ForwardContext) -> Te
     integers, weight_scale = context.weights[node.name](sign_folded_weight(node, context.parameters))
     gain, bias = folded_gain_and_bias(node, context.parameters)
     unit, integers = accumulator_unit(source.scale, weight_scale, gain, bias, integers)
-    sums = convolve(node, source.values, integers, bias_integers(bias, unit, context.quantizing.bias_limit))
+    offsets = None if bias is None else bias_integers(bias, unit, context.quantizing.bias_limit)
+    sums = convolve(node, source.values, integers, offsets)
     return sums * unit.reshape(-1, *[1] * (len(node.shape) - 1))
 
 

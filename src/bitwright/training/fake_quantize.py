@@ -123,7 +123,7 @@ def _(node: Conv2d | Linear, inputs: list[Quantized], context: ForwardContext) -
         weight_scale = torch.where(still, weight_scale.detach(), weight_scale)
     gain, bias = folded_gain_and_bias(node, context.parameters)
     unit, integers = accumulator_unit(source.scale, weight_scale, gain, bias, integers)
-    offsets = bias_integers(bias, unit, context.quantizing.bias_limit)
+    offsets = None if bias is None else bias_integers(bias, unit, context.quantizing.bias_limit)
     if node.name in context.plan.accumulators:
         return Quantized(convolve(node, source.values, integers, offsets), unit)
     columns = (-1, *[1] * (len(node.shape) - 1))

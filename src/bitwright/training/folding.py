@@ -81,9 +81,9 @@ def still_channels(node: Layer, parameters: Tensors) -> Tensor | None:
     return still if bool(still.any()) else None
 
 
-def bias_integers(bias: Tensor | None, unit: Tensor, limit: int = BIAS_MAX) -> Tensor | None:
+def bias_integers(bias: Tensor, unit: Tensor, limit: int = BIAS_MAX) -> Tensor:
     """The bias in accumulators, rounded to the nearest and clamped to +-limit, with a straight-through gradient."""
-    return None if bias is None else round_half_even((bias / unit).clamp(-limit, limit))
+    return round_half_even((bias / unit).clamp(-limit, limit))
 
 
 def _sign(gain: Tensor) -> Tensor:

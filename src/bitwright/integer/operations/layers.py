@@ -97,8 +97,7 @@ def _without_saturation(node: Layer, trained: LayerWeights, lowering: Lowering) 
 
 def _biases(bias: Tensor | None, unit: Tensor, lowering: Lowering) -> Tensor:
     """The rounding of the training forward, in its own float32."""
-    rounded = bias_integers(bias, unit, lowering.source.quantizing.bias_limit)
-    return torch.zeros_like(unit) if rounded is None else rounded
+    return torch.zeros_like(unit) if bias is None else bias_integers(bias, unit, lowering.source.quantizing.bias_limit)
 
 
 def _certified(
