@@ -21,6 +21,7 @@ from bitwright.cli import quant_epochs
 from bitwright.cli.quant_flags import parse
 from bitwright.cli.quant_start import begin, scheme_of
 from bitwright.cli.quant_train import main
+from bitwright.data import Preprocessing
 from bitwright.errors import UnknownNameError
 from bitwright.integer import IntegerModel
 from bitwright.quantizer import TensorFormat
@@ -554,3 +555,20 @@ def test_two_processes_print_and_write_once(stripes: Path, tmp_path: Path) -> No
     assert len(run.accuracies) == len(BEST.findall(run.out)) == 2
     assert run.checkpoint()[1].best_top1 == max(float(top1) for top1, _ in run.accuracies)
     assert not (tmp_path / "training.state").exists()
+
+
+def test_how_images_are_made_is_kept_and_compared(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the checkpoint and in the integers; and what was trained on such images is not evaluated on others."""
+    made = train("made", "--mean 0.25 --std 0.5")
+    known = Preprocessing((0.25,) * 3, (0.5,) * 3)
+    for found in (made.model.plan.source.preprocessing, made.integer.preprocessing):
+        assert found is not None
+        assert known.over(found) == found
+    again = train("again", f"-e --resume {made.folder / 'quantized_checkpoint.safetensors'}")
+    assert again.accuracies == made.accuracies[-1:]
+    for name in ("checkpoint", "quantized_checkpoint"):
+        with pytest.raises(SystemExit) as end:
+            train(f"other.{name}", f"-e --resume {made.folder / name}.safetensors --mean 0.5")
+        assert end.value.code == 1
+        error = capsys.readouterr().err
+        assert "the command line has mean 0.5, not 0.25" in error, error

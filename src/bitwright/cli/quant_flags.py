@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 
 from bitwright.cli.app import fail
-from bitwright.cli.numbers import MAX_CLASSES, MAX_SEED, one_of, real, whole
+from bitwright.cli.numbers import MAX_CLASSES, MAX_SEED, MAX_SIDE, one_of, real, reals, whole
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ def parser() -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     _add_model(made.add_argument_group("data, model, output").add_argument)
+    _add_preprocessing(made.add_argument_group("how images are made (by default, as the network knows)").add_argument)
     _add_descent(made.add_argument_group("optimisation").add_argument)
     _add_quantizers(made.add_argument_group("quantizers").add_argument)
     _add_distillation(made.add_argument_group("distillation").add_argument)
@@ -77,6 +78,14 @@ def _add_model(add: Callable[..., Any]) -> None:
     )
     add("-p", "--print-freq", type=_read(whole(1)), default=10, help="steps between two lines (default: 10)")
     add("--seed", type=_read(whole(0, MAX_SEED)), default=0, help="of everything random (default: 0)")
+
+
+def _add_preprocessing(add: Callable[..., Any]) -> None:
+    add("--mean", type=_read(reals), metavar="X[,X,X]", help="of the channels")
+    add("--std", type=_read(reals), metavar="X[,X,X]", help="each channel is divided by it")
+    add("--resize", type=_read(whole(1, MAX_SIDE)), metavar="N", help="of the shorter side")
+    add("--crop", type=_read(whole(1, MAX_SIDE)), metavar="N", help="cut out of the middle")
+    add("--interpolation", help="bilinear, bicubic, nearest, lanczos, …")
 
 
 def _add_descent(add: Callable[..., Any]) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitwright.cli.preprocessing import HOW, network_preprocessing
 from bitwright.errors import FileFormatError, SchemeError, UnknownNameError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bitwright.data import ImageData
+    from bitwright.data import ImageData, Preprocessing
     from bitwright.graph import Graph
     from bitwright.integer import IntegerModel
     from bitwright.scheme import Scheme
@@ -57,6 +58,13 @@ def source_of(flags: Namespace) -> str:
     return flags.data if ":" in flags.data or not Path(flags.data).is_dir() else f"imagefolder:{flags.data}"
 
 
+def asked_of(flags: Namespace) -> Preprocessing:
+    """How images shall be made."""
+    from bitwright.data import Preprocessing
+
+    return Preprocessing(**{name: getattr(flags, name) for name in HOW})
+
+
 def head_classes(flags: Namespace) -> int | None:
     """How many classes a new head is for, if one was asked for."""
     from bitwright.data import load_data
@@ -85,8 +93,9 @@ def begin(flags: Namespace, say: Say) -> Begun | IntegerModel:
         return _published(flags, say)
     from bitwright.cli.models import make_model
 
+    name = model_of(flags.arch)
     made, shape = make_model(
-        model_of(flags.arch),
+        name,
         pretrained=flags.pretrained,
         data=source_of(flags),
         channels=3,
@@ -94,7 +103,8 @@ def begin(flags: Namespace, say: Say) -> Begun | IntegerModel:
         replace_head=flags.replace_head,
         seed=flags.seed,
     )
-    return Begun(capture(made, shape, name=model_of(flags.arch)))
+    known = network_preprocessing(name, flags.pretrained, shape[1], asked_of(flags).of_channels(shape[0]))
+    return Begun(replace(capture(made, shape, name=name), preprocessing=known))
 
 
 def _own(flags: Namespace, say: Say) -> Begun | IntegerModel:

@@ -11,6 +11,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bitwright.cli.app import reported
@@ -21,7 +22,7 @@ from bitwright.cli.processes import default_device, join_processes, leave_proces
 from bitwright.cli.quant_epochs import CHECKPOINT, QUANTIZED, Epochs, validate
 from bitwright.cli.quant_flags import STATE, parse
 from bitwright.cli.quant_log import Log
-from bitwright.cli.quant_start import Begun, begin, model_of, prepared, source_of
+from bitwright.cli.quant_start import Begun, asked_of, begin, model_of, prepared, source_of
 
 if TYPE_CHECKING:
     from bitwright.data import ImageData
@@ -52,7 +53,12 @@ def run(flags: Namespace, command: str = "python quant_train.py …") -> None:
     told: list[str] = []
     start = begin(flags, told.append)
     network = start if isinstance(start, IntegerModel) else start.graph
-    data = data_for_model(source_of(flags), network.input_shape, outputs=network.output_shape[0])
+    source, known = source_of(flags), network.preprocessing
+    data = data_for_model(
+        source, network.input_shape, known=known, asked=asked_of(flags), outputs=network.output_shape[0]
+    )
+    if isinstance(start, Begun):
+        start = replace(start, graph=start.graph.reading(data.preprocessing, source))
     log(command)
     for line in (*told, str(data), *notes(flags)):
         log(line)
