@@ -32,6 +32,16 @@ SMALL = {
     "pytorchcv:resnet18": ["cli.networks:small", "--image-size", "28"],
     "my.models:net": ["cli.networks:small", "--image-size", "28"],
     "my.models:segmenter": ["training.segmenter:Segmenter", "--image-size", "16", "--epochs", "1"],
+    "my.models:detector": [
+        "scene_networks:Detector",
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--data-fraction",
+        "0.04",
+        "--no-validate",
+    ],
     "my-masks": ["shapes"],
     "--pretrained": [],
     "fashion-mnist": ["mnist-5k"],
@@ -104,7 +114,8 @@ def test_every_document_is_run_or_says_why_not() -> None:
 def test_commands_run(document: str, bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each reads what those before wrote."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    for folder in (tmp_path, ROOT / "benchmarks"):
+        monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(registry, "_SOURCES", {**registry._SOURCES, "shapes": lambda request: shapes()})
     GIVEN[document](tmp_path)
     for block in BLOCKS:
