@@ -74,11 +74,32 @@ def test_a_large_layer_is_searched_in_groups_with_the_same_result(
     weight = torch.cat([weights().float(), weights().float() ** tail])
     module = sys.modules[weight_scale.__module__]
     at_once = weight_scale(weight, bit_width)
-    for name in ("_CHUNK", "_CACHED"):
-        monkeypatch.setattr(module, name, 1)
+    for name, value in (("_CHUNK", 1), ("_CACHED", 1), ("_remembered", {})):
+        monkeypatch.setattr(module, name, value)
     assert torch.equal(weight_scale(weight, bit_width), at_once)
-    monkeypatch.setattr(module, "_PATIENCE", 1000)
+    for name, value in (("_PATIENCE", 1000), ("_remembered", {})):
+        monkeypatch.setattr(module, name, value)
     assert torch.equal(weight_scale(weight, bit_width), at_once)
+
+
+def test_scales_of_the_same_weights_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each width and content: what was changed in place, or what a caller does with its scales, counts; few are kept."""
+    module = sys.modules[weight_scale.__module__]
+    search, found = module._least_squares, []
+    monkeypatch.setattr(module, "_remembered", {})
+    monkeypatch.setattr(module, "_REMEMBERED", 2)
+    monkeypatch.setattr(module, "_least_squares", lambda *given: found.append(given) or search(*given))
+    weight = weights().float()
+    first = weight_scale(weight, 4)
+    weight_scale(weight.clone(), 4).zero_()
+    assert torch.equal(weight_scale(weight, 4), first)
+    assert len(found) == 1
+    assert not torch.equal(weight_scale(weight.mul_(2), 4), first)
+    weight_scale(weight, 3)
+    assert len(found) == 3
+    assert torch.equal(weight_scale(weight.div_(2), 4), first)
+    assert len(found) == 4
+    assert len(module._remembered) == 2
 
 
 @given(

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bitwright.graph.digest import digest
 from bitwright.quantizer.formats import TensorFormat
 
 Method = Literal["max", "mse"]
@@ -22,6 +23,10 @@ _PATIENCE = 4
 """Clipping points from one look whether more are worth while to the next."""
 _CERTAIN = 0.999
 """Far more than rounding in float32 takes from a sum of squares."""
+_REMEMBERED = 4096
+"""Layers and widths. The candidates of a search share most of theirs, and each of them is quantized, and then calibrated."""
+_remembered: dict[tuple[str, int], Tensor] = {}
+"""Scales of least squared error by the digest of what they are of, the oldest first."""
 
 
 def weight_format(bit_width: int) -> TensorFormat:
@@ -93,13 +98,23 @@ def weight_scale(weight: Tensor, bit_width: int, method: Method = "mse") -> Tens
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
     if method == "max":
         return largest
+    key = digest(rows), bit_width
+    if key not in _remembered:
+        if len(_remembered) == _REMEMBERED:
+            del _remembered[next(iter(_remembered))]
+        _remembered[key] = _of_channels(rows, largest, window).cpu()
+    return _remembered[key].to(rows.device, copy=True)
+
+
+def _of_channels(rows: Tensor, largest: Tensor, window: TensorFormat) -> Tensor:
+    """The scales of least squared error, for as many channels at a time as memory next to the processor holds."""
     at_once = max(1, (_CACHED if rows.device.type == "cpu" else _CHUNK) // max(1, rows.shape[1]))
     parts = zip(torch.split(rows, at_once), torch.split(largest, at_once), strict=True)
     return torch.cat([_least_squares(some, limits, window) for some, limits in parts])
 
 
 def _least_squares(rows: Tensor, largest: Tensor, window: TensorFormat) -> Tensor:
-    """Of all clipping points the scales with the least squared error, for channels that memory next to the processor holds.
+    """Of all clipping points the scales with the least squared error, at once.
 
     From the largest down: what is clipped at a point is clipped even more at those below. Where that alone is a larger error
     than the best so far, these are left out.
