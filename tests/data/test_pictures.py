@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+import bitwright
 from bitwright.data import load_data
-from bitwright.data.pictures import EXTENSIONS, open_picture
+from bitwright.data.pictures import EXTENSIONS, FORMATS, open_picture, rgb_picture
 from bitwright.errors import DataError
 
 
@@ -68,6 +71,41 @@ def test_pixels_without_a_range_are_refused(photographs: Path, pixels: np.ndarra
     data = load_data(f"imagefolder:{photographs}", image_size=8)
     with pytest.raises(DataError, match=rf"cannot read the image '.*val/person/0\.tiff': {message}"):
         data.test.read(range(len(data.test)))
+
+
+@pytest.mark.parametrize("name", ["0.jpg", "0.png", "0.tiff"])
+def test_no_picture_is_handed_to_a_program(
+    photographs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostScript behind a picture's name is refused, before Ghostscript runs what it says."""
+    for program in ("gs", "gswin32c", "gswin64c"):
+        path = tmp_path / "bin" / program
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    (photographs / "val" / "person" / "0.jpg").unlink()
+    (photographs / "val" / "person" / name).write_bytes(script)
+    data = load_data(f"imagefolder:{photographs}", image_size=8)
+    with pytest.raises(DataError, match=r"cannot read the image '.*': it holds no picture in JPEG, .* or GIF"):
+        data.test.read(range(len(data.test)))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pictures_are_opened_in_one_place() -> None:
+    """Where their formats are said: nothing else may ask Pillow to guess what a file holds."""
+    source = Path(bitwright.__file__).parent
+    opened = [path.name for path in source.rglob("*.py") if "Image.open(" in path.read_text()]
+    assert opened == ["pictures.py"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read(kind: str) -> None:
+    """Each that may be opened is: in the bytes of a data set, where no name says what they are."""
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (255, 255, 255)).save(stream, kind)
+    assert np.asarray(rgb_picture(stream)).min() == 255
 
 
 def test_hidden_files_and_folders_are_skipped(photographs: Path) -> None:

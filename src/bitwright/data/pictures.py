@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Those of torchvision's ImageFolder."""
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What a file may hold, whatever its name: Pillow's names of what those extensions stand for; and GIF, in data sets' bytes.
+
+Pillow looks at the content, not at the name, and would hand others to programs: PostScript to Ghostscript, which runs it.
+"""
 
 _SIXTEEN_BITS = 2**16 - 1
 # Pillow keeps 16-bit pixels of these formats in its 32-bit mode "I"; those of others have 32 bits indeed.
@@ -54,10 +60,14 @@ def rgb_picture(file: IO[bytes]) -> Image.Image:
     is left alone, as torchvision leaves it.
 
     Raises:
-        ValueError: If the pixels lie outside that range, or their type has none: there is nothing to scale by.
+        ValueError: If the pixels lie outside that range, or their type has none: there is nothing to scale by. Or if the file
+            holds none of `FORMATS`.
         OSError: If the file cannot be read, among others of Pillow.
     """
-    picture = Image.open(file)
+    try:
+        picture = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it holds no picture in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _SIXTEEN_BIT_FORMATS):
         return _scaled(picture, _SIXTEEN_BITS)
     if picture.mode == "I":
