@@ -29,6 +29,7 @@ from bitwright.graph.nodes import (
     Pad,
     Take,
 )
+from bitwright.graph.passes.fresh import fresh
 from bitwright.graph.shapes import parameter_names
 
 
@@ -125,7 +126,7 @@ def _forward(graph: Graph, node: Affine, gain: Tensor, offset: Tensor) -> Graph 
 
 def _layer(graph: Graph, node: Affine, gain: Tensor, offset: Tensor) -> Graph:
     """A layer of its own: a depthwise convolution; of features, a diagonal matrix."""
-    weight, bias = (_fresh(graph.parameters, f"{node.name}.{leaf}") for leaf in ("weight", "bias"))
+    weight, bias = (fresh(graph.parameters, f"{node.name}.{leaf}") for leaf in ("weight", "bias"))
     if len(node.shape) == 3:
         layer: Layer = depthwise(node, weight, bias)
         tensors = {weight: gain.reshape(-1, 1, 1, 1), bias: offset}
@@ -157,12 +158,12 @@ Scaled = tuple[Node, dict[str, Tensor]]
 def _scaled_result(node: Layer | BatchNorm | Affine, parameters: Tensors, gain: Tensor, offset: Tensor) -> Scaled:
     """A node whose result is `gain * y + offset` of what it was, and its new tensors."""
     if isinstance(node, Affine):
-        names = [_fresh(parameters, name) for name in (node.gain, node.offset)]
+        names = [fresh(parameters, name) for name in (node.gain, node.offset)]
         made = gain * parameters[node.gain].double(), gain * parameters[node.offset].double() + offset
         return replace(node, gain=names[0], offset=names[1]), dict(zip(names, made, strict=True))
     if node.norm is not None:
         norm, path = node.norm, f"{node.name}.scaled_norm"
-        weight, bias = (_fresh(parameters, f"{path}.{leaf}") for leaf in ("weight", "bias"))
+        weight, bias = (fresh(parameters, f"{path}.{leaf}") for leaf in ("weight", "bias"))
         tensors = {
             weight: gain if norm.weight is None else gain * parameters[norm.weight].double(),
             bias: offset if norm.bias is None else offset + gain * parameters[norm.bias].double(),
@@ -190,18 +191,11 @@ def _scaled_input(node: Layer, parameters: Tensors, gain: Tensor, offset: Tensor
 
 def _with_tensors(node: Layer, parameters: Tensors, weight: Tensor, bias: Tensor | None, offset: Tensor) -> Scaled:
     """A layer with another weight and bias, to which `offset` is added; without a bias where there would be none but zeros."""
-    names = [_fresh(parameters, f"{node.name}.scaled_{leaf}") for leaf in ("weight", "bias")]
+    names = [fresh(parameters, f"{node.name}.scaled_{leaf}") for leaf in ("weight", "bias")]
     if bias is None and not bool(offset.any()):
         return replace(node, weight=names[0]), {names[0]: weight}
     made = {names[0]: weight, names[1]: offset if bias is None else bias + offset}
     return replace(node, weight=names[0], bias=names[1]), made
-
-
-def _fresh(parameters: Tensors, name: str) -> str:
-    """A name that no tensor has."""
-    while name in parameters:
-        name += "_"
-    return name
 
 
 def _rewritten(graph: Graph, dropped: Affine | None, made: Mapping[str, Node], tensors: Tensors) -> Graph:

@@ -12,6 +12,7 @@ from bitwright.graph.evaluate import norm_affine
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Affine, BatchNorm, DepthToSpace, Layer, Node, Take
 from bitwright.graph.passes.absorb_affine import depthwise
+from bitwright.graph.passes.fresh import fresh
 
 
 def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
@@ -39,7 +40,7 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
         elif len(node.shape) == 1 or (isinstance(source, DepthToSpace | Take) and alone):
             made[node.name] = _affine(node, parameters)
         elif len(node.shape) == 3:
-            weight = f"{node.name}.unit_weight"
+            weight = fresh(parameters, f"{node.name}.unit_weight")
             parameters[weight] = torch.ones(node.shape[0], 1, 1, 1, device=parameters[node.norm.mean].device)
             made[node.name] = replace(depthwise(node, weight, None), norm=node.norm)
         else:
@@ -50,7 +51,7 @@ def fold_batch_norm(graph: Graph) -> tuple[Graph, bool]:
 
 def _affine(node: BatchNorm, parameters: dict[str, Tensor]) -> Affine:
     """A norm as a map by constants, whose tensors join the parameters: the layer before a move can take it."""
-    names = f"{node.name}.gain", f"{node.name}.offset"
+    names = fresh(parameters, f"{node.name}.gain"), fresh(parameters, f"{node.name}.offset")
     parameters |= dict(zip(names, norm_affine(node.norm, parameters), strict=True))
     return Affine(
         name=node.name, inputs=node.inputs, shape=node.shape, place=node.place, gain=names[0], offset=names[1]

@@ -10,6 +10,7 @@ from math import prod
 
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Flatten, Node, Permute, Rearrange, Reshape
+from bitwright.graph.passes.fresh import fresh
 
 _VIEWS = Reshape | Permute | Flatten
 
@@ -152,7 +153,9 @@ def _moves(last: Node, by_name: dict[str, Node]) -> list[Node] | None:
         after = layout.permuted(step.axes) if isinstance(step, Permute) else layout.reshaped(step.shape)
         if after is None:  # the values so far, in a row, can be cut anew
             row = (prod(step.shape), 1, 1)
-            between = Reshape(name=f"{last.name}.{len(found)}", inputs=(name,), shape=row, place=last.place)
+            between = Reshape(
+                name=fresh(by_name, f"{last.name}.{len(found)}"), inputs=(name,), shape=row, place=last.place
+            )
             found.append(layout.node(between, name))
             name, after = between.name, Layout.of(row).reshaped(step.shape)
             assert after is not None

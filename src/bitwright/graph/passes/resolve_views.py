@@ -8,6 +8,7 @@ from dataclasses import replace
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Affine, BatchNorm, Bytewise, Clamp, Conv2d, Flatten, Linear, Node, Permute, Reshape
 from bitwright.graph.operations.table import Table
+from bitwright.graph.passes.fresh import fresh
 from bitwright.graph.shapes import parameter_names
 
 _ELEMENTWISE = Affine | BatchNorm | Bytewise | Clamp
@@ -67,20 +68,25 @@ def _joined(graph: Graph, view: Node, origin: Node) -> Graph:
 
 def _behind(graph: Graph, node: Node, view: Node, before: tuple[int, ...]) -> Graph:
     """The operation on what was viewed, and then the view."""
-    moved = replace(view, name=f"{node.name}.view", inputs=(node.name,))
+    moved = replace(view, name=_view_name(graph, node), inputs=(node.name,))
     made = replace(node, inputs=view.inputs, shape=before)
     return _with(graph, {node.name: (made, moved)}, {node.name: moved.name})
 
 
+def _view_name(graph: Graph, node: Node) -> str:
+    """Of a view that moved past a node, which others may have passed before it."""
+    return fresh({each.name for each in graph}, f"{node.name}.view")
+
+
 def _before(graph: Graph, view: Node, made: Node, shape: tuple[int, ...]) -> Graph:
     """The view, and then the operation, whose result needs none."""
-    moved = Reshape(name=f"{made.name}.view", inputs=made.inputs, shape=shape, place=view.place)
+    moved = Reshape(name=_view_name(graph, made), inputs=made.inputs, shape=shape, place=view.place)
     return _with(graph, {made.name: (moved, made.reading(moved.name)), view.name: ()}, {view.name: made.name})
 
 
 def _as_convolution(graph: Graph, view: Node, layer: Linear, source: Node) -> Graph:
     """A matrix product of features whose result is an image of one pixel, as a convolution of the image that they came from."""
-    weight, name = graph.parameters[layer.weight], f"{layer.name}.convolution_weight"
+    weight, name = graph.parameters[layer.weight], fresh(graph.parameters, f"{layer.name}.convolution_weight")
     origin = graph[source.inputs[0]] if isinstance(source, Flatten) else None
     kernel = origin.shape[1:] if origin is not None and len(origin.shape) == 3 else (1, 1)
     made = Conv2d(
