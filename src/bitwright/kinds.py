@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,8 @@ def require_exported(path: str | Path) -> None:
     """
     expected = EXPORTED.get(Path(path).suffix)
     found = _look(path)
-    if expected is not None and found not in (expected, _BYTES, _XML, _UNREADABLE):
+    unclear = (_BYTES, _UNREADABLE, *([_XML] if expected == EXPORTED[".xml"] else []))
+    if expected is not None and found not in (expected, *unclear):
         raise FileFormatError(
             f"expected {expected}, got {found}, in '{path}'. `bitwright export MODEL -o FILE{Path(path).suffix}` writes one."
         )
@@ -202,7 +204,7 @@ def _look(path: str | Path) -> Kind | str:
     for signature, words in _SIGNATURES:
         if begin.startswith(signature):
             return words
-    if begin[:1] == b"\x08" and begin[1] in _ONNX_VERSIONS and begin[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x72"):
+    if begin[:1] == b"\x08" and begin[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x72") and begin[1] in _ONNX_VERSIONS:
         return EXPORTED[".onnx"]
     return _of_text(path, begin)
 
@@ -227,12 +229,11 @@ def _of_zip(path: str | Path) -> str:
 
 
 def _of_text(path: str | Path, begin: bytes) -> Kind | str:
+    whole = len(begin) < _BEGINNING  # else a letter may be cut in two at the end
     try:
-        text = begin.decode("utf-8-sig").lstrip()
-    except UnicodeDecodeError as error:
-        if error.start < len(begin) - 4:  # a letter may be cut in two at the end
-            return _BYTES
-        text = begin[: error.start].decode("utf-8-sig").lstrip()
+        text = getincrementaldecoder("utf-8")().decode(begin, final=whole).removeprefix("\ufeff").lstrip()
+    except UnicodeDecodeError:
+        return _BYTES
     if "\0" in text:
         return _BYTES
     lower = text[:400].lower()

@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bitwright.cli import main
+from bitwright.errors import FileFormatError
 from bitwright.export import export_onnx
 from bitwright.graph import Graph
 from bitwright.integer.reader import load_integer
-from bitwright.kinds import KINDS, what_is
+from bitwright.kinds import EXPORTED, KINDS, require_exported, what_is
 from reliability.formats import write_all
 from reliability.networks import tiny
 from reliability.wrong_commands import RIGHT
@@ -158,6 +160,39 @@ def test_all_kinds_are_told_apart(folder: Path) -> None:
         data = (folder / file).read_bytes()
         (folder / "half").write_bytes(data[: len(data) // 2])
         assert what_is(folder / "half") in (OURS[file], "JSON that is damaged", "text"), file
+
+
+def test_no_beginning_of_a_file_is_too_short(folder: Path) -> None:
+    """A kind, or words, are found for every byte alone and for the first bytes of every file."""
+    no_text = {bytes([byte]) for byte in range(128, 256)} | {b"\xff\xfe"}
+    begins = {bytes([byte]) for byte in range(128)} | no_text
+    for file in (*OURS, *OTHERS):
+        data = (folder / file).read_bytes()[:300]
+        begins |= {data[:length] for length in (*range(1, 18), 258, 300)}
+    for begin in sorted(begins):
+        (folder / "begin").write_bytes(begin)
+        found = what_is(folder / "begin")
+        assert begin not in no_text or found == "bytes of no kind that is known here", begin
+
+
+def test_text_may_be_cut_in_a_letter_only_where_it_goes_on(tmp_path: Path) -> None:
+    """Of a long file a part is looked at, which may end within a letter; a file that ends so is no text."""
+    path = tmp_path / "letter"
+    for before in range(3):
+        path.write_bytes(b"x" * before + "\N{EURO SIGN}".encode() * 30_000)
+        assert what_is(path) == "text"
+        path.write_bytes(b"x" * before + "\N{EURO SIGN}".encode()[:2])
+        assert what_is(path) == "bytes of no kind that is known here"
+
+
+def test_what_is_named_as_exported_and_is_not(folder: Path) -> None:
+    """What is clearly something else than the end of its name says is refused; what may be one, damaged, is the engine's."""
+    for suffix, expected in EXPORTED.items():
+        file = folder / f"named{suffix}"
+        for data, refused in ((b"<a>", suffix != ".xml"), (b"Dear Sir or Madam", True), (b"\x0c\xff\x80", False)):
+            file.write_bytes(data)
+            with pytest.raises(FileFormatError, match=f"expected {expected}") if refused else nullcontext():
+                require_exported(file)
 
 
 def test_every_kind_of_ours_is_tried() -> None:
