@@ -27,7 +27,7 @@ class Kind:
     Attributes:
         words: What it is, with its article.
         made_by: The command that writes one.
-        format: Of a safetensors file: the name in its header, without the version.
+        format: The name that its files have in their header (safetensors) or as `format` (JSON), without the version.
         keys: Of JSON and YAML: what no other kind has.
     """
 
@@ -44,7 +44,10 @@ GRAPH = Kind("a graph", "bitwright capture MODEL -o FILE", "bitwright.graph")
 QUANTIZED = Kind("a quantized model", "bitwright train GRAPH --scheme SCHEME -o FILE", "bitwright.quantized")
 INTEGER = Kind("an integer model", "bitwright lower CHECKPOINT -o FILE", "bitwright.integer")
 SENSITIVITIES = Kind(
-    "sensitivities", "bitwright sensitivity GRAPH -o FILE", keys=frozenset({"metric", "layers", "images"})
+    "sensitivities",
+    "bitwright sensitivity GRAPH -o FILE",
+    "bitwright.sensitivities",
+    frozenset({"metric", "layers", "images"}),
 )
 SCHEME = Kind("a scheme", "bitwright allocate GRAPH SENSITIVITIES BUDGET -o FILE", keys=frozenset({"layers"}))
 ALLOCATION = Kind(
@@ -64,11 +67,12 @@ LAYERWISE = Kind(
 MEASURING = Kind("the state of an interrupted measurement", "bitwright sensitivity", "bitwright.sensitivity")
 SEARCHING = Kind("the state of an interrupted search", "bitwright auto", "bitwright.auto")
 RECONSTRUCTING = Kind("the state of an interrupted reconstruction", "bitwright reconstruct", "bitwright.reconstruction")
-DEMONSTRATION = Kind("a demonstration's record", "bitwright demo", keys=frozenset({"settings", "files"}))
+MADE_IMAGES = Kind("images that were made without data", "bitwright reconstruct --data none", "bitwright.made_images")
+DEMONSTRATION = Kind("a demonstration's record", "bitwright demo", "bitwright.demo", frozenset({"settings", "files"}))
 
 KINDS = (
     GRAPH, QUANTIZED, INTEGER, TRAINING, LAYERWISE, MEASURING, SEARCHING, RECONSTRUCTING,
-    SEARCHED, ALLOCATION, FRONTIER, LATENCIES, SENSITIVITIES, DEMONSTRATION, SCHEME,
+    MADE_IMAGES, SEARCHED, ALLOCATION, FRONTIER, LATENCIES, SENSITIVITIES, DEMONSTRATION, SCHEME,
 )  # fmt: skip
 """All; where one has the keys of another and more, it comes first."""
 
@@ -113,12 +117,18 @@ _SIGNATURES = (
 
 
 def kind_of_format(name: str) -> Kind:
-    """The kind whose safetensors files have this format, whatever the version.
+    """The kind whose files have this format, whatever the version.
+
+    Raises:
+        ValueError: If no kind has it: each that is written must be among `KINDS`, so that messages can name it.
 
     >>> print(kind_of_format("bitwright.graph.2"))
     a graph
     """
-    return next(kind for kind in KINDS if kind.format and kind.format == name.rpartition(".")[0])
+    found = _of_format(name.rpartition(".")[0])
+    if found is None:
+        raise ValueError(f"no kind of file has the format '{name}': add one to KINDS.")
+    return found
 
 
 def own_kind(path: str | Path) -> Kind | None:
@@ -212,8 +222,12 @@ def _look(path: str | Path) -> Kind | str:
 def _of_header(begin: bytes) -> Kind | str:
     found = _FORMAT.search(begin)
     name = "" if found is None else found[1].decode()
-    known = [kind for kind in KINDS if kind.format and kind.format == name]
-    return known[0] if known else SAFETENSORS
+    return _of_format(name) or SAFETENSORS
+
+
+def _of_format(name: str) -> Kind | None:
+    """The kind of this format, without the version."""
+    return next((kind for kind in KINDS if kind.format and kind.format == name), None)
 
 
 def _of_zip(path: str | Path) -> str:

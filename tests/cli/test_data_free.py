@@ -105,6 +105,29 @@ def test_images_of_another_network_or_seed_are_made_anew(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (b"junk", "expected images that were made without data, got text, in"),
+        (b"", "expected images that were made without data, got an empty file, in"),
+        (None, "expected images that were made without data, got a graph, in"),
+    ],
+)
+def test_what_lies_where_images_are_kept(
+    bitwright: Command, network: Path, tmp_path: Path, left: bytes | None, words: str
+) -> None:
+    """Is refused in one line where it is something else, and stays as it is."""
+    kept = kept_in(tmp_path / "made")
+    kept.write_bytes(network.read_bytes() if left is None else left)
+    before = kept.read_bytes()
+    made = ("reconstruct", network, "-d", "none", "--scheme", "W4A4", *QUICK, "-o", tmp_path / "made", "--resume")
+    refused = bitwright(*made)
+    assert refused.status == 1
+    assert f"{words} '{kept}'" in refused.err.splitlines()[-1]
+    assert "delete it" in refused.err.splitlines()[-1]
+    assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize(
     ("command", "more", "words"),
     [
         ("sensitivity", (), "--data none has no labels: add --task agreement"),

@@ -19,12 +19,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import bitwright
 from bitwright.cli import main
 from bitwright.errors import FileFormatError
 from bitwright.export import export_onnx
 from bitwright.graph import Graph
 from bitwright.integer.reader import load_integer
-from bitwright.kinds import EXPORTED, KINDS, require_exported, what_is
+from bitwright.kinds import EXPORTED, KINDS, kind_of_format, require_exported, what_is
 from reliability.formats import write_all
 from reliability.networks import tiny
 from reliability.wrong_commands import RIGHT
@@ -70,6 +71,7 @@ ALSO = {
 """What a command reads besides; of archives, the zoo's own reader says what is wrong with them."""
 
 FORMAT = re.compile(r"bitwright\.\w+\.\d")
+WRITTEN = re.compile(r'^\w*FORMAT = "(\S+)"', re.MULTILINE)
 SHARE = 16
 
 
@@ -195,9 +197,22 @@ def test_what_is_named_as_exported_and_is_not(folder: Path) -> None:
                 require_exported(file)
 
 
+def test_every_format_is_of_a_kind() -> None:
+    """Whatever is written with the name of a format: messages say its kind in words."""
+    sources = Path(bitwright.__file__).parent.rglob("*.py")
+    found = {name for file in sources for name in WRITTEN.findall(file.read_text())}
+    kinds = {kind_of_format(name) for name in found}
+    assert len(kinds) == len(found) >= 11
+    assert kinds == {kind for kind in KINDS if kind.format}
+    with pytest.raises(
+        ValueError, match=r"no kind of file has the format 'bitwright\.unheard_of\.1': add one to KINDS"
+    ):
+        kind_of_format("bitwright.unheard_of.1")
+
+
 def test_every_kind_of_ours_is_tried() -> None:
     """Those that no command reads as an argument, and those that others are made like, apart."""
-    unmade = {"what `bitwright auto` measured"} | {
+    unmade = {"what `bitwright auto` measured", "images that were made without data"} | {
         f"the state of an interrupted {work}" for work in ("layer-wise training", "search", "reconstruction")
     }
     assert {kind.words for kind in KINDS} == {*OURS.values(), *unmade}

@@ -19,7 +19,7 @@ NONE = "none"
 TRAINING, HELD_OUT = 128, 64
 """Images: each takes hundreds of passes to make."""
 
-_FORMAT = "bitwright.made_images.1"
+FORMAT = "bitwright.made_images.1"
 
 
 def kept_in(output: Path) -> Path:
@@ -90,6 +90,7 @@ def made_images(graph: Graph, kept: Path, count: int, seed: int) -> ImageData:
 
     from bitwright.data import ImageData
     from bitwright.data.own import OwnImages
+    from bitwright.errors import FileFormatError
     from bitwright.files import write_bytes
     from bitwright.graph.digest import network_digest
     from bitwright.graph.tensors_file import read_tensors, serialize
@@ -98,7 +99,10 @@ def made_images(graph: Graph, kept: Path, count: int, seed: int) -> ImageData:
     origin = {"network": network_digest(graph), "seed": str(seed)}
     made = None
     if kept.exists():
-        tensors, told = read_tensors(kept, _FORMAT)
+        try:
+            tensors, told = read_tensors(kept, FORMAT)
+        except FileFormatError as error:
+            raise FileFormatError(f"{error} Or delete it, and images are made anew.") from error
         made = tensors["images"] if origin.items() <= told.items() else None
     with bar(f"making images for {graph.model}") as progress:
         images = synthesised(
@@ -106,7 +110,7 @@ def made_images(graph: Graph, kept: Path, count: int, seed: int) -> ImageData:
             count + HELD_OUT,
             seed=seed,
             made=made,
-            keep=lambda so_far: write_bytes(kept, serialize({"images": so_far}, _FORMAT, origin)),
+            keep=lambda so_far: write_bytes(kept, serialize({"images": so_far}, FORMAT, origin)),
             progress=progress,
         )
     announce(
