@@ -274,4 +274,7 @@ def _of_json(path: str | Path) -> Kind | str:
 def _of_keys(value: Any) -> Kind | None:
     if not isinstance(value, Mapping):
         return None
-    return next((kind for kind in KINDS if kind.keys and kind.keys <= value.keys()), None)
+    said = _of_format(str(value.get("format")).rpartition(".")[0])  # what another version wrote may have other keys
+    found = said or next((kind for kind in KINDS if kind.keys and kind.keys <= value.keys()), None)
+    # A scheme maps layers to bits. The first versions wrote sensitivities with neither a format nor today's keys.
+    return SENSITIVITIES if found is SCHEME and isinstance(value["layers"], list) else found

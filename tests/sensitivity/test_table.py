@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bitwright.errors import FileFormatError, UnknownNameError
+from bitwright.kinds import what_is
 from bitwright.scheme import Precision
 from bitwright.sensitivity import LayerSensitivity, SensitivityTable
 
@@ -129,6 +130,20 @@ def test_files_of_other_versions_are_refused(written: dict[str, Any]) -> None:
         FileFormatError, match=r"^table: another version of Bitwright .* measure again with `bitwright sens"
     ):
         SensitivityTable.from_dict(entry, "table")
+
+
+@pytest.mark.parametrize("format_name", [None, "bitwright.sensitivities.1"])
+@pytest.mark.parametrize("lacking", [(), ("images",), ("metric",), ("images", "metric", "network", "task")])
+def test_files_of_other_versions_are_sensitivities(
+    tmp_path: Path, format_name: str | None, lacking: tuple[str, ...]
+) -> None:
+    """Whatever keys they had: what is said is that they are to be measured again, and not that they are a scheme."""
+    path = tmp_path / "table.json"
+    written = {key: value for key, value in TABLE.to_dict().items() if key not in ("format", *lacking)}
+    path.write_text(json.dumps(written if format_name is None else {"format": format_name, **written}))
+    assert what_is(path) == "sensitivities"
+    with pytest.raises(FileFormatError, match="another version of Bitwright wrote these sensitivities: measure again"):
+        SensitivityTable.load(path)
 
 
 def test_all_faults_come_together(tmp_path: Path) -> None:
