@@ -178,7 +178,7 @@ def graph_logits(graph: Any, images: Any) -> dict[str, Any]:
     import torch
 
     from bitwright.graph import FloatModel
-    from bitwright.graph.outputs import by_name
+    from bitwright.returned import by_name
 
     with torch.no_grad():
         return by_name(FloatModel(graph).eval()(images))
@@ -189,8 +189,8 @@ def compared(integer: Any, path: Path, images: Any) -> tuple[int, Any]:
     import numpy as np
 
     from bitwright.benchmark import load_engine
-    from bitwright.graph.outputs import by_name
     from bitwright.integer import prepare
+    from bitwright.returned import by_name
 
     reference = prepare(integer)
     expected = {key: values.numpy() for key, values in by_name(reference.run(images)).items()}

@@ -30,6 +30,7 @@ ORDER = (
     "raised",
     "processes",
     "imported",
+    "returned",
     "scheme",
     "cost",
     "data",

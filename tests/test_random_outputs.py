@@ -16,8 +16,8 @@ from bitwright.benchmark import ENGINES, compare
 from bitwright.errors import ExportError, LoweringError
 from bitwright.graph import Graph
 from bitwright.graph.nodes import Node, Rearrange
-from bitwright.graph.outputs import by_name
 from bitwright.integer import IntegerModel, lower, prepare, run
+from bitwright.returned import by_name
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from export.unoptimised import unoptimised

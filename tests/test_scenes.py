@@ -19,8 +19,8 @@ from bitwright.benchmark import ENGINES, compare, load_engine
 from bitwright.data import load_data
 from bitwright.export import export_onnx
 from bitwright.graph import capture, layer_costs, load_model, scheme_cost
-from bitwright.graph.outputs import by_name
 from bitwright.integer import logits, prepare, run
+from bitwright.returned import by_name
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
 from bitwright.task import agreement, decoded, dense_classification

@@ -11,8 +11,8 @@ from torch import nn
 
 from bitwright.errors import BitwrightWarning, CaptureError, FileFormatError
 from bitwright.graph import FloatModel, Graph, capture, execute
-from bitwright.graph.outputs import by_name, first, named_tensors, returned
 from bitwright.graph.tensors_file import read_structure
+from bitwright.returned import by_name, first, named_tensors, returned
 from graph.networks import IMAGE, Called
 from several_outputs import RETURNED, captured, images
 

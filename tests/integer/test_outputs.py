@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from bitwright.errors import FileFormatError, LoweringError
 from bitwright.graph import FloatModel, capture
 from bitwright.graph.nodes import ChannelShuffle, Flatten, MaxPool2d, Slice
-from bitwright.graph.outputs import by_name
 from bitwright.integer import IntegerModel, logits, prepare, run
 from bitwright.integer.model import moved_from
 from bitwright.integer.outputs import Output
 from bitwright.integer.proof.recheck import recheck
 from bitwright.integer.reader import load_integer
 from bitwright.quantizer.units import across, moved_unit
+from bitwright.returned import by_name
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import Called, randomized

@@ -132,5 +132,17 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown output 'logits'.* Known: output0, output1"):
         GraphLoss(graph, images(3), LABELS, output="logits")
     other = FloatModel(captured("features and logits")[1]).eval()
-    with pytest.raises(DataError, match=r"expected the outputs output0 \(5,\), output1 .* got features \(8,\), logits"):
+    unlike = "the reference returns features 8, logits 5 for each image, the model output0 5, output1 6 x 8 x 6"
+    with pytest.raises(DataError, match=unlike):
         GraphLoss(graph, images(3), None, agreement(other))
+    with pytest.raises(DataError, match="returns features 8, logits 5 for each image, the model output1 6 x 8 x 6"):
+        GraphLoss(graph, images(3), None, agreement(other), output="output1")
+
+
+def test_one_output_is_compared_with_as_many_numbers() -> None:
+    """A reference of another shape would be spread over the outputs, without a word."""
+    graph = captured("viewed")[1]
+    flat = graph.output_shapes["flat"]
+    with pytest.raises(DataError, match="the reference returns 6 x 1 for each image, the model 6 x 48: give the float"):
+        GraphLoss(graph, images(3), None, agreement(lambda x: {"flat": x.new_zeros(3, 6, 1), "b": x}), output="flat")
+    GraphLoss(graph, images(3), None, agreement(lambda x: {"flat": x.new_zeros(3, *flat), "b": x}), output="flat")

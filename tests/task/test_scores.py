@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from bitwright.errors import DataError, TaskError, UnknownNameError
 from bitwright.task import Score, Scores, Task, agreement, classification, dense_classification
+from bitwright.task.pairs import half_squared
 from bitwright.training import evaluate
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -112,3 +114,31 @@ def test_figures_are_shown_with_their_units() -> None:
     )
     with pytest.raises(UnknownNameError, match="unknown score 'hit': did you mean 'hits'"):
         found["hit"]
+
+
+OTHER_FORMS: dict[str, Callable[[Tensor], object]] = {
+    "tuple": lambda made: (made,),
+    "list": lambda made: [made, None],
+    "torchvision's segmenters": lambda made: {"out": made},
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_references_return_what_modules_do(form: str) -> None:
+    """In any form, as the network that is judged."""
+    outputs = torch.randn(6, 4, 3, generator=GENERATOR)
+    scores = evaluate(OTHER_FORMS[form], [outputs], task=agreement(OTHER_FORMS[form]))
+    assert scores.values == (0, 100)
+
+
+def test_nothing_is_spread_over_what_it_is_compared_with() -> None:
+    """Targets of another shape are refused where PyTorch would broadcast them; and so are those of more images."""
+    for targets, message in (
+        (torch.ones(4, 1), "the reference returns 1 for each image, the model 10: give the float network"),
+        (torch.ones(4), "the reference returns one number for each image, the model 10"),
+        ({"a": torch.ones(4, 10)}, "the reference returns a 10 for each image, the model 10"),
+        (torch.ones(1, 10), "the reference returns 1 x 10 for each image, the model 4 x 10"),
+    ):
+        with pytest.raises(DataError, match=message):
+            half_squared(torch.zeros(4, 10), targets)
+    assert half_squared(torch.zeros(4, 10), torch.ones(4, 10)) == 0.5

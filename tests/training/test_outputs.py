@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from bitwright.errors import DataError, TaskError, TrainingError
@@ -16,7 +18,7 @@ from bitwright.reconstruction.blocks import blocks
 from bitwright.reconstruction.reconstruct import ReconstructionSettings
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity.loss import GraphLoss
-from bitwright.task import Score, Task, agreement
+from bitwright.task import Score, Task, agreement, classification
 from bitwright.training import Distillation, TrainSettings, evaluate, fine_tune, train
 from bitwright.training.distillation import DivergenceScale
 from integer.certified import certified
@@ -99,13 +101,38 @@ def test_several_outputs_are_distilled_and_imitated() -> None:
     assert scores.values == (0, 100)
 
 
+class Teaching(nn.Module):
+    """What another module returns, in another form."""
+
+    def __init__(self, inner: nn.Module, form: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.inner, self.form = inner, form
+
+    def forward(self, given: Tensor) -> object:
+        return self.form(self.inner(given))
+
+
+def test_teachers_return_what_modules_do() -> None:
+    """A tuple of one, or a mapping as torchvision's segmenters: the same loss."""
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(144, 5)).eval().requires_grad_(False)
+    made = torch.randn(4, 5)
+    found = [
+        Distillation(teacher).combine(classification(), made.sum(), made, images(4))
+        for teacher in (inner, Teaching(inner, lambda x: (x,)), Teaching(inner, lambda x: {"out": x}))
+    ]
+    assert found[0] == found[1] == found[2]
+
+
 def test_what_cannot_be_distilled_is_refused() -> None:
     """A teacher of other outputs, a divergence over the classes of one output, a reference of others."""
     other = FloatModel(captured("tuple")[1]).eval()
     own = FloatModel(captured("features and logits")[1]).eval()
     settings = TrainSettings(epochs=1, batch_size=8)
     for distillation, message in (
-        (Distillation(other), "teacher returns 5, 6 x 8 x 6 for each image and the student 8, 5"),
+        (
+            Distillation(other),
+            "teacher returns output0 5, output1 6 x 8 x 6 for each image and the student features 8, logits 5",
+        ),
         (
             Distillation(own, scale=DivergenceScale.PUBLISHED),
             "the published divergence is over the classes of one output",
@@ -119,9 +146,7 @@ def test_what_cannot_be_distilled_is_refused() -> None:
                 task=OWN,
                 distillation=distillation,
             )
-    with pytest.raises(
-        DataError, match=r"reference returns .*, the model features \(8,\), logits \(5,\): give the float"
-    ):
+    with pytest.raises(DataError, match=r"reference returns .*, the model features 8, logits 5: give the float"):
         evaluate(own, [images(8)], task=agreement(other))
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bitwright.benchmark import engine_server, runtimes
 from bitwright.benchmark.engines import known_engine
 from bitwright.errors import EngineError
-from bitwright.graph.outputs import Returned, returned
+from bitwright.returned import Returned, returned
 
 
 class Setting(NamedTuple):

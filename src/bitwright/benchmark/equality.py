@@ -21,10 +21,10 @@ from bitwright.benchmark.runtimes import require_installed
 from bitwright.errors import DataError, EngineError, ExportError
 from bitwright.export import Target
 from bitwright.export.pixels import Pixels
-from bitwright.graph.outputs import SINGLE, by_name
 from bitwright.integer.execution.prepare import prepare
 from bitwright.integer.model import IntegerModel
 from bitwright.progress import Progress, silent
+from bitwright.returned import SINGLE, by_name
 
 
 class Counts(NamedTuple):

@@ -21,8 +21,8 @@ from bitwright.export.form import is_exported
 from bitwright.export.pixels import NORMALISED, Pixels, images_from_words
 from bitwright.export.seal import look_for_changes, stated, stated_preprocessing
 from bitwright.graph import FloatModel, Graph
-from bitwright.graph.outputs import SINGLE, Returned, by_name, returned
 from bitwright.integer import IntegerModel, load, prepare
+from bitwright.returned import SINGLE, Returned, by_name, returned
 from bitwright.training import QuantizedModel
 
 

@@ -80,7 +80,7 @@ def outputs_of(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of what a module returns for one image, of several outputs the first, found by a black one of this shape."""
     import torch
 
-    from bitwright.graph.outputs import as_returned, first
+    from bitwright.returned import as_returned, first
 
     with torch.no_grad():
         return tuple(first(as_returned(model.eval()(torch.zeros(1, *shape)), "the model")).shape[1:])

@@ -10,7 +10,7 @@ from torch import Tensor
 from bitwright.graph.evaluate import Tensors, clamp, convolve, float_result, folded_weight
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Input, Layer, Node
-from bitwright.graph.outputs import Returned, returned
+from bitwright.returned import Returned, returned
 
 Linearity = Callable[[Layer, Tensor, Tensor, Tensor | None], Tensor]
 

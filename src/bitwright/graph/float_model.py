@@ -11,7 +11,7 @@ from bitwright.graph.execute import execute
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import check_images
 from bitwright.graph.nodes import BatchNorm, Conv2d, Linear
-from bitwright.graph.outputs import Returned
+from bitwright.returned import Returned
 
 
 class FloatModel(nn.Module):

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from bitwright.errors import BitwrightWarning, CaptureError
-from bitwright.graph.outputs import named_tensors
+from bitwright.returned import named_tensors
 
 _WRAPPED = {"DataParallel": "module", "DistributedDataParallel": "module", "AveragedModel": "module"}
 _WRAPPED["OptimizedModule"] = "_orig_mod"  # of torch.compile

@@ -13,7 +13,7 @@ from bitwright.graph.float_model import FloatModel
 from bitwright.graph.graph import Graph
 from bitwright.graph.intake import as_type
 from bitwright.graph.nodes import BatchNorm
-from bitwright.graph.outputs import by_name
+from bitwright.returned import by_name
 
 _FLOAT32, _FLOAT64 = 1e-3, 1e-6
 """Relative differences of a reordered computation that pass; those in float64 are of whatever the model does in float32."""

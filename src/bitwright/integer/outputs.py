@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bitwright.graph.outputs import SINGLE
+from bitwright.returned import SINGLE
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from bitwright.errors import DataError
+from bitwright.returned import shapes_of, shown_shapes
+from bitwright.task.pairs import unlike
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,14 @@ class Joined:
         """The vectors of images, shape (images, numbers).
 
         Raises:
-            DataError: If the outputs are others.
+            DataError: If the outputs are others, as those of a reference may be.
         """
-        found = {name: tuple(made.shape[1:]) for name, made in outputs.items()}
+        found = {name: shape[1:] for name, shape in shapes_of(outputs).items()}
         if found != dict(self.shapes):
-            raise DataError(f"expected the outputs {_shown(self.shapes)} for each image, got {_shown(found)}.")
+            raise unlike(shown_shapes(found), shown_shapes(self.shapes))
         return torch.cat([outputs[name].flatten(1) for name in self.shapes], 1)
 
     def parts(self, vectors: Tensor) -> dict[str, Tensor]:
         """The inverse."""
         cut = torch.split(vectors, [*self.sizes], 1)
         return {name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), cut, strict=True)}
-
-
-def _shown(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())

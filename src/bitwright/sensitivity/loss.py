@@ -15,9 +15,10 @@ from bitwright.graph.execute import Linearity, execute
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import check_images
 from bitwright.graph.nodes import Layer
-from bitwright.graph.outputs import Returned, by_name
+from bitwright.returned import SINGLE, Returned, by_name, shapes_of, shown_shapes
 from bitwright.sensitivity.joined import Joined
 from bitwright.task import Curvature, DifferentiatedCurvature, Task, classification, require_one_output, require_outputs
+from bitwright.task.pairs import unlike
 
 _OWN_MICRO_BATCH = 64
 
@@ -151,8 +152,12 @@ class GraphLoss:
         """Of what a network returns, the output that counts, or all in one."""
         if self._joined is not None:
             return self._joined.join(by_name(returned))
-        found: Tensor = returned if self.output is None else by_name(returned)[self.output]
-        return found
+        found, name = by_name(returned), self.output or SINGLE
+        if name not in found:  # as in what a reference returns
+            shapes = {each: shape[1:] for each, shape in shapes_of(returned).items()}
+            raise unlike(shown_shapes(shapes), shown_shapes({name: self.shape}))
+        taken: Tensor = found[name]
+        return taken
 
     @torch.no_grad()
     def all_outputs(self, micro_batch: int) -> Tensor:
@@ -180,7 +185,10 @@ class GraphLoss:
         if self.task.label_free:
             if self.task.reference is None:
                 return self.all_outputs(_OWN_MICRO_BATCH)
-            return self._taken(self.task.imitated(self.images))
+            imitated = self._taken(self.task.imitated(self.images))
+            if self._joined is None:
+                self.task.check(imitated, self.shape)
+            return imitated
         if targets is None:
             raise DataError(
                 f"the task {self.task.name} needs labels, got none: give them, or measure the task agreement."

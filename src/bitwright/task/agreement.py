@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bitwright.errors import DataError
+from bitwright.returned import SINGLE, by_name, first, shown_shapes
 from bitwright.task.curvature import SquaredCurvature
 from bitwright.task.definition import Network, Task
-from bitwright.task.pairs import half_squared
+from bitwright.task.pairs import half_squared, unlike
 from bitwright.task.registry import task
 from bitwright.task.score import Score, Shape
 
@@ -44,11 +43,10 @@ def agreement(reference: Network | None = None) -> Task:
 
 
 def _check(targets: Any, shape: Shape) -> None:
-    if not isinstance(targets, Mapping) and tuple(targets.shape[1:]) != shape:
-        raise DataError(
-            f"the reference returns {tuple(targets.shape[1:])} for each image, the model {shape}: give the float network "
-            "that it was made from."
-        )
+    """Of several outputs, all are compared beside the model's, which may have them in another order."""
+    found = tuple(first(targets).shape[1:])
+    if len(by_name(targets)) == 1 and found != shape:
+        raise unlike(shown_shapes({SINGLE: found}), shown_shapes({SINGLE: shape}))
 
 
 def _relative_error(shape: Shape) -> Metric:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitwright.data.given import each_images, each_labelled, labelled, only_images
 from bitwright.errors import TaskError
+from bitwright.returned import as_returned, by_name, returned
 from bitwright.task.curvature import Curvature, DifferentiatedCurvature, Loss
 from bitwright.task.pairs import half_squared
 from bitwright.task.placement import beside
@@ -130,9 +131,10 @@ class Task:
         return images, self.imitated(images)
 
     def imitated(self, images: Tensor) -> Any:
-        """What the reference says of images: a tensor, or several by name.
+        """What the reference says of images, in whatever form it returns that: a tensor, or several by name.
 
         Raises:
+            CaptureError: If it returns something else than tensors.
             TaskError: If there is none.
         """
         if self.reference is None:
@@ -141,5 +143,5 @@ class Task:
                 f"task.towards(network))."
             )
         with torch.no_grad():
-            found = self.reference(beside(self.reference, images))
-        return {name: made.detach() for name, made in found.items()} if isinstance(found, Mapping) else found.detach()
+            found = as_returned(self.reference(beside(self.reference, images)), "the reference")
+        return returned({name: made.detach() for name, made in by_name(found).items()})

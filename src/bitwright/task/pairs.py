@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
+from bitwright.returned import by_name, differences
 
 
 def pairs(outputs: Any, targets: Any) -> list[tuple[Tensor, Tensor]]:
@@ -22,27 +22,23 @@ def pairs(outputs: Any, targets: Any) -> list[tuple[Tensor, Tensor]]:
     Raises:
         DataError: If they are of other names or shapes.
     """
-    several = isinstance(outputs, Mapping), isinstance(targets, Mapping)
-    if several == (False, False):
-        return [(outputs, targets)]
-    if (
-        several != (True, True)
-        or {*outputs} != {*targets}
-        or any(outputs[k].shape != targets[k].shape for k in outputs)
-    ):
-        raise DataError(
-            f"the reference returns {_shown(targets)} for each image, the model {_shown(outputs)}: give the float network that "
-            "it was made from."
-        )
-    return [(outputs[name], targets[name]) for name in outputs]
+    if (other := differences(targets, outputs)) is not None:
+        raise unlike(*other)
+    wanted = by_name(targets)
+    return [(made, wanted[name]) for name, made in by_name(outputs).items()]
+
+
+def unlike(reference: str, model: str) -> DataError:
+    """The error of a reference that returns something else than the model, both in words."""
+    return DataError(
+        f"the reference returns {reference} for each image, the model {model}: give the float network that it was made from."
+    )
 
 
 def half_squared(outputs: Any, targets: Any) -> Tensor:
-    """Half the mean squared difference; of several outputs, the sum over them, so that each counts as much."""
+    """Half the mean squared difference; of several outputs, the sum over them, so that each counts as much.
+
+    Raises:
+        DataError: If they are of other names or shapes.
+    """
     return torch.stack([(made - wanted).square().mean() / 2 for made, wanted in pairs(outputs, targets)]).sum()
-
-
-def _shown(given: Any) -> str:
-    if not isinstance(given, Mapping):
-        return str(tuple(given.shape[1:]))
-    return ", ".join(f"{name} {tuple(values.shape[1:])}" for name, values in given.items())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import TrainingError
 from bitwright.graph.digest import digest
-from bitwright.graph.outputs import Returned, by_name, first
+from bitwright.returned import Returned, as_returned, by_name, differences, first
 from bitwright.task import Task
 
 
@@ -59,14 +59,15 @@ class Distillation:
         For classes it is T^2 KL(teacher || student), summed over classes, averaged over images.
 
         Raises:
+            CaptureError: If the teacher returns something else than tensors.
             TrainingError: If the teacher's outputs have other names or shapes, or the published average is asked for of several.
         """
         with torch.no_grad():
-            taught = self.teacher(images)
-        if _shapes(taught) != _shapes(outputs):
+            taught = as_returned(self.teacher(images), "the teacher")
+        if (other := differences(taught, outputs)) is not None:
             raise TrainingError(
-                f"the teacher returns {_shown(taught)} for each image and the student {_shown(outputs)}: give both "
-                "weights for the same classes."
+                f"the teacher returns {other[0]} for each image and the student {other[1]}: give both weights for the same "
+                "classes."
             )
         distance = task.distance(outputs, taught, self.temperature)
         if self.scale is DivergenceScale.PUBLISHED:
@@ -76,11 +77,3 @@ class Distillation:
                 )
             distance = distance / first(outputs).shape[1]
         return (1 - self.alpha) * loss + self.alpha * distance
-
-
-def _shapes(outputs: Returned) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(made.shape) for name, made in by_name(outputs).items()}
-
-
-def _shown(outputs: Returned) -> str:
-    return ", ".join(" x ".join(map(str, shape[1:])) for shape in _shapes(outputs).values())

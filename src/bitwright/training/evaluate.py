@@ -11,8 +11,8 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 from bitwright.errors import DataError, TaskError
-from bitwright.graph.outputs import as_returned, first
 from bitwright.progress import Progress, silent
+from bitwright.returned import as_returned, first
 from bitwright.task import Scores, Task, classification, require_outputs
 from bitwright.task.placement import beside
 

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from bitwright.data.sampling import derive_seed
 from bitwright.errors import DataError, TrainingError
 from bitwright.graph.digest import digest
-from bitwright.graph.outputs import Returned, as_returned, by_name, first
 from bitwright.processes import meet_again
 from bitwright.progress import Progress, silent
+from bitwright.returned import Returned, as_returned, by_name, first
 from bitwright.task import Task, classification, require_one_output, require_outputs
 from bitwright.task.curvature import Loss
 from bitwright.task.labels import all_targets

@@ -18,10 +18,10 @@ from bitwright.graph.autocast import full_precision
 from bitwright.graph.float_model import named_tensors, register, statistic_names
 from bitwright.graph.graph import Graph
 from bitwright.graph.images import float_images
-from bitwright.graph.outputs import Returned, returned
 from bitwright.overview import Overview, Overviewed, counted
 from bitwright.quantizer.plan import QuantPlan, plan
 from bitwright.quantizer.refusals import lowering_refusals, require_none
+from bitwright.returned import Returned, returned
 from bitwright.scheme import Scheme
 from bitwright.training.context import ForwardContext
 from bitwright.training.fake_quantize import fake_quantize

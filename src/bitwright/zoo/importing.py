@@ -17,7 +17,6 @@ from bitwright.errors import FileFormatError, LoweringError
 from bitwright.graph.capture import capture
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Add, AvgPool2d, Bounds, Conv2d, Flatten, Input, Linear, MaxPool2d, Node
-from bitwright.graph.outputs import SINGLE
 from bitwright.graph.sources import image_size, load_model
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN
@@ -34,6 +33,7 @@ from bitwright.integer.outputs import single_output
 from bitwright.integer.proof.bounds import FLOAT32_EXACT, largest_sum
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.formats import UNCLAMPED_BITS
+from bitwright.returned import SINGLE
 from bitwright.scheme import Scheme
 from bitwright.zoo.arithmetic import (
     MAX_EXACT_MEAN,

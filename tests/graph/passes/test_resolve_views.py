@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitwright.graph import FloatModel, capture
-from bitwright.graph.outputs import by_name, named_tensors
+from bitwright.returned import by_name, named_tensors
 from graph.networks import IMAGE, Called, Then, captured, kinds
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

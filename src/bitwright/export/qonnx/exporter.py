@@ -28,10 +28,10 @@ from bitwright.export.pixels import Pixels
 from bitwright.export.seal import write_sealed
 from bitwright.export.target import Target
 from bitwright.graph.nodes import MaxPool2d, Node
-from bitwright.graph.outputs import returned
 from bitwright.integer.model import IntegerModel, moved_from
 from bitwright.integer.ops import IntegerConv2d
 from bitwright.quantizer.formats import TensorFormat
+from bitwright.returned import returned
 
 DOMAIN = "qonnx.custom_op.general"
 OPSET = 13

@@ -24,9 +24,9 @@ from bitwright.export.pixels import Pixels, images_in_words
 from bitwright.export.seal import seal_of, write_sealed
 from bitwright.export.target import Target
 from bitwright.extras import require
-from bitwright.graph.outputs import SINGLE
 from bitwright.integer.model import IntegerModel
 from bitwright.progress import Progress, silent
+from bitwright.returned import SINGLE
 
 if TYPE_CHECKING:
     from tvm.target import Target as TvmTarget

@@ -25,7 +25,6 @@ from torch import Tensor
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Node
-from bitwright.graph.outputs import Returned, by_name, returned
 from bitwright.integer.execution.blockwise import scale_round_
 from bitwright.integer.execution.reference import execute_op, finish
 from bitwright.integer.model import IntegerModel
@@ -35,6 +34,7 @@ from bitwright.integer.proof.certificate import float32_agrees
 from bitwright.integer.proof.recheck import certified, recheck
 from bitwright.integer.proof.theorems import max_short_shift, reduced
 from bitwright.quantizer.formats import MAX_TENSOR_BITS
+from bitwright.returned import Returned, by_name, returned
 
 Step = Callable[[list[Tensor]], Tensor]
 """From the inputs of an operation to its result: float32 integers of up to 16 bits, int32 beyond."""

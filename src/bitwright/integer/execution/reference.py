@@ -17,10 +17,10 @@ from torch import Tensor
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.images import float_images
 from bitwright.graph.nodes import Node
-from bitwright.graph.outputs import Returned, by_name, returned
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import Rescale
 from bitwright.integer.quant_params import QuantParams
+from bitwright.returned import Returned, by_name, returned
 
 
 @full_precision()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import LoweringError
-from bitwright.graph.outputs import first
 from bitwright.progress import Progress, silent
+from bitwright.returned import first
 from bitwright.task import Scores, Task
 from bitwright.training.evaluate import evaluate
 from bitwright.training.model import QuantizedModel

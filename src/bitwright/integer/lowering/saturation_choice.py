@@ -29,13 +29,13 @@ from torch import Tensor
 
 from bitwright.graph.evaluate import convolve
 from bitwright.graph.nodes import Concat, Layer, Node, Selection
-from bitwright.graph.outputs import by_name
 from bitwright.integer.lowering.layer_weights import layer_weights, tensor_params
 from bitwright.integer.lowering.saturation import Narrowed, narrowed, pair_limit
 from bitwright.integer.quant_params import QuantParams
 from bitwright.progress import Progress, silent
 from bitwright.quantizer.formats import clamp_limits
 from bitwright.quantizer.plan import QuantPlan
+from bitwright.returned import by_name
 from bitwright.scheme import Scheme
 from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.model import QuantizedModel
