@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, final
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from bitwright.data.image_set import ImageSet
+from bitwright.data.loader import batches as load_batches
 from bitwright.errors import DataError, TaskError, TrainingError
 from bitwright.graph import FloatModel
 from bitwright.integer import logits
@@ -99,6 +102,31 @@ def test_several_outputs_are_distilled_and_imitated() -> None:
         assert losses[-1] < 0.8 * losses[0]
     scores = evaluate(teacher, [given], task=agreement(teacher))
     assert scores.values == (0, 100)
+
+
+@final
+class Noise(ImageSet):
+    """The images of this file, as a set of Bitwright's own, with labels."""
+
+    workers = 0
+
+    def __init__(self) -> None:
+        self.labels = LABELS
+
+    def read(self, indices: Any, augment_seed: int | None = None) -> tuple[Tensor, Tensor]:
+        chosen = torch.as_tensor(indices)
+        return images(16)[chosen], self.labels[chosen]
+
+
+def test_labels_are_not_looked_at_where_none_are_needed() -> None:
+    """A set that knows all its labels is as good as one without, for a task that imitates."""
+    teacher = FloatModel(captured("features and logits")[1]).eval()
+    loader, settings = load_batches(Noise(), 8), TrainSettings(epochs=1, batch_size=8)
+    losses = [
+        train(quantized("features and logits", 3), given, settings, task=agreement(teacher)).losses
+        for given in (loader, [some for some, _ in loader])
+    ]
+    assert losses[0] == losses[1]
 
 
 class Teaching(nn.Module):

@@ -210,7 +210,8 @@ class _Descent:
         require_one_output(self._task, named, "the model")
         shape = tuple(first(outputs).shape[1:])
         require_outputs(self._task, shape, "the model")
-        self._task.check(all_targets(self._batches, targets), shape)
+        known = targets if self._task.label_free else all_targets(self._batches, targets)
+        self._task.check(known, shape)
         self._fits = True
 
     def _step(self, loss: Tensor, rate: float) -> None:
