@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bitwright.data import load_data
 from bitwright.errors import DataError, MissingLibraryError, TaskError
+from bitwright.returned import returned
 from bitwright.task import decoded, detection, require_outputs
 from bitwright.task.boxes import in_order
 from bitwright.task.detection import _placed, _scale_of, detection_loss
@@ -79,6 +80,23 @@ def test_one_scale_is_enough(targets: Tensor) -> None:
     """A tensor alone is a map, whatever its name."""
     (maps,) = told(targets[:4], (16,)).values()
     assert detection_loss(maps, targets[:4]) == detection_loss({"any": maps}, targets[:4]) < 0.02
+
+
+@pytest.mark.parametrize("sides", [(16,), (16, 8, 4)])
+def test_a_detector_is_taught_by_another(targets: Tensor, sides: tuple[int, ...]) -> None:
+    """Of one scale or several: the distance is zero where both say the same, and grows with any change of a place with a box."""
+    taught = told(targets[:4], sides)
+    generator = torch.Generator().manual_seed(0)
+    moved = {name: values + torch.randn(values.shape, generator=generator) for name, values in taught.items()}
+    assert TASK.distance(taught, taught, 4.0).abs() < 1e-6
+    assert TASK.distance(moved, taught, 4.0) > 0.1
+    if len(sides) == 1:
+        alone = TASK.distance(returned(moved), returned(taught), 4.0)
+        assert torch.equal(alone, TASK.distance(moved, taught, 4.0))
+    for part in (slice(0, 2), slice(2, 4), slice(4, 5), slice(5, None)):
+        one = {name: values.clone() for name, values in taught.items()}
+        one[f"map{sides[0]}"][:, part] = moved[f"map{sides[0]}"][:, part]
+        assert TASK.distance(one, taught, 4.0) > 1e-4
 
 
 def test_what_is_no_detector_and_what_are_no_boxes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_a_task_of_ones_own() -> None:
     """A factory in the working directory, called without arguments."""
     made = load_task("own_tasks:good")
     assert (made.name, made.scores, made.fits((3, 4))) == ("own", (), True)
-    assert made.distance(torch.ones(2), torch.zeros(2), 4.0) == 1
+    assert made.distance(torch.ones(2), torch.zeros(2), 4.0) == 0.5
 
 
 @pytest.mark.usefixtures("_module")

@@ -142,3 +142,11 @@ def test_nothing_is_spread_over_what_it_is_compared_with() -> None:
         with pytest.raises(DataError, match=message):
             half_squared(torch.zeros(4, 10), targets)
     assert half_squared(torch.zeros(4, 10), torch.ones(4, 10)) == 0.5
+
+
+def test_any_task_can_be_taught() -> None:
+    """A loss whose targets are not like outputs needs no word of its own on how far a teacher is."""
+    made = Task(
+        name="classes", loss=lambda outputs, targets: torch.nn.functional.cross_entropy(outputs, targets.long())
+    )
+    assert made.distance(torch.zeros(4, 10), torch.ones(4, 10), 4.0) == 0.5

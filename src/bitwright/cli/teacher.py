@@ -25,7 +25,8 @@ Alpha = Annotated[
         "--distill",
         parser=real(0.0, 1.0),
         help="Weight of a teacher's outputs in the loss.",
-        show_default="0.5; 0 without --teacher where a checkpoint is trained further, or --task tells no distance of two outputs",
+        show_default="0.5; 0 without --teacher where a checkpoint is trained further, there are several outputs, or --task tells "
+        "no distance of two",
     ),
 ]
 Teacher = Annotated[

@@ -57,8 +57,8 @@ class Task:
         class_labels: Whether targets are classes of the data set, each an output: those of a data set are then matched with
             the outputs.
         smoothed: The loss with smoothed labels, by how much they are; None where labels cannot be.
-        imitate: How far outputs are from a teacher's, for distillation; by default the loss with the teacher's outputs as
-            targets, and of several outputs that of the task agreement.
+        imitate: How far outputs are from a teacher's, for distillation; by default half the mean squared difference, as in the
+            task agreement. The loss itself can say it where targets are like outputs.
     """
 
     name: str
@@ -102,9 +102,7 @@ class Task:
 
     def distance(self, outputs: Any, taught: Any, temperature: float) -> Tensor:
         """How far outputs are from a teacher's, as one number."""
-        if self.imitate is not None:
-            return self.imitate(outputs, taught, temperature)
-        return half_squared(outputs, taught) if isinstance(outputs, Mapping) else self.loss(outputs, taught)
+        return half_squared(outputs, taught) if self.imitate is None else self.imitate(outputs, taught, temperature)
 
     def batches(self, given: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
         """Images and targets of each batch, as users give them; see `of`.

@@ -13,6 +13,7 @@ from torch import Tensor
 from bitwright.errors import DataError
 from bitwright.task.boxes import PLACE, SPAN, in_order
 from bitwright.task.definition import Task
+from bitwright.task.pairs import pairs
 from bitwright.task.registry import task
 from bitwright.task.score import Score, Shape
 
@@ -43,6 +44,7 @@ def detection() -> Task:
         fits=lambda shape: len(shape) == 3 and shape[0] > PLACE,
         check=_check,
         several_outputs=True,
+        imitate=detection_distance,
     )
 
 
@@ -67,6 +69,41 @@ def detection_loss(outputs: Any, targets: Tensor) -> Tensor:
         presence = F.binary_cross_entropy_with_logits(values[:, PLACE - 1], there, reduction="none")
         total = total + presence.sum((1, 2)).index_add(0, image, of_box)
     return (total / counted.sum(1).clamp_min(1)).mean()
+
+
+def detection_distance(outputs: Any, taught: Any, temperature: float) -> Tensor:
+    """How far maps are from a teacher's, which says of each place how likely a box is there, and what it is like if one is.
+
+    The divergence of whether there is one, summed over all places, and that of class (softened by the temperature T, times T^2),
+    centre and size, each place as much as the teacher is sure of it; over the number of boxes that the teacher expects, at least
+    one; mean over images.
+
+    Args:
+        outputs: Maps of a batch, a tensor or several by name.
+        taught: The teacher's, of the same names and shapes.
+        temperature: Softens classes.
+
+    Source:
+        Mehta and Ozturk 2018, arXiv:1805.06361, whose distillation is scaled by how sure the teacher is, too.
+    """
+    parts = [_distance_of_places(made, wanted, temperature) for made, wanted in pairs(outputs, taught)]
+    distances, sure = (torch.stack(found).sum(0) for found in zip(*parts, strict=True))
+    return (distances / sure.clamp_min(1)).mean()
+
+
+def _distance_of_places(values: Tensor, wanted: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of one scale: the distance of each image, and how many boxes the teacher expects there."""
+    there = wanted[:, PLACE - 1].sigmoid()
+    presence = [
+        F.binary_cross_entropy_with_logits(of[:, PLACE - 1], there, reduction="none") for of in (values, wanted)
+    ]
+    made, taught = (F.log_softmax(of[:, PLACE:] / temperature, 1) for of in (values, wanted))
+    of_box = (
+        temperature**2 * F.kl_div(made, taught, reduction="none", log_target=True).sum(1)
+        + (values[:, :2].sigmoid() - wanted[:, :2].sigmoid()).square().sum(1)
+        + (values[:, 2:4] - wanted[:, 2:4]).square().sum(1)
+    )
+    return (presence[0] - presence[1] + there * of_box).sum((1, 2)), there.sum((1, 2))
 
 
 def _scale_of(boxes: Tensor, maps: list[Tensor]) -> Tensor:
