@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from bitwright.data import ImageData, load_data
+from bitwright.data.own import _data
 from bitwright.data.pictures import list_pictures
 from bitwright.errors import DataError, MissingLibraryError
 
@@ -218,6 +220,25 @@ def test_what_else_is_refused(photographs: Path, tmp_path: Path, monkeypatch: py
         load_data("hfds:beans")
 
 
+def test_no_label_decides_the_memory(tmp_path: Path) -> None:
+    """A number that is no class is refused before there is a name for each below: in shards, of the hub, in sets of one's own."""
+    import datasets
+
+    shard(tmp_path / "train.tar", [("a.jpg", b"x"), ("a.cls", b"2147483647")])
+    shard(tmp_path / "val.tar", [("a.jpg", b"x"), ("a.cls", b"1")])
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    part = datasets.Dataset.from_dict({"image": [None], "label": [2**31 - 1]}).cast(features)
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path / "disk")
+    own = TensorDataset(torch.zeros(2, 3, 4, 4), torch.tensor([0, 2**31 - 1]))
+    for load in (
+        lambda: load_data(f"wds:{tmp_path}"),
+        lambda: load_data(f"hfds:{tmp_path / 'disk'}"),
+        lambda: _data("own:images", (own, own), fixed=True),
+    ):
+        with pytest.raises(DataError, match=r"expected labels below 1,048,576, got 2,147,483,647 in .*: number the"):
+            load()
+
+
 def test_columns_that_are_not_told_apart(tmp_path: Path) -> None:
     """A data set without pictures or without labels is refused by what it has; one whose labels are secret, too."""
     import datasets
@@ -231,8 +252,14 @@ def test_columns_that_are_not_told_apart(tmp_path: Path) -> None:
     whole = datasets.Value("int64")
     with pytest.raises(DataError, match=r"expected one column of pictures in .* \(train\), got 0; it has label"):
         load_data(save(label=whole))
-    with pytest.raises(DataError, match=r"expected one column of whole labels .* got 2; it has image, a, b"):
+    with pytest.raises(DataError, match=r"expected one column of whole labels .* got 0; it has image, a, b"):
         load_data(save(image=datasets.Image(), a=whole, b=whole))
+    with pytest.raises(
+        DataError, match=r"labels \(ClassLabel, or integers called label, .* or cls\) .*; it has image, image_id\."
+    ):
+        load_data(save(image=datasets.Image(), image_id=whole))
+    classes = datasets.ClassLabel(names=list(CLASSES))
+    assert load_data(save(image=datasets.Image(), species=classes, image_id=whole)).classes == CLASSES
     part = datasets.Dataset.from_dict({"image": [None], "label": [-1]})
     part = part.cast(datasets.Features({"image": datasets.Image(), "label": whole}))
     datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path / "secret")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bitwright.data.decoded import DecodedImages, pictures_data, preprocessing_of
 from bitwright.data.image_data import ImageData
+from bitwright.data.numbered import numbered_classes
 from bitwright.data.pictures import open_picture, rgb_picture
 from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.registry import source
@@ -29,7 +30,7 @@ from bitwright.extras import require
 
 IMAGES = ("image", "img", "pixel_values")
 LABELS = ("label", "labels", "fine_label", "target", "cls")
-"""Columns, where there are several that could be it: the first that is there."""
+"""Columns, where there are several that could be it: the first that is there. Plain integers are labels by these names alone."""
 
 
 @final
@@ -90,8 +91,7 @@ def load_hugging_face(request: Request) -> ImageData:
         sets.append(HubImages(_undecoded(rows, image), image, labels, how, f"{name}, {split}"))
     if classes[0] != classes[1]:
         raise DataError(f"expected the same classes in the splits {train} and {test} of {name}, got others.")
-    most = 1 + max(int(images.labels.max()) for images in sets)
-    known = classes[0] or tuple(map(str, range(most)))
+    known = classes[0] or numbered_classes(name, *(images.labels for images in sets))
     return pictures_data(
         f"hfds:{request.folder}", known, sets[0], sets[1], how, f"the splits {train} and {test} of {named}"
     )
@@ -122,11 +122,11 @@ def _columns(features: Any, where: str) -> tuple[str, str]:
     whole = [
         key
         for key, kind in features.items()
-        if isinstance(kind, datasets.ClassLabel) or (isinstance(kind, datasets.Value) and "int" in str(kind.dtype))
+        if isinstance(kind, datasets.ClassLabel)
+        or (key in LABELS and isinstance(kind, datasets.Value) and "int" in str(kind.dtype))
     ]
-    return _one(pictures, IMAGES, "of pictures", features, where), _one(
-        whole, LABELS, "of whole labels", features, where
-    )
+    labels = f"of whole labels (ClassLabel, or integers called {', '.join(LABELS[:-1])} or {LABELS[-1]})"
+    return _one(pictures, IMAGES, "of pictures", features, where), _one(whole, LABELS, labels, features, where)
 
 
 def _one(found: Sequence[str], usual: Sequence[str], what: str, features: Any, where: str) -> str:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from bitwright.data.given import each_labelled
 from bitwright.data.image_data import ImageData
 from bitwright.data.image_set import ImageSet
+from bitwright.data.numbered import numbered_classes
 from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.request import Request
 from bitwright.data.sampling import derive_seed
@@ -76,7 +77,9 @@ def _data(name: str, found: object, fixed: bool) -> ImageData:
     shape, other = (tuple(images[0][0].shape) for images in (train, test))
     if shape != other or len(shape) != 3:
         raise DataError(f"'{name}' has images of {list(shape)} to train with and {list(other)} to test with.")
-    classes = parts.get("classes") or _classes(parts["train"]) or [str(label) for label in range(_outputs(train, test))]
+    classes = (
+        parts.get("classes") or _classes(parts["train"]) or numbered_classes(f"'{name}'", train.labels, test.labels)
+    )
     if _outputs(train, test) > len(classes):
         raise DataError(f"'{name}' has labels up to {_outputs(train, test) - 1}, and names of {len(classes)} classes.")
     stated = Preprocessing(_stated(parts.get("mean")), _stated(parts.get("std"))).of_channels(shape[0])

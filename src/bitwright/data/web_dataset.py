@@ -13,9 +13,11 @@ from typing import Any, final
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from bitwright.data.decoded import DecodedImages, pictures_data, preprocessing_of
 from bitwright.data.image_data import ImageData
+from bitwright.data.numbered import numbered_classes
 from bitwright.data.pictures import rgb_picture
 from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.registry import source
@@ -82,7 +84,7 @@ def load_web_dataset(request: Request) -> ImageData:
         )
     found = _paths(request.folder)
     sets = [ShardImages([read_shard(path) for path in paths], how) for paths in found]
-    classes = _classes(found[0][0].parent, 1 + max(int(images.labels.max()) for images in sets))
+    classes = _classes(found[0][0].parent, name, [images.labels for images in sets])
     shown = " and ".join(f"{len(paths)} in {paths[0].parent}" for paths in found)
     return pictures_data(name, classes, sets[0], sets[1], how, f"shards: {shown}")
 
@@ -173,15 +175,13 @@ def _by_names(root: Path, given: str) -> dict[str, list[Path]]:
     return found
 
 
-def _classes(folder: Path, count: int) -> tuple[str, ...]:
+def _classes(folder: Path, name: str, labels: Sequence[Tensor]) -> tuple[str, ...]:
     """Their names where a file has them, else their numbers."""
     if not (folder / CLASSES).is_file():
-        return tuple(map(str, range(count)))
-    names = tuple(_lines(folder / CLASSES))
-    if len(names) < count:
-        raise DataError(
-            f"the shards have labels up to {count - 1}, and '{folder / CLASSES}' names of {len(names)} classes."
-        )
+        return numbered_classes(name, *labels)
+    names, most = tuple(_lines(folder / CLASSES)), max(int(each.max()) for each in labels)
+    if len(names) <= most:
+        raise DataError(f"the shards have labels up to {most}, and '{folder / CLASSES}' names of {len(names)} classes.")
     return names
 
 
