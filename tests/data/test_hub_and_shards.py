@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from bitwright.data import ImageData, load_data
+from bitwright.data.hugging_face import HubImages
 from bitwright.data.own import _data
 from bitwright.data.pictures import list_pictures
 from bitwright.errors import DataError, MissingLibraryError
@@ -237,6 +239,60 @@ def test_no_label_decides_the_memory(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"expected labels below 1,048,576, got 2,147,483,647 in .*: number the"):
             load()
+
+
+@pytest.mark.parametrize("kind", ["pandas", "arrow", "numpy", "torch"])
+def test_saved_formats_are_left_aside(kind: str, photographs: Path, tmp_path: Path) -> None:
+    """How a set was last read in another program is kept with it, and says nothing about its pictures; nor do chosen columns."""
+    import datasets
+
+    name = _disk(photographs, tmp_path)
+    expected = load_data(name, image_size=8).train[1]
+    for columns in (None, ["label"]):
+        formatted = datasets.load_from_disk(tmp_path / "disk").with_format(kind, columns=columns)
+        formatted.save_to_disk(tmp_path / "formatted")
+        found = load_data(f"hfds:{tmp_path / 'formatted'}", image_size=8).train[1]
+        assert torch.equal(found[0], expected[0])
+        assert found[1] == expected[1]
+
+
+def test_no_file_is_opened_that_lies_elsewhere(photographs: Path, tmp_path: Path) -> None:
+    """A data set names files: those below its folder are read, but neither others nor pipes."""
+    import datasets
+
+    picture = str(_samples(photographs, "train")[0][0])
+    os.mkfifo(tmp_path / "pipe.jpg")
+    where = {
+        "inside": picture,
+        "outside": "/etc/hostname",
+        "up": f"{photographs}/../../x.jpg",
+        "pipe": str(tmp_path / "pipe.jpg"),
+    }
+    storage = [{"bytes": None, "path": path} for path in where.values()]
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
+    rows = datasets.Dataset.from_dict({"image": storage, "label": [0] * len(where)}, features=features)
+    how = load_data(f"imagefolder:{photographs}", image_size=8).preprocessing
+    found = HubImages(
+        rows, "image", (str(photographs), str(tmp_path)), torch.zeros(4, dtype=torch.int64), how, "x, train"
+    )
+    assert found[0][0].shape == (3, 8, 8)
+    found.below = (str(photographs),)
+    assert found[0][0].shape == (3, 8, 8)
+    for row in (1, 2, 3):
+        with pytest.raises(
+            DataError, match=rf"cannot read the image 'x, train\[{row}\]': expected a file below .*, got '"
+        ):
+            found[row]
+    found.below = (str(tmp_path),)
+    with pytest.raises(DataError, match=r"expected a file below .*, got '.*pipe\.jpg'"):
+        found[3]
+
+
+def test_releases_that_run_code_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment of before may have one, whatever the package asks for."""
+    monkeypatch.setattr("bitwright.data.hugging_face.version", lambda name: "3.6.0")
+    with pytest.raises(MissingLibraryError, match=r"needs datasets 4 or newer, .*, got 3\.6\.0: pip install --upgrade"):
+        load_data("hfds:beans")
 
 
 def test_columns_that_are_not_told_apart(tmp_path: Path) -> None:

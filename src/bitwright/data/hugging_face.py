@@ -2,13 +2,15 @@
 """`hfds:NAME`: data sets of Hugging Face, by their names on the hub, or in folders of one's own.
 
 They are Arrow files mapped into memory: nothing but the labels is read before a picture is wanted. Releases of the library from 4
-on run no code of a data set, and pictures are decoded here.
+on run no code of a data set, others are refused, and pictures are decoded here.
 """
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
@@ -25,10 +27,12 @@ from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.registry import source
 from bitwright.data.request import Request
 from bitwright.data.splits import named_splits
-from bitwright.errors import DataError, reason
-from bitwright.extras import require
+from bitwright.errors import DataError, MissingLibraryError, reason
+from bitwright.extras import EXTRAS, require
 
 IMAGES = ("image", "img", "pixel_values")
+LEAST_RELEASE = 4
+"""Of `datasets`: the first that runs no code."""
 LABELS = ("label", "labels", "fine_label", "target", "cls")
 """Columns, where there are several that could be it: the first that is there. Plain integers are labels by these names alone."""
 
@@ -40,14 +44,17 @@ class HubImages(DecodedImages):
     Args:
         rows: The split, its pictures not decoded.
         column: That they are in.
+        below: Folders whose files it may name.
         labels: int64 [images].
         how: How they are made.
         name: Of the split, for messages.
     """
 
-    def __init__(self, rows: Any, column: str, labels: Tensor, how: Preprocessing, name: str) -> None:
+    def __init__(
+        self, rows: Any, column: str, below: Sequence[str], labels: Tensor, how: Preprocessing, name: str
+    ) -> None:
         super().__init__(labels, how)
-        self.rows, self.column, self.name = rows, column, name
+        self.rows, self.column, self.below, self.name = rows, column, tuple(below), name
 
     def picture(self, index: int) -> Image.Image:
         found = self.rows[index][self.column] or {}
@@ -55,7 +62,10 @@ class HubImages(DecodedImages):
             return rgb_picture(io.BytesIO(found["bytes"]))
         if found.get("path") is None:
             raise ValueError("there is none")
-        return open_picture(found["path"])
+        path = os.path.abspath(found["path"])
+        if not any(path.startswith(os.path.join(folder, "")) for folder in self.below) or not os.path.isfile(path):
+            raise ValueError(f"expected a file below {' or '.join(self.below)}, got '{found['path']}'")
+        return open_picture(path)
 
     def place(self, index: int) -> str:
         return f"{self.name}[{index}]"
@@ -67,12 +77,12 @@ def load_hugging_face(request: Request) -> ImageData:
 
     Raises:
         DataError: If it is not there, has no column of pictures or none of whole labels, or splits of other classes.
-        MissingLibraryError: If `datasets` is not installed.
+        MissingLibraryError: If `datasets` is not installed, or runs code of data sets.
     """
     if request.folder is None:
         raise DataError("hfds needs the name of a data set or a folder: hfds:NAME.")
     how = preprocessing_of(request, "hfds")
-    require("datasets", "hfds:NAME")
+    _require_library()
     named, _, given = request.folder.partition(":")
     name = f"hfds:{named}"
     splits = _load(named, name)
@@ -88,13 +98,33 @@ def load_hugging_face(request: Request) -> ImageData:
             raise DataError(
                 f"{name} ({split}) has labels up to {int(labels.max())}, and names of {len(names)} classes."
             )
-        sets.append(HubImages(_undecoded(rows, image), image, labels, how, f"{name}, {split}"))
+        sets.append(HubImages(_undecoded(rows, image), image, _below(named), labels, how, f"{name}, {split}"))
     if classes[0] != classes[1]:
         raise DataError(f"expected the same classes in the splits {train} and {test} of {name}, got others.")
     known = classes[0] or numbered_classes(name, *(images.labels for images in sets))
     return pictures_data(
         f"hfds:{request.folder}", known, sets[0], sets[1], how, f"the splits {train} and {test} of {named}"
     )
+
+
+def _require_library() -> None:
+    """Refuse releases that run code of a data set, which an environment of before may have."""
+    require("datasets", "hfds:NAME")
+    found = version("datasets")
+    if int(found.partition(".")[0]) < LEAST_RELEASE:
+        raise MissingLibraryError(
+            f"hfds:NAME needs datasets {LEAST_RELEASE} or newer, which runs no code of a data set, got {found}: "
+            f"pip install --upgrade 'bitwright[{EXTRAS['datasets']}]'."
+        )
+
+
+def _below(named: str) -> tuple[str, ...]:
+    """Where files may lie that a data set names: in its own folder, and where the library keeps what it loads."""
+    import datasets
+    from huggingface_hub import constants
+
+    kept = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    return tuple(dict.fromkeys(os.path.abspath(each) for each in (*([named] if Path(named).is_dir() else []), *kept)))
 
 
 def _load(named: str, name: str) -> dict[str, Any]:
@@ -140,7 +170,7 @@ def _labels(rows: Any, column: str, where: str) -> Tensor:
     """One column, int64."""
     if not len(rows):
         raise DataError(f"expected at least one image, got none: {where}.")
-    found = rows.select_columns([column]).with_format("arrow")[:][column].to_numpy()
+    found = rows.with_format("arrow").select_columns([column])[:][column].to_numpy()
     labels = torch.from_numpy(np.nan_to_num(found.astype(np.float64), nan=-1).astype(np.int64))
     if int(labels.min()) < 0:  # as splits whose labels are kept secret have
         raise DataError(f"{where} has images without labels: name another split, hfds:NAME:TRAIN,TEST.")
@@ -148,6 +178,7 @@ def _labels(rows: Any, column: str, where: str) -> Tensor:
 
 
 def _undecoded(rows: Any, column: str) -> Any:
+    """The pictures as they are kept, whatever format they were saved to be read in: that of pandas or torch, for instance."""
     import datasets
 
-    return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return rows.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
