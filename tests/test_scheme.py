@@ -184,7 +184,7 @@ def test_layers_must_be_a_mapping(layers: object) -> None:
         (b"- a\n- b\n", "expected a mapping with 'name' and 'layers', got .'a', 'b'."),
         (b"", "got an empty file"),
         (b"{", "cannot read a scheme from"),
-        (b"\xff\xfe\xff", "cannot read a scheme from"),
+        (b"\xff\xfe\xff", "expected a scheme, got bytes of no kind that is known here"),
         (b"name: !!python/object/apply:os.getcwd []\nlayers: {}\n", "cannot read a scheme from"),
     ],
 )
