@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 import bitwright.reconstruction
-from bitwright.cli.data_free import HELD_OUT, kept_in, made_images
-from bitwright.cli.interruption import Interrupted
-from bitwright.errors import FileFormatError
+from bitwright.cli.data_free import HELD_OUT, data_for_graph, kept_in, made_images
+from bitwright.cli.interruption import Interrupted, resumable
 from bitwright.graph import Graph, capture
 from bitwright.integer import lower
 from bitwright.reconstruction import ReconstructionSettings, reconstruct, synthesised
 from bitwright.scheme import Precision, Scheme
 from bitwright.sensitivity import SensitivityTable
-from bitwright.training import calibrated, load_quantized
+from bitwright.training import calibrated, load_quantized, save_quantized
 from cli.conftest import Command
-from training.small import small_graph
+from reliability.formats import sensitivities
+from training.small import small_graph, small_quantized
 
 QUICK = ("--steps", 2, "-b", 8, "-n", 8)
 
@@ -68,8 +68,8 @@ def test_sensitivities_and_calibration_need_no_data_either(bitwright: Command, n
     assert not list(tmp_path.glob("*.images"))
 
 
-def test_made_images_wait_for_the_command_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted while the second part is made: --resume makes no part again, and ends with the same images."""
+def test_made_images_wait_for_who_wants_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted while the second part is made: no part is made again, and the images are the same in the end."""
     graph, kept = small_graph(), kept_in(tmp_path / "made")
     whole = synthesised(graph, 8 + 2 * HELD_OUT, steps=2)
     begun: list[int] = []
@@ -83,16 +83,94 @@ def test_made_images_wait_for_the_command_to_go_on(tmp_path: Path, monkeypatch: 
         return synthesised(*given, **named | {"steps": 2, "progress": told})
 
     monkeypatch.setattr(bitwright.reconstruction, "synthesised", interrupted)
-    from bitwright.cli.data_free import data_for_graph
-
-    with pytest.raises(Interrupted):
-        data_for_graph("none", graph, kept, label_free=True, count=8 + HELD_OUT)
-    with pytest.raises(FileFormatError, match="--resume"):
-        data_for_graph("none", graph, kept, label_free=True, count=8 + HELD_OUT)
-    data = data_for_graph("none", graph, kept, label_free=True, count=8 + HELD_OUT, resume=True)
+    source = data_for_graph("none", graph, kept, label_free=True, count=8 + HELD_OUT)
+    assert not kept.exists()
+    with pytest.raises(Interrupted) as stopped, resumable(tmp_path / "made.state", kept):
+        source.images()
+    assert stopped.value.advice(["bitwright", "x"]) == "interrupted: go on with: bitwright x --resume"
+    data = source.images()
     assert begun == [1, 2, 3, 3, 4, 5, 6]
     assert torch.equal(data.train.read(range(8 + HELD_OUT))[0], whole[: 8 + HELD_OUT])
     assert torch.equal(data.test.read(range(HELD_OUT))[0], whole[8 + HELD_OUT :])
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_images_outlive_work_that_kept_nothing_else(
+    bitwright: Command, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: tuple[str, ...]
+) -> None:
+    """Ctrl-C after they were made, and before the work wrote a state: it says how to go on, and both ways do, with them."""
+    made: list[int] = []
+
+    def counted(*given: object, **named: object) -> torch.Tensor:
+        def told(done: int, total: int, **_: float) -> None:
+            made.append(done)
+
+        return synthesised(*given, **named | {"steps": 2, "progress": told})
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitwright.reconstruction.synthesised", counted)
+    works: dict[str, tuple[object, ...]] = {
+        "reconstruction.reconstruct": ("reconstruct", network, "--scheme", "W4A4", *QUICK),
+        "sensitivity.measure_sensitivity": ("sensitivity", network, "--task", "agreement", "-n", 8),
+        "training.fine_tune": ("train", network, "--task", "agreement", "-s", "W8A8", "--epochs", 0),
+    }
+    for work, command in works.items():
+        output = tmp_path / work
+        given = (*command, "-d", "none", "-o", output)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(f"bitwright.{work}", stop)
+            stopped = bitwright(*given)
+        assert stopped.status == 130
+        assert stopped.err.splitlines()[-1].startswith("interrupted: go on with: bitwright ")
+        assert stopped.err.splitlines()[-1].endswith(" --resume")
+        assert kept_in(output).exists()
+        made.clear()
+        done = bitwright(*given, *resume)
+        assert done.status == 0, done.err
+        assert made == []
+        assert output.exists()
+        assert not kept_in(output).exists()
+
+
+WRONG = {
+    "reconstruct net.graph --scheme nowhere.yaml": "expected a scheme's file or a precision such as W4A4",
+    "reconstruct net.graph --scheme W4A4 --activations odd": "odd",
+    "reconstruct net.checkpoint --reference other.graph": "the weights lack",
+    "sensitivity net.graph --task agreement --metric nothing": "unknown metric 'nothing'",
+    "sensitivity net.graph --task agreement --of-output nothing": "unknown output 'nothing'",
+    "sensitivity net.graph --task agreement --checkpoint left.state": "holds the state of an interrupted run",
+    "train net.graph --task agreement --scheme nowhere.yaml": "expected a scheme's file or a precision such as W4A4",
+    "train net.graph --task agreement --scheme W4A4 --teacher nowhere.graph": "nowhere.graph",
+    "train net.graph --task agreement --scheme W4A4 --teacher other.graph": "the teacher",
+    "train net.graph --task agreement --scheme W4A4 --layerwise nowhere.json": "nowhere.json",
+    "train net.graph --task agreement --scheme W4A4 --layerwise net.json --rung W9": "W9",
+}
+
+
+def test_whatever_can_be_refused_is_refused_before_images_are_made(
+    bitwright: Command, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line, and no file is left, of images neither."""
+    save_quantized(tmp_path / "net.checkpoint", small_quantized())
+    sensitivities(small_graph()).save(tmp_path / "net.json")
+    other = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)).eval()
+    capture(other, (1, 4, 4), name="other").save(tmp_path / "other.graph")
+    (tmp_path / "left.state").touch()
+
+    def made(*_: object, **__: object) -> None:
+        pytest.fail("images were made")
+
+    monkeypatch.setattr("bitwright.reconstruction.synthesised", made)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for command, words in WRONG.items():
+        refused = bitwright(*command.split(), "-d", "none", "-o", "made")
+        assert refused.status != 0, command
+        assert words in refused.err, command
+        assert len(refused.err.splitlines()) == 1, (command, refused.err)
+        assert sorted(tmp_path.iterdir()) == before, command
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -13,6 +13,7 @@ import pytest
 from bitwright.integer.reader import load_integer
 from bitwright.training import EpochLines
 from reliability.ranks import KINDS
+from training.small import small_graph
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,3 +84,17 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     }  # fmt: skip
     for name in ("float.graph", "checkpoint"):
         assert [line["epoch"] for line in EpochLines(tmp_path / f"{name}.metrics.jsonl").before(100)] == [1, 2]
+
+
+def test_one_process_makes_images_for_all(tmp_path: Path) -> None:
+    """`--data none`: it alone says so and keeps them, and the table is that of one process."""
+    small_graph().save(tmp_path / "net.graph")
+    given = ("sensitivity", "net.graph", "--data", "none", "--task", "agreement", "-n", "4", "-o")
+    printed = torchrun("-m", "bitwright", *given, "table.json", cwd=tmp_path)
+    for words in ("no data: 4 images were made", "making images for small", "wrote table.json"):
+        assert printed.count(words) == 1, printed
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    alone = [sys.executable, "-m", "bitwright", *given, "alone.json"]
+    subprocess.run(alone, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=280)
+    assert {path.name for path in tmp_path.iterdir()} == {"net.graph", "table.json", "alone.json"}
+    assert (tmp_path / "table.json").read_bytes() == (tmp_path / "alone.json").read_bytes()

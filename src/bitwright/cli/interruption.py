@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,34 +18,34 @@ class Interrupted(Exception):
     """Ctrl-C during work that is kept.
 
     Args:
-        state: The file that it is kept in, if it got that far.
+        states: The files that it is kept in, as far as it got.
         how: What to add to the command to go on.
     """
 
-    def __init__(self, state: Path, how: Sequence[str]) -> None:
-        super().__init__(state)
-        self.state = state
+    def __init__(self, states: Iterable[Path], how: Sequence[str]) -> None:
+        super().__init__(states)
+        self.states = tuple(states)
         self.how = tuple(how)
 
     def advice(self, command: Sequence[str]) -> str:
         """How to go on with what a command began.
 
-        >>> Interrupted(Path("."), ["--resume"]).advice(["bitwright", "train", "my net.graph", "-o", "x"])
+        >>> Interrupted([Path(".")], ["--resume"]).advice(["bitwright", "train", "my net.graph", "-o", "x"])
         "interrupted: go on with: bitwright train 'my net.graph' -o x --resume"
         """
-        if not self.state.exists():
+        if not any(state.exists() for state in self.states):
             return "interrupted before anything was kept: start again."
         more = () if set(self.how) <= set(command) else self.how
         return f"interrupted: go on with: {shlex.join([*command, *more])}"
 
 
 @contextmanager
-def resumable(state: Path, how: Sequence[str] = ("--resume",)) -> Iterator[None]:
-    """Work that is kept in `state` from time to time: Ctrl-C becomes `Interrupted`."""
+def resumable(*states: Path, how: Sequence[str] = ("--resume",)) -> Iterator[None]:
+    """Work that is kept in `states`, in one or the other, from time to time: Ctrl-C becomes `Interrupted`."""
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(state, how) from error
+        raise Interrupted(states, how) from error
 
 
 def require_resumed(state: Path, resume: bool, how: Sequence[str] = ("--resume",)) -> None:

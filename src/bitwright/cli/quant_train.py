@@ -67,7 +67,7 @@ def run(flags: Namespace, command: str = "python quant_train.py …") -> None:
     elif flags.evaluate:
         evaluate(start, data, flags, log)
     else:
-        with resumable(state, ["--resume", str(state)]):
+        with resumable(state, how=["--resume", str(state)]):
             train(start, data, flags, log)
         if log.shown:
             state.unlink(missing_ok=True)

@@ -18,10 +18,9 @@ from bitwright.cli.outputs import reserve
 from bitwright.cli.preprocessing import reads_images
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bitwright.data import ImageData, Preprocessing
     from bitwright.graph import Graph
+    from bitwright.scheme import Scheme
     from bitwright.task import Scores
     from bitwright.training import QuantizedModel
 
@@ -107,7 +106,8 @@ def reconstruct(
     from bitwright.cli.data_free import NONE, data_for_graph, kept_in
     from bitwright.reconstruction import ReconstructionSettings, correct_biases, equalised
     from bitwright.reconstruction import reconstruct as reconstruct_model
-    from bitwright.training import Checkpointing, save_quantized
+    from bitwright.reconstruction.calibration import float_tensors
+    from bitwright.training import Checkpointing, calibrated, save_quantized
 
     given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "drop": drop}
     settings = ReconstructionSettings(**{name: value for name, value in given.items() if value is not None}, seed=seed)
@@ -117,13 +117,19 @@ def reconstruct(
     require_resumed(state, resume)
     quantized, floats = _read(context, model, scheme, reference)
     floats = equalised(floats) if equalise else floats
-    with resumable(state):
-        found = data_for_graph(data, floats, kept, label_free=True, asked=asked, count=images, seed=seed, resume=resume)
-        floats = floats.reading(found.preprocessing, data)
+    source = data_for_graph(data, floats, kept, label_free=True, asked=asked, count=images, seed=seed)
+    floats = floats.reading(source.preprocessing, data)
+    if quantized is None:
+        assert scheme is not None
+        chosen = _deployable(floats, scheme, residual_bits, activations, deploy or [])
+    else:
+        float_tensors(quantized, floats)  # which refuses those of another network, before images are made for it
+    with resumable(state, kept):
+        found = source.images()
         seen, _ = found.calibration(min(images or _IMAGES, len(found.train)), seed)
         if quantized is None:
-            assert scheme is not None
-            quantized = _calibrated(floats, seen, scheme, residual_bits, activations, deploy or [])
+            with bar(f"calibrating {floats.model}, {chosen.name}"):
+                quantized = calibrated(floats, chosen, seen)[0]
         name = f"{floats.model}, {quantized.plan.scheme.name}"
         checkpoint = Checkpointing(state, checkpoint_minutes, resume=resume)
         with bar(f"reconstructing {name}") as progress:
@@ -174,18 +180,14 @@ def _read(
     return start, Graph.load(reference)
 
 
-def _calibrated(
-    graph: Graph, images: Tensor, scheme: str, residual_bits: int, activations: str | None, deploy: list[str]
-) -> QuantizedModel:
-    """Where a graph begins: as `bitwright train --epochs 0` makes it."""
+def _deployable(graph: Graph, scheme: str, residual_bits: int, activations: str | None, deploy: list[str]) -> Scheme:
+    """The scheme under which a graph is calibrated, as `bitwright train --epochs 0` does."""
     from bitwright.cli.schemes import scheme_for
     from bitwright.export import require_deployable
-    from bitwright.training import calibrated
 
     chosen = scheme_for(scheme, graph.layers, residual_bits, "tensorrt" if "tensorrt" in deploy else None, activations)
     require_deployable(graph, chosen, deploy)
-    with bar(f"calibrating {graph.model}, {chosen.name}"):
-        return calibrated(graph, chosen, images)[0]
+    return chosen
 
 
 def _agreement(model: QuantizedModel, floats: Graph, images: ImageData) -> Scores:

@@ -86,20 +86,33 @@ def sensitivity(
         refuse_ignored(context, "this metric measures each loss once.", "max_probes")
     state = checkpoint or output.with_name(f"{output.name}.state")
     from bitwright.cli.data_free import data_for_graph, kept_in
-    from bitwright.cli.models import class_outputs, task_for
+    from bitwright.cli.models import class_outputs
     from bitwright.graph import Graph
     from bitwright.report import sensitivity_table
     from bitwright.sensitivity import SensitivitySettings, measure_sensitivity
+    from bitwright.sensitivity.loss import judged_outputs
+    from bitwright.sensitivity.metrics import find_metric
+    from bitwright.task import load_task
 
+    settings = SensitivitySettings(
+        metric=metric,
+        activations=activations,
+        relative_error=relative_error,
+        max_probes=max_probes,
+        micro_batch=micro_batch,
+        seed=seed,
+    )
+    find_metric(metric)
     kept = kept_in(output)
     reserve(output, state, kept, reads=[graph])
+    require_resumed(state, resume)
     main, own_device = join_processes(device)
     network = Graph.load(graph)
     if own_device is not None:
         network = network.with_parameters({name: tensor.to(own_device) for name, tensor in network.parameters.items()})
-    shape = network.output_shapes.get(of_output or "", network.output_shape)
-    purpose = task_for(task, shape, network.model)
-    found = data_for_graph(
+    purpose = load_task(task)
+    shape = next(iter(judged_outputs(network, purpose, of_output).values()))
+    source = data_for_graph(
         data,
         network,
         kept,
@@ -108,30 +121,23 @@ def sensitivity(
         outputs=class_outputs(purpose, shape),
         count=images,
         seed=seed,
-        resume=resume,
     )
-    network = network.reading(found.preprocessing, data)
-    chosen = found.calibration(min(images or _IMAGES, len(found.train)), seed)
-    require_resumed(state, resume)
-    with resumable(state), bar("measuring sensitivities", shown=main) as progress:
-        table = measure_sensitivity(
-            network,
-            *chosen,
-            SensitivitySettings(
-                metric=metric,
-                activations=activations,
-                relative_error=relative_error,
-                max_probes=max_probes,
-                micro_batch=micro_batch,
-                seed=seed,
-            ),
-            task=purpose,
-            output=of_output,
-            data=data,
-            checkpoint=state,
-            resume=resume,
-            progress=progress,
-        )
+    network = network.reading(source.preprocessing, data)
+    with resumable(state, kept):
+        found = source.images()
+        chosen = found.calibration(min(images or _IMAGES, len(found.train)), seed)
+        with bar("measuring sensitivities", shown=main) as progress:
+            table = measure_sensitivity(
+                network,
+                *chosen,
+                settings,
+                task=purpose,
+                output=of_output,
+                data=data,
+                checkpoint=state,
+                resume=resume,
+                progress=progress,
+            )
     leave_processes()
     if not main:
         return

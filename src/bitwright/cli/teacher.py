@@ -14,7 +14,7 @@ from bitwright.cli.numbers import real
 if TYPE_CHECKING:
     from torch import nn
 
-    from bitwright.data import ImageData, Preprocessing
+    from bitwright.data import Preprocessing
     from bitwright.graph import Graph
     from bitwright.task import Task
     from bitwright.training import Distillation
@@ -61,13 +61,13 @@ class Taught:
     weights: Path | None
 
     def distillation(
-        self, graph: Graph, images: ImageData, source: str, *, task: Task, trained: bool
+        self, graph: Graph, images: Preprocessing, source: str, *, task: Task, trained: bool
     ) -> Distillation | None:
         """What it adds to the loss of a network on images of this name.
 
         Args:
             graph: The network, with its float weights.
-            images: That it is trained on.
+            images: How the images are made that it is trained on.
             source: Their name.
             task: Whose loss it is added to.
             trained: Whether these weights were trained under quantization before. In float they are no longer a good network, so
@@ -78,7 +78,7 @@ class Taught:
 
         alpha = Distillation.alpha if self.alpha is None else self.alpha
         if self.teacher is not None:
-            return Distillation(teacher_for(self.teacher, self.weights, graph, images.preprocessing, source), alpha)
+            return Distillation(teacher_for(self.teacher, self.weights, graph, images, source), alpha)
         alone = trained or task.imitate is None or len(graph.outputs) > 1
         if alpha == 0 or (self.alpha is None and alone):
             return None

@@ -205,7 +205,7 @@ def train(
     require_resumed(state, resume)
     checkpoint = Checkpointing(state, checkpoint_minutes, checkpoint_steps, resume)
     run = _Run(data, task, settings, followed, checkpoint, join_processes(default_device())[0], as_json, asked)
-    with resumable(state):
+    with resumable(state, kept_in(output)):
         if scheme is None:
             model_options = {
                 "pretrained": pretrained,
@@ -356,7 +356,7 @@ def _train_quantized(
     options["task"] = task
     outputs = class_outputs(task, graph.output_shape)
     kept = kept_in(run.output)
-    images = data_for_graph(
+    source = data_for_graph(
         run.data,
         graph,
         kept,
@@ -364,13 +364,13 @@ def _train_quantized(
         asked=run.asked,
         outputs=outputs,
         seed=run.settings.seed,
-        resume=run.checkpoint.resume,
     )
     options["distillation"] = taught.distillation(
-        graph, images, run.data, task=task, trained=not isinstance(start, Graph)
+        graph, source.preprocessing, run.data, task=task, trained=not isinstance(start, Graph)
     )
     options["checkpoint"] = run.checkpoint
     schemes = () if falling is None else falling.schemes(graph, chosen)
+    images = source.images()
     settles = options["settle_norm"] and options["free_norm"]
     with (
         run.followed.hooks(

@@ -40,12 +40,20 @@ def begun(model: QuantizedModel, images: Tensor, reference: Graph | None, work: 
     images = float_images(images, graph.input_shape, graph.model)
     if len(images) < 1:
         raise DataError(f"a {work} needs images, got none.")
-    if reference is None:
-        return images, graph.parameters
+    return images, graph.parameters if reference is None else float_tensors(model, reference)
+
+
+def float_tensors(model: QuantizedModel, reference: Graph) -> Tensors:
+    """The tensors, by name, of the float network that a quantized model is brought close to.
+
+    Raises:
+        FileFormatError: If `reference` is another network, or the one that was equalised before `model` was made from it.
+    """
+    graph = model.plan.graph
     floats = graph.with_parameters(reference.parameters)
     if is_of_equalised(model.parameters_by_name(), floats):
         raise FileFormatError(
             f"{graph.model} was quantized after equalisation, and the reference is the network before it, with other channels: "
             "give the equalised network, equalised(reference) in Python."
         )
-    return images, floats.parameters
+    return floats.parameters

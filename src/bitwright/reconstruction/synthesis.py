@@ -56,10 +56,7 @@ def synthesised(
     """
     if count < 1 or steps < 1:
         raise DataError(f"expected at least one image and one step, got {count} and {steps}.")
-    if not any(layer.norm is not None for layer in graph.layers.values()):
-        raise DataError(
-            f"{graph.model} has no batch norm, so that nothing is known of the images it was trained on: give some of those."
-        )
+    require_batch_norm(graph)
     generator = torch.Generator().manual_seed(seed)
     parameters = {name: tensor.detach() for name, tensor in graph.parameters.items()}
     done = torch.empty(0, *graph.input_shape) if made is None else made[:count]
@@ -85,6 +82,18 @@ def synthesised(
         if keep is not None:
             keep(done)
     return done
+
+
+def require_batch_norm(graph: Graph) -> None:
+    """Refuse a network that remembers nothing of its images.
+
+    Raises:
+        DataError: If it has no batch norm.
+    """
+    if not any(layer.norm is not None for layer in graph.layers.values()):
+        raise DataError(
+            f"{graph.model} has no batch norm, so that nothing is known of the images it was trained on: give some of those."
+        )
 
 
 def statistics_distance(graph: Graph, images: Tensor, parameters: dict[str, Tensor]) -> Tensor:

@@ -23,6 +23,26 @@ from bitwright.task.pairs import unlike
 _OWN_MICRO_BATCH = 64
 
 
+def judged_outputs(graph: Graph, task: Task, output: str | None) -> Mapping[str, tuple[int, ...]]:
+    """The shapes, for one image, of the outputs whose loss is measured, by name.
+
+    Args:
+        graph: The network.
+        task: What it is for.
+        output: Of several outputs, the only one that counts; None takes all.
+
+    Raises:
+        TaskError: If the task does not fit it.
+        UnknownNameError: If there is no such output.
+    """
+    if output is not None and output not in graph.outputs:
+        raise unknown_name("output", output, graph.outputs)
+    shapes = graph.output_shapes if output is None else {output: graph.output_shapes[output]}
+    require_one_output(task, shapes, graph.model, "; or measure one of them: --of-output NAME (in Python, output=)")
+    require_outputs(task, next(iter(shapes.values())), graph.model)
+    return shapes
+
+
 class GraphLoss:
     """The loss of a graph on one batch, mean over its images, with the folded weights of its layers as the variables.
 
@@ -62,15 +82,9 @@ class GraphLoss:
             weight, bias = folded_weight(layer, self.parameters)
             self.weights[name] = weight.detach().clone().requires_grad_()
             self.biases[name] = bias
-        if output is not None and output not in graph.outputs:
-            raise unknown_name("output", output, graph.outputs)
         self.output = output
-        shapes = graph.output_shapes if output is None else {output: graph.output_shapes[output]}
-        require_one_output(
-            self.task, shapes, graph.model, "; or measure one of them: --of-output NAME (in Python, output=)"
-        )
+        shapes = judged_outputs(graph, self.task, output)
         self.shape = next(iter(shapes.values()))
-        require_outputs(self.task, self.shape, graph.model)
         self._joined = Joined(shapes) if len(shapes) > 1 else None
         check_images(images, graph.input_shape, graph.model)
         if not len(images):
