@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from bitwright.auto import AutoResult, AutoSettings, auto_quantize
+from bitwright.auto import AutoResult, AutoSettings, auto_quantize, quantize
 from bitwright.benchmark import load_engine
 from bitwright.data import ImageData, subset
 from bitwright.errors import BudgetError, DataError, ExportError, FileFormatError, TaskError
@@ -22,7 +22,7 @@ from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
 from bitwright.integer import load_integer, logits, run
 from bitwright.progress import Progress, silent
 from bitwright.scheme import Budget, Precision, Scheme
-from bitwright.training import TrainSettings, fit
+from bitwright.training import Distillation, TrainSettings, fit
 from training.small import SHAPE, SmallResidual, digits
 
 SETTINGS = AutoSettings(max_drop=0.005, points=6, calibration_images=128, sensitivity_images=32)
@@ -184,6 +184,31 @@ def test_interrupted_it_goes_on(stop: str, found: tuple[Path, AutoResult], tmp_p
     auto_quantize(graph(), data(), tmp_path / "net.onnx", SETTINGS, resume=True)
     for kind in ("yaml", "integer", "sensitivities.json"):
         assert (tmp_path / f"net.{kind}").read_bytes() == (found[0] / f"net.{kind}").read_bytes()
+
+
+def test_a_search_goes_on_only_where_training_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same teacher, of the same weight; where nothing is trained, nobody teaches."""
+    training = TrainSettings(epochs=1, data_fraction=0.01)
+    one = replace(SETTINGS, max_drop=None, budgets=(Budget("size", 1.0),), choices=(Precision(4, 4),))
+
+    @contextmanager
+    def stage(task: str) -> Iterator[Progress]:
+        if task.startswith("exporting"):
+            raise KeyboardInterrupt
+        yield silent
+
+    for way, taught in ((None, False), (training, True)):
+        path = tmp_path / f"{taught}.onnx"
+        given = {"training": way, "stage": stage}
+        with pytest.raises(KeyboardInterrupt):
+            auto_quantize(graph(), data(), path, one, **given)
+        with monkeypatch.context() as patched:
+            patched.setattr(quantize, "Distillation", partial(Distillation, alpha=0.25))
+            with pytest.raises(FileFormatError if taught else KeyboardInterrupt) as stopped:
+                auto_quantize(graph(), data(), path, one, resume=True, **given)
+        assert not taught or "another search: distillation.alpha was 0.5, is 0.25" in str(stopped.value)
+        with pytest.raises(KeyboardInterrupt):
+            auto_quantize(graph(), data(), path, one, resume=True, **given)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -142,10 +142,12 @@ class _Search:
         self.graph, self.images, self.path = graph, images, path
         self.settings, self.training, self.stage = settings, training, stage
         self._resume = resume
+        self._taught = Distillation(FloatModel(graph).eval().requires_grad_(False))
         with stage("reading the images"):
             asked = {
                 "network": network_digest(graph), "images": images.digest(), **_plain(settings),
                 "training": None if training is None else asdict(training),
+                "distillation": None if training is None else self._taught.settings(),
             }  # fmt: skip
         self._state = StateFile(state_files(path)[0], FORMAT, work="search", settings=asked, seconds=SECONDS)
         kept = self._state.begin(resume)
@@ -261,13 +263,15 @@ class _Search:
 
     def _integers(self, scheme: Scheme, way: str) -> IntegerModel:
         images, settings = self.images, self.settings
-        training = self.training if way == TRAINED and self.training is not None else CALIBRATING
+        training, taught = CALIBRATING, None
+        if way == TRAINED and self.training is not None:
+            training, taught = self.training, self._taught
         given = images.some(settings.calibration_images, settings.seed)
         data = images.training or [given]
         with self.stage(f"making integers under {scheme.name}, {way}") as progress:
             made, _ = fine_tune(
                 self.graph, scheme, data, replace(training, seed=settings.seed), calibration_images=settings.calibration_images,
-                distillation=Distillation(FloatModel(self.graph).eval().requires_grad_(False)), progress=progress,
+                distillation=taught, progress=progress,
             )  # fmt: skip
             if way == RECONSTRUCTED:
                 given, _ = images.observed(settings.calibration_images, settings.seed)  # what it was calibrated on
