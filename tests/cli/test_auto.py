@@ -85,6 +85,15 @@ def test_what_is_refused(arguments: tuple[str, ...], message: str, bitwright: Co
     assert not list(tmp_path.glob("*.state"))
 
 
+@pytest.mark.parametrize("output", ["net.onnx", "other.onnx"])
+def test_a_file_that_is_missing(output: str, bitwright: Command, tmp_path: Path) -> None:
+    """Is what is said of it, whatever is to be written: what has no colon is no model's name."""
+    done = bitwright("auto", tmp_path / "net.graph", "-d", "mnist-5k", "-o", tmp_path / output)
+    assert done.status == 1
+    assert done.err == f"FileFormatError: cannot read '{tmp_path / 'net.graph'}': No such file or directory.\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_commands_are_printed_whole(bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However narrow the terminal is: they are there to be copied."""
     monkeypatch.chdir(tmp_path)

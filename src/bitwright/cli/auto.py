@@ -19,6 +19,7 @@ from bitwright.cli.numbers import real, share, whole
 from bitwright.cli.options import Data, Ema, ImageSize, Json, Output, Pretrained, Seed, Weights
 from bitwright.cli.outputs import reserve
 from bitwright.cli.preprocessing import network_preprocessing, reads_images
+from bitwright.cli.teacher import is_name
 
 if TYPE_CHECKING:
     from bitwright.auto import AutoResult
@@ -100,6 +101,7 @@ def auto(
     measured and is not. With --size-mb, --bops-g or --latency-ms alone it is the most accurate scheme within them.
     """
     from bitwright.auto import AutoSettings, auto_quantize
+    from bitwright.auto.latency import asks_for_latency
     from bitwright.auto.quantize import state_files
     from bitwright.auto.settings import EVERY_WIDTH, MAX_DROP
     from bitwright.cli.allocate import parse_choices
@@ -125,17 +127,17 @@ def auto(
     states = state_files(output)
     for state in states:
         require_resumed(state, resume)
-    made_graph = None if Path(model).is_file() else output.with_suffix(".graph")
+    made_graph = output.with_suffix(".graph") if is_name(model) else None
     reserve(
         output,
         made_graph,
-        output.with_suffix(".latency.json") if latency_ms is not None or cost == "latency" else None,
+        output.with_suffix(".latency.json") if asks_for_latency(settings) else None,
         reads=[weights, model],
     )
     options = ["--pretrained"] * pretrained + (["--weights", str(weights)] if weights else []) + ["--ema"] * ema
     options += ["--image-size", str(image_size)] if image_size else []
     how = [word for name, value in asked.to_dict().items() for word in (f"--{name}", _written(value))]
-    if Path(model).is_file():
+    if not is_name(model):
         refuse_ignored(context, "a graph has its weights.", "pretrained", "weights", "ema", "image_size")
         network = Graph.load(model)
     else:
@@ -190,7 +192,7 @@ def _commands(
     from bitwright.auto.result import RECONSTRUCTED, TRAINED
 
     stem, seeded = output.with_suffix(""), ["--seed", str(seed)] if seed else []
-    graph = model if Path(model).is_file() else f"{stem}.graph"
+    graph = f"{stem}.graph" if is_name(model) else model
     made = [] if graph == model else [["capture", model, *options, *images, "--data", data, "-o", graph]]
     # A network that is captured knows its images from then on.
     given = ["--data", data, *(images if graph == model else [])]
