@@ -110,6 +110,7 @@ def load_hugging_face(request: Request) -> ImageData:
 def _require_library() -> None:
     """Refuse releases that run code of a data set, which an environment of before may have."""
     require("datasets", "hfds:NAME")
+    require("huggingface_hub", "hfds:NAME")
     found = version("datasets")
     if int(found.partition(".")[0]) < LEAST_RELEASE:
         raise MissingLibraryError(
