@@ -76,6 +76,25 @@ def test_the_loss_is_least_where_the_maps_say_the_boxes(targets: Tensor) -> None
     assert all(len(found["boxes"]) == 0 for found in decoded(told(nothing)))
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_scale_of_a_box_is_by_its_longer_side(turned: bool) -> None:
+    """In places of the map, along either axis: maps need not be square."""
+    boxes = torch.tensor([[0.2, 0.0, 0.3, 1.0], [0.0, 0.2, 0.25, 0.3], [0.0, 0.2, 0.5, 0.3], [0.0, 0.0, 1.0, 1.0]])
+    if turned:
+        boxes = boxes[:, [1, 0, 3, 2]]
+    maps = [torch.zeros(1, 15, *((wide, high) if turned else (high, wide))) for high, wide in ((4, 16), (2, 8), (1, 4))]
+    assert _scale_of(boxes, maps).tolist() == [0, 0, 1, 2]
+
+
+def test_without_a_box_there_is_no_precision() -> None:
+    """Rather than minus a hundred percent."""
+    nothing = torch.full((2, 5, 5), -1.0)
+    with pytest.raises(
+        DataError, match="mean average precision needs at least one box, but no image has any: judge on"
+    ):
+        evaluate(lambda images: told(nothing), [(torch.zeros(2, 1, 64, 64), nothing)], task=TASK)
+
+
 def test_one_scale_is_enough(targets: Tensor) -> None:
     """A tensor alone is a map, whatever its name."""
     (maps,) = told(targets[:4], (16,)).values()

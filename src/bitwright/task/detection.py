@@ -108,9 +108,9 @@ def _distance_of_places(values: Tensor, wanted: Tensor, temperature: float) -> t
 
 def _scale_of(boxes: Tensor, maps: list[Tensor]) -> Tensor:
     """The number of the map that tells of each box, whose longer side is nearest to four of its places."""
-    longer = (boxes[..., 2:] - boxes[..., :2]).clamp_min(1e-6).max(-1).values
-    places = torch.stack([longer * max(values.shape[2:]) for values in maps], -1)
-    return (places / SPAN).log().abs().argmin(-1)
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp_min(1e-6)
+    longer = [(sides * boxes.new_tensor([values.shape[3], values.shape[2]])).amax(-1) for values in maps]
+    return (torch.stack(longer, -1) / SPAN).log().abs().argmin(-1)
 
 
 def _placed(boxes: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

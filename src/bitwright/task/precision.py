@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.detection import MeanAveragePrecision
 
+from bitwright.errors import DataError
 from bitwright.extras import require
 from bitwright.task.boxes import decoded
 
@@ -42,5 +43,14 @@ class BoxPrecision(Metric):
         self.counted.update(found, [{"boxes": rows[:, 1:].float(), "labels": rows[:, 0].long()} for rows in there])
 
     def compute(self) -> Tensor:
-        """The percentage so far."""
-        return 100 * torch.as_tensor(self.counted.compute()[self.key], dtype=torch.float64)
+        """The percentage so far.
+
+        Raises:
+            DataError: If no image has a box, so that there is nothing to be precise about.
+        """
+        found = torch.as_tensor(self.counted.compute()[self.key], dtype=torch.float64)
+        if found < 0:  # COCO's tools say -1
+            raise DataError(
+                "mean average precision needs at least one box, but no image has any: judge on other images."
+            )
+        return 100 * found
