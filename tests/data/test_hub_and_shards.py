@@ -160,6 +160,26 @@ def test_headers_are_read_once(photographs: Path, tmp_path: Path, monkeypatch: p
     assert 7 in load_data(name).train.labels
 
 
+def test_splits_are_found_by_names_of_any_kind(photographs: Path, tmp_path: Path) -> None:
+    """Those that are asked for come first, with digits and underscores; what macOS writes beside a shard is none."""
+    names = {"train": ["x-train_part1-00.tar"], "val": ["x-train_part10-00.tar"]}
+    shards(photographs, tmp_path / "wds", names)
+    for file in ("._x-train_part1-00.tar", ".hidden/x-train_part10-01.tar"):
+        (tmp_path / "wds" / file).parent.mkdir(exist_ok=True)
+        (tmp_path / "wds" / file).write_bytes(b"Mac OS X")
+    folder = tmp_path / "wds"
+    for given in (
+        f"{folder}:part1,part10",
+        f"{folder}:Train_Part1,train_part10",
+        f"{folder}/*1-*.tar,{folder}/*10-*.tar",
+    ):
+        found = load_data(f"wds:{given}")
+        assert [len(images.shards) for images in (found.train, found.test)] == [1, 1]
+        assert len(found.train) == len(_samples(photographs, "train"))
+    with pytest.raises(DataError, match=r"no split 'part2' in .*, which has part1, train"):
+        load_data(f"wds:{folder}:part2,part1")
+
+
 SHARDS: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     "no label": ([("a.jpg", b"x")], r"no label of 'a'.*expected 'a\.cls'"),
     "no class": ([("a.jpg", b"x"), ("a.cls", b"dog")], "expected the number of a class in 'a.cls'.*got 'dog'"),

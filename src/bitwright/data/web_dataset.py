@@ -32,6 +32,8 @@ INFO = ("_info.json", "info.json")
 CLASSES = "classes.txt"
 """Beside the shards: the names of the classes, one a line."""
 MAX_SHARDS = 100_000
+NOTHING = "(?!)"
+"""A pattern that nothing fits."""
 
 
 @final
@@ -114,6 +116,8 @@ def _expanded(pattern: str) -> list[Path]:
     if "*" in pattern or "?" in pattern:
         folder, _, last = pattern.rpartition("/")
         found = sorted(Path(folder or ".").glob(last))
+        if not last.startswith("."):
+            found = [path for path in found if not path.name.startswith(".")]
     else:
         found = [Path("".join(each)) for each in product(*map(_choices, re.split(r"(\{[^{}]*\})", pattern)))]
     if not found:
@@ -159,20 +163,37 @@ def _is_inside(file: object) -> bool:
 
 def _by_names(root: Path, given: str) -> dict[str, list[Path]]:
     """The splits that the names of shards, or of their folders, tell."""
-    known = [*TRAIN, *TEST, *(word.lower() for word in given.split(",") if word)]
+    asked = {word.lower() for word in given.split(",") if word}
+    known = {split: _word(split) for split in (*sorted(asked, key=len, reverse=True), *TRAIN, *TEST)}
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*.tar")):
-        words = set(re.split(r"[^a-z]+", str(path.relative_to(root)).lower()))
-        for split in known:
-            if split in words:
-                found.setdefault(split, []).append(path)
-                break
+        named = path.relative_to(root)
+        if any(part.startswith(".") for part in named.parts):  # what macOS writes beside a shard
+            continue
+        split = next((split for split, word in known.items() if word.search(str(named).lower())), None)
+        if split is not None:
+            found.setdefault(split, []).append(path)
     if not found:
         raise DataError(
             f"no shards in '{root}' whose names tell their split: expected such as x-train-0001.tar and x-val-0001.tar, or name "
             "them: wds:TRAIN.tar,TEST.tar."
         )
     return found
+
+
+def _word(split: str) -> re.Pattern[str]:
+    """The name of a split within that of a shard, where neither its letters nor its digits go on.
+
+    >>> [name for name in ("part1-00.tar", "a_part1.tar", "part10.tar", "apart1.tar") if _word("part1").search(name)]
+    ['part1-00.tar', 'a_part1.tar']
+    >>> [name for name in ("train001.tar", "x_train.tar", "trained.tar") if _word("train").search(name)]
+    ['train001.tar', 'x_train.tar']
+    """
+    letter, digit = r"[^\W\d_]", r"\d"
+    before, after = (
+        (letter if end.isalpha() else digit if end.isdigit() else NOTHING) for end in (split[0], split[-1])
+    )
+    return re.compile(f"(?<!{before}){re.escape(split)}(?!{after})")
 
 
 def _classes(folder: Path, name: str, labels: Sequence[Tensor]) -> tuple[str, ...]:
