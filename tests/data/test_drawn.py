@@ -15,7 +15,10 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset,
 from bitwright.data import batches as our_batches
 from bitwright.data import load_data
 from bitwright.data.drawn import choose, draw_images
+from bitwright.data.own import _data
 from bitwright.errors import BitwrightWarning, DataError
+from bitwright.sensitivity.measure import _together
+from bitwright.task import classification
 
 CLASSES, EACH = 10, 40
 LABELS = torch.arange(CLASSES).repeat_interleave(EACH)
@@ -49,6 +52,24 @@ REACHED: dict[str, Callable[[], Any]] = {
     "images alone": lambda: list(IMAGES.split(7)),
     "our own loader": lambda: our_batches(load_data("mnist-5k").train, 16),
 }
+
+
+def test_images_of_two_shapes_are_refused() -> None:
+    """In one line, wherever batches become one tensor: to calibrate, to measure, and as a set of one's own."""
+    labels = torch.zeros(4, dtype=torch.int64)
+    batches = [(torch.zeros(4, 3, 8, 8), labels), (torch.zeros(4, 3, 16, 16), labels)]
+    message = r"expected .*images.* of one shape in all batches, got 3 x 8 x 8 and 3 x 16 x 16"
+    for made in (
+        lambda: draw_images(batches, 8),
+        lambda: draw_images(iter(batches), 8),
+        lambda: _together(batches, None, classification()),
+        lambda: _data("own:images", (batches, batches), fixed=True),
+    ):
+        with pytest.raises(DataError, match=message):
+            made()
+    masks = [(batches[0][0], labels), (batches[0][0], torch.zeros(4, 8, 8, dtype=torch.int64))]
+    with pytest.raises(DataError, match="expected labels of one shape in all batches, got one number and 8 x 8: make"):
+        _together(masks, None, classification())
 
 
 @pytest.mark.parametrize("given", REACHED)

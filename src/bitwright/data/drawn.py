@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from bitwright.data.given import checked, each_images, has_labels, labelled, only_images
+from bitwright.data.given import checked, each_images, has_labels, in_one, labelled, only_images
 from bitwright.data.loader import SeededOrder
 from bitwright.errors import BitwrightWarning, DataError
 
@@ -38,7 +38,7 @@ def draw_images(batches: Iterable[Any], count: int, seed: int = 0) -> Tensor:
         seed: Of the choice.
 
     Raises:
-        DataError: If these are no batches, or there is none.
+        DataError: If these are no batches, there is none, or the images are not of one shape.
     """
     if _is_plain(batches):
         found = list(each_images(_of_loader(batches, count, seed)))
@@ -48,7 +48,7 @@ def draw_images(batches: Iterable[Any], count: int, seed: int = 0) -> Tensor:
         found = list(_first(batches, count))
     if not found:
         raise DataError("expected at least one batch of images to observe, got none.")
-    return torch.cat(found)
+    return in_one(found, "images")
 
 
 def choose(total: int, count: int, seed: int) -> Tensor:

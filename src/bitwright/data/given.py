@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
+from bitwright.overview import shape_text
 
 IMAGES = ("images", "image", "pixel_values", "inputs", "input", "x")
 LABELS = ("labels", "label", "targets", "target", "y")
@@ -35,6 +37,24 @@ def each_images(batches: Iterable[Any]) -> Iterator[Tensor]:
     """
     for batch in checked(batches):
         yield only_images(batch)
+
+
+def in_one(batches: Sequence[Tensor], what: str) -> Tensor:
+    """What batches hold, all in one tensor.
+
+    Args:
+        batches: At least one.
+        what: They hold, for messages: images, labels.
+
+    Raises:
+        DataError: If it is not of one shape.
+    """
+    shapes = list(dict.fromkeys(shape_text(batch.shape[1:]) or "one number" for batch in batches))
+    if len(shapes) > 1:
+        raise DataError(
+            f"expected {what} of one shape in all batches, got {shapes[0]} and {shapes[1]}: make them alike."
+        )
+    return torch.cat(list(batches))
 
 
 def only_images(batch: Any) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from bitwright.data.given import each_labelled
+from bitwright.data.given import each_labelled, in_one
 from bitwright.data.image_data import ImageData
 from bitwright.data.image_set import ImageSet
 from bitwright.data.numbered import numbered_classes
@@ -132,8 +132,8 @@ def _images(given: Any, what: str) -> ImageSet:
     batches = list(each_labelled(given))
     if not batches:
         raise DataError(f"expected at least one batch, got none: {what}.")
-    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
-    return OwnImages(TensorDataset(images, labels), what, workers)
+    images, labels = zip(*batches, strict=True)
+    return OwnImages(TensorDataset(in_one(images, what), in_one(labels, f"labels of {what}")), what, workers)
 
 
 @final

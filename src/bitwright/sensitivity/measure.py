@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bitwright.data.given import each_images, each_labelled
+from bitwright.data.given import each_images, each_labelled, in_one
 from bitwright.errors import DataError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest, network_digest
@@ -112,4 +111,4 @@ def _together(images: Tensor | Iterable[Any], labels: Tensor | None, task: Task)
         found, given = [part for part, _ in pairs], [part for _, part in pairs]
     if not found:
         raise DataError("sensitivities need at least one batch of images, got none.")
-    return torch.cat(found), None if given is None else torch.cat(given)
+    return in_one(found, "images"), None if given is None else in_one(given, "labels")
