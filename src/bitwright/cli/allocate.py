@@ -122,7 +122,6 @@ def allocate(
     from bitwright.extras import require
     from bitwright.graph import Graph
     from bitwright.report import plot_bits
-    from bitwright.scheme import Budget
     from bitwright.sensitivity import SensitivityTable
 
     asked = [] if accuracy is None else [f"accuracy={accuracy}"]  # which is refused there, by naming what keeps it
@@ -162,8 +161,8 @@ def allocate(
     if plot is not None:
         plot_bits(plot, table, [found.scheme], ", ".join(map(str, found.uses)))
     if frontier is not None and picture is not None:
-        over = limits if least is None else [Budget(least, 0), *limits]
-        write_frontier(frontier, picture, problem, over, table, [found.scheme, *comparable(network, table)])
+        kind, held = (limits[0].kind, limits[1:]) if least is None else (least, limits)
+        write_frontier(frontier, picture, problem, kind, held, table, [found.scheme, *comparable(network, table)])
     show(found.to_dict(), as_json, lambda: Text(str(found)))
     for path in (output, plot, frontier, picture):
         if path is not None:
@@ -207,16 +206,17 @@ def write_frontier(
     path: Path,
     picture: Path,
     problem: Problem,
-    limits: Sequence[Budget],
+    kind: str,
+    budgets: Sequence[Budget],
     table: SensitivityTable,
     schemes: list[Scheme],
 ) -> None:
-    """Trace the Pareto frontier over the first budget, within the others, and write and draw it beside `schemes`."""
+    """Trace the Pareto frontier over one kind of budget, within others, and write and draw it beside `schemes`."""
     from bitwright.allocation import pareto_frontier
     from bitwright.report import plot_frontier
 
     with bar("tracing the Pareto frontier") as progress:
-        points = pareto_frontier(problem, limits[0].kind, budgets=limits[1:], progress=progress)
+        points = pareto_frontier(problem, kind, budgets=budgets, progress=progress)
     points.save(path)
     plot_frontier(picture, points, table, schemes)
 
