@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,13 @@ def test_the_least_of_all_choices_is_found(problem: Problem, wanted: list[Budget
     assume(not any(abs(loss - max_loss) < APART * scale for loss in losses))
     allowed = [choice for choice, loss in zip(fitting, losses, strict=True) if loss < max_loss]
     if not allowed:
-        with pytest.raises(BudgetError, match="no allocation"):
+        with pytest.raises(BudgetError, match="no allocation") as refused:
             allocate_least(problem, kind, max_loss, wanted)
+        if fitting:  # what the message says is enough, and tells it from what was not
+            advised = re.search(r"lose at most (\S+): .* loses (\S+)\. Allow more", str(refused.value))
+            assert advised is not None
+            assert float(advised[1]) == max_loss < float(advised[2])
+            assert allocate_least(problem, kind, float(advised[2]), wanted).objective == pytest.approx(min(losses))
         return
     usage = problem.usages[kind].of
     least = min(map(usage, allowed))
@@ -64,12 +70,25 @@ def test_what_is_refused() -> None:
         allocate_least(_small(), "size", float("nan"))
 
 
-def _small(*, peaks: bool = False) -> Problem:
+@pytest.mark.parametrize("loss", [0.012345649, 0.0123456789, 1 / 3, 2e-9 / 3, 123456.75, -1 / 3])
+def test_the_loss_that_a_message_names_is_enough(loss: float) -> None:
+    """It is rounded up: whoever allows it is not told the same again; and so it is for whoever allows almost enough."""
+    for allowed in (loss - 0.5 * abs(loss), loss - 1e-8 * abs(loss)):
+        with pytest.raises(BudgetError) as refused:
+            allocate_least(_small(loss), "latency", allowed)
+        advised = re.search(r"lose at most (\S+): .* loses (\S+)\. Allow more", str(refused.value))
+        assert advised is not None
+        assert float(advised[1]) == allowed
+        assert len(advised[2]) < 12
+        assert allocate_least(_small(loss), "latency", float(advised[2])).objective == loss
+
+
+def _small(least: float = 1.0, *, peaks: bool = False) -> Problem:
     """One layer, of which fewer bits lose more and take less time."""
     low, high = Precision(4, 4), Precision(8, 8)
     peak = PeakActivation((("step", (LiveTensor("", 1, Demand(0, ("layer",))),)),))
     return allocation_problem(
-        {"layer": {low: 1.25, high: 1.0}},
+        {"layer": {low: least + 0.25 * abs(least), high: least}},
         {"layer": LayerCost("layer", 10, 10)},
         choices=(low, high),
         latency_ms={"layer": {low: 0.5, high: 1.0}},

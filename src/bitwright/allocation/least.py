@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 
-from bitwright.allocation.options import LOSS_BITS, loss_exponent
+from bitwright.allocation.options import LOSS_BITS, Int64, loss_exponent
 from bitwright.allocation.problem import Problem
 from bitwright.allocation.result import Allocation, BudgetUse
-from bitwright.allocation.search import infeasible, resolve, solve
-from bitwright.allocation.solve import Limit, best
-from bitwright.allocation.usage import Additive, in_units
+from bitwright.allocation.search import infeasible, least_usage, resolve, solve
+from bitwright.allocation.solve import Limit
+from bitwright.allocation.usage import Additive, Choice, in_units
 from bitwright.errors import BudgetError
 from bitwright.scheme import Budget
 
 LIMIT_BITS = 40
 """Losses are rounded up to so many bits of the worst choice's: then they are no larger than femtoseconds, which HiGHS holds."""
+_DROPPED = LOSS_BITS - LIMIT_BITS
 
 
 def allocate_least(
@@ -37,21 +39,21 @@ def allocate_least(
     Raises:
         BudgetError: If no scheme within the budgets is expected to lose so little: says what the best is expected to lose.
     """
-    usage = problem.usage(kind)
-    if not isinstance(usage, Additive):
+    if not isinstance(problem.usage(kind), Additive):
         raise BudgetError(f"expected size, bops or latency to be least, got '{kind}', which is no sum over layers.")
     if not math.isfinite(max_loss):
         raise BudgetError(f"expected a finite loss that is allowed, got {max_loss}.")
     wanted = tuple(budgets)
     limits = resolve(problem, wanted)
-    amount = _least(problem, usage, max_loss, limits)
+    lossy = Limit(_rounded_up(problem.options.losses), math.floor(Fraction(max_loss) * _units(problem)))
+    amount = least_usage(problem, kind, limits, [lossy])
     if amount is None:
         found = solve(problem, limits)
         if not found:
             raise infeasible(problem, limits)
         raise BudgetError(
-            f"no allocation is expected to lose at most {max_loss:g}: the best within the budgets loses "
-            f"{problem.loss(found[0]):.6g}. Allow more, or add a higher bit width."
+            f"no allocation is expected to lose at most {max_loss}: the best within the budgets loses "
+            f"{_needed(problem, found[0])}. Allow more, or add a higher bit width."
         )
     chosen = solve(problem, [*limits, (kind, amount)])[0]
     asked = (*wanted, Budget(kind, in_units(kind, amount)))
@@ -69,24 +71,20 @@ def allocate_least(
     )
 
 
-def _least(problem: Problem, usage: Additive, max_loss: float, limits: list[tuple[str, int]]) -> int | None:
-    """The least usage within the limits, in whole units; None where none loses so little."""
-    options, drop = problem.options, LOSS_BITS - LIMIT_BITS
-    allowed = math.floor(Fraction(max_loss) * Fraction(2) ** (loss_exponent(problem.losses) - drop))
-    rows = [Limit(-(-options.losses >> drop), allowed)]
-    for kind, most in limits:
-        amounts, constant = problem.first_amounts(kind)
-        rows.append(Limit(amounts, most - constant))
-    cheapest = options.with_losses(options.amounts(usage.row({})))
-    while True:
-        found = best(cheapest, rows)
-        if not found:
-            return None
-        choice = options.choice(found[0])
-        # A peak is the largest of several sums, of which those that were exceeded are added, as `solve` does.
-        exceeded = [(kind, most) for kind, most in limits if problem.usages[kind].of(choice) > most]
-        if not exceeded:
-            return usage.of(choice)
-        for kind, most in exceeded:
-            row = problem.usages[kind].row(choice)
-            rows.append(Limit(options.amounts(row), most - row.constant))
+def _rounded_up(losses: Int64) -> Int64:
+    """Whole losses of options, in coarser units: see `LIMIT_BITS`."""
+    return -(-losses >> _DROPPED)
+
+
+def _needed(problem: Problem, choice: Choice) -> str:
+    """The least loss that has to be allowed for a choice, in six digits rounded up, so that to give it back is enough."""
+    options = problem.options
+    whole = int(_rounded_up(options.losses)[options.picked(choice)].sum())
+    exact = Fraction(whole) / _units(problem)
+    upwards = Context(prec=6, rounding=ROUND_CEILING)
+    return f"{float(upwards.divide(Decimal(exact.numerator), Decimal(exact.denominator))):g}"
+
+
+def _units(problem: Problem) -> Fraction:
+    """Coarser units in a loss of one."""
+    return Fraction(2) ** (loss_exponent(problem.losses) - _DROPPED)

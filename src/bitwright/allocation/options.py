@@ -67,6 +67,14 @@ class Options:
             for layer, index in zip(group, indices, strict=True)
         }
 
+    def picked(self, choice: Mapping[str, Precision]) -> list[int]:
+        """The option of each group that a choice of all layers picks: the inverse of `choice`."""
+        found = []
+        for group, indices, start in zip(self.groups, self.indices, self.starts.tolist(), strict=False):
+            wanted = np.array([[self.choices[layer].index(choice[layer])] for layer in group])
+            found.append(start + int(np.flatnonzero((indices == wanted).all(axis=0))[0]))
+        return found
+
     def with_losses(self, losses: Int64) -> Options:
         """The same options with another objective."""
         return replace(self, losses=losses)

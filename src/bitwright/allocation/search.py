@@ -68,16 +68,20 @@ def resolve(problem: Problem, budgets: Iterable[Budget]) -> list[tuple[str, int]
 
 
 def solve(
-    problem: Problem, limits: Iterable[tuple[str, int]], keep: int = 1, options: Options | None = None
+    problem: Problem,
+    limits: Iterable[tuple[str, int]],
+    keep: int = 1,
+    options: Options | None = None,
+    further: Iterable[Limit] = (),
 ) -> list[Choice]:
-    """The `keep` best choices within limits in whole units; none if nothing fits.
+    """The `keep` best choices within limits in whole units, and `further` ones of no usage; none if nothing fits.
 
     A usage that is the largest of several sums is limited by those that were exceeded so far, until none is exceeded any
     more: leaving out the others can only make more choices possible, so the best of these is the best of all.
     """
     wanted = list(limits)
     options = options or problem.options
-    rows: list[Limit] = []
+    rows = list(further)
     for kind, most in wanted:
         amounts, constant = problem.first_amounts(kind)
         rows.append(Limit(amounts, most - constant))
@@ -125,20 +129,24 @@ def infeasible(problem: Problem, limits: list[tuple[str, int]]) -> BudgetError:
         for *others, (kind, most) in map(list, combinations(ordered, count)):
             if solve(problem, [*others, (kind, most)]):
                 continue
-            least = _least(problem, kind, others)
+            smallest = least_usage(problem, kind, others)
+            assert smallest is not None, "fewer limits are met, as was seen before"
             within = " and ".join(f"{other} of {show(other, allowed)}" for other, allowed in others)
             return BudgetError(
-                f"no allocation fits {within} and {kind} of {show(kind, most, least)} together: within the former, the "
-                f"smallest {kind} is {show(kind, least, most)}. Raise one of these budgets, or add a lower bit width."
+                f"no allocation fits {within} and {kind} of {show(kind, most, smallest)} together: within the former, the "
+                f"smallest {kind} is {show(kind, smallest, most)}. Raise one of these budgets, or add a lower bit width."
             )
     raise AssertionError("called for budgets that can be met")
 
 
-def _least(problem: Problem, kind: str, limits: list[tuple[str, int]]) -> int:
-    """The smallest sum of a kind that other limits leave possible."""
+def least_usage(
+    problem: Problem, kind: str, limits: Iterable[tuple[str, int]], further: Iterable[Limit] = ()
+) -> int | None:
+    """The smallest sum of a kind, in whole units, that other limits leave possible; None if they leave nothing. See `solve`."""
     usage = problem.usages[kind]
     amounts = problem.options.amounts(usage.row(problem.extreme(kind)))
-    return usage.of(solve(problem, limits, options=problem.options.with_losses(amounts))[0])
+    found = solve(problem, limits, options=problem.options.with_losses(amounts), further=further)
+    return usage.of(found[0]) if found else None
 
 
 def _word(precision: Precision) -> str:
