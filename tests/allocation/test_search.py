@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from allocation.strategies import brute_force, budgets, every_choice, fits, problems
 from bitwright.allocation import Problem, allocate, allocation_problem
 from bitwright.allocation import solve as solve_module
+from bitwright.allocation.enumerate import _distinct as distinct
 from bitwright.allocation.highs import best_by_highs
 from bitwright.allocation.multipliers import multipliers
 from bitwright.allocation.search import resolve, solve
@@ -61,6 +62,16 @@ def test_any_width_gives_the_same(problem: Problem, wanted: list[Budget], keep: 
         patch.setattr(solve_module, "MANY_STATES", width)
         found = [problem.loss(choice) for choice in solve(problem, limits, keep)]
     assert found == pytest.approx(expected, abs=1e-9 * scale(problem))
+
+
+@pytest.mark.parametrize("limits", [0, 1, 2])
+@pytest.mark.parametrize("keep", range(1, 5))
+def test_partial_choices_of_one_usage(limits: int, keep: int) -> None:
+    """However many there are, those of least loss are kept, and fewer where there are fewer."""
+    for count in range(7):
+        losses = np.random.default_rng(count).permutation(count).astype(np.int64)
+        kept = distinct(np.zeros((limits, count), np.int64), losses, keep)
+        assert sorted(losses[kept]) == list(range(min(count, keep)))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -247,7 +247,7 @@ def _extended(
 
 def _distinct(used: Int64, loss: Int64, keep: int) -> NDArray[np.intp]:
     """Indices of the partial choices that fewer than `keep` others of the same usage beat."""
-    if len(loss) < 2:
+    if len(loss) <= keep:
         return np.arange(len(loss))
     # One key for all limits; unequal usage of one key, should that ever be, is merely not merged.
     key = _MIX[: len(used)] @ used
