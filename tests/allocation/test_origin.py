@@ -102,4 +102,13 @@ def test_a_frontier_is_drawn_over_its_own_sensitivities(
     plot_frontier(tmp_path / "own.png", frontier, table, [])
     with pytest.raises(DataError, match=f"the frontier is of the {what}"):
         plot_frontier(tmp_path / "other.png", frontier, replace(table, **{what: "0" * 64}), [])
+    with pytest.raises(
+        DataError, match=r"is of all outputs, but the sensitivities of '.*' are of the output 'boxes': tr"
+    ):
+        plot_frontier(tmp_path / "other.png", frontier, replace(table, output="boxes"), [])
     assert not (tmp_path / "other.png").exists()
+    of_boxes = pareto_frontier(graph_problem(graph, replace(table, output="boxes")), "size", 3)
+    of_boxes.save(tmp_path / "boxes.frontier")
+    plot_frontier(
+        tmp_path / "own.png", ParetoFrontier.load(tmp_path / "boxes.frontier"), replace(table, output="boxes"), []
+    )

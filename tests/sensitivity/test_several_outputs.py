@@ -118,6 +118,7 @@ def test_one_output_is_measured_by_name() -> None:
         graph, images(3), None, settings, task=agreement(FloatModel(graph).eval()), output="output1"
     )
     assert alone.layers == given.layers
+    assert (alone.output, given.output) == ("output1", "output1")
     assert [layer.layer for layer in alone.layers if layer.loss_increase(Precision(4, 4)) == 0] == [
         "features",
         "logits",

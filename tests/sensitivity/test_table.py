@@ -12,6 +12,7 @@ import pytest
 
 from bitwright.errors import FileFormatError, UnknownNameError
 from bitwright.kinds import what_is
+from bitwright.report import sensitivity_table
 from bitwright.scheme import Precision
 from bitwright.sensitivity import LayerSensitivity, SensitivityTable
 
@@ -27,6 +28,18 @@ def test_round_trip(tmp_path: Path) -> None:
     """What was saved is what is loaded, to the last bit."""
     TABLE.save(tmp_path / "table.json")
     assert SensitivityTable.load(tmp_path / "table.json") == TABLE
+
+
+def test_the_output_is_kept_and_shown(tmp_path: Path) -> None:
+    """Of several outputs, the one that was measured; a file without is of all."""
+    table = replace(TABLE, output="boxes")
+    table.save(tmp_path / "table.json")
+    assert SensitivityTable.load(tmp_path / "table.json") == table != TABLE
+    assert "output boxes" in repr(table)
+    assert "output boxes" in str(sensitivity_table(table).title)
+    assert "output" not in TABLE.to_dict()
+    with pytest.raises(FileFormatError, match="'output' must be a text or null, got 3"):
+        SensitivityTable.from_dict({**TABLE.to_dict(), "output": 3})
 
 
 def test_loss_increase_is_mean_trace_times_perturbation() -> None:

@@ -47,6 +47,7 @@ class ParetoFrontier(Overviewed):
         budgets: That held for all points, besides.
         network: SHA-256 of the network; None where it is not known.
         images: SHA-256 of the images that the losses were measured on; None where they are not known.
+        output: Of a network with several outputs, the one whose loss was measured; None for that of all.
         forced: What does not fit together, and was searched on all the same.
     """
 
@@ -55,6 +56,7 @@ class ParetoFrontier(Overviewed):
     budgets: tuple[Budget, ...] = ()
     network: str | None = None
     images: str | None = None
+    output: str | None = None
     forced: tuple[str, ...] = ()
 
     def overview(self) -> Overview:
@@ -87,6 +89,7 @@ class ParetoFrontier(Overviewed):
             "budgets": [str(budget) for budget in self.budgets],
             "network": self.network,
             "images": self.images,
+            "output": self.output,
             "forced": list(self.forced),
             "points": [
                 {
@@ -119,8 +122,9 @@ class ParetoFrontier(Overviewed):
             )
             budgets = tuple(Budget.parse(text) for text in fields["budgets"])
             network, images = (value_of(str | None, fields[name], f"'{name}'") for name in ("network", "images"))
+            output = value_of(str | None, fields.get("output"), "'output'")
             forced = value_of(tuple[str, ...], fields["forced"], "'forced'")
-            return cls(fields["kind"], points, budgets, network, images, forced)
+            return cls(fields["kind"], points, budgets, network, images, output, forced)
         except (BitwrightError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FileFormatError(f"{where}: malformed frontier: {reason(error)}") from error
 
@@ -181,4 +185,5 @@ def pareto_frontier(
         progress(step + 1, points)
     if not found:
         raise infeasible(problem, others)
-    return ParetoFrontier(kind, tuple(found.values()), fixed, problem.network, problem.images, problem.forced)
+    schemes = tuple(found.values())
+    return ParetoFrontier(kind, schemes, fixed, problem.network, problem.images, problem.output, problem.forced)

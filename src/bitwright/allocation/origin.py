@@ -59,11 +59,14 @@ def _mismatches(graph: Graph, table: SensitivityTable, latency: LatencyTable | N
         )
 
 
-def require_same_origin(frontier_of: tuple[str | None, str | None], table: SensitivityTable) -> None:
-    """Refuse figures of a frontier beside those of a table of another network or other images.
+def require_same_origin(
+    frontier_of: tuple[str | None, str | None], output: str | None, table: SensitivityTable
+) -> None:
+    """Refuse figures of a frontier beside those of a table of another network, other images or another output.
 
     Args:
         frontier_of: Digests of network and images of the frontier; None where it does not say.
+        output: That the frontier's losses are of; None for those of all.
         table: The sensitivities.
 
     Raises:
@@ -75,3 +78,9 @@ def require_same_origin(frontier_of: tuple[str | None, str | None], table: Sensi
                 f"the frontier is of the {what} {own[:_SHOWN]}…, but the sensitivities of '{table.model}' are of the {what} "
                 f"{other[:_SHOWN]}…: trace the frontier from these sensitivities."
             )
+    if output != table.output:
+        own, other = (f"the output '{name}'" if name is not None else "all outputs" for name in (output, table.output))
+        raise DataError(
+            f"the frontier is of {own}, but the sensitivities of '{table.model}' are of {other}: trace the frontier from these "
+            "sensitivities."
+        )

@@ -38,6 +38,7 @@ class Problem:
         residual_bits: The residual bits of the schemes that are found.
         network: SHA-256 of the network; None where it is not known.
         images: SHA-256 of the images that the losses were measured on; None where they are not known.
+        output: Of a network with several outputs, the one whose loss was measured; None for that of all.
         forced: What does not fit and was forced.
     """
 
@@ -50,6 +51,7 @@ class Problem:
     residual_bits: int = MAX_BITS
     network: str | None = None
     images: str | None = None
+    output: str | None = None
     forced: tuple[str, ...] = ()
 
     @cached_property
@@ -235,7 +237,7 @@ def graph_problem(
         unconverged=table.unconverged(),
         residual_bits=residual_bits,
     )
-    return replace(found, network=network_digest(graph), images=table.images, forced=forced)
+    return replace(found, network=network_digest(graph), images=table.images, output=table.output, forced=forced)
 
 
 def table_losses(table: SensitivityTable, choices: Mapping[str, Iterable[Precision]]) -> Losses:

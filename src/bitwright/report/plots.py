@@ -72,9 +72,9 @@ def plot_frontier(
 
     Raises:
         MissingLibraryError: If matplotlib is not installed.
-        DataError: If the frontier was traced from other sensitivities: of another network, or on other images.
+        DataError: If the frontier was traced from other sensitivities: of another network, on other images, or of another output.
     """
-    require_same_origin((frontier.network, frontier.images), table)
+    require_same_origin((frontier.network, frontier.images), frontier.output, table)
     losses = [expected_loss(table, point.scheme) for point in frontier.points]
     figure = _figure(6.4, 4.4)
     axes = figure.subplots()

@@ -13,7 +13,8 @@ WIDTHS = (8, 4, 2)
 
 def sensitivity_table(table: SensitivityTable) -> Table:
     """One row for each layer: its trace with standard error, and the expected loss at some widths."""
-    title = f"{table.model}, {table.metric} for {table.task} on {table.batch} images of {table.data}"
+    model = table.model if table.output is None else f"{table.model}, output {table.output}"
+    title = f"{model}, {table.metric} for {table.task} on {table.batch} images of {table.data}"
     shown = Table(title=title, title_justify="left")
     shown.add_column("Layer")
     widths = [bits for bits in WIDTHS if all(bits in entry.perturbation for entry in table.layers)]

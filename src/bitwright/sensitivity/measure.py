@@ -95,6 +95,7 @@ def measure_sensitivity(
         network=network,
         images=shown,
         preprocessing=graph.preprocessing,
+        output=output,
     )
 
 

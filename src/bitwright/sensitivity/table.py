@@ -194,6 +194,7 @@ class SensitivityTable(Overviewed):
         network: SHA-256 of the network, its weights and its input size; None for figures from elsewhere.
         images: SHA-256 of the images and labels; None for figures from elsewhere.
         preprocessing: Of these images, as far as the network knows.
+        output: Of a network with several outputs, the one whose loss suffers; None for that of all.
     """
 
     layers: tuple[LayerSensitivity, ...]
@@ -206,6 +207,7 @@ class SensitivityTable(Overviewed):
     network: str | None = None
     images: str | None = None
     preprocessing: Preprocessing | None = None
+    output: str | None = None
 
     def overview(self) -> Overview:
         """Its layers, with their curvature and what some bits are expected to cost."""
@@ -213,6 +215,8 @@ class SensitivityTable(Overviewed):
             f"{self.metric} of {counted(len(self.layers), 'layer')}",
             f"{counted(self.batch, 'image')} of {self.data}",
         ]
+        if self.output is not None:
+            facts.append(f"output {self.output}")
         if self.unconverged():
             facts.append(f"{len(self.unconverged())} not converged")
         bits = sorted({bits for entry in self.layers for bits in entry.perturbation}, reverse=True)
@@ -254,6 +258,8 @@ class SensitivityTable(Overviewed):
         }
         if self.preprocessing is not None:
             head["preprocessing"] = self.preprocessing.to_dict()
+        if self.output is not None:
+            head["output"] = self.output
         return {"format": FORMAT, **head, "layers": [layer.to_dict() for layer in self.layers]}
 
     @classmethod
@@ -267,7 +273,7 @@ class SensitivityTable(Overviewed):
             raise FileFormatError(
                 f"{where}: another version of Bitwright wrote these sensitivities: measure again with `bitwright sensitivity`."
             )
-        faults = _key_faults(entry, {"format", *(item.name for item in fields(cls))}, {"preprocessing"})
+        faults = _key_faults(entry, {"format", *(item.name for item in fields(cls))}, {"preprocessing", "output"})
         if not faults and not isinstance(entry["layers"], list):
             faults.append(f"'layers' must be a list, got {type(entry['layers']).__name__}")
         if faults:
@@ -289,9 +295,9 @@ class SensitivityTable(Overviewed):
             f"'{name}' must be a text{end}, got {shown(entry[name])}"
             for name, kinds, end in (
                 *((name, str, "") for name in ("metric", "model", "data", "task")),
-                *((name, str | None, " or null") for name in ("network", "images")),
+                *((name, str | None, " or null") for name in ("network", "images", "output")),
             )
-            if not isinstance(entry[name], kinds)
+            if not isinstance(entry.get(name), kinds)
         ]
         if faults:
             raise FileFormatError(f"{where}: " + "; ".join(faults))
@@ -306,6 +312,7 @@ class SensitivityTable(Overviewed):
             entry["network"],
             entry["images"],
             decode(Preprocessing, entry["preprocessing"], where) if "preprocessing" in entry else None,
+            entry.get("output"),
         )
 
     def save(self, path: str | Path) -> None:

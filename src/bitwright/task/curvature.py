@@ -113,7 +113,9 @@ class DenseSoftmaxCurvature(Curvature):
 @final
 @dataclass(frozen=True)
 class SquaredCurvature(Curvature):
-    """Of half the mean squared difference: the identity, over the number of outputs.
+    """Of half the mean squared difference: the identity over the number of outputs.
+
+    Of several in a row it is a diagonal, for each number one over how many its own output has.
 
     Attributes:
         sizes: Of several outputs in a row, the numbers of each, over which its own mean is taken.

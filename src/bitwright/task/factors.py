@@ -120,10 +120,10 @@ class Vectors(Factor):
 @final
 @dataclass(frozen=True)
 class Axes(Factor):
-    """A multiple of the identity: the sum of squares of the axes.
+    """A diagonal: the sum of squares of the axes, each with its own weight.
 
     Attributes:
-        weights: The multiple, for each output.
+        weights: The diagonal, float64 [images, outputs]: equal everywhere for one output, and for several within each.
         shape: The shape of the outputs of one image.
     """
 
