@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,12 @@ def test_a_wrong_tail_is_no_file(model: IntegerModel, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"'output0_softmax' of '.*' is not what its name says"):
         checked_export(write, model, path, form_of("onnx"), tail={"output0": "softmax"})
     assert not path.exists()
+
+
+def test_no_engine_is_loaded_before_it_runs() -> None:
+    """Whoever imports what compares engines need not have them."""
+    code = "import sys, bitwright.benchmark; sys.exit('onnxruntime' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -26,6 +25,8 @@ _EXPECTED: Mapping[str, Callable[[Tensor], Tensor]] = {
 def differing_tail(path: Path, tails: Mapping[str, str], images: Tensor) -> str | None:
     """The first tail of a file that is not what ONNX Runtime's own real outputs make, by the name of its tensor.
 
+    The file is run in this process: it is one whose integers were equal, in a process of its own, just before.
+
     Args:
         path: An ONNX file; where there are no tails, any.
         tails: The tail of each output that has one.
@@ -33,6 +34,8 @@ def differing_tail(path: Path, tails: Mapping[str, str], images: Tensor) -> str 
     """
     if not tails:
         return None  # and a file without any may be another engine's
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
