@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import onnx
 import pytest
 
+from bitwright.benchmark import Equality
 from bitwright.export import FORMS, Pixels, Target, export_onnx, form_of
 from bitwright.export.seal import NOT_CHECKED, stated
 from bitwright.integer import IntegerModel, lower
@@ -66,6 +68,10 @@ def test_a_tail_is_asked_for_by_kind_and_output(bitwright: Command, tmp_path: Pa
         (["softmax", "--engine", "litert"], "--tail is for the engine onnx, got litert"),
         (["softmax", "--tail", "output1=sigmoid"], "expected OUTPUT=KIND where --tail is given several times"),
         (["output1=max"], "unknown tail 'max'"),
+        (
+            ["output0=softmax", "--tail", "output0=sigmoid"],
+            "one --tail of the output 'output0', got softmax and sigmoid",
+        ),
     ):
         ended = bitwright(*command, *arguments)
         assert ended.status != 0
@@ -74,3 +80,20 @@ def test_a_tail_is_asked_for_by_kind_and_output(bitwright: Command, tmp_path: Pa
     ended = bitwright(*command, "output0=softmax")
     assert ended.status == 0, ended.err
     assert onnx.load(tmp_path / "model.onnx").graph.output[-1].name == "output0_softmax"
+
+
+@pytest.mark.parametrize("tail", ["softmax", "output1=sigmoid"])
+def test_a_difference_is_located_behind_tails_too(
+    bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: str
+) -> None:
+    """The first operations, which are exported for that, have other outputs, and no tails."""
+    model = lower(quantized("tuple", 4))
+    model.save(tmp_path / "model.integer")
+    wrong = Equality("onnxruntime", "all", 1, 1, 1, 0, 1, 1, 1)
+    module = import_module("bitwright.benchmark.checked_export")
+    monkeypatch.setattr(module, "_first_difference", lambda *_: wrong)
+    file = tmp_path / "model.onnx"
+    ended = bitwright("export", tmp_path / "model.integer", "-o", file, "--tail", tail)
+    assert ended.status == 1
+    assert f"the difference begins at '{model.ops[0].name}'. The file is removed" in ended.err
+    assert not file.exists()

@@ -43,15 +43,17 @@ def checked_export(
     pixels: Pixels | None = None,
     images: Tensor | None = None,
     tail: Tail = None,
+    write_part: Write | None = None,
 ) -> str:
     """Write a file and run it where its engine is installed, in a process of its own.
 
     Batches of 1, 2 and 3 images, with one thread and with all, at the engine's default level: the logits are compared with the
-    reference executor's. Functions that the engine computes in floating point are run on all their inputs. The file then
-    states as `checked` what was run; until then it states that it was not.
+    reference executor's. Functions that the engine computes in floating point are run on all their inputs. Tails are run at
+    last, in this process, behind integers that are equal. The file then states as `checked` what was run; until then it states
+    that it was not.
 
     Args:
-        write: How to export; called again with the first part of the model, to find where a difference begins.
+        write: How to export.
         model: What to export.
         path: The path of the file.
         form: The form of the file.
@@ -59,6 +61,8 @@ def checked_export(
         pixels: How images were normalised in training, for files that take uint8 pixels.
         images: Three images, as the file takes them; by default, noise.
         tail: What the file computes behind its outputs, in float, where it does: that is compared within float rounding.
+        write_part: How to export the first part of the model, whose output is another, to find where a difference begins: without
+            tails. By default as `write` does.
 
     Returns:
         What the file states: what was run, or that nothing was, and why.
@@ -79,7 +83,7 @@ def checked_export(
     try:
         wrong = _first_difference(model, place, engine, given, pixels, threads)
         if wrong is not None:
-            where = _first_operation(write, model, place, engine, given, pixels, threads)
+            where = _first_operation(write_part or write, model, place, engine, given, pixels, threads)
             raise ExportError(
                 f"expected the integers of {model.model} from '{place}', got: {wrong}; {where}. The file is removed: use another "
                 "engine, or keep it with --no-check to look into it."

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -89,16 +90,17 @@ def export(
     from bitwright.errors import DataError, unknown_name
     from bitwright.export import Pixels, Target, companions, exported_bytes, form_of
     from bitwright.export.seal import NOT_CHECKED
-    from bitwright.integer import IntegerModel, load_integer
+    from bitwright.integer import load_integer
     from bitwright.kinds import GRAPH, INTEGER, own_kind, wrong_kind
     from bitwright.reading import require_file
 
     chosen = form_of(engine, form)
     if target not in list(Target):
         raise unknown_name("target", target, list(Target))
-    options: dict[str, object] = {} if tvm_target is None else {"tvm_target": tvm_target}
-    options |= {"tail": _tails(tail)} if tail else {}
-    chosen.require_options(options)
+    options: dict[str, Any] = {} if tvm_target is None else {"tvm_target": tvm_target}
+    tails = _tails(tail)
+    behind: dict[str, Any] = {} if tails is None else {"tail": tails}
+    chosen.require_options(options | behind)
     reserve(output, *companions(output), reads=[model])
     require_file(model)
     if (kind := own_kind(model)) not in (GRAPH, INTEGER):
@@ -123,13 +125,20 @@ def export(
         images = pixels.nearest(found.test.read(range(min(3, len(found.test))))[0])
 
     with bar(f"exporting {loaded.model}, {loaded.scheme.name}") as progress:
-
-        def write(part: IntegerModel, path: Path) -> None:
-            chosen.export(part, path, Target(target), pixels, progress=progress, **options)
+        write_part = partial(chosen.export, target=Target(target), pixels=pixels, progress=progress, **options)
+        write = partial(write_part, **behind)
 
         if check and tvm_target is None:  # a file for another machine cannot be run on this one
             checked = checked_export(
-                write, loaded, output, chosen, target=target, pixels=pixels, images=images, tail=_tails(tail)
+                write,
+                loaded,
+                output,
+                chosen,
+                target=target,
+                pixels=pixels,
+                images=images,
+                tail=tails,
+                write_part=write_part,
             )
         else:
             write(loaded, output)
@@ -153,12 +162,17 @@ def export(
 
 
 def _tails(given: list[str]) -> str | dict[str, str] | None:
-    """The kind for every output, or kinds by the names of outputs."""
+    """The kind for every output, or kinds by the names of outputs, each of which has one."""
     if len(given) == 1 and "=" not in given[0]:
         return given[0]
     if unnamed := next((one for one in given if "=" not in one), None):
         raise typer.BadParameter(f"expected OUTPUT=KIND where --tail is given several times, got '{unnamed}'.")
-    return {name: kind for name, _, kind in (one.rpartition("=") for one in given)} or None
+    found: dict[str, str] = {}
+    for name, _, kind in (one.rpartition("=") for one in given):
+        if name in found:
+            raise typer.BadParameter(f"expected one --tail of the output '{name}', got {found[name]} and {kind}.")
+        found[name] = kind
+    return found or None
 
 
 def _export_float(context: typer.Context, path: Path, output: Path, as_json: bool) -> None:
