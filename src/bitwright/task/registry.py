@@ -17,8 +17,8 @@ DEFAULT = "classification"
 
 Factory = TypeVar("Factory", bound=Callable[..., Task])
 
-_TASKS: dict[str, Callable[[], Task]] = {}
-_NEEDS: dict[str, str] = {}
+_TASKS: dict[str, tuple[Callable[[], Task], str | None]] = {}
+"""What makes each, and the library that it is judged by, where it is an optional one."""
 
 
 def task(name: str, *, needs: str | None = None) -> Callable[[Factory], Factory]:
@@ -35,9 +35,7 @@ def task(name: str, *, needs: str | None = None) -> Callable[[Factory], Factory]
         raise ValueError(f"the task name '{name}' is taken, or has a colon.")
 
     def register(function: Factory) -> Factory:
-        _TASKS[name] = function
-        if needs is not None:
-            _NEEDS[name] = needs
+        _TASKS[name] = function, needs
         return function
 
     return register
@@ -69,9 +67,10 @@ def load_task(name: str = DEFAULT) -> Task:
         TaskError: If the factory raises, or makes no task.
     """
     if name in _TASKS:
-        if name in _NEEDS:
-            require(_NEEDS[name], f"the task {name}")
-        return _TASKS[name]()
+        build, needs = _TASKS[name]
+        if needs is not None:
+            require(needs, f"the task {name}")
+        return build()
     module, colon, factory = name.partition(":")
     if not colon or not factory:
         raise unknown_name("task", name, [*_TASKS, "package.module:factory"])
@@ -126,5 +125,5 @@ def require_one_output(task: Task, outputs: Collection[str], model: str, otherwi
 
 def _fitting(shape: Shape) -> str:
     """The name of a task for outputs of this shape: one with labels where there is one, else `agreement`."""
-    made = {name: make() for name, make in sorted(_TASKS.items())}
+    made = {name: make() for name, (make, _) in sorted(_TASKS.items())}
     return next((name for name, task in made.items() if not task.label_free and task.fits(shape)), "agreement")
