@@ -26,6 +26,8 @@ from bitwright.errors import BitwrightError, DataError, reason
 from bitwright.files import write_bytes
 from bitwright.reading import parse_json, require_file
 
+VERSION = 1
+"""Of what is kept of a shard: another one is not read, so that a change of what counts as a picture or a label is felt."""
 MAX_LABEL_BYTES = 2**20
 """Of a member that holds a label."""
 
@@ -58,7 +60,7 @@ def read_shard(path: Path) -> Shard:
     except BitwrightError as error:
         raise DataError(str(error)) from error
     facts = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{VERSION}:{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}".encode()).hexdigest()[:32]
     kept = cache_folder() / "shards" / f"{key}.npz"
     found = _kept(kept)
     if found is None:
