@@ -83,7 +83,7 @@ def test_unusable_folders_are_refused(photographs: Path, tmp_path: Path) -> None
 
     (photographs / "val").rmdir()
     with pytest.raises(
-        DataError, match=r"no val/ in '.*', which has the folders train: .* as imagefolder:.*:TRAIN,TEST"
+        DataError, match=r"no split 'val' in imagefolder:.*, which has train: name the two as imagefolder:.*:TRAIN,TEST"
     ):
         load_data(f"imagefolder:{photographs}")
 

@@ -85,9 +85,9 @@ def test_splits_of_any_name(photographs: Path) -> None:
     (photographs / "val").rename(photographs / "held-out")
     named = f"imagefolder:{photographs}:Training,held-out"
     assert torch.equal(load_data(named, image_size=32).test.read(range(4))[0], expected)
-    with pytest.raises(DataError, match=r"no val/ in '.*', which has the folders Training, held-out: .*:TRAIN,TEST"):
+    with pytest.raises(DataError, match=r"no split 'val' in .*, which has Training, held-out: .*:TRAIN,TEST"):
         load_data(f"imagefolder:{photographs}")
-    with pytest.raises(DataError, match="no 'test' in"):
+    with pytest.raises(DataError, match="no split 'test' in"):
         load_data(f"imagefolder:{photographs}:Training,test")
     (photographs / "held-out").rename(photographs / "test")
     assert torch.equal(load_data(f"imagefolder:{photographs}", image_size=32).test.read(range(4))[0], expected)

@@ -17,7 +17,7 @@ from bitwright.data.pictures import EXTENSIONS, list_classes, list_pictures, ope
 from bitwright.data.preprocessing import Preprocessing
 from bitwright.data.registry import source
 from bitwright.data.request import Request
-from bitwright.data.splits import TEST, TRAIN
+from bitwright.data.splits import named_splits
 from bitwright.errors import DataError
 
 
@@ -73,25 +73,13 @@ def _splits(named: str) -> tuple[Path, Path]:
         DataError: If one is missing; says how to name it.
     """
     folder, _, names = named.rpartition(":")
-    given = names.split(",") if folder and names.count(",") == 1 and not Path(named).is_dir() else None
-    root = Path(named if given is None else folder)
+    given = names if folder and names.count(",") == 1 and not Path(named).is_dir() else ""
+    root = Path(folder if given else named)
     if not root.is_dir():
         raise DataError(f"no folder '{root}': imagefolder:DIR reads DIR/train/CLASS/ and DIR/val/CLASS/.")
     there = {entry.name: entry for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name[0] != "."}
-    lower = {name.lower(): entry for name, entry in reversed(there.items())}
-    found = []
-    for place, usual in enumerate((TRAIN, TEST)):
-        names_of = [there.get(given[place])] if given is not None else [lower.get(name) for name in usual]
-        split = next(filter(None, names_of), None)
-        if split is None:
-            wanted = f"{usual[0]}/" if given is None else f"'{given[place]}'"
-            shown = ", ".join(list(there)[:8]) or "none"
-            raise DataError(
-                f"no {wanted} in '{root}', which has the folders {shown}: imagefolder:DIR reads DIR/train/CLASS/ and "
-                f"DIR/val/CLASS/; name other splits as imagefolder:{root}:TRAIN,TEST."
-            )
-        found.append(split)
-    return found[0], found[1]
+    train, test = named_splits(there, given, f"imagefolder:{root}")
+    return there[train], there[test]
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from bitwright.errors import DataError
 
 TRAIN, TEST = ("train", "training"), ("val", "valid", "validation", "test", "testing")
 """The first that is there; upper and lower case are the same."""
+SHOWN = 8
+"""Names in a message: a folder of classes has thousands."""
 
 
 def named_splits(there: Iterable[str], given: str, name: str) -> tuple[str, str]:
@@ -24,6 +26,8 @@ def named_splits(there: Iterable[str], given: str, name: str) -> tuple[str, str]
 
     >>> named_splits(["test", "Train", "validation"], "", "hfds:x")
     ('Train', 'validation')
+    >>> named_splits(["A", "a", "B"], "a,b", "hfds:x")
+    ('a', 'B')
     """
     known = list(there)
     lower = {split.lower(): split for split in reversed(known)}
@@ -32,10 +36,9 @@ def named_splits(there: Iterable[str], given: str, name: str) -> tuple[str, str]
         raise DataError(f"expected two splits with a comma between them, TRAIN,TEST, got '{given}'.")
     found = []
     for names in wanted:
-        split = next((lower[each.lower()] for each in names if each.lower() in lower), None)
+        split = next((each if each in known else lower[each.lower()] for each in names if each.lower() in lower), None)
         if split is None:
-            raise DataError(
-                f"no split '{names[0]}' in {name}, which has {', '.join(known) or 'none'}: name the two as {name}:TRAIN,TEST."
-            )
+            shown = ", ".join(known[:SHOWN]) or "none"
+            raise DataError(f"no split '{names[0]}' in {name}, which has {shown}: name the two as {name}:TRAIN,TEST.")
         found.append(split)
     return found[0], found[1]
