@@ -73,14 +73,14 @@ def outside() -> dict[str, list[str]]:
     return found
 
 
-def measure(name: str) -> Row:
-    """One network, the whole way; a failure is a row as well, with the step and the reason."""
+def measure(name: str, peer: bool = True) -> Row:
+    """One network, the whole way, and ONNX Runtime's quantizer unless left out; a failure is a row as well, with step and reason."""
     row: Row = {"network": name, "step": "make", "seconds": 0.0}
     begin = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for step in _steps(name, row):
+            for step in _steps(name, row, peer):
                 row["step"] = step
         row["step"] = ""
     except Exception as error:  # whatever it is, the others go on
@@ -91,7 +91,7 @@ def measure(name: str) -> Row:
     return row
 
 
-def _steps(name: str, row: Row) -> Iterator[str]:
+def _steps(name: str, row: Row, peer: bool) -> Iterator[str]:
     """All that is done with a network: each step is told before it begins, and leaves its results in the row."""
     import torch
 
@@ -127,6 +127,8 @@ def _steps(name: str, row: Row) -> Iterator[str]:
             yield f"{precision}: run"
             wrong, logits = compared(integer, path, others)
             row[precision] = {"differing": wrong, "sqnr_db": sqnr(expected, logits)}
+        if not peer:
+            return
         yield "ONNX Runtime's quantizer"
         row["onnxruntime"] = onnxruntime_quantizer(graph, Path(folder), images, others, expected)
 
