@@ -74,7 +74,7 @@ def outside() -> dict[str, list[str]]:
 
 
 def measure(name: str, peer: bool = True) -> Row:
-    """One network, the whole way, and ONNX Runtime's quantizer unless left out; a failure is a row as well, with step and reason."""
+    """One network, the whole way, and ONNX Runtime's quantizer unless left out; a failure is a row, too, with step and reason."""
     row: Row = {"network": name, "step": "make", "seconds": 0.0}
     begin = time.perf_counter()
     try:
