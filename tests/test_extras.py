@@ -40,6 +40,16 @@ def imported(module: Path) -> Iterator[str]:
             yield getattr(node.args[0], "value", "bitwright").partition(".")[0]
 
 
+def test_docstrings_name_the_error_of_a_missing_library() -> None:
+    """Wherever they say what is raised without one; Triton, where there is none to install, is refused as its device is."""
+    says = re.compile(r"^ {4,}(\w+Error\w*(?:, \w+)*): .*not installed", re.MULTILINE)
+    found = {
+        (module.name, error) for module in PACKAGE.rglob("*.py") for error in says.findall(module.read_text("utf-8"))
+    }
+    assert len(found) > 12
+    assert {name for name, error in found if error != "MissingLibraryError"} == {"triton_steps.py"}
+
+
 def distributions(requirements: list[str]) -> set[str]:
     """The names of what is required, those of extras of our own followed."""
     found = set()

@@ -136,7 +136,8 @@ def measure_layers(
         progress: Called after every model of every round.
 
     Raises:
-        ExportError: If the engine reads no ONNX files, is not installed, or no precision was given.
+        MissingLibraryError: If the engine is not installed.
+        ExportError: If the engine reads no ONNX files, or no precision was given.
     """
     wanted = list(dict.fromkeys(precisions))
     if not wanted:

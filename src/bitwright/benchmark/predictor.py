@@ -75,7 +75,7 @@ def predictor(path: str | Path) -> Predictor:
 
     Raises:
         FileFormatError: If the file is missing, damaged, or of another kind.
-        ExportError: If the engine of an exported file is not installed.
+        MissingLibraryError: If the engine of an exported file is not installed.
     """
     if is_exported(path):
         return _exported(Path(path))

@@ -95,7 +95,8 @@ def side_by_side(
         One entry for each batch size and file, in this order.
 
     Raises:
-        ExportError: If there is no file, or an engine is not installed.
+        MissingLibraryError: If an engine is not installed.
+        ExportError: If there is no file.
         EngineError: If an engine cannot load one, fails at it, or ends.
     """
     if not files:
@@ -145,7 +146,8 @@ def in_fresh_process(engine: str, path: Path, threads: int, batch: int) -> tuple
     """Milliseconds to load a file, and megabytes after one batch, in a process of its own.
 
     Raises:
-        ExportError: If the engine is not installed, or there is no such file.
+        MissingLibraryError: If the engine is not installed.
+        ExportError: If there is no such file.
         EngineError: If it cannot load the file, fails at it, or ends.
     """
     found = known_engine(engine)

@@ -47,7 +47,8 @@ def export_litert(
         pixels: How images were normalised in training: the file then takes uint8 pixels; without, normalised float32 images.
 
     Raises:
-        ExportError: If ai-edge-litert is not installed, or an operation cannot be exact.
+        MissingLibraryError: If ai-edge-litert is not installed.
+        ExportError: If an operation cannot be exact.
     """
     made = to_litert(model, pixels)
     write_sealed(path, made)

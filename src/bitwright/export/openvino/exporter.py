@@ -54,7 +54,8 @@ def export_openvino(
         pixels: How images were normalised in training: the file then takes uint8 pixels; without, normalised float32 images.
 
     Raises:
-        ExportError: If openvino is not installed, the path has another suffix, or an operation cannot be exact.
+        MissingLibraryError: If openvino is not installed.
+        ExportError: If the path has another suffix, or an operation cannot be exact.
     """
     place = Path(path)
     if place.suffix != SUFFIX:
