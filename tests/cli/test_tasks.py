@@ -11,9 +11,10 @@ import pytest
 from bitwright.data import registry
 from bitwright.graph import Graph
 from bitwright.sensitivity import SensitivitySettings, SensitivityTable, measure_sensitivity
-from bitwright.task import agreement, dense_classification
+from bitwright.task import Task, agreement, dense_classification, load_task
 from cli.conftest import Command
 from training.segmenter import shapes
+from training.small import small_graph
 
 DENSE = ("--task", "dense-classification")
 
@@ -28,6 +29,24 @@ def graph(bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "mean IoU" in ended.out
     assert "pixel accuracy" in ended.out
     return tmp_path / "g"
+
+
+def test_a_task_is_made_once(bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factory of the user's may take its time, or keep count."""
+    made: list[str] = []
+
+    def load_counted(name: str) -> Task:
+        made.append(name)
+        return load_task(name)
+
+    monkeypatch.setattr("bitwright.task.load_task", load_counted)
+    small_graph().save(tmp_path / "net.graph")
+    given = ("evaluate", tmp_path / "net.graph", "-d", "mnist-5k", "--task")
+    for name in ("bitwright.task:classification", "classification"):
+        made.clear()
+        done = bitwright(*given, name)
+        assert done.status == 0, done.err
+        assert made == [name]
 
 
 def test_a_segmenter_goes_through_every_command(graph: Path, bitwright: Command, tmp_path: Path) -> None:

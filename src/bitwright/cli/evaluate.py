@@ -43,14 +43,15 @@ def evaluate(
     from rich.text import Text
 
     from bitwright.benchmark import predictor
-    from bitwright.cli.models import class_outputs, data_for_model, task_for
-    from bitwright.task import load_task
+    from bitwright.cli.models import class_outputs, data_for_model
+    from bitwright.task import load_task, require_outputs
     from bitwright.training import evaluate as judge
 
     found = predictor(model)
-    alone = of_output is not None or not load_task(task).several_outputs
+    chosen = load_task(task)
+    alone = of_output is not None or not chosen.several_outputs
     found = found.of_output(of_output) if alone else found
-    chosen = task_for(task, found.output_shape, found.description)
+    require_outputs(chosen, found.output_shape, found.description)
     if not chosen.label_free:
         refuse_ignored(context, f"the task {chosen.name} compares with labels.", "reference")
     elif reference is not None:
