@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bitwright.data import ImageData, Preprocessing
+    from bitwright.errors import FileFormatError
     from bitwright.task import Task
 
 
@@ -93,6 +94,13 @@ def task_for(name: str, shape: tuple[int, ...], model: str) -> Task:
     task = load_task(name)
     require_outputs(task, shape, model)
     return task
+
+
+def integers_refused(path: object, why: str) -> FileFormatError:
+    """The error for an integer model where something is learned or taught: it says what is wanted instead."""
+    from bitwright.errors import FileFormatError
+
+    return FileFormatError(f"'{path}' is an integer model, which {why}: give the checkpoint that it was lowered from.")
 
 
 def class_outputs(task: Task, shape: tuple[int, ...]) -> int | None:

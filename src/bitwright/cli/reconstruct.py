@@ -153,15 +153,13 @@ def _read(
     context: typer.Context, path: Path, scheme: str | None, reference: Path | None
 ) -> tuple[QuantizedModel | None, Graph]:
     """What is reconstructed, if it is quantized already, and the float network."""
-    from bitwright.errors import FileFormatError
+    from bitwright.cli.models import integers_refused
     from bitwright.graph import Graph
     from bitwright.integer import IntegerModel, load
 
     start = load(path)
     if isinstance(start, IntegerModel):
-        raise FileFormatError(
-            f"'{path}' is an integer model, which is what it is: give the checkpoint that it was lowered from."
-        )
+        raise integers_refused(path, "is what it is")
     if isinstance(start, Graph):
         refuse_ignored(context, "a graph is the float network itself. Leave it out.", "reference")
         if scheme is None:

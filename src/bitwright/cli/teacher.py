@@ -101,11 +101,11 @@ def teacher_for(name: str, weights: Path | None, student: Graph, images: Preproc
         DataError: If it knows that its images are made otherwise.
         TrainingError: If it returns something of another shape.
     """
-    from bitwright.cli.models import make_model, outputs_of
+    from bitwright.cli.models import integers_refused, make_model, outputs_of
     from bitwright.cli.preprocessing import network_preprocessing
     from bitwright.data import Preprocessing
     from bitwright.data.preprocessing import require_same
-    from bitwright.errors import FileFormatError, TrainingError
+    from bitwright.errors import TrainingError
     from bitwright.graph import FloatModel, Graph
     from bitwright.graph.sources import SOURCES
     from bitwright.integer import IntegerModel, load
@@ -119,9 +119,7 @@ def teacher_for(name: str, weights: Path | None, student: Graph, images: Preproc
     else:
         found = load(Path(name))
         if isinstance(found, IntegerModel):
-            raise FileFormatError(
-                f"'{name}' is an integer model, which does not teach: give the checkpoint they come from."
-            )
+            raise integers_refused(name, "does not teach")
         graph = found if isinstance(found, Graph) else found.plan.graph
         made = FloatModel(found) if isinstance(found, Graph) else found
         known, reads = graph.preprocessing, graph.input_shape

@@ -334,9 +334,8 @@ def _train_quantized(
     options: dict[str, Any],
 ) -> None:
     from bitwright.cli.data_free import data_for_graph, kept_in
-    from bitwright.cli.models import class_outputs, task_for
+    from bitwright.cli.models import class_outputs, integers_refused, task_for
     from bitwright.cli.schemes import scheme_for
-    from bitwright.errors import FileFormatError
     from bitwright.export import require_deployable
     from bitwright.graph import FloatModel, Graph
     from bitwright.integer import IntegerModel, load
@@ -345,9 +344,7 @@ def _train_quantized(
 
     start = load(path)
     if isinstance(start, IntegerModel):
-        raise FileFormatError(
-            f"'{path}' is an integer model, which cannot be trained: give the checkpoint it was lowered from."
-        )
+        raise integers_refused(path, "cannot be trained")
     graph = start if isinstance(start, Graph) else start.float_graph()
     chosen = scheme_for(scheme, graph.layers, residual_bits, "tensorrt" if "tensorrt" in deploy else None, activations)
     require_deployable(graph, chosen, deploy)
