@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bitwright.auto import AutoResult, AutoSettings, auto_quantize, quantize
+from bitwright.auto.images import AutoImages
 from bitwright.benchmark import load_engine
 from bitwright.data import ImageData, subset
 from bitwright.errors import BudgetError, DataError, ExportError, FileFormatError, TaskError
@@ -142,6 +143,13 @@ def test_images_in_another_order(tmp_path: Path) -> None:
     ):
         auto_quantize(graph(), ([data().calibration(128)], shuffled), tmp_path / "net.onnx", settings)
     assert not (tmp_path / "net.onnx").exists()
+
+
+def test_the_seed_chooses_the_images_that_are_observed() -> None:
+    """Of a data set as of batches."""
+    given = {seed: AutoImages.of(data(), 20, seed).given for seed in (0, 1)}
+    assert all(torch.equal(images, data().calibration(20, seed)[0]) for seed, images in given.items())
+    assert not torch.equal(given[0], given[1])
 
 
 def test_out_of_reach(tmp_path: Path) -> None:

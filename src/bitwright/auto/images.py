@@ -51,7 +51,7 @@ class AutoImages:
             DataError: If it is something else, the first iterable has no batch, or the second can be gone through once only.
         """
         if isinstance(data, ImageData):
-            images, _ = data.calibration(min(count, len(data.train)))
+            images, _ = data.calibration(min(count, len(data.train)), seed)
             return cls(data.name, images, data.batches("test", BATCH), data)
         if not (isinstance(data, tuple) and len(data) == 2):
             raise DataError(

@@ -163,7 +163,7 @@ class _Search:
         return self.path.with_name(self.path.stem + suffix)
 
     def sensitivities(self) -> SensitivityTable:
-        """Measured once; then read."""
+        """Measured, or read from the state where that was interrupted, and written beside the result."""
         _, state = state_files(self.path)
         images, labels = self.images.observed(self.settings.sensitivity_images, self.settings.seed)
         with self.stage("measuring sensitivities") as progress:
