@@ -72,6 +72,8 @@ def test_the_commands_of_a_reconstruction_make_the_same(
         (("--max-drop", "110%"), "expected a part of the whole, such as 1% or 0.01"),
         (("--epochs", "3"), "--epochs would be ignored: nothing is trained"),
         (("--pretrained",), "--pretrained would be ignored: a graph has its weights"),
+        (("--least", "size", "--size-mb", "3"), "--least would be ignored: within budgets alone"),
+        (("--least", "bops", "--size-mb", "3"), "--least would be ignored: within budgets alone"),
         (("--size-mb", "0.000001"), "no allocation fits 9.537e-07 MB: the smallest (all W2A4) needs"),
     ],
 )

@@ -116,6 +116,9 @@ def auto(
     asked_for = (("size", size_mb), ("bops", bops_g), ("latency", latency_ms))
     limits = tuple(Budget(kind, limit) for kind, limit in asked_for if limit is not None)
     drop = max_drop if max_drop is not None or limits else MAX_DROP
+    if drop is None:
+        reason = "within budgets alone, the most accurate scheme is looked for. Add --max-drop, or leave it out."
+        refuse_ignored(context, reason, "cost")
     settings = AutoSettings(
         max_drop=drop,
         budgets=limits,
