@@ -228,7 +228,8 @@ def _made_for_quant_train() -> Iterator[Cell]:
         if action.choices is not None:
             yield cell(f"{flag} abacus", *QUANT_TRAIN, flag, "abacus")
         elif action.type not in (None, Path):
-            for value in ("x", "nan", "inf", "-7", "", "9" * 5000):
+            below = () if flag == "--mean" else ("-7",)  # pixels may be below zero, and so their mean
+            for value in ("x", "nan", "inf", *below, "", "9" * 5000):
                 yield cell(f"{flag} {value[:10]}", *QUANT_TRAIN, f"{flag}={value}")
 
 
