@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from math import prod
@@ -41,6 +42,7 @@ from bitwright.benchmark import ENGINES, EngineProcess, Setting, environment, lo
 from bitwright.errors import BitwrightError, ExportError
 from bitwright.export import Exporter, Pixels, Target
 from bitwright.graph import Graph, Product, Table
+from bitwright.graph.aten.resizing import _interpolation
 from bitwright.graph.evaluate import convolve, float_result
 from bitwright.graph.execute import execute
 from bitwright.graph.functions import Program
@@ -77,6 +79,7 @@ LARGEST_BATCH = 3
 DISTINCT_LOGITS = 20
 _ATTEMPTS = 100
 _MOST_CHANNELS = 48
+_MOST_PLACES = 64
 
 
 @dataclass(frozen=True)
@@ -586,6 +589,22 @@ def _average(growing: Growing, last: str) -> str:
     return growing.add(AvgPool2d, last, kernel=kernel, stride=kernel, padding=(0, 0))
 
 
+def _interpolated(growing: Growing, last: str) -> str:
+    """Both axes interpolated linearly, from end to end or with half a pixel at each: repeated places, and a mean over them."""
+    draw, axes = growing.draw, []
+    for size in growing.shape(last)[1:]:
+        out = draw.choice([2 * size, 2 * size, 3 * size, size + 1])
+        corners = draw.random() < 0.5
+        step = Fraction(size - 1, out - 1) if corners and size > 1 else Fraction(size, out)
+        axes.append(_interpolation(size, out, Fraction(0) if corners else (step - 1) / 2, step))
+    if max(len(along.places) for along in axes) > _MOST_PLACES:
+        return last
+    for axis, along in enumerate(axes, 2):
+        last = growing.add(Take, last, axis=axis, places=along.places)
+    kernel, stride = (tuple(getattr(along, name) for along in axes) for name in ("taps", "step"))
+    return growing.add(AvgPool2d, last, kernel=kernel, stride=stride, padding=(0, 0))
+
+
 def _mean(growing: Growing, last: str) -> str:
     """The mean of each channel, as an image of one pixel."""
     size = growing.shape(last)[1:]
@@ -628,6 +647,7 @@ GROWTHS: Sequence[Callable[[Growing, str], str]] = (
     _rearrange,
     _maximum,
     _average,
+    _interpolated,
     _pixel,
     _alone,
 )
