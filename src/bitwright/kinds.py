@@ -85,8 +85,8 @@ _PYTORCH, _PROGRAM, _OBJECTS = (
     "pickled Python objects",
 )
 _CUT_ZIP, _TAR = "a damaged zip archive", "an archive (tar)"
-PICKLED = (_PYTORCH, _PROGRAM, _OBJECTS, _CUT_ZIP, _TAR)
-"""What PyTorch may have written: its own reader says the rest."""
+PICKLED = (_PYTORCH, _PROGRAM, _OBJECTS, _CUT_ZIP)
+"""What PyTorch may have written: its own reader says the rest. Its tar archives of before 2017 are read with their code alone."""
 
 _FORMAT = re.compile(rb'"format":\s*"([\w.]+)\.\d+"')
 _DAMAGED, _TEXT, _UNREADABLE = "JSON that is damaged", "text", "a file that cannot be read"

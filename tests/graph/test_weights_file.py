@@ -8,6 +8,7 @@ import collections
 import datetime
 import itertools
 import os
+import tarfile
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +188,7 @@ def assert_plain(message: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize(
-    "name", ["empty", "text", "cut", "folder", "absent", "script", "number", "keys", "cut.safetensors"]
+    "name", ["empty", "text", "tar", "cut", "folder", "absent", "script", "number", "keys", "cut.safetensors"]
 )
 def test_what_is_no_weights_file_is_said_in_one_line(tmp_path: Path, name: str) -> None:
     """Damaged and other files are refused in one line, without PyTorch's own words."""
@@ -197,6 +198,7 @@ def test_what_is_no_weights_file_is_said_in_one_line(tmp_path: Path, name: str) 
     contents = {
         "empty": b"",
         "text": b"hello",
+        "tar": tarfile.TarInfo("weights").tobuf() + bytes(1024),
         "cut": whole[: len(whole) // 2],
         "cut.safetensors": safetensors.torch.save({"a": torch.zeros(9)})[:-9],
     }
@@ -204,6 +206,7 @@ def test_what_is_no_weights_file_is_said_in_one_line(tmp_path: Path, name: str) 
         "folder": "expected a regular file, got a folder", "absent": "No such file", "script": "a TorchScript archive",
         "number": "an object of type int", "keys": "has the keys 'epoch', 'lr'", "cut.safetensors": "no complete safetensors",
         "empty": "it is an empty file; expected a state dict", "text": "it is text; expected a state dict",
+        "tar": r"it is an archive \(tar\); expected a state dict",
     }.get(name, "truncated, or no PyTorch file")  # fmt: skip
     if name in contents:
         path.write_bytes(contents[name])
