@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bitwright.task import Task, curvature, dense_classification
 from bitwright.task.curvature import gradient_factor
-from bitwright.task.factors import Drawn, Factor
+from bitwright.task.factors import Drawn, Factor, Vectors
 from task.losses import MAPS, VECTORS, Targets, literal
 
 KINDS = [(name, *found, (5,)) for name, found in VECTORS.items()] + [
@@ -94,3 +94,29 @@ def test_gradients_make_the_empirical_fisher_matrix(task: Task, targets: Targets
         (gradient,) = torch.autograd.grad(task.loss(single, given[image : image + 1]), single)
         expected = torch.outer(gradient.flatten(), gradient.flatten())
         torch.testing.assert_close(summed(factor, image), expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_eigenvectors_of_a_loss_that_looks_at_few_outputs(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of zeros are left out, of each image its own; and where LAPACK finds nothing, another way is taken."""
+    torch.manual_seed(0)
+    matrices = torch.zeros(4, 300, 300, dtype=torch.float64)
+    for matrix, used in zip(matrices, ([3, 8, 299], [0], [], range(300)), strict=True):
+        rows = torch.tensor([*used], dtype=torch.int64)
+        half = torch.randn(len(rows), max(1, len(rows) // 2), dtype=torch.float64)
+        matrix[rows.unsqueeze(1), rows] = half @ half.T - torch.eye(len(rows), dtype=torch.float64)
+    solved, sizes = torch.linalg.eigh, []
+
+    def solve(matrix: Tensor) -> object:
+        sizes.append(len(matrix))
+        if fails:
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return solved(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", solve)
+    found = Vectors.eigenvectors(matrices, (300,))
+    assert sizes == [3, 1, 0, 300]
+    columns = found.vectors.mT
+    again = columns * (found.weights * found.signs).unsqueeze(1) @ columns.mT
+    assert torch.allclose(again, matrices, atol=1e-12)
+    assert torch.allclose(columns.mT @ columns, torch.eye(300, dtype=torch.float64).expand(4, 300, 300), atol=1e-12)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -100,8 +101,17 @@ class Vectors(Factor):
 
     @classmethod
     def eigenvectors(cls, matrices: Tensor, shape: tuple[int, ...]) -> Vectors:
-        """Of symmetric matrices [images, n, n], whose rows are outputs of this shape."""
-        values, vectors = torch.linalg.eigh(matrices)
+        """Of symmetric matrices [images, n, n], whose rows are outputs of this shape.
+
+        What the loss of an image does not look at has rows of zeros, and is left out: a detector's looks at the places of boxes,
+        a tenth of all.
+        """
+        values = matrices.new_zeros(matrices.shape[:2])
+        vectors = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device).repeat(len(matrices), 1, 1)
+        for matrix, of_image, columns in zip(matrices, values, vectors, strict=True):
+            used = (matrix != 0).any(0) | (matrix != 0).any(1)
+            of_image[used], inner = _eigen(matrix[used][:, used])
+            columns[used.unsqueeze(1) & used] = inner.flatten()
         return cls(values.abs(), vectors.mT.reshape(*values.shape, *shape), values.sign())
 
     @classmethod
@@ -178,3 +188,17 @@ def output_count(outputs: Tensor) -> int:
 
 def _ones(vectors: Tensor) -> Tensor:
     return torch.ones(len(vectors), dtype=torch.float64, device=vectors.device)
+
+
+def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors, in columns, of a symmetric matrix.
+
+    LAPACK's divide and conquer, which PyTorch asks for, may end without a result where many eigenvalues are equal; its relatively
+    robust representations do not.
+    """
+    try:
+        found = torch.linalg.eigh(matrix)
+        return found.eigenvalues, found.eigenvectors
+    except torch.linalg.LinAlgError:
+        values, vectors = scipy.linalg.eigh(matrix.cpu().numpy(), driver="evr")
+        return torch.from_numpy(values).to(matrix), torch.from_numpy(vectors).to(matrix)
