@@ -199,6 +199,6 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     try:
         found = torch.linalg.eigh(matrix)
         return found.eigenvalues, found.eigenvectors
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         values, vectors = scipy.linalg.eigh(matrix.cpu().numpy(), driver="evr")
         return torch.from_numpy(values).to(matrix), torch.from_numpy(vectors).to(matrix)
