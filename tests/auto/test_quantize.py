@@ -26,7 +26,7 @@ from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.training import Distillation, TrainSettings, fit
 from training.small import SHAPE, SmallResidual, digits
 
-SETTINGS = AutoSettings(max_drop=0.005, points=6, calibration_images=128, sensitivity_images=32)
+SETTINGS = AutoSettings(max_drop=0.01, points=6, calibration_images=128, sensitivity_images=32)
 
 
 @cache
@@ -84,9 +84,9 @@ def test_the_drop_that_was_asked_for(found: tuple[Path, AutoResult]) -> None:
     assert result.float_measured.right == int(whole.sum())
     assert result.measured.right == int(right.sum())
     assert result.measured.drop == pytest.approx((int(whole.sum()) - int(right.sum())) / len(labels))
-    assert result.measured.drop <= 0.005
+    assert result.measured.drop <= 0.01
     assert result.cheaper is not None
-    assert result.cheaper.drop > 0.005
+    assert result.cheaper.drop > 0.01
     assert result.equal == (len(labels), len(labels))
     assert Scheme.load(folder / "net.yaml") == result.scheme == model.scheme
     assert result.cost == scheme_cost(layer_costs(graph()), result.scheme)
@@ -187,7 +187,7 @@ def test_interrupted_it_goes_on(stop: str, found: tuple[Path, AutoResult], tmp_p
     if (tmp_path / "net.state").exists():
         with pytest.raises(FileFormatError, match="give resume=True to go on with this search"):
             auto_quantize(graph(), data(), tmp_path / "net.onnx", SETTINGS)
-        with pytest.raises(FileFormatError, match=r"max_drop was 0\.005, is 0\.5"):
+        with pytest.raises(FileFormatError, match=r"max_drop was 0\.01, is 0\.5"):
             auto_quantize(graph(), data(), tmp_path / "net.onnx", replace(SETTINGS, max_drop=0.5), resume=True)
     auto_quantize(graph(), data(), tmp_path / "net.onnx", SETTINGS, resume=True)
     for kind in ("yaml", "integer", "sensitivities.json"):
