@@ -572,3 +572,19 @@ def test_how_images_are_made_is_kept_and_compared(train: Train, capsys: pytest.C
         assert end.value.code == 1
         error = capsys.readouterr().err
         assert "the command line has mean 0.5, not 0.25" in error, error
+
+
+def test_preprocessing_that_cannot_be_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a number is none, and where the network reads images of another size; nothing is written."""
+    for flags, message in (
+        ("--mean x", "expected a number, got 'x'"),
+        ("--std 0", "expected standard deviations above 0"),
+        ("--crop 33", "reads images of 32 x 32, got --crop 33: leave it out"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(shlex.split(f"-a {NETWORK} --data mnist-5k --save-path {tmp_path / 'never'} {flags}"))
+        assert end.value.code
+        error = capsys.readouterr().err
+        assert message in error, error
+        assert "Traceback" not in error
+    assert not (tmp_path / "never").exists()

@@ -52,7 +52,6 @@ def test_it_is_batch_norm(biased: bool) -> None:
     gain, folded = folded_gain_and_bias(node, fixed)
     one, integers = accumulator_unit(before[0], unit, gain, folded, before.reshape(-1, 1, 1))
     offsets = bias_integers(folded, one)
-    assert offsets is not None
     literal = (accumulator.detach() * integers + offsets.reshape(-1, 1, 1)) * one.reshape(-1, 1, 1)
     torch.testing.assert_close(got, literal)
     assert bool(((got - expected).abs() <= one.reshape(-1, 1, 1) * 0.5 + 1e-9).all())

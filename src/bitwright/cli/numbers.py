@@ -66,8 +66,9 @@ def real(least: float, most: float = math.inf) -> Callable[[str | float], float]
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and least <= value <= most):
-            limit = "" if most == math.inf else f" and at most {most:g}"
-            raise typer.BadParameter(f"expected a number of at least {least:g}{limit}, got '{_short(text)}'")
+            low = "" if least == -math.inf else f" of at least {least:g}"
+            high = "" if most == math.inf else f" and at most {most:g}"
+            raise typer.BadParameter(f"expected a number{low}{high}, got '{_short(text)}'")
         return value
 
     return parse

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bitwright.data import Preprocessing
 
 _PANEL = "How images are made (by default, as the network knows)"
-_OPTIONS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "mean": Annotated[
         Any, typer.Option("--mean", parser=reals, metavar="X[,X,X]", help="Of the channels.", rich_help_panel=_PANEL)
     ],
@@ -45,7 +45,7 @@ _OPTIONS: dict[str, Any] = {
     ],
 }
 
-HOW = tuple(_OPTIONS)
+HOW = tuple(OPTIONS)
 """Their names, for commands that read no images where they are given no data."""
 
 
@@ -56,13 +56,13 @@ def reads_images(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name != "asked"]
     kind = inspect.Parameter.KEYWORD_ONLY
-    added = [inspect.Parameter(name, kind, default=None, annotation=hint) for name, hint in _OPTIONS.items()]
+    added = [inspect.Parameter(name, kind, default=None, annotation=hint) for name, hint in OPTIONS.items()]
 
     @wraps(command)
     def run(**given: Any) -> None:
         from bitwright.data import Preprocessing
 
-        said = {name: given.pop(name) for name in _OPTIONS}
+        said = {name: given.pop(name) for name in OPTIONS}
         command(**given, asked=Preprocessing(**said))
 
     run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
@@ -89,7 +89,10 @@ def network_preprocessing(name: str, pretrained: bool, size: int, asked: Preproc
     from bitwright.graph.stated import published_preprocessing
 
     if asked.crop not in (None, size):
-        raise DataError(f"{name} reads images of {size} x {size}, got --crop {asked.crop}: give --image-size alone.")
+        raise DataError(
+            f"{name} reads images of {size} x {size}, got --crop {asked.crop}: leave it out, or make the network for "
+            "others, where a command has --image-size."
+        )
     found = asked.over(published_preprocessing(name, size) if pretrained else None)
     if not found:
         return None

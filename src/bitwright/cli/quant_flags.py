@@ -7,12 +7,13 @@ import copy
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import typer
 
 from bitwright.cli.app import fail
-from bitwright.cli.numbers import MAX_CLASSES, MAX_SEED, MAX_SIDE, one_of, real, reals, whole
+from bitwright.cli.numbers import MAX_CLASSES, MAX_SEED, one_of, real, whole
+from bitwright.cli.preprocessing import OPTIONS
 
 T = TypeVar("T")
 
@@ -81,11 +82,11 @@ def _add_model(add: Callable[..., Any]) -> None:
 
 
 def _add_preprocessing(add: Callable[..., Any]) -> None:
-    add("--mean", type=_read(reals), metavar="X[,X,X]", help="of the channels")
-    add("--std", type=_read(reals), metavar="X[,X,X]", help="each channel is divided by it")
-    add("--resize", type=_read(whole(1, MAX_SIDE)), metavar="N", help="of the shorter side")
-    add("--crop", type=_read(whole(1, MAX_SIDE)), metavar="N", help="cut out of the middle")
-    add("--interpolation", help="bilinear, bicubic, nearest, lanczos, …")
+    """The options of every command that reads images."""
+    for name, hint in OPTIONS.items():
+        _, option = get_args(hint)
+        read = str if option.parser is None else _read(option.parser)
+        add(f"--{name}", type=read, metavar=option.metavar, help=option.help)
 
 
 def _add_descent(add: Callable[..., Any]) -> None:
