@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `bitwright auto` finds: `python benchmarks/auto.py --json benchmarks/results/auto.json --docs docs/auto.md`.
+"""What `bitwright auto` finds: `python benchmarks/accuracy_target.py --json FILE --docs docs/auto.md`.
 
 At most one point lost, and nothing else asked for: ResNet20 and a small MobileNetV2 on Fashion-MNIST; and torchvision's ResNet18
 as a user has it, a module and two loaders, whose 64 x 64 images are drawn patterns that any network tells apart: that row says
