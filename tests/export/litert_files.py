@@ -13,6 +13,15 @@ import numpy.typing as npt
 RUNS = [(batch, threads) for batch in (1, 2, 3) for threads in (1, 2)]
 
 
+def operators(path: Path) -> list[str]:
+    """The names of a file's operators, in order."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes()))
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    return [names[made.operatorCodes[node.opcodeIndex].builtinCode] for node in made.subgraphs[0].operators]
+
+
 def run_in_child(folder: Path) -> dict[str, npt.NDArray[np.int32]]:
     """The integers that each `NAME.tflite` of a folder makes of `NAME.npy`, by `NAME batch BATCH threads THREADS`.
 

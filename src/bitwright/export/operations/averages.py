@@ -8,6 +8,7 @@ from bitwright.export.litert.builder import LitertBuilder
 from bitwright.export.litert.convolution import add_convolution
 from bitwright.export.litert.exporter import add_to_litert
 from bitwright.export.litert.int64 import floor_average as floor_average_in_litert
+from bitwright.export.litert.reduction import add_reduction, is_reduction
 from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
@@ -75,7 +76,10 @@ def _(op: IntegerAvgPool2d, builder: OpenvinoBuilder) -> Value:
 
 @add_to_litert.register
 def _(op: IntegerAvgPool2d, builder: LitertBuilder) -> None:
-    add_convolution(op, op.rescale, builder)
+    if is_reduction(op, builder):
+        add_reduction(op, builder)
+    else:
+        add_convolution(op, op.rescale, builder)
 
 
 @add_to_onnx.register
