@@ -25,7 +25,7 @@ tvm = pytest.importorskip("tvm", reason="the extra 'tvm' is not installed")
 compilers = pytest.importorskip("tvm.support.cc")
 
 from bitwright.export.tvm.exporter import _target, export_tvm, instructions_of  # noqa: E402
-from bitwright.export.tvm.kernels.instructions import Dots, Instructions  # noqa: E402
+from bitwright.export.tvm.kernels.instructions import Choices, Dots, Instructions  # noqa: E402
 from bitwright.export.tvm.operations.layers import bias_of_bytes  # noqa: E402
 
 pytestmark = pytest.mark.skipif(compilers.get_cc() is None, reason="no C compiler to link what TVM makes")
@@ -89,15 +89,16 @@ def test_every_form_of_layer(params: QuantParams, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("cpu", "dots"),
+    ("cpu", "dots", "choices"),
     [
-        ("haswell", Dots.NONE), ("skylake-avx512", Dots.NONE), ("alderlake", Dots.NONE), ("cascadelake", Dots.VNNI),
-        ("sapphirerapids", Dots.VNNI), ("znver3", Dots.NONE), ("znver4", Dots.VNNI),
+        ("haswell", Dots.NONE, Choices.NONE), ("skylake-avx512", Dots.NONE, Choices.NONE), ("alderlake", Dots.NONE, Choices.NONE),
+        ("cascadelake", Dots.VNNI, Choices.NONE), ("cannonlake", Dots.NONE, Choices.VBMI),
+        ("sapphirerapids", Dots.VNNI, Choices.VBMI), ("znver3", Dots.NONE, Choices.NONE), ("znver4", Dots.VNNI, Choices.VBMI),
     ],
 )  # fmt: skip
-def test_processors(cpu: str, dots: Dots) -> None:
-    """Only those with 512-bit dot products of bytes use them."""
-    assert instructions_of(_target(cpu)) == Instructions(avx2=True, dots=dots)
+def test_processors(cpu: str, dots: Dots, choices: Choices) -> None:
+    """Only those with 512-bit dot products and choices of bytes use them."""
+    assert instructions_of(_target(cpu)) == Instructions(avx2=True, dots=dots, choices=choices)
     other = _target('{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "neoverse-n1"}')
     assert instructions_of(other) == Instructions(avx2=False)
 

@@ -162,18 +162,19 @@ def _linker(target: TvmTarget) -> Any:
 
 
 def instructions_of(target: TvmTarget) -> Instructions:
-    """What the kernels use of a CPU: 512-bit dot products of bytes, 256-bit integers, or what LLVM makes of either."""
+    """What the kernels use of a CPU: 512-bit dot products and choices of bytes, 256-bit integers, or what LLVM makes of them."""
     from tvm.target import codegen
 
-    from bitwright.export.tvm.kernels.instructions import Dots, Instructions
+    from bitwright.export.tvm.kernels.instructions import Choices, Dots, Instructions
 
     with target:
         x86 = "x86" in str(target.attrs.get("mtriple", ""))
-        avx2, *vnni = (
+        avx2, avx512, vnni, vbmi = (
             x86 and bool(codegen.llvm_cpu_has_features(feature, target))
-            for feature in ("avx2", "avx512vnni", "avx512vl")
+            for feature in ("avx2", "avx512vl", "avx512vnni", "avx512vbmi")
         )
-    return Instructions(avx2, Dots.VNNI if avx2 and all(vnni) else Dots.NONE)
+    dots = Dots.VNNI if avx2 and avx512 and vnni else Dots.NONE
+    return Instructions(avx2, dots, Choices.VBMI if avx2 and avx512 and vbmi else Choices.NONE)
 
 
 def _module(model: IntegerModel, pixels: Pixels | None, target: TvmTarget, report: Any) -> tuple[Any, dict[str, Any]]:

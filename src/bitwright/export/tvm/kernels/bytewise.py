@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from bitwright.export.tvm.kernels.elementwise import LANES, LEAST
+from bitwright.export.tvm.kernels.elementwise import LANES, LEAST, LEVELS
+from bitwright.export.tvm.kernels.instructions import CHOICES, Choices, Instructions
 from bitwright.export.tvm.kernels.rescaling import Rounding, constant_parameters, rescaled
 from bitwright.export.tvm.kernels.script import (
     Buffer,
@@ -17,6 +18,7 @@ from bitwright.export.tvm.kernels.script import (
     cast,
     constant,
     kernel,
+    let,
     load,
     number,
     split,
@@ -87,27 +89,45 @@ class Lookup:
     Attributes:
         elements: The number of elements of an image.
         source: Type of the operand.
-        first: The integer of the first entry.
-        entries: How many there are.
+        first: The integer of the first entry, at most 255 less than that of the last.
+        least: The integer that is stored as 0 in a table of bytes; None where the entries span more, and are stored as they are.
         dtype: The type of the result.
+        instructions: The instructions of the CPU.
     """
 
     elements: int
     source: str
     first: int
-    entries: int
+    least: int | None
     dtype: str
+    instructions: Instructions
+
+    @property
+    def lanes(self) -> int:
+        """Entries at a time: a vector of them, where they are bytes and an image has as many."""
+        many = self.instructions.choices is not Choices.NONE and self.least is not None and self.elements >= CHOICES
+        return CHOICES if many else 1
 
 
 def lookup(spec: Lookup, name: str) -> Any:
-    """The TIR function: (values, entries, result)."""
+    """The TIR function: (values, 256 entries, result)."""
     count, share = split(spec.elements, LEAST)
     with kernel(name) as made:
         values = made.tensor("values", spec.elements, spec.source)
-        entries = constant("entries", [spec.entries], spec.dtype)
+        entries = constant("entries", [LEVELS], spec.dtype if spec.least is None else "uint8")
         result = made.tensor("result", spec.elements, spec.dtype)
-        with tasks(made, count) as (image, task), T.serial(share) as index:
-            place = T.Bind(T.min(task * share + index, spec.elements - 1))
-            entry = cast(load(values, image, place), "int32") - spec.first
-            store(result, load(entries, entry), image, place)
+        with tasks(made, count) as (image, task):
+            start = let(T.min(task * share, spec.elements - share))
+
+            def block(first: Expr, lanes: int) -> None:
+                value = cast(load(values, image, start + first, lanes=lanes), "uint8", lanes)
+                # Modulo 256: the differences are bytes.
+                place = let(value - number(spec.first % LEVELS, "uint8", lanes))
+                one = lanes == 1
+                entry = load(entries, cast(place, "int32")) if one else spec.instructions.chosen(entries, place)
+                if spec.least:
+                    entry = cast(entry, "int16", lanes) + number(spec.least, "int16", lanes)
+                store(result, cast(entry, spec.dtype, lanes), image, start + first, lanes=lanes)
+
+            blocks(share, spec.lanes, block)
     return made.finished

@@ -6,6 +6,8 @@
 while no sum leaves int16, which a layer's own weights decide.
 *Dots*: four products of uint8 and int8, summed in int32 (`vpdpbusd` on x86 with AVX-512 VNNI): each product has 16 bits and is
 widened before it is added, so nothing saturates, whatever the weights.
+
+And entries of a table: bytes chosen by bytes from registers (`vpermi2b` on x86 with AVX-512 VBMI), 64 at a time.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bitwright.export.tvm.kernels.script import Expr, T, cast, number, tirx
+from bitwright.export.tvm.kernels.script import Buffer, Expr, T, cast, load, number, tirx
 
 LANES = 8
 """int32 sums in one vector."""
 DOT_LANES = 16
 """int32 sums in one vector of dot products."""
+CHOICES = 64
+"""Bytes in one vector of those that are chosen."""
 
 
 class Dots(StrEnum):
@@ -29,6 +33,14 @@ class Dots(StrEnum):
     PLAIN = "plain"
 
 
+class Choices(StrEnum):
+    """Who chooses entries of a table of bytes: a load for each, an instruction, or loads in its place, for tests on any CPU."""
+
+    NONE = "none"
+    VBMI = "vbmi"
+    PLAIN = "plain"
+
+
 @dataclass(frozen=True)
 class Instructions:
     """What the target's CPU has.
@@ -36,10 +48,12 @@ class Instructions:
     Attributes:
         avx2: x86's 256-bit integer instructions.
         dots: Its 512-bit dot products of bytes.
+        choices: Its 512-bit choices of bytes from two registers.
     """
 
     avx2: bool
     dots: Dots = Dots.NONE
+    choices: Choices = Choices.NONE
 
     def described(self) -> str:
         """In words, for the file."""
@@ -75,6 +89,21 @@ class Instructions:
             parts = [cast(tirx.Shuffle([operand], chosen), "int32", DOT_LANES) for operand in (values, weights)]
             sums = sums + parts[0] * parts[1]
         return sums
+
+    def chosen(self, table: Buffer, places: Expr) -> Expr:
+        """uint8 [64] from a table of 256 bytes and uint8 [64].
+
+        An instruction chooses from 128 by seven bits of each place; the eighth says which of the halves is meant.
+        """
+        assert self.choices is not Choices.NONE
+        if self.choices is Choices.PLAIN:
+            return table[cast(places, "int32", CHOICES)]
+        quarters = [load(table, number(first), lanes=CHOICES) for first in range(0, 4 * CHOICES, CHOICES)]
+        low, high = (
+            T.call_llvm_pure_intrin("uint8x64", "llvm.x86.avx512.vpermi2var.qi.512", first, places, second)
+            for first, second in (quarters[:2], quarters[2:])
+        )
+        return tirx.Select(places < number(2 * CHOICES, "uint8", CHOICES), low, high)
 
     def widened(self, sums: Expr) -> Expr:
         """int32 [8] from int16 [16]: sums of neighbours."""

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from bitwright.export.tvm.kernels.bytewise import Lookup, Multiplication, Shape, lookup, multiplication
-from bitwright.export.tvm.kernels.elementwise import LANES
+from bitwright.export.tvm.kernels.elementwise import LANES, LEVELS
 from bitwright.export.tvm.kernels.rescaling import plan_rounding
 from bitwright.export.tvm.network import Network, add_to_tvm
 from bitwright.integer.operations.product import IntegerProduct
@@ -36,7 +36,10 @@ def _image(shape: tuple[int, ...]) -> Shape:
 @add_to_tvm.register
 def _(op: IntegerTable, network: Network) -> None:
     (source,) = op.inputs
-    dtype = network.dtype(op.name)
-    quant_min = network.model.formats[source].quant_min
-    spec = Lookup(prod(op.shape), network.dtype(source), quant_min, len(op.entries), dtype)
-    network.set(op, spec, lookup, [network.values[source]], [op.entries.astype(dtype)])
+    first, dtype = network.model.formats[source].quant_min, network.dtype(op.name)
+    low, high = (int(end) for end in (op.entries.min(), op.entries.max()))
+    least = min(low, 0) if high - min(low, 0) < LEVELS else None
+    entries = np.zeros(LEVELS, dtype if least is None else np.uint8)
+    entries[: len(op.entries)] = op.entries if least is None else op.entries - least
+    spec = Lookup(prod(op.shape), network.dtype(source), first, least, dtype, network.instructions)
+    network.set(op, spec, lookup, [network.values[source]], [entries])
