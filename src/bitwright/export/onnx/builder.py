@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from bitwright.errors import ExportError
 from bitwright.export.onnx.graph import OnnxGraph
 from bitwright.export.pixels import Pixels
 from bitwright.export.target import Target
+from bitwright.graph.nodes import MaxPool2d
 from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import IntegerConv2d, IntegerLayer
 from bitwright.integer.proof.bounds import SATURATING_SUM, largest_pair_sum
@@ -24,6 +25,9 @@ from bitwright.integer.proof.ranges import Range, tensor_ranges
 from bitwright.integer.quant_params import QuantParams
 from bitwright.quantizer.formats import MAX_TENSOR_BITS, UNCLAMPED_BITS
 from bitwright.scheme import MAX_BITS
+
+WORDS: Mapping[int, tuple[int, int]] = {TensorProto.INT16: (-(2**15), 2**15 - 1), TensorProto.UINT16: (0, 2**16 - 1)}
+"""Types of tensors of 9 to 16 bits, and their limits."""
 
 
 class Weight(NamedTuple):
@@ -34,19 +38,50 @@ class Weight(NamedTuple):
     zero: str
 
 
+class Unrounded(NamedTuple):
+    """The tensor of a layer before it is rounded to [low, high], where a max pool alone reads it.
+
+    Attributes:
+        real: float32 numbers, whose maxima are those of the layer, before they are multiplied.
+        multiplier: A constant for each channel that they are multiplied by, or nothing.
+        low: Smallest integer.
+        high: Largest integer.
+    """
+
+    real: str
+    multiplier: str
+    low: int
+    high: int
+
+
 @dataclass
 class OnnxBuilder(OnnxGraph):
-    """The graph of an integer model so far."""
+    """The graph of an integer model so far.
+
+    Attributes:
+        model: What is exported.
+        target: The CPUs that it must be exact on.
+        pixels: How images were normalised, if the file takes pixels.
+        casts: Tensors of another type that were made once for all that read them.
+        unrounded: Layers that are rounded behind the max pool that reads them.
+    """
 
     model: IntegerModel = field(kw_only=True)
     target: Target = field(kw_only=True, default=Target.ANY)
     pixels: Pixels | None = field(kw_only=True, default=None)
     casts: set[str] = field(kw_only=True, default_factory=set)
+    unrounded: dict[str, Unrounded] = field(kw_only=True, default_factory=dict)
 
     @cached_property
     def ranges(self) -> dict[str, Range]:
         """How far the integers of every tensor reach."""
         return tensor_ranges(self.model)
+
+    def is_pooled(self, name: str) -> bool:
+        """Whether a max pool is all that reads a tensor."""
+        readers = [op for op in self.model if name in op.inputs]
+        returned = any(output.tensor == name for output in self.model.outputs.values())
+        return not returned and len(readers) == 1 and isinstance(readers[0], MaxPool2d)
 
     def zero(self, name: str) -> str:
         """The zero point of an activation, for the operators on bytes.
@@ -68,7 +103,7 @@ class OnnxBuilder(OnnxGraph):
         return self.zero(name) if self.element_type(name) == TensorProto.UINT8 else ""
 
     def exceeds_byte(self, name: str) -> bool:
-        """Whether a tensor has more than 8 bits: then its integers are float32 numbers."""
+        """Whether a tensor has more than 8 bits: then it is stored without a zero point."""
         params = self.model.formats.get(name)
         return params is not None and params.bit_width > MAX_BITS
 
@@ -77,9 +112,19 @@ class OnnxBuilder(OnnxGraph):
         params = self.model.formats.get(name)
         if params is None:
             return int(TensorProto.INT32)
+        if params.bit_width <= MAX_BITS:
+            return int(TensorProto.UINT8)
         if params.bit_width == UNCLAMPED_BITS:
             return int(TensorProto.DOUBLE)
-        return int(TensorProto.FLOAT if params.bit_width > MAX_BITS else TensorProto.UINT8)
+        for kind, (low, high) in WORDS.items():
+            if low <= params.quant_min and params.quant_max <= high:
+                return kind
+        return int(TensorProto.FLOAT)
+
+    def stored(self, integers: npt.NDArray[np.integer[Any]], name: str) -> npt.NDArray[Any]:
+        """Integers as the tensor of that name stores its own."""
+        point = 0 if self.exceeds_byte(name) else zero_point(self.model.formats[name])
+        return (integers + point).astype(helper.tensor_dtype_to_np_dtype(self.element_type(name)))
 
     def cast(self, source: str, kind: int) -> str:
         """An integer tensor, or the accumulators of one, as another type; once for all that read it."""
@@ -106,6 +151,8 @@ class OnnxBuilder(OnnxGraph):
 
     def real(self, source: str, scale: float, output: str) -> str:
         """`source * scale` as float32, for an integer tensor of any width."""
+        if self.element_type(source) in WORDS:
+            return self.node("DequantizeLinear", [source, self.scalar(scale)], output)
         if self.exceeds_byte(source):
             return self.node("Mul", [self.cast(source, TensorProto.FLOAT), self.scalar(scale)], output)
         return self.node("DequantizeLinear", [source, self.scalar(scale), self.zero(source)], output)
@@ -115,7 +162,14 @@ class OnnxBuilder(OnnxGraph):
         if not self.exceeds_byte(output):
             self.quantized(real, 1.0, output, low, high)
             return
-        if self.element_type(output) != TensorProto.FLOAT:
+        kind = self.element_type(output)
+        if kind in WORDS:
+            if (low, high) != WORDS[kind]:  # whole numbers, so that clamping before rounding is the same as after
+                real = self.node("Clip", [real, self.scalar(low), self.scalar(high)], f"{output}.clamped")
+            zero = self.constant(f"zero.word.{kind}", np.array(0, dtype=helper.tensor_dtype_to_np_dtype(kind)))
+            self.node("QuantizeLinear", [real, self.scalar(1.0), zero], output)
+            return
+        if kind != TensorProto.FLOAT:
             raise ExportError(
                 f"'{output}': expected at most {MAX_TENSOR_BITS} bits, which float32 holds, got "
                 f"{self.model.formats[output].bit_width}. Requantize the tensor first, as `bitwright lower` does."

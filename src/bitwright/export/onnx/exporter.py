@@ -10,8 +10,8 @@ and cast to INT8 at load.
 The published models' multipliers of 31 bits are replaced by float32 ones that give the same integers, where there are such
 (`proof.float32_multipliers`); elsewhere, and on sums without a clamp, float64 computes what float32 cannot (`onnx.float64`).
 
-Tensors of 16 bits are float32 tensors of integers: a layer that writes one is a ConvInteger, whose sums are multiplied and
-rounded by the same formula (`onnx.sums`), and all that reads one is a multiplication that float32 does exactly.
+Tensors of 9 to 16 bits are INT16 or UINT16: a layer that writes one is a ConvInteger, whose sums are multiplied and rounded
+by the same formula (`onnx.sums`), and all that reads one is a multiplication that float32 does exactly.
 
 On CPUs without 8-bit dot products, uint8 x int8 adds two products in 16 bits, which saturate. Unless the target is a CPU that
 has them, layers where that could happen store their weights as uint8: engines multiply those in 16 bits

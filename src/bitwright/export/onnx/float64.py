@@ -33,7 +33,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from bitwright.errors import ExportError
-from bitwright.export.onnx.builder import OnnxBuilder, zero_point
+from bitwright.export.onnx.builder import WORDS, OnnxBuilder, zero_point
 from bitwright.export.onnx.graph import move_in_onnx
 from bitwright.graph.nodes import Node, Selection
 from bitwright.integer.ops import IntegerAdd, IntegerFloorAvgPool2d, Rescale
@@ -119,14 +119,16 @@ def add_in_float64(op: IntegerAdd, builder: OnnxBuilder) -> None:
     _store(op, builder, total, op.low, op.high)
 
 
-def select_without_int32(op: Selection, builder: OnnxBuilder) -> None:
-    """What neither ONNX nor ONNX Runtime does on int32: float64 holds all of its numbers."""
-    if builder.element_type(op.name) != TensorProto.INT32:
+def select_in_floats(op: Selection, builder: OnnxBuilder) -> None:
+    """What neither ONNX nor ONNX Runtime does on int32 or 16 bits: float64 and float32 hold all of their numbers."""
+    kept_as = builder.element_type(op.name)
+    floats = {TensorProto.INT32: TensorProto.DOUBLE, **dict.fromkeys(WORDS, TensorProto.FLOAT)}.get(kept_as)
+    if floats is None:
         move_in_onnx(op, builder)
         return
-    moved = replace(op, name=f"{op.name}.double", inputs=(builder.cast(op.inputs[0], TensorProto.DOUBLE),))
+    moved = replace(op, name=f"{op.name}.moved", inputs=(builder.cast(op.inputs[0], floats),))
     move_in_onnx(moved, builder)
-    builder.node("Cast", [moved.name], op.name, to=TensorProto.INT32)
+    builder.node("Cast", [moved.name], op.name, to=kept_as)
 
 
 def floor_average(op: IntegerFloorAvgPool2d, builder: OnnxBuilder) -> None:

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
 from bitwright.errors import ExportError
-from bitwright.export.onnx.builder import OnnxBuilder, zero_point
+from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
 from bitwright.export.onnx.float_network import add_float
@@ -47,20 +45,17 @@ def _(op: Quantize | ReciprocalQuantize, builder: OnnxBuilder) -> None:
     if exact is None:
         _look_up(op, builder, table)
         return
-    builder.node("Cast", ["images"], f"{op.name}.float", to=TensorProto.FLOAT)
+    builder.node("Cast", ["images"], f"{op.name}.pixels", to=TensorProto.FLOAT)
     gain = builder.constant(f"{op.name}.gain", exact.gain.reshape(-1, 1, 1))
     offset = builder.constant(f"{op.name}.offset", exact.offset.reshape(-1, 1, 1))
-    builder.node("Mul", [f"{op.name}.float", gain], f"{op.name}.scaled")
+    builder.node("Mul", [f"{op.name}.pixels", gain], f"{op.name}.scaled")
     builder.rounded(builder.node("Add", [f"{op.name}.scaled", offset], f"{op.name}.real"), op.name, op.low, op.high)
 
 
 def _look_up(op: Quantize | ReciprocalQuantize, builder: OnnxBuilder, table: npt.NDArray[np.int32]) -> None:
     """The tables of all channels behind one another; channel c looks from 256 c on."""
     channels, levels = table.shape
-    if builder.exceeds_byte(op.name):
-        stored: npt.NDArray[Any] = table.astype(np.float32).reshape(-1)
-    else:
-        stored = (table + zero_point(builder.model.formats[op.name])).astype(np.uint8).reshape(-1)
+    stored = builder.stored(table, op.name).reshape(-1)
     first = (np.arange(channels, dtype=np.int32) * levels).reshape(-1, 1, 1)
     builder.node("Cast", ["images"], f"{op.name}.int32", to=TensorProto.INT32)
     places = [f"{op.name}.int32", builder.constant(f"{op.name}.first", first)]

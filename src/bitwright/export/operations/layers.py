@@ -16,7 +16,7 @@ from bitwright.export.onnx.float_network import add_float, clamped, float_consta
 from bitwright.export.onnx.graph import OnnxGraph, convolution_attributes, window
 from bitwright.export.onnx.qlinear import add_qlinear, qlinear_rescale
 from bitwright.export.onnx.split import LayerPart
-from bitwright.export.onnx.sums import add_sums
+from bitwright.export.onnx.sums import add_sums, add_sums_in_float32, takes_float32
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.export.openvino.sums import layer_sums
@@ -54,7 +54,9 @@ def _(op: IntegerLayer, builder: OnnxBuilder) -> None:
     rescale, (source,) = qlinear_rescale(op, builder), op.inputs
     convolution = as_convolution(op)
     attributes = convolution_attributes(convolution)
-    if rescale is None and convolution is op:
+    if rescale is None and convolution is op and takes_float32(op, builder):
+        add_sums_in_float32(op, builder, attributes)
+    elif rescale is None and convolution is op:
         weight = builder.weight(op, op.weight, unsigned=True)
         add_sums(op, builder, "ConvInteger", weight, op.bias.reshape(-1, 1, 1), op.rescale, attributes)
     elif rescale is None:

@@ -3,21 +3,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 
 from bitwright.errors import ExportError
 from bitwright.export.litert.builder import Held, LitertBuilder
 from bitwright.export.litert.exporter import add_to_litert
 from bitwright.export.litert.real import real_of
+from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
-from bitwright.export.onnx.float64 import select_without_int32
+from bitwright.export.onnx.float64 import select_in_floats
 from bitwright.export.onnx.graph import OnnxGraph, may_end_behind, move_in_onnx, window
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
 from bitwright.graph.nodes import MaxPool2d
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 
-add_to_onnx.register(MaxPool2d, select_without_int32)
+
+@add_to_onnx.register
+def _(op: MaxPool2d, builder: OnnxBuilder) -> None:
+    found = builder.unrounded.get(op.inputs[0])
+    if found is None:
+        select_in_floats(op, builder)
+        return
+    # What a layer is multiplied and rounded by never decreases, so that the maximum may come before: of fewer numbers to round.
+    real = f"{op.name}.real"
+    move_in_onnx(replace(op, name=f"{op.name}.sums" if found.multiplier else real, inputs=(found.real,)), builder)
+    if found.multiplier:
+        builder.node("Mul", [f"{op.name}.sums", found.multiplier], real)
+    builder.rounded(real, op.name, found.low, found.high)
 
 
 @move_in_onnx.register

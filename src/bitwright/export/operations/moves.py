@@ -15,7 +15,7 @@ from bitwright.export.litert.real import whole_of
 from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
-from bitwright.export.onnx.float64 import select_without_int32
+from bitwright.export.onnx.float64 import select_in_floats
 from bitwright.export.onnx.float_network import add_float
 from bitwright.export.onnx.graph import OnnxGraph, move_in_onnx
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
@@ -195,6 +195,9 @@ def _(op: Take, builder: LitertBuilder) -> None:
     )
 
 
+add_to_onnx.register(Pad, select_in_floats)
+
+
 @move_in_onnx.register
 def _(op: Pad, graph: OnnxGraph) -> None:
     (source,) = op.inputs
@@ -218,7 +221,7 @@ def _(op: Pad, builder: LitertBuilder) -> None:
     builder.node("PAD", [source.tensor, around], output, "PadOptions", 2)  # with the zero point of int8
 
 
-add_to_onnx.register(DepthToSpace, select_without_int32)
+add_to_onnx.register(DepthToSpace, select_in_floats)
 
 
 @move_in_onnx.register

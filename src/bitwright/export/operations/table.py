@@ -14,7 +14,7 @@ from bitwright.export.litert.builder import LitertBuilder
 from bitwright.export.litert.exporter import add_to_litert
 from bitwright.export.litert.functions import function_in_litert, has_form
 from bitwright.export.litert.real import cast, combined, real_of, store_rounded
-from bitwright.export.onnx.builder import OnnxBuilder, zero_point
+from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
 from bitwright.export.onnx.float32 import Float32Graph, add_in_float32
 from bitwright.export.onnx.float_network import add_float
@@ -39,10 +39,8 @@ def _(op: IntegerTable, builder: OnnxBuilder) -> None:
     params, result = builder.model.formats[source], builder.model.formats[op.name]
     if not op.computable:
         place = builder.node("Cast", [source], f"{op.name}.place", to=TensorProto.INT32)
-        entries = op.entries.astype(np.float32)
-        if not builder.exceeds_byte(op.name):
-            entries = (op.entries + zero_point(result)).astype(np.uint8)
-        builder.node("Gather", [builder.constant(f"{op.name}.entries", entries), place], op.name)
+        entries = builder.constant(f"{op.name}.entries", builder.stored(op.entries, op.name))
+        builder.node("Gather", [entries, place], op.name)
         return
     if is_one_operator(op.program):
         real = builder.real(source, params.scale, f"{op.name}.x")
