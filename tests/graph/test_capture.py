@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.fx.config as fx_config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -350,3 +353,12 @@ def test_a_misread_operation_cannot_pass(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(HANDLERS, "relu", HANDLERS["contiguous"])
     with pytest.raises(CaptureError, match=r"model: the captured graph differs from the model by .* please report it"):
         capture(Then(F.relu), IMAGE)
+
+
+def test_capture_needs_no_switch_of_the_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch 2.11 always makes stack traces; later releases are told not to, and afterwards are as they were."""
+    before = fx_config.do_not_emit_stack_traces if hasattr(fx_config, "do_not_emit_stack_traces") else None
+    expected = captured(small_net())
+    assert getattr(fx_config, "do_not_emit_stack_traces", None) == before
+    monkeypatch.setattr(import_module("bitwright.graph.capture"), "fx_config", SimpleNamespace())
+    assert list(captured(small_net())) == list(expected)

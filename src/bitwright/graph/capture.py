@@ -107,18 +107,29 @@ def _quiet() -> Iterator[None]:
     """Without the warnings of the exporter, what it logs before it raises the same error, and stack traces that nobody reads."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     disabled = [logger.disabled for logger in loggers]
-    traceless = fx_config.do_not_emit_stack_traces
     try:
-        fx_config.do_not_emit_stack_traces = True  # a fifth of the exporter's time
         for logger in loggers:
             logger.disabled = True
-        with warnings.catch_warnings():
+        with _without_traces(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        fx_config.do_not_emit_stack_traces = traceless
         for logger, before in zip(loggers, disabled, strict=True):
             logger.disabled = before
+
+
+@contextmanager
+def _without_traces() -> Iterator[None]:
+    """Stack traces are a fifth of the exporter's time; PyTorch 2.11 has no switch for them."""
+    if not hasattr(fx_config, "do_not_emit_stack_traces"):
+        yield
+        return
+    before = fx_config.do_not_emit_stack_traces
+    try:
+        fx_config.do_not_emit_stack_traces = True
+        yield
+    finally:
+        fx_config.do_not_emit_stack_traces = before
 
 
 def _refuse_leftovers(graph: Graph) -> None:
