@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict
 from functools import cache
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitwright.errors import TrainingError
 from bitwright.graph import Graph, capture
@@ -287,3 +289,52 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
     with pytest.raises(TrainingError, match=message):
         QuantizerSettings(**options)
     assert asdict(QuantizerSettings(momentum=1)) == {**QuantizerSettings().to_dict(), "momentum": 1}
+
+
+class Readings(TorchDispatchMode):
+    """Counts how often a number is read from a tensor, each of which waits for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def deep(layers: int) -> QuantizedModel:
+    """Convolutions with batch norm and SiLU, whose windows are asymmetric, calibrated."""
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU()) for _ in range(layers)]
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    graph = capture(network.eval(), (1, 8, 8))
+    model = quantize(graph, Scheme.uniform(graph.layers, Precision.parse("W4A4")))
+    return calibrate(model, [torch.randn(64, 1, 8, 8)]).train()
+
+
+def test_a_pass_reads_its_numbers_together() -> None:
+    """However many tensors there are: a GPU is not waited for once for each."""
+    counts = []
+    for layers in (2, 6):
+        model = deep(layers)
+        with Readings() as readings:
+            model(torch.randn(4, 1, 8, 8)).sum().backward()
+        counts.append(readings.count)
+    assert counts[0] == counts[1] <= 4
+
+
+def test_numbers_are_read_anew_in_every_pass() -> None:
+    """A scale and a window that changed since the last pass are those of the next, and of what is asked in between."""
+    model, images = deep(2), torch.randn(16, 1, 8, 8)
+    quantizers = [q for q in model.activations.values() if isinstance(q, ActivationQuantizer)]
+    before = model(images).detach()
+    with torch.no_grad():
+        for quantizer in quantizers:
+            quantizer.scale.mul_(1.5)
+            if quantizer.asymmetric:
+                quantizer.quant_min.sub_(1)
+    again = copy.deepcopy(model)
+    assert torch.equal(model(images), again(images))
+    assert not torch.equal(model(images), before)
+    assert all(quantizer.step() == float(quantizer.scale.detach()) for quantizer in quantizers)
+    assert any(quantizer.asymmetric for quantizer in quantizers)

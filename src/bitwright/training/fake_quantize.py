@@ -62,7 +62,8 @@ def finish(node: Node, scaled: Tensor, scale: Tensor, context: ForwardContext) -
     certificate = context.certificates.get(node.name)
     window = certificate.format if certificate is not None else None
     window = window or context.activations[node.name].format
-    bounds, step = getattr(node, "bounds", None), float(scale.detach())
+    step = float(scale.detach()) if certificate is not None else context.activations[node.name].step()
+    bounds = getattr(node, "bounds", None)
     if not math.isfinite(step):
         raise TrainingError(
             f"the scale of '{node.name}' became {step}: the training diverged. Go on from an earlier checkpoint, with a "

@@ -28,7 +28,7 @@ from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.folding import MAX_BIAS_BITS, sign_folded_weight
 from bitwright.training.norm import MOMENTUM, SETTLING_IMAGES
 from bitwright.training.quantized import Certificate, Quantized
-from bitwright.training.quantizers import ActivationQuantizer, QuantizerSettings, Ranges, WeightQuantizer
+from bitwright.training.quantizers import ActivationQuantizer, QuantizerSettings, Ranges, WeightQuantizer, read_once
 
 
 class QuantizedModel(Overviewed, nn.Module):
@@ -256,17 +256,20 @@ class QuantizedModel(Overviewed, nn.Module):
         images = float_images(images, self.plan.graph.input_shape, self.plan.graph.model)
         readers = dict(self._readers)
         values: dict[str, Quantized] = {}
-        for node in self.plan.graph:
-            inputs = [values[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
-            values[node.name] = fake_quantize(node, inputs, context)
-            if observe is not None:
-                observe(node.name, values[node.name])
-            for name in node.inputs:
-                readers[name] -= 1
-                if readers[name] == 0:
-                    del values[name]
-        for quantizer in self.activations.values():
-            assert isinstance(quantizer, ActivationQuantizer)
+        quantizers = [
+            quantizer for quantizer in self.activations.values() if isinstance(quantizer, ActivationQuantizer)
+        ]
+        with read_once(quantizers):
+            for node in self.plan.graph:
+                inputs = [values[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
+                values[node.name] = fake_quantize(node, inputs, context)
+                if observe is not None:
+                    observe(node.name, values[node.name])
+                for name in node.inputs:
+                    readers[name] -= 1
+                    if readers[name] == 0:
+                        del values[name]
+        for quantizer in quantizers:
             quantizer.move()
         return {name: values[tensor] for name, tensor in self.plan.graph.outputs.items()}
 

@@ -7,6 +7,8 @@ in float32 while sums stay within 2**24, so the training forward is the integer 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
@@ -120,6 +122,7 @@ class ActivationQuantizer(nn.Module):
         self.shared = shared
         self.asymmetric = asymmetric
         self._widest: tuple[Tensor, Tensor] | None = None
+        self._read: tuple[float, int] | None = None
         settings = settings or QuantizerSettings()
         self._format = window
         self.ranges = ranges = settings.ranges
@@ -139,7 +142,8 @@ class ActivationQuantizer(nn.Module):
         """The integers it may hold."""
         if not self.asymmetric:
             return self._format
-        return TensorFormat.starting(self._format.bit_width, int(self.quant_min))
+        least = int(self.quant_min) if self._read is None else self._read[1]
+        return TensorFormat.starting(self._format.bit_width, least)
 
     @torch.no_grad()
     def place(self, window: TensorFormat, scale: float) -> None:
@@ -159,6 +163,10 @@ class ActivationQuantizer(nn.Module):
             levels = max(window.quant_max, -window.quant_min - 1)  # of the longer side; as LSQ counts symmetric ones
             scale = scale_gradient(scale, (elements_per_sample * levels) ** -0.5)
         return scale
+
+    def step(self) -> float:
+        """The scale as a number."""
+        return float(self.current_scale().detach()) if self._read is None else self._read[0]
 
     @property
     def follows_data(self) -> bool:
@@ -229,6 +237,28 @@ class ActivationQuantizer(nn.Module):
         window, scale = smallest_window(lowest, highest, self._format.bit_width)
         self.quant_min.fill_(window.quant_min)
         self.scale.fill_(max(scale, _SMALLEST))
+
+
+@contextmanager
+def read_once(quantizers: Iterable[ActivationQuantizer]) -> Iterator[None]:
+    """Numbers of these quantizers, which must not change meanwhile, are read from their device once, and all together.
+
+    A pass needs the scale of each tensor as a number, and the first integer of its window: each reading waits for a GPU to have
+    computed all it was given. Those that follow the data are left out.
+    """
+    still = [quantizer for quantizer in quantizers if not quantizer.follows_data]
+    placed = [quantizer for quantizer in still if quantizer.asymmetric]
+    with torch.no_grad():
+        scales = torch.stack([quantizer.scale for quantizer in still]).tolist() if still else []
+        starts = torch.stack([quantizer.quant_min for quantizer in placed]).tolist() if placed else []
+    least = {id(quantizer): start for quantizer, start in zip(placed, starts, strict=True)}
+    try:
+        for quantizer, scale in zip(still, scales, strict=True):
+            quantizer._read = max(abs(scale), _SMALLEST), least.get(id(quantizer), 0)
+        yield
+    finally:
+        for quantizer in still:
+            quantizer._read = None
 
 
 class WeightQuantizer(nn.Module):
