@@ -11,15 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from bitwright.export import Target, to_openvino
-from bitwright.export.openvino.kernels import FLOAT32, PARTS, kernel
+from bitwright.export import to_openvino
 from bitwright.integer import IntegerModel, lower
-from bitwright.integer.ops import IntegerAdd, IntegerLayer
+from bitwright.integer.ops import IntegerAdd
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
 from graph.networks import Called, captured
-from random_networks import differences, random_model
 
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
 
@@ -140,18 +138,3 @@ def _of_convolution(mark: Any) -> bool:
     while kind(node) in ("Clamp", "Round", "Multiply", "Convert"):
         node = source(node)
     return kind(node) == "Add" and kind(source(node)) in ("Convolution", "GroupConvolution")
-
-
-def test_no_kernel_for_bytes_gives_a_column() -> None:
-    """Six random networks that an Intel Xeon with AMX computed otherwise had a layer of bytes whose result is one pixel wide."""
-    seen = 0
-    for given in map(random_model, range(40)):
-        layers = [op for op in given.model.ops if isinstance(op, IntegerLayer)]
-        columns = [op for op in layers if len(op.shape) == 3 and op.shape[2] == 1 < op.shape[1]]
-        if columns:
-            seen += 1
-            assert {kernel(op, given.model, target) for op in columns for target in Target} <= {FLOAT32, PARTS}
-            assert differences(given, "openvino") == {}
-        if seen == 3:
-            break
-    assert seen == 3

@@ -55,7 +55,11 @@ def products(
         weight: Those over some of the inputs, where `source` is some of them.
     """
     weight = op.weight if weight is None else weight
-    window = [list(op.stride), list(op.padding), list(op.padding), list(op.dilation)]
+    stride, behind = list(op.stride), list(op.padding)
+    if op.shape[2] == 1 < op.stride[1]:
+        weight, behind[1] = _across(op, weight, builder.width(op.inputs[0]))
+        stride[1] = 1
+    window = [stride, list(op.padding), behind, list(op.dilation)]
     groups = op.groups
     if groups == 1:
         return builder.ops.convolution(source, store(weight), *window)
@@ -65,6 +69,26 @@ def products(
         source = builder.ops.shuffle_channels(builder.ops.concat([source] * repeats, 1), 1, repeats)
         groups = len(weight)
     return builder.ops.group_convolution(source, store(weight.reshape(groups, -1, *weight.shape[1:])), *window)
+
+
+def _across(op: IntegerConv2d, weight: npt.NDArray[np.int8], width: int) -> tuple[npt.NDArray[np.int8], int]:
+    """The kernel of a convolution whose result is one pixel wide, as one that reaches across the image, and what it needs behind.
+
+    On CPUs with AVX-512, kernels of columns with strides read other pixels than those of their row. A column needs no stride,
+    if its only window ends behind the image: for pixels that it does not read, it gets weights of zero.
+
+    Args:
+        op: The convolution.
+        weight: Its weights, or those over some of the inputs.
+        width: Of the image.
+
+    Returns:
+        Weights with enough columns, and the padding after the last pixel.
+    """
+    (_, before), (_, gap) = op.padding, op.dilation
+    reach = gap * (weight.shape[3] - 1) + 1 - before
+    columns = max(0, -((reach - width) // gap))
+    return np.pad(weight, ((0, 0), (0, 0), (0, 0), (0, columns))), reach + gap * columns - width
 
 
 def _sums_of_parts(op: IntegerConv2d, builder: OpenvinoBuilder, source: Value) -> Value:
