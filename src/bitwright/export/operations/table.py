@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from bitwright.export.litert.builder import LitertBuilder
 from bitwright.export.litert.exporter import add_to_litert
-from bitwright.export.litert.functions import function_in_litert, has_form
+from bitwright.export.litert.functions import add_branching, branches, function_in_litert, has_form
 from bitwright.export.litert.real import cast, combined, real_of, store_rounded
 from bitwright.export.onnx.builder import OnnxBuilder
 from bitwright.export.onnx.exporter import add_to_onnx
@@ -84,6 +84,9 @@ def _(op: IntegerTable, builder: OpenvinoBuilder) -> Value:
 def _(op: IntegerTable, builder: LitertBuilder) -> None:
     (source,) = op.inputs
     params, result = builder.model.formats[source], builder.model.formats[op.name]
+    if op.computable and has_form(op.program) and branches(op.program):
+        add_branching(op, builder, params, result)
+        return
     integers = real_of(source, builder)
 
     def make(activation: int) -> int:
