@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pooling, and depthwise convolution, which is pooling with weights: channels never meet."""
+"""Pooling: maxima, and sums, over windows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from bitwright.export.tvm.kernels.script import (
     T,
     blocks,
     cast,
-    constant,
     kernel,
     let,
     load,
@@ -22,12 +21,9 @@ from bitwright.export.tvm.kernels.script import (
     stack,
     store,
     tasks,
-    workspace,
 )
-from bitwright.export.tvm.kernels.window import Window
 
 CHANNELS = 16
-WORKSPACE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -138,64 +134,6 @@ def windowed_sum(spec: Sum, name: str) -> Any:
                     total = rescaled(spec.rounding, total, constants, first, lanes, spec.dtype)
                 at = (down * spec.out[1] + across) * channels + first
                 store(result, cast(total, spec.dtype, lanes), image, at, lanes=lanes)
-
-            blocks(channels, CHANNELS, block)
-    return made.finished
-
-
-@dataclass(frozen=True)
-class Depthwise:
-    """Depthwise convolution, one filter for each channel.
-
-    Attributes:
-        window: What it reads, as a single group; its copy is int16.
-        rounding: None leaves int32 accumulators.
-        dtype: The type of the result.
-    """
-
-    window: Window
-    rounding: Rounding | None
-    dtype: str
-
-
-def depthwise(spec: Depthwise, name: str) -> Any:
-    """The TIR function: (images, weights [kernel_height, kernel_width, channels], bias, rescaling constants, result)."""
-    window = spec.window
-    channels, (height, width) = window.channels, window.out
-    chunk = min(height, max(1, (WORKSPACE_BYTES // (2 * window.row) - window.rows(1)) // window.step[0] + 1))
-    chunks = -(-height // chunk)
-    chunk = -(-height // chunks)
-    with kernel(name) as made:
-        images = made.tensor("images", window.height * window.width * channels, window.source)
-        weights = constant("weights", [*window.kernel, channels], "int8")
-        bias = constant("bias", [channels], "int32")
-        constants = constant_parameters(channels) if spec.rounding else []
-        result = made.tensor("result", height * width * channels, spec.dtype)
-        with tasks(made, chunks) as (image, task):
-            first_row = let(T.min(task * chunk, height - chunk))
-            copied = workspace(window.rows(chunk) * window.row, "int16")
-            window.copy(images, copied, image, number(0), first_row, chunk)
-
-            def block(first: Expr, lanes: int) -> None:
-                filters = stack(window.kernel[0] * window.kernel[1] * lanes, "int16")
-                for row in range(window.kernel[0]):
-                    for column in range(window.kernel[1]):
-                        value = cast(load(weights, row, column, first, lanes=lanes), "int16", lanes)
-                        store(filters, value, (row * window.kernel[1] + column) * lanes, lanes=lanes)
-                with T.serial(chunk * width) as pixel:
-                    start = let(window.place(pixel) + first)
-                    total = load(bias, first, lanes=lanes)
-                    for row in range(window.kernel[0]):
-                        for column in range(window.kernel[1]):
-                            at = start + (
-                                row * window.dilation[0] * window.row + column * window.dilation[1] * window.depth
-                            )
-                            value = cast(load(copied, at, lanes=lanes), "int32", lanes)
-                            weight = load(filters, (row * window.kernel[1] + column) * lanes, lanes=lanes)
-                            total = total + value * cast(weight, "int32", lanes)
-                    if spec.rounding is not None:
-                        total = rescaled(spec.rounding, let(total), constants, first, lanes, spec.dtype)
-                    store(result, total, image, (first_row * width + pixel) * channels + first, lanes=lanes)
 
             blocks(channels, CHANNELS, block)
     return made.finished

@@ -8,12 +8,14 @@ import numpy.typing as npt
 
 from bitwright.errors import ExportError
 from bitwright.export.tvm.kernels.convolution import Convolution, Products, convolution, with_bytes
+from bitwright.export.tvm.kernels.depthwise import Depthwise, depthwise, in_dots
 from bitwright.export.tvm.kernels.elementwise import (
     Conversion,
     conversion,
 )
-from bitwright.export.tvm.kernels.pooling import Depthwise, depthwise
+from bitwright.export.tvm.kernels.instructions import DOT_LANES, Dots
 from bitwright.export.tvm.kernels.product import Product, product
+from bitwright.export.tvm.kernels.rescaling import Constants, Rounding
 from bitwright.export.tvm.kernels.window import Window
 from bitwright.export.tvm.network import Array, Network, add_to_tvm, rounding_constants
 from bitwright.integer.multipliers import INT32_MAX
@@ -43,6 +45,11 @@ def bias_of_bytes(op: IntegerConv2d, params: QuantParams) -> npt.NDArray[np.int3
     return bias.astype(np.int32) if largest_sums(op.weight, bias, params.stored).max(initial=0) <= INT32_MAX else None
 
 
+def _in_bytes(params: QuantParams) -> bool:
+    """Whether a byte holds a format's integers, less the least of them."""
+    return params.quant_max - params.quant_min <= np.iinfo(np.uint8).max
+
+
 @add_to_tvm.register
 def _(op: IntegerConv2d, network: Network) -> None:
     (source,) = op.inputs
@@ -54,13 +61,7 @@ def _(op: IntegerConv2d, network: Network) -> None:
     groups, dtype = op.groups, network.dtype(op.name)
     image = network.values[source]
     if groups == channels == filters and groups > 1 and network.dtype(source) != "int32":
-        window = Window(
-            height, width, channels, 1, kernel, op.stride, op.padding, op.dilation, network.dtype(source), "int16", 0, 1
-        )
-        weights = op.weight[:, 0].transpose(1, 2, 0)
-        network.set(
-            op, Depthwise(window, rounding, dtype), depthwise, [image], [weights, op.bias, *rounding_constants(found)]
-        )
+        _add_depthwise(op, network, rounding, found)
         return
     if network.dtype(source) == "int32":
         raise ExportError(f"'{op.name}' reads a tensor of {params.bit_width} bits; TVM's kernels multiply up to 16.")
@@ -70,7 +71,7 @@ def _(op: IntegerConv2d, network: Network) -> None:
     )  # fmt: skip
     spec = Convolution(window, filters // groups, Products.WORDS, rounding, dtype, network.instructions)
     bias = op.bias
-    if network.instructions.avx2 and params.quant_max - params.quant_min <= np.iinfo(np.uint8).max:
+    if network.instructions.avx2 and _in_bytes(params):
         stored = bias_of_bytes(op, params)
         if stored is not None:
             spec = with_bytes(spec, op.weight, params)
@@ -78,6 +79,22 @@ def _(op: IntegerConv2d, network: Network) -> None:
     order = spec.channel_order()
     arrays = [spec.arranged(op.weight), np.where(order < 0, 0, bias[order]), *rounding_constants(found, order)]
     network.set(op, spec, convolution, [image], [arrays[0], arrays[1].astype(np.int32), *arrays[2:]])
+
+
+def _add_depthwise(op: IntegerConv2d, network: Network, rounding: Rounding | None, found: Constants | None) -> None:
+    """A layer with one filter for each channel: in dot products where the CPU has these, and vectors of channels fill them."""
+    (source,) = op.inputs
+    params, kind = network.model.formats[source], network.dtype(source)
+    channels, height, width = network.shapes[source]
+    kernel = (op.weight.shape[2], op.weight.shape[3])
+    window = Window(height, width, channels, 1, kernel, op.stride, op.padding, op.dilation, kind, "int16", 0, 1)
+    spec, bias = Depthwise(window, rounding, network.dtype(op.name), network.instructions), op.bias
+    if network.instructions.dots is not Dots.NONE and channels >= DOT_LANES and _in_bytes(params):
+        stored = bias_of_bytes(op, params)
+        if stored is not None:
+            spec, bias = in_dots(spec, params.quant_min), stored
+    arrays: list[Array] = [spec.arranged(op.weight[:, 0]), bias, *rounding_constants(found)]
+    network.set(op, spec, depthwise, [network.values[source]], arrays)
 
 
 @add_to_tvm.register
