@@ -11,14 +11,14 @@ same float weights, for every width, every way to make them, and every seed, whi
     peer-...        another quantizer, on the same images, by its own engine; what it cannot do is a row that says so
 
 A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:learning_rate=0.02`, where --way names it; a
-training also `distill` and `temperature`, of a teacher that is the float network, and `reconstruct`, 1 for one that starts from
-the reconstructed network. A row is `network/width/way/seed`; `--rows`
-chooses among them by shell patterns, `resnet20/W2A2/*`, say. Every row is written to --json when it is done; who starts again
-measures what is missing. Rows that failed say why, and are tried again. `--docs FILE` writes a page of all rows.
+training also what `accuracy_training.Besides` has: the part of the teacher, which is the float network, a start from the
+reconstructed network, averaged weights. A row is `network/width/way/seed`; `--rows` chooses among them by shell patterns,
+`resnet20/W2A2/*`, say. Every row is written to --json when it is done; who starts again measures what is missing. Rows that
+failed say why, and are tried again. `--docs FILE` writes a page of all rows.
 
 Settings are chosen by `--trials`, which measures rows on 4,000 training images that no calibration chose, never on the test set:
 top-1, how often the integers agree with the float network, and their divergence from it, which tells settings apart that a few
-thousand labels do not. A trial's integers are those before lowering, which certifies their multipliers.
+thousand labels do not. Trained networks are kept in the folder, lowered: the row and the trial of a training are of one network.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accuracy_page import page
 from accuracy_peers import PEERS
+from accuracy_training import EPOCHS, QAT, as_json, of_training, train, with_changes
 from fashion import NETWORKS, trained
 from torch import Tensor
 
@@ -49,30 +51,23 @@ from bitwright.errors import BitwrightError
 from bitwright.files import write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
 from bitwright.graph.digest import network_digest
-from bitwright.integer import lower, prepare
+from bitwright.integer import IntegerModel, load_integer, lower, prepare
 from bitwright.reconstruction import ReconstructionSettings, reconstruct
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable, measure_sensitivity
-from bitwright.training import Checkpointing, Distillation, QuantizedModel, TrainSettings, calibrated, evaluate, fit
+from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, calibrated, evaluate
 
 WIDTHS = ("W8A8", "W4A4", "W3A3", "W2A2", "W4A8", "W2A8")
 RANDOM = 20
 MIXED = ("search3", "W3A8", *(f"random3-{number}" for number in range(1, RANDOM + 1)))
 """Schemes of the size of 3 bits, activations of 8: the one that the search finds, the uniform one, and random ones."""
 
-BESIDES = ("distill", "temperature", "reconstruct")
-"""What a training can be given that is no setting of its steps."""
-
-EPOCHS = {"qat2": 2, "qat10": 10}
 WAYS = ("calibrated", "reconstructed", *EPOCHS, *(f"peer-{name}" for name in PEERS))
 IMAGES = 1024
 SENSITIVITY_IMAGES = 1000
 BATCH = 250
 HELD_OUT, HELD_OUT_SEED = 4000, 777
 FLOAT = TrainSettings(epochs=12, learning_rate=0.1, weight_decay=5e-4)
-QAT = TrainSettings(learning_rate=0.01, weight_decay=5e-4)
-
-Settings = TypeVar("Settings", ReconstructionSettings, TrainSettings)
 
 
 @dataclass(frozen=True)
@@ -86,6 +81,11 @@ class Row:
 
     def __str__(self) -> str:
         return f"{self.network}/{self.width}/{self.way}/{self.seed}"
+
+    @property
+    def file(self) -> str:
+        """The name of its files, without an ending."""
+        return str(self).replace("/", ".")
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,8 @@ def scheme_of(width: str, graph: Graph, folder: Path, network: str) -> Scheme:
     return random_schemes(graph, uniform, RANDOM, seed=0)[int(width.removeprefix("random3-")) - 1]
 
 
-def with_changes(settings: Settings, changed: Sequence[str]) -> Settings:
-    """Settings with others of some fields, each `name=number`."""
-    kinds = {item.name: type(getattr(settings, item.name)) for item in fields(settings)}
-    pairs = [change.partition("=")[::2] for change in changed]
-    return replace(settings, **{name: kinds[name](value) for name, value in pairs})
-
-
 def made(row: Row, place: Place, data: ImageData) -> tuple[QuantizedModel, dict[str, Any]]:
-    """The network of a row, on the processor, ready to be lowered; and its settings, as JSON values."""
+    """The network of a row, ready to be lowered; and its settings, as JSON values."""
     graph = place.graph(row.network)
     images, _ = data.calibration(IMAGES, row.seed)
     model, _ = calibrated(graph, scheme_of(row.width, graph, place.folder, row.network), images)
@@ -160,27 +153,30 @@ def made(row: Row, place: Place, data: ImageData) -> tuple[QuantizedModel, dict[
     if way == "reconstructed":
         kept = rebuilt(model, graph, images, with_changes(ReconstructionSettings(seed=row.seed), changed), place)
     elif way in EPOCHS:
-        state = place.folder / f"{str(row).replace('/', '.')}.state"
-        besides = {name: float(value) for name, _, value in (c.partition("=") for c in changed) if name in BESIDES}
-        own = [change for change in changed if change.partition("=")[0] not in BESIDES]
-        training = with_changes(replace(QAT, epochs=EPOCHS[way], seed=row.seed), own)
-        start = None
-        if besides.get("reconstruct"):
-            start = rebuilt(model, graph, images, ReconstructionSettings(seed=row.seed), place)
-            model.cpu()
-        distillation = None
-        if besides.get("distill"):
-            teacher = FloatModel(graph).eval().requires_grad_(False)
-            temperature = besides.get("temperature", Distillation.temperature)
-            distillation = Distillation(teacher, besides["distill"], temperature)
-        fit(
-            model, data, training, distillation=distillation, checkpoint=Checkpointing(state, resume=True)
-        )  # on a GPU, if any
-        model.cpu().settle_norm(torch.split(images, 128))
-        state.unlink(missing_ok=True)
-        taught = distillation and {"alpha": distillation.alpha, "temperature": distillation.temperature}
-        kept = asdict(training) | {"distillation": taught} | ({"start": start} if start else {})
+        settings, besides = of_training(row.way, row.seed)
+        start = {}
+        if besides.reconstruct:
+            start = {"start": rebuilt(model, graph, images, ReconstructionSettings(seed=row.seed), place)}
+        state = Checkpointing(place.folder / f"{row.file}.state", resume=True)
+        train(model, graph, data, images, settings, besides, state)
+        kept = as_json(settings, besides) | start
     return model.cpu().eval(), kept
+
+
+def integers(row: Row, place: Place, data: ImageData) -> tuple[IntegerModel, dict[str, Any]]:
+    """The integers of a row and its settings; those of a training from the folder, where it has been trained before."""
+    if row.way.partition(":")[0] not in EPOCHS:
+        model, settings = made(row, place, data)
+        return lower(model), settings
+    settings, besides = of_training(row.way, row.seed)
+    kept = as_json(settings, besides)
+    path = place.folder / f"{row.file}.{sha256(json.dumps(kept).encode()).hexdigest()[:8]}.integer"
+    if path.exists():
+        return load_integer(path), kept
+    model, kept = made(row, place, data)
+    lowered = lower(model)
+    lowered.save(path)
+    return lowered, kept
 
 
 def rebuilt(
@@ -201,8 +197,8 @@ def measured(row: Row, place: Place) -> dict[str, Any]:
         calibration, _ = data.calibration(IMAGES, row.seed)
         predict, settings = PEERS[row.way.removeprefix("peer-")](place.graph(row.network), calibration, row.width)
     elif row.way != "float":
-        model, settings = made(row, place, data)
-        predict = model.to(place.device) if place.trials else prepare(lower(model), place.device).logits
+        lowered, settings = integers(row, place, data)
+        predict = prepare(lowered, place.device).logits
     spent = {"seconds": round(time.monotonic() - begin, 1)}
     kept = spent | ({"settings": settings} if settings else {})
     if place.trials:
@@ -248,7 +244,7 @@ def begin(device: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def ready(network: str, place: Place, weights: Path | None, mixed: bool) -> Graph:
+def ready(network: str, place: Place, weights: Path | None, epochs: int, mixed: bool) -> Graph:
     """The float network in the folder, from its weights or trained; and its sensitivities, where a search needs them."""
     data, path = place.images(), place.folder / f"{network}.graph"
     if weights is not None:
@@ -256,7 +252,7 @@ def ready(network: str, place: Place, weights: Path | None, mixed: bool) -> Grap
         module.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
         capture(module.eval(), data.shape, name=network).save(path)
     with bar(f"float weights of {network}"):
-        graph = trained(network, data, FLOAT, place.folder)
+        graph = trained(network, data, replace(FLOAT, epochs=epochs), place.folder)
     table = place.folder / f"{network}.sensitivities.json"
     if mixed and not table.exists():
         with bar(f"sensitivities of {network}") as progress:
@@ -276,6 +272,7 @@ def main() -> None:
     parser.add_argument(
         "--weights", action="append", default=[], metavar="NETWORK=FILE", help="a state dict; repeatable"
     )
+    parser.add_argument("--float-epochs", type=int, default=FLOAT.epochs, help="of networks that have no weights yet")
     parser.add_argument("--rows", action="append", metavar="PATTERN", help="of network/width/way/seed; repeatable")
     parser.add_argument(
         "--way", action="append", default=[], metavar="WAY:NAME=NUMBER", help="a way besides; repeatable"
@@ -324,10 +321,11 @@ def measure_all(
     weights = {name: Path(path) for name, _, path in (given.partition("=") for given in arguments.weights)}
     for network in dict.fromkeys(row.network for row in missing):
         mixed = any(row.network == network and row.width == "search3" for row in missing)
-        digest = network_digest(ready(network, place, weights.get(network), mixed))
+        digest = network_digest(ready(network, place, weights.get(network), arguments.float_epochs, mixed))
+        before.setdefault("float_epochs", {}).setdefault(network, arguments.float_epochs)
         if before["networks"].setdefault(network, digest) != digest:
             parser.error(f"{arguments.json} has rows of other float weights of {network}: name another file.")
-    before["settings"] = {"float": asdict(FLOAT), "images": IMAGES}
+    before["images"] = IMAGES
     before.setdefault("environments", {})[arguments.device] = environment().to_dict()
     order = {str(row): place for place, row in enumerate(rows(max(arguments.seeds, 10), arguments.way))}
     context = multiprocessing.get_context("spawn")

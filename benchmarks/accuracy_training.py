@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""The trainings of `benchmarks/accuracy.py`: their usual settings, and what can be tried besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bitwright.data import ImageData
+from bitwright.graph import FloatModel, Graph
+from bitwright.training import Checkpointing, Distillation, Hooks, QuantizedModel, TrainSettings, fit
+
+EPOCHS = {"qat2": 2, "qat10": 10}
+SETTLING_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmedUp(TrainSettings):
+    """Settings whose learning rate rises in equal steps to where the schedule is by then.
+
+    Attributes:
+        warm_up: In so many steps.
+    """
+
+    warm_up: int = 0
+
+    def rate(self, step: int, per_epoch: int) -> float:
+        """The learning rate of a step."""
+        return super().rate(step, per_epoch) * min(1.0, (step + 1) / (self.warm_up + 1))
+
+
+QAT = WarmedUp(learning_rate=0.01, weight_decay=5e-4)
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Besides:
+    """What a training can be given that is no setting of its steps.
+
+    Attributes:
+        distill: The part of the loss that a teacher has, which is the float network; 0 for none.
+        temperature: Softens its outputs and those of the student.
+        reconstruct: Whether the training starts from the reconstructed network.
+        average: The part of an average of the parameters over steps that a step leaves; 0 for no average.
+    """
+
+    distill: float = Distillation.alpha
+    temperature: float = Distillation.temperature
+    reconstruct: bool = False
+    average: float = 0.0
+
+
+@dataclass
+class Average:
+    """Parameters averaged over the steps of a training (Polyak & Juditsky 1992, by an exponential of steps).
+
+    Attributes:
+        model: Whose parameters.
+        keep: The part of the average that a step leaves.
+    """
+
+    model: QuantizedModel
+    keep: float
+    _sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+
+    @torch.no_grad()
+    def follow(self, step: object) -> None:
+        """Take in the parameters after a step; the average of the first is they themselves."""
+        for name, value in self._trained():
+            self._sums.setdefault(name, value.clone()).lerp_(value, 1 - self.keep)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Give the model the average."""
+        for name, value in self._trained():
+            value.copy_(self._sums[name])
+
+
+def with_changes(settings: Settings, changed: Sequence[str]) -> Settings:
+    """Settings with others of some fields, each `name=number`."""
+    kinds = {item.name: type(getattr(settings, item.name)) for item in fields(settings)}  # type: ignore[arg-type]
+    pairs = [change.partition("=")[::2] for change in changed]
+    return replace(settings, **{name: kinds[name](float(value)) for name, value in pairs})  # type: ignore[type-var]
+
+
+def of_training(way: str, seed: int) -> tuple[WarmedUp, Besides]:
+    """The settings of `qat2:NAME=NUMBER:...`, and what it is given besides."""
+    name, *changed = way.split(":")
+    names = {item.name for item in fields(Besides)}
+    besides = with_changes(Besides(), [change for change in changed if change.partition("=")[0] in names])
+    own = [change for change in changed if change.partition("=")[0] not in names]
+    return with_changes(replace(QAT, epochs=EPOCHS[name], seed=seed), own), besides
+
+
+def train(
+    model: QuantizedModel,
+    graph: Graph,
+    data: ImageData,
+    images: Tensor,
+    settings: WarmedUp,
+    besides: Besides,
+    checkpoint: Checkpointing,
+) -> None:
+    """Train a calibrated model in place, on a GPU if there is one, and settle its batch norm on the calibration images."""
+    distillation = None
+    if besides.distill:
+        teacher = FloatModel(graph).eval().requires_grad_(False)
+        distillation = Distillation(teacher, besides.distill, besides.temperature)
+    average = Average(model, besides.average) if besides.average else None
+    hooks = Hooks() if average is None else Hooks(after_step=average.follow)
+    fit(model, data, settings, distillation=distillation, hooks=hooks, checkpoint=checkpoint)
+    if average is not None:
+        average.put()
+    device = next(model.parameters()).device
+    model.settle_norm([part.to(device) for part in torch.split(images, SETTLING_BATCH)])
+    checkpoint.path.unlink(missing_ok=True)
+
+
+def as_json(settings: WarmedUp, besides: Besides) -> dict[str, Any]:
+    """All of them, as JSON values."""
+    return {**asdict(settings), "besides": asdict(besides)}
