@@ -44,19 +44,18 @@ def kernel(op: IntegerLayer, model: IntegerModel, target: Target) -> str:
 
 
 def _misses_the_image(op: IntegerLayer, model: IntegerModel) -> bool:
-    """Whether a result is made of padding alone, as of an image of one column under a kernel of two with a gap between.
+    """Whether all results are made of padding alone, as of an image of one column under a kernel of two with a gap between.
 
-    Kernels for bytes with a zero point give whatever their memory holds where all results are, on CPUs with AVX-512.
+    There, kernels for bytes with a zero point give whatever their memory holds, on CPUs with AVX-512.
     """
     if not isinstance(op, IntegerConv2d):
         return False
     shape = next(other.shape for other in model if other.name == op.inputs[0])
     return any(
-        all(not 0 <= place * step - before + tap * gap < size for tap in range(taps))
+        all(not 0 <= place * step - before + tap * gap < size for place in range(places) for tap in range(taps))
         for size, places, step, before, gap, taps in zip(
             shape[1:], op.shape[1:], op.stride, op.padding, op.dilation, op.weight.shape[2:], strict=True
         )
-        for place in range(places)
     )
 
 
