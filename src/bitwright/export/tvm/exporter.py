@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """IntegerModel to TVM: the whole network compiled for a CPU, as one shared library.
 
-Everything between the images and the logits is integer arithmetic: products summed in int32, one 64-bit multiplication and
-shift for each requantization, halves to even. So both families of multipliers are exact, also those of 31 bits, and no CPU is
-excluded: what the instructions of the target could not hold is not computed with them. Where the target has 8-bit dot products,
+Everything between the images and the logits is integer arithmetic: products summed in int32, then for each requantization a
+float32 multiplication where it is proved to give the integers, and elsewhere one of 64 bits and a shift, halves to even. So both
+families of multipliers are exact, also those of 31 bits, and no CPU is excluded: what the instructions of the target could not
+hold is not computed with them. Where the target has 8-bit dot products,
 layers use those. Elsewhere, those whose weights are proved small enough use byte products that sum in int16, the others words
 that sum in int32; see `kernels`.
 """
@@ -232,7 +233,7 @@ def _conditions(
             "scale": model.formats[model.ops[0].name].scale,
         },
         **({"outputs": outputs} if len(outputs) > 1 else {"output": outputs[SINGLE]}),
-        "exact": "on every CPU that has the target's instructions: integer arithmetic throughout",
+        "exact": "on every CPU that has the target's instructions: integer arithmetic, or float32 proved equal to it",
         "instructions": instructions.described(),
         "target": str(target),
         "tvm": tvm.__version__,

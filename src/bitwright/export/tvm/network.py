@@ -26,6 +26,7 @@ from bitwright.integer.model import IntegerModel
 from bitwright.integer.ops import (
     Rescale,
 )
+from bitwright.integer.proof.float32_multipliers import certified, in_float32
 from bitwright.integer.quant_params import QuantParams
 
 Array = npt.NDArray[Any]
@@ -99,10 +100,12 @@ class Network:
         self.values[op.name] = self.call(spec, make, operands, constants, [prod(op.shape)], self.dtype(op.name))
 
     def rounding(
-        self, rescale: Rescale | None, largest: Array, channels: int
+        self, op: Node, rescale: Rescale | None, largest: Array, channels: int
     ) -> tuple[Rounding | None, Constants | None]:
-        """Form and constants of a requantization, if there is one."""
-        return (None, None) if rescale is None else plan_rounding(rescale, largest, channels)
+        """Form and constants of an operation's requantization, if there is one."""
+        if rescale is None:
+            return None, None
+        return plan_rounding(rescale, largest, channels, proved=certified(op, self.model) and in_float32(rescale))
 
 
 def storage(params: QuantParams | None) -> str:
@@ -143,4 +146,4 @@ def rounding_constants(found: Constants | None, order: Array | None = None) -> l
     """The rescaling parameters of a kernel."""
     if found is None:
         return []
-    return list((found if order is None else found.at(order)).arrays())
+    return list((found if order is None else found.at(order)).arrays)

@@ -57,7 +57,7 @@ def multiplication(spec: Multiplication, name: str) -> Any:
             made.tensor(letter, prod(shape), dtype)
             for letter, shape, dtype in zip("ab", spec.shapes, spec.sources, strict=True)
         ]
-        constants = constant_parameters(LANES)
+        constants = constant_parameters(spec.rounding, LANES)
         result = made.tensor("result", prod(spec.shape), spec.dtype)
         with tasks(made, count) as (image, task), T.serial(share) as index:
             pixel = T.Bind(T.min(task * share + index, height * width - 1))

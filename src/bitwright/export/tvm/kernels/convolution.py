@@ -170,7 +170,7 @@ def convolution(spec: Convolution, name: str) -> Any:
         images = made.tensor("images", window.height * window.width * total, window.source)
         weights = constant("weights", spec.weight_shape, "int8")
         bias = constant("bias", [lanes], "int32")
-        constants = constant_parameters(lanes) if spec.rounding else []
+        constants = constant_parameters(spec.rounding, lanes)
         result = made.tensor("result", height * width * spec.filters * window.groups, spec.dtype)
         with tasks(made, window.groups * chunks * parts) as (image, task):
             group = let(T.floordiv(task, chunks * parts))

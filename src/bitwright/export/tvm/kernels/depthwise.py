@@ -114,7 +114,7 @@ def depthwise(spec: Depthwise, name: str) -> Any:
         images = made.tensor("images", window.height * window.width * channels, window.source)
         weights = constant("weights", spec.weight_shape, "int8")
         bias = constant("bias", [channels], "int32")
-        constants = constant_parameters(channels) if spec.rounding else []
+        constants = constant_parameters(spec.rounding, channels)
         result = made.tensor("result", height * width * channels, spec.dtype)
         with tasks(made, ceil(height / chunk)) as (image, task):
             first_row = let(T.min(task * chunk, height - chunk))

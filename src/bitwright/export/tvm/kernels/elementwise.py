@@ -100,7 +100,7 @@ def requantization(spec: Requantization, name: str) -> Any:
     count, share = split(spec.elements, LEAST)
     with kernel(name) as made:
         values = made.tensor("values", spec.elements, spec.source)
-        constants = constant_parameters(LANES)
+        constants = constant_parameters(spec.rounding, LANES)
         result = made.tensor("result", spec.elements, spec.dtype)
         with tasks(made, count) as (image, task):
             start = let(T.min(task * share, spec.elements - share))

@@ -110,7 +110,7 @@ def windowed_sum(spec: Sum, name: str) -> Any:
     kind = "int64" if spec.floor else "int32"
     with kernel(name) as made:
         images = made.tensor("images", height * width * channels, spec.source)
-        constants = constant_parameters(channels) if spec.rounding else []
+        constants = constant_parameters(spec.rounding, channels)
         result = made.tensor("result", spec.out[0] * spec.out[1] * channels, spec.dtype)
         with tasks(made, spec.out[0]) as (image, down), T.serial(spec.out[1]) as across:
             limits = []

@@ -81,7 +81,7 @@ def product(spec: Product, name: str) -> Any:
         values = made.tensor("values", spec.inputs, "int16")
         weights = constant("weights", spec.weight_shape, "int8")
         bias = constant("bias", [lanes], "int32")
-        constants = constant_parameters(lanes) if spec.rounding else []
+        constants = constant_parameters(spec.rounding, lanes)
         result = made.tensor("result", spec.outputs, spec.dtype)
         with T.parallel(spec.blocks) as block:
             several = T.floordiv(made.batch + (IMAGES - 1), number(IMAGES, "int64"))

@@ -18,13 +18,13 @@ from bitwright.integer.operations.table import IntegerTable
 @add_to_tvm.register
 def _(op: IntegerProduct, network: Network) -> None:
     largest = np.array([prod(network.model.formats[name].format.magnitude for name in op.inputs)])
-    rounding, found = plan_rounding(op.rescale_of_products, largest, LANES)
+    rounding, found = plan_rounding(op.rescale_of_products, largest, LANES, proved=True)
     first, second = op.inputs
     spec = Multiplication(
         _image(op.shape), (_image(network.shapes[first]), _image(network.shapes[second])),
         (network.dtype(first), network.dtype(second)), rounding, network.dtype(op.name),
     )  # fmt: skip
-    network.set(op, spec, multiplication, [network.values[name] for name in op.inputs], found.arrays())
+    network.set(op, spec, multiplication, [network.values[name] for name in op.inputs], found.arrays)
 
 
 def _image(shape: tuple[int, ...]) -> Shape:

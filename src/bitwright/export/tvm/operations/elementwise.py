@@ -16,7 +16,6 @@ from bitwright.export.tvm.kernels.elementwise import (
     quantization,
     requantization,
 )
-from bitwright.export.tvm.kernels.rescaling import plan_rounding
 from bitwright.export.tvm.network import Network, add_to_tvm, rounding_constants
 from bitwright.integer.multipliers import INT32_MAX
 from bitwright.integer.ops import (
@@ -57,6 +56,7 @@ def _(op: IntegerAdd, network: Network) -> None:
 def _(op: IntegerRequantize, network: Network) -> None:
     (source,) = op.inputs
     largest = np.array([magnitude(network.model.formats[source].ends)])
-    rounding, found = plan_rounding(op.rescale, largest, LANES)
+    rounding, found = network.rounding(op, op.rescale, largest, LANES)
+    assert rounding is not None
     spec = Requantization(prod(op.shape), network.dtype(source), rounding, network.dtype(op.name))
     network.set(op, spec, requantization, [network.values[source]], rounding_constants(found))

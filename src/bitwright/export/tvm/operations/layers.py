@@ -56,7 +56,7 @@ def _(op: IntegerConv2d, network: Network) -> None:
     params = network.model.formats[source]
     channels, height, width = network.shapes[source]
     filters = len(op.weight)
-    rounding, found = network.rounding(op.rescale, largest_accumulators(op, params), filters)
+    rounding, found = network.rounding(op, op.rescale, largest_accumulators(op, params), filters)
     kernel = (op.weight.shape[2], op.weight.shape[3])
     groups, dtype = op.groups, network.dtype(op.name)
     image = network.values[source]
@@ -104,7 +104,7 @@ def _(op: IntegerLinear, network: Network) -> None:
     outputs, inputs = op.weight.shape
     if network.dtype(source) == "int32":
         raise ExportError(f"'{op.name}' reads a tensor of {params.bit_width} bits; TVM's kernels multiply up to 16.")
-    rounding, found = network.rounding(op.rescale, largest_accumulators(op, params), outputs)
+    rounding, found = network.rounding(op, op.rescale, largest_accumulators(op, params), outputs)
     even = inputs + inputs % 2
     widened = network.call(
         Conversion(inputs, even, network.dtype(source), "int16"),

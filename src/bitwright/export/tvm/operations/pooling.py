@@ -37,7 +37,7 @@ def _pool(
     largest = magnitude(window_sums(op.kernel, params.ends))
     if largest > INT32_MAX and not floor:
         raise ExportError(f"sums of '{op.name}' can reach {largest}, beyond int32. Use residual_bits: 8.")
-    rounding, found = network.rounding(rescale, np.array([largest]), channels)
+    rounding, found = network.rounding(op, rescale, np.array([largest]), channels)
     spec = Sum(
         (channels, height, width), (op.shape[1], op.shape[2]), op.kernel, op.stride, op.padding, network.dtype(source),
         rounding, floor, network.dtype(op.name),
