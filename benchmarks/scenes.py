@@ -176,7 +176,6 @@ minutes of one thread in all. The scenes are those of `--data digit-scenes` ([in
 and 500 of other digits to test with. Figures of integers are those of the lowered model on all 500, after one epoch of
 quantization-aware training; first and last layers have 8 bits. One seed: differences of a point are chance. `search` is the
 scheme of mixed weight widths, of at most the size of W4A8, which the integer program finds by sensitivities without labels.
-The rows were measured before training rounded biases to whole accumulators, as integers do, which gains most at few bits.
 """
 TEXTS = {
     "unet": """
