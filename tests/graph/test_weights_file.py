@@ -10,6 +10,7 @@ import itertools
 import os
 import tarfile
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,9 @@ def test_what_is_no_weights_file_is_said_in_one_line(tmp_path: Path, name: str) 
         if name == "folder":
             path.mkdir()
     elif name == "script":
-        torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of some releases of PyTorch
+            torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path)
     else:
         torch.save(3 if name == "number" else {"epoch": 1, "lr": 0.1}, path)
     with pytest.raises(FileFormatError, match=reason) as error:
