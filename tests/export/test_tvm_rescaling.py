@@ -88,5 +88,8 @@ def test_others_are_not(tmp_path: Path) -> None:
     assert not agrees_in_float32(rescale, LARGEST)
     assert not plan_rounding(rescale, LARGEST, 1)[0].real
     assert_equal(requantized(wrong, TensorFormat.symmetric(8), -128, 127), tmp_path)
+    exact = Rescale(Multipliers(np.array([1]), np.array([2])), 0, 255)
+    assert agrees_in_float32(exact, np.array([2**31 - 1]))
+    assert not agrees_in_float32(exact, np.array([2**31]))
     wide = Rescale(Multipliers(np.array([3]), np.array([2])), -(2**15), 2**15 - 1)
     assert not plan_rounding(wide, LARGEST, 1)[0].real

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitwright.export.tvm.kernels.script import Buffer, Expr, T, cast, clamp, constant, let, load, number
-from bitwright.integer.multipliers import MAX_MULTIPLIER, MAX_SHIFT
+from bitwright.integer.multipliers import INT32_MAX, MAX_MULTIPLIER, MAX_SHIFT
 from bitwright.integer.ops import Rescale
 from bitwright.integer.proof.certificate import float32_agrees
 
@@ -57,8 +57,11 @@ class Constants:
 
 
 def agrees_in_float32(rescale: Rescale, largest: npt.NDArray[np.int64]) -> bool:
-    """Whether float32 gives the integers for all accumulators up to `largest`, [channels] or [1], in at most 8 bits."""
-    if rescale.high - rescale.low >= LEVELS:
+    """Whether float32 gives the integers for all accumulators up to `largest`, [channels] or [1], in at most 8 bits.
+
+    The least integer of 32 bits has a magnitude that int32 does not hold, which the proof does not cover.
+    """
+    if rescale.high - rescale.low >= LEVELS or int(largest.max()) > INT32_MAX:
         return False
     bound = largest if len(largest) == len(rescale.multipliers) else largest.max()
     return bool(float32_agrees(rescale.multipliers, -bound, bound, rescale.low, rescale.high).all())
