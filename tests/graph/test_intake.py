@@ -164,7 +164,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "meta": (lambda: nn.Conv2d(3, 4, 3, device="meta"), "mine has no weights"),
     "nan": (lambda: poisoned(float("nan")), r"'5\.weight' of mine has 1 of 32 values that are NaN or infinite"),
     "infinite": (lambda: poisoned(float("inf")), r"'5\.weight' of mine has 1 of 32 values that are NaN or infinite"),
-    "variance 0": (divides_by_zero, r"batch norm '1' divides by zero: channel 2 has variance 0|batch_norm eps must be positive"),
+    "variance 0": (
+        divides_by_zero,
+        "batch norm '1' divides by zero: channel 2 has variance 0 and eps 0|batch_norm eps must be positive",  # PyTorch 2.11
+    ),
     "dropout": (lambda: Then(F.dropout), r"drops values at random in evaluation mode: write F\.dropout\(x, training="),
     "object": (lambda: Then(Output), r"returns an object of type Output, but a network returns tensors"),
     "own fault": (lambda: Then(fails), r"it raises KeyError: 'width' \('.*test_intake\.py', line \d+, in fails\)"),
