@@ -77,6 +77,10 @@ class IntegerModel(Overviewed):
         """(channels, height, width) of an image."""
         return self.ops[0].shape
 
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Of a tensor, without the batch."""
+        return next(op.shape for op in self.ops if op.name == tensor)
+
     @property
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of what the network returns for an image, by output: (classes,) for a classifier."""

@@ -193,7 +193,7 @@ class LitertBuilder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor of the model, without the batch."""
-        return next(op.shape for op in self.model if op.name == name)
+        return self.model.shape(name)
 
     def reshape(self, source: int, output: int, shape: list[int]) -> int:
         """The same values in the same order."""

@@ -138,7 +138,7 @@ def floor_average(op: IntegerFloorAvgPool2d, builder: OnnxBuilder) -> None:
         ExportError: If the window is smaller than the image, which the published models' never is.
     """
     (source,) = op.inputs
-    image = next(other.shape for other in builder.model if other.name == source)
+    image = builder.model.shape(source)
     if op.kernel != image[1:] or op.padding != (0, 0):
         raise ExportError(
             f"'{op.name}': expected a mean over the whole image of {image[1]} x {image[2]}, got windows of "

@@ -65,11 +65,6 @@ class OpenvinoBuilder:
         """An int64 vector."""
         return self.ops.constant(np.array(values, dtype=np.int64))
 
-    def width(self, name: str) -> int:
-        """Of a tensor of the model: 1 of what is no image."""
-        shape = next(op.shape for op in self.model if op.name == name)
-        return shape[2] if len(shape) == 3 else 1
-
     def multiplier(self, op: Node, rescale: Rescale) -> npt.NDArray[np.float32]:
         """The proved ratios of a layer, exact in float32; 31-bit ones without such an equal are refused."""
         try:

@@ -30,8 +30,8 @@ def kernel(op: IntegerLayer, model: IntegerModel, target: Target) -> str:
 
     `INT8` where no two products of the target's kernels saturate; `DOUBLED` where halves of the weights cannot, each with
     an input of its own: both add in int32 and rescale in float32, which holds the sums, or those that are not clamped
-    behind it (theorem C). Else `FLOAT32`, where it holds every partial sum; else `PARTS` of the sum, added as
-    int32.
+    behind it (theorem C). Else, and where all that is read is padding, `FLOAT32`, where it holds every partial sum; else
+    `PARTS` of the sum, added as int32.
     """
     params = model.formats[op.inputs[0]]
     exact = largest_sum(op.weight, op.bias, params) <= FLOAT32_EXACT
@@ -50,11 +50,16 @@ def _misses_the_image(op: IntegerLayer, model: IntegerModel) -> bool:
     """
     if not isinstance(op, IntegerConv2d):
         return False
-    shape = next(other.shape for other in model if other.name == op.inputs[0])
     return any(
         all(not 0 <= place * step - before + tap * gap < size for place in range(places) for tap in range(taps))
         for size, places, step, before, gap, taps in zip(
-            shape[1:], op.shape[1:], op.stride, op.padding, op.dilation, op.weight.shape[2:], strict=True
+            model.shape(op.inputs[0])[1:],
+            op.shape[1:],
+            op.stride,
+            op.padding,
+            op.dilation,
+            op.weight.shape[2:],
+            strict=True,
         )
     )
 

@@ -57,7 +57,7 @@ def products(
     weight = op.weight if weight is None else weight
     stride, behind = list(op.stride), list(op.padding)
     if op.shape[2] == 1 < op.stride[1]:
-        weight, behind[1] = _across(op, weight, builder.width(op.inputs[0]))
+        weight, behind[1] = _across(op, weight, builder.model.shape(op.inputs[0])[2])
         stride[1] = 1
     window = [stride, list(op.padding), behind, list(op.dilation)]
     groups = op.groups
