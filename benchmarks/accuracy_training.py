@@ -16,24 +16,7 @@ from bitwright.training import Checkpointing, Distillation, Hooks, QuantizedMode
 
 EPOCHS = {"qat2": 2, "qat10": 10}
 SETTLING_BATCH = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmedUp(TrainSettings):
-    """Settings whose learning rate rises in equal steps to where the schedule is by then.
-
-    Attributes:
-        warm_up: In so many steps.
-    """
-
-    warm_up: int = 0
-
-    def rate(self, step: int, per_epoch: int) -> float:
-        """The learning rate of a step."""
-        return super().rate(step, per_epoch) * min(1.0, (step + 1) / (self.warm_up + 1))
-
-
-QAT = WarmedUp(learning_rate=0.01, weight_decay=5e-4)
+QAT = TrainSettings(learning_rate=0.01, weight_decay=5e-4)
 
 Settings = TypeVar("Settings")
 
@@ -88,10 +71,12 @@ def with_changes(settings: Settings, changed: Sequence[str]) -> Settings:
     """Settings with others of some fields, each `name=number`."""
     kinds = {item.name: type(getattr(settings, item.name)) for item in fields(settings)}  # type: ignore[arg-type]
     pairs = [change.partition("=")[::2] for change in changed]
+    if unknown := [name for name, _ in pairs if name not in kinds]:
+        raise ValueError(f"expected one of {', '.join(kinds)}, got '{unknown[0]}'")
     return replace(settings, **{name: kinds[name](float(value)) for name, value in pairs})  # type: ignore[type-var]
 
 
-def of_training(way: str, seed: int) -> tuple[WarmedUp, Besides]:
+def of_training(way: str, seed: int) -> tuple[TrainSettings, Besides]:
     """The settings of `qat2:NAME=NUMBER:...`, and what it is given besides."""
     name, *changed = way.split(":")
     names = {item.name for item in fields(Besides)}
@@ -105,7 +90,7 @@ def train(
     graph: Graph,
     data: ImageData,
     images: Tensor,
-    settings: WarmedUp,
+    settings: TrainSettings,
     besides: Besides,
     checkpoint: Checkpointing,
 ) -> None:
@@ -124,6 +109,6 @@ def train(
     checkpoint.path.unlink(missing_ok=True)
 
 
-def as_json(settings: WarmedUp, besides: Besides) -> dict[str, Any]:
+def as_json(settings: TrainSettings, besides: Besides) -> dict[str, Any]:
     """All of them, as JSON values."""
     return {**asdict(settings), "besides": asdict(besides)}
