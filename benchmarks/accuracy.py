@@ -232,7 +232,8 @@ def measure(task: tuple[Row, Place]) -> tuple[Row, dict[str, Any]]:
     """A row, or why there is none; in a process of its own."""
     row, place = task
     try:
-        return row, {**measured(row, place), "device": place.device}
+        on = torch.cuda.get_device_name() if place.device == "cuda" else environment().processor
+        return row, {**measured(row, place), "device": on}
     except (BitwrightError, RuntimeError, ValueError) as error:
         return row, {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
 

@@ -79,6 +79,7 @@ def page(found: Mapping[str, Any], training: Mapping[str, Any], reconstruction: 
     accuracies = [value for group in rows.values() for value in group if isinstance(value, float)]
     share = statistics.mean(accuracies) / 100 if accuracies else 0.9
     parts = [HEAD.format(sampling=(share * (1 - share) / 1e4) ** 0.5 * 100, **training)]
+    parts.append(places(found))
     for network in dict.fromkeys(name for name, _, _ in rows):
         parts.append("\n".join(network_table(network, rows, found.get("float_epochs", {}).get(network))))
     trials = found.get("trials", {})
@@ -94,6 +95,18 @@ def page(found: Mapping[str, Any], training: Mapping[str, Any], reconstruction: 
     missing = [f"{network} {way}" for network in networks for way in WAYS if (network, way) not in known]
     parts.append(MISSING.format(missing=f"\n  {', '.join(missing) or 'none'}").rstrip())
     return "\n".join(parts) + "\n"
+
+
+def places(found: Mapping[str, Any]) -> str:
+    """Where rows were made; whatever computes them, integers are the same."""
+    ways: dict[str, list[str]] = {}
+    for name, row in found.get("rows", {}).items():
+        network, _, way, _ = name.split("/")
+        known = ways.setdefault(row.get("device", "cpu"), [])
+        if (entry := f"{network} {way.partition(':')[0]}") not in known:
+            known.append(entry)
+    lines = ["Where rows were made (`device` in the JSON file); whatever computes them, integers are the same:", ""]
+    return "\n".join([*lines, *(f"- {device}: {', '.join(names)}" for device, names in ways.items()), ""])
 
 
 def grouped(rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str, str], list[float | str]]:

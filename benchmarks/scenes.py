@@ -151,9 +151,10 @@ def equal_in(engine: str, model: IntegerModel, scenes: ImageData, folder: Path) 
     return "equal" if result.exact else f"{result.images - result.equal_images} of {result.images} images differ"
 
 
-def page(rows: Mapping[str, Any]) -> str:
+def page(found: Mapping[str, Any]) -> str:
     """The page of all rows."""
-    lines = [PAGE.strip(), ""]
+    rows, processor = found["rows"], found["environment"]["processor"]
+    lines = [f"{PAGE.strip()} Measured on {processor}.", ""]
     for name, study in STUDIES.items():
         scores = study.task().scores
         lines += [TEXTS[name].strip(), ""]
@@ -214,7 +215,7 @@ def main() -> None:
             write_json(arguments.json, found)
             print(f"{row}: {found['rows'][row]}", flush=True)
     if arguments.docs:
-        write_text(arguments.docs, page(found["rows"]))
+        write_text(arguments.docs, page(found))
 
 
 if __name__ == "__main__":

@@ -60,8 +60,14 @@ def test_the_page_has_every_row() -> None:
     """What failed says why; a way without rows has no line."""
     images = {"crops": 2000, "calibration": 256, "judged": 40, "others": 10, "sure": 0.31}
     row = {"agreement_percent": 98.76, "sqnr_db": 21.04}
-    found = {"images": images, "rows": {"net/W8A8/calibrated": row, "net/W4A4/calibrated": {"failed": "too few"}}}
+    where = {"processor": "a processor"}
+    found = {
+        "images": images,
+        "environment": where,
+        "rows": {"net/W8A8/calibrated": row, "net/W4A4/calibrated": {"failed": "too few"}},
+    }
     page = photographs.page(found)
     assert "2,000 crops of 40 photographs" in " ".join(page.split())
-    assert "| calibrated | 98.8 %, 21.0 dB |  |  | too few |" in page
+    assert "Measured on a processor." in " ".join(page.split())
+    assert "| calibrated |  | 98.8 %, 21.0 dB |  |  | too few |" in page
     assert "| reconstructed |" not in page
