@@ -75,7 +75,8 @@ def test_the_page_has_what_was_measured() -> None:
         },
         "unet/float": {"mean_iou_percent": 64.0, "pixel_accuracy_percent": 98.5},
     }  # fmt: skip
-    page = scenes.page(rows)
+    page = scenes.page({"rows": rows, "environment": {"processor": "a processor"}})
+    assert "Measured on a processor.\n" in page
     assert "| float | 64.0 | 98.5 |  |\n| W4A4 | 61.2 | 98.0 | 0.05 |\n\n- W4A4 in onnxruntime: equal\n" in page
 
 
