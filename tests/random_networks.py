@@ -431,6 +431,13 @@ def _depthwise(growing: Growing, last: str) -> str:
     return _convolution(growing, last, channels * times, channels)
 
 
+def _grouped(growing: Growing, last: str) -> str:
+    """A convolution in groups, of more results than a vector register holds now and then."""
+    groups = growing.divisor(growing.shape(last)[0])
+    results = [count for count in (1, 3, 8, 17, 20, 24) if count * groups <= _MOST_CHANNELS] or [1]
+    return _convolution(growing, last, growing.draw.choice(results) * groups, groups)
+
+
 def _kept(growing: Growing, last: str) -> str:
     """A convolution that keeps the shape."""
     draw, channels = growing.draw, growing.shape(last)[0]
@@ -633,6 +640,7 @@ GROWTHS: Sequence[Callable[[Growing, str], str]] = (
     _convolution,
     _convolution,
     _depthwise,
+    _grouped,
     _residual,
     _residual,
     _sum,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Convolutions whose results are one pixel wide, or made of padding alone: two faults of OpenVINO's kernels on AVX-512.
+"""Convolutions to one column, of padding alone, or in groups: faults of OpenVINO's kernels on AVX-512, the last on AMX.
 
 Which only such a CPU shows: so that others see what avoids them, the files are looked into as well.
 """
@@ -107,6 +107,45 @@ def test_what_reads_padding_alone_runs_in_float32(case: str, precision: str) -> 
         assert differing(model, images, target) == 0
 
 
+def in_groups(channels: int, precision: str, *, symmetric: bool) -> tuple[IntegerModel, Tensor]:
+    """A convolution in two groups with 17 results each, on a window that begins at 0, or has a zero point."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 2 * channels, 1),
+        nn.ReLU() if symmetric else nn.SiLU(),
+        nn.Conv2d(2 * channels, 34, 3, padding=1, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(34, 4, 1),
+    )
+    graph = capture(network.eval(), (3, 7, 5))
+    images = torch.randn(8, 3, 7, 5)
+    scheme = Scheme.uniform(graph.layers, Precision.parse(precision))
+    return lower(calibrate(quantize(graph, scheme), [images])), images
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+@pytest.mark.parametrize("precision", ["W7A8", "W4A4", "W8A8"])
+def test_groups_with_a_zero_point_run_in_float32(channels: int, precision: str) -> None:
+    """Where the channels of a group are no multiple of 4: kernels for bytes take another sum off for the zero point."""
+    model, images = in_groups(channels, precision, symmetric=False)
+    layer = next(op for op in model if isinstance(op, IntegerConv2d) and op.groups > 1)
+    for target in Target:
+        misread = channels not in (1, 4, 8) and model.formats[layer.inputs[0]].bit_width == 8
+        assert (kernel(layer, model, target) is INT8) == (
+            not misread and (precision != "W8A8" or target is Target.VNNI)
+        )
+        assert differing(model, images, target) == 0
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 9])
+def test_groups_without_a_zero_point_run_on_bytes(channels: int) -> None:
+    """As every other layer."""
+    model, images = in_groups(channels, "W7A8", symmetric=True)
+    layer = next(op for op in model if isinstance(op, IntegerConv2d) and op.groups > 1)
+    assert {kernel(layer, model, target) for target in Target} == {INT8}
+    assert differing(model, images, Target.VNNI) == 0
+
+
 def test_convolutions_of_any_form() -> None:
     """Forty of random kernels, strides, gaps and padding, on images of few pixels, for both targets."""
     draw, wrong, made = random.Random(1), [], 0
@@ -117,7 +156,7 @@ def test_convolutions_of_any_form() -> None:
             "stride": (draw.choice([1, 2, 3]), draw.choice([1, 2, 3])),
             "dilation": (draw.choice([1, 2]), draw.choice([1, 2])),
             "padding": tuple(draw.randint(0, 2 * (count - 1)) for count in taps),
-            "groups": draw.choice([1, 1, 2, 8]),
+            "groups": draw.choice([1, 2, 4, 8]),
         }
         shape = 3, draw.choice([1, 3, 5, 9]), draw.choice([1, 1, 2, 5])
         sizes = zip(shape[1:], geometry["padding"], geometry["dilation"], taps, strict=True)

@@ -30,12 +30,13 @@ def kernel(op: IntegerLayer, model: IntegerModel, target: Target) -> str:
 
     `INT8` where no two products of the target's kernels saturate; `DOUBLED` where halves of the weights cannot, each with
     an input of its own: both add in int32 and rescale in float32, which holds the sums, or those that are not clamped
-    behind it (theorem C). Else, and where all that is read is padding, `FLOAT32`, where it holds every partial sum; else
-    `PARTS` of the sum, added as int32.
+    behind it (theorem C). Else, and where kernels for bytes misread a zero point, `FLOAT32`, where it holds every partial
+    sum; else `PARTS` of the sum, added as int32.
     """
     params = model.formats[op.inputs[0]]
     exact = largest_sum(op.weight, op.bias, params) <= FLOAT32_EXACT
-    if params.bit_width <= MAX_BITS and not _misses_the_image(op, model) and _exact_in_bytes(op, params, exact):
+    misread = _misses_the_image(op, model) or _zero_point_in_groups(op, params)
+    if params.bit_width <= MAX_BITS and not misread and _exact_in_bytes(op, params, exact):
         if target is Target.VNNI or not _saturates(op, params):
             return INT8
         if _groups(op) == 1:
@@ -62,6 +63,14 @@ def _misses_the_image(op: IntegerLayer, model: IntegerModel) -> bool:
             strict=True,
         )
     )
+
+
+def _zero_point_in_groups(op: IntegerLayer, params: QuantParams) -> bool:
+    """Whether bytes have a zero point in a grouped convolution whose channels in a group are no multiple of 4.
+
+    On CPUs with AMX the kernel takes another sum off for that zero point, in groups of 17 results or more.
+    """
+    return _in_groups(op) and op.weight.shape[1] % 4 != 0 and least_byte(params) not in (0, -128)
 
 
 def _exact_in_bytes(op: IntegerLayer, params: QuantParams, exact: bool) -> bool:
@@ -106,5 +115,9 @@ def may_be_matrix_products(op: Node) -> bool:
     2026.4.1 (oneDNN 3.13) runs grouped convolutions so where the channels of a group are no multiple of 4, on every CPU, and
     layers whose result is one pixel at batch 1 on CPUs with AVX-512. The others have kernels of their own.
     """
-    grouped = isinstance(op, IntegerConv2d) and op.groups > 1 and op.weight.shape[1] > 1
-    return grouped or prod(op.shape[1:]) == 1
+    return _in_groups(op) or prod(op.shape[1:]) == 1
+
+
+def _in_groups(op: Node) -> bool:
+    """Whether it is a grouped convolution whose groups have several channels (where they have one, it is made depthwise)."""
+    return isinstance(op, IntegerConv2d) and op.groups > 1 and op.weight.shape[1] > 1
