@@ -6,6 +6,8 @@ same float weights, for every width, every way to make them, and every seed, whi
 
     calibrated      ranges and batch norm from 1,024 training images without labels
     reconstructed   and then the rounding, block by block, on the same images
+    data-free       calibrated on 128 images that are made from the float network's batch norm, without any data
+    data-free-reconstructed
     qat2, qat10     calibrated, and then 2 or 10 epochs of training
     float           the float network
     peer-...        another quantizer, on the same images, by its own engine; what it cannot do is a row that says so
@@ -48,11 +50,12 @@ from bitwright.benchmark import environment
 from bitwright.cli.console import bar
 from bitwright.data import ImageData, load_data
 from bitwright.errors import BitwrightError
-from bitwright.files import write_json, write_text
+from bitwright.files import write_bytes, write_json, write_text
 from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
 from bitwright.graph.digest import network_digest
+from bitwright.graph.tensors_file import read_tensors, serialize
 from bitwright.integer import IntegerModel, load_integer, lower, prepare
-from bitwright.reconstruction import ReconstructionSettings, reconstruct
+from bitwright.reconstruction import ReconstructionSettings, reconstruct, synthesised
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable, measure_sensitivity
 from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, calibrated, evaluate
@@ -62,8 +65,16 @@ RANDOM = 20
 MIXED = ("search3", "W3A8", *(f"random3-{number}" for number in range(1, RANDOM + 1)))
 """Schemes of the size of 3 bits, activations of 8: the one that the search finds, the uniform one, and random ones."""
 
-WAYS = ("calibrated", "reconstructed", *EPOCHS, *(f"peer-{name}" for name in PEERS))
+WAYS = (
+    "calibrated",
+    "reconstructed",
+    "data-free",
+    "data-free-reconstructed",
+    *EPOCHS,
+    *(f"peer-{name}" for name in PEERS),
+)
 IMAGES = 1024
+MADE_IMAGES = 128
 SENSITIVITY_IMAGES = 1000
 BATCH = 250
 HELD_OUT, HELD_OUT_SEED = 4000, 777
@@ -146,11 +157,11 @@ def scheme_of(width: str, graph: Graph, folder: Path, network: str) -> Scheme:
 def made(row: Row, place: Place, data: ImageData) -> tuple[QuantizedModel, dict[str, Any]]:
     """The network of a row, ready to be lowered; and its settings, as JSON values."""
     graph = place.graph(row.network)
-    images, _ = data.calibration(IMAGES, row.seed)
-    model, _ = calibrated(graph, scheme_of(row.width, graph, place.folder, row.network), images)
     way, *changed = row.way.split(":")
+    images = made_images(row, place, graph) if way.startswith("data-free") else data.calibration(IMAGES, row.seed)[0]
+    model, _ = calibrated(graph, scheme_of(row.width, graph, place.folder, row.network), images)
     kept: dict[str, Any] = {}
-    if way == "reconstructed":
+    if way in ("reconstructed", "data-free-reconstructed"):
         kept = rebuilt(model, graph, images, with_changes(ReconstructionSettings(seed=row.seed), changed), place)
     elif way in EPOCHS:
         settings, besides = of_training(row.way, row.seed)
@@ -161,6 +172,14 @@ def made(row: Row, place: Place, data: ImageData) -> tuple[QuantizedModel, dict[
         train(model, graph, data, images, settings, besides, state)
         kept = as_json(settings, besides) | start
     return model.cpu().eval(), kept
+
+
+def made_images(row: Row, place: Place, graph: Graph) -> Tensor:
+    """Images made from the batch norm of the float network, once for each seed."""
+    path = place.folder / f"{row.network}.images.{row.seed}"
+    if not path.exists():
+        write_bytes(path, serialize({"images": synthesised(graph, MADE_IMAGES, seed=row.seed)}, "images", {}))
+    return read_tensors(path, "images")[0]["images"]
 
 
 def integers(row: Row, place: Place, data: ImageData) -> tuple[IntegerModel, dict[str, Any]]:
