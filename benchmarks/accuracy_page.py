@@ -20,10 +20,10 @@ additions.
 
 **calibrated**: ranges by least squares and batch norm from the calibration images, without labels. **reconstructed**: then
 `bitwright reconstruct`, on the same images. **data-free**: both on 128 images made from the float network's batch norm, as
-`--data none` does. **qat2**, **qat10**: calibrated, then 2 or 10 epochs of training, at learning rate {learning_rate:g} on a cosine,
-weight decay {weight_decay:g}, batches of {batch_size}, random crops and flips; the float network teaches, with half of the weight
-in the loss. Settings behind a colon differ from those. **peer-onnxruntime**: ONNX Runtime's static quantizer, with a scale for
-each channel, calibrated on the same images and evaluated by ONNX Runtime.
+`--data none` does. **qat2**, **qat10**: calibrated, then 2 or 10 epochs of training, at learning rate {learning_rate:g} on a
+cosine, weight decay {weight_decay:g}, batches of {batch_size}, random crops and flips; the float network teaches, with half of
+the weight in the loss. Settings behind a colon differ from those. **peer-onnxruntime**: ONNX Runtime's static quantizer, with a
+scale for each channel, calibrated on the same images and evaluated by ONNX Runtime.
 """
 TRIALS = """## What was tried
 
