@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -99,6 +100,14 @@ def test_pads_become_padding() -> None:
     assert kinds(graph) == ["Input", "Conv2d", "AvgPool2d"]
     graph = captured(Then(lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 3)))
     assert kinds(graph) == ["Input", "Conv2d", "Pad", "MaxPool2d"]
+
+
+@pytest.mark.parametrize("join", [torch.add, torch.mul, lambda *parts: torch.cat(parts, 1)])
+def test_pads_are_read_by_any_operand(join: Callable[..., Tensor]) -> None:
+    """Also where the first one is no pad."""
+    wide = torch.ones(8, 8, 3, 3)
+    graph = captured(Then(lambda x: join(F.relu(F.conv2d(x, wide.to(x), padding=2)), F.pad(x, (1, 1, 1, 1)))))
+    assert "Pad" in kinds(graph)
 
 
 def test_pooling_defaults() -> None:
