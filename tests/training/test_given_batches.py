@@ -231,25 +231,36 @@ def test_a_network_imitates_another_without_labels(tmp_path: Path) -> None:
         train(FloatModel(moved), images, settings, task=agreement(FloatModel(moved).eval()), checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize(("count", "asked", "settled"), [(64, True, 64), (64, False, 0), (63, False, 0), (63, True, 0)])
-def test_batch_norm_is_settled_on_enough_images(count: int, asked: bool, settled: int) -> None:
+@pytest.mark.parametrize(("count", "asked", "counted"), [(64, True, 64), (64, False, 0), (63, False, 0), (63, True, 0)])
+def test_batch_norm_is_settled_on_enough_images(count: int, asked: bool, counted: int) -> None:
     """From 64 images on, if asked; the count is in the result; fewer are left aside with a warning."""
-    options = {"calibration_images": count, "calibration": "minmax", "settle_norm": asked}
+    options = {"calibration_images": count, "calibration": "minmax", "settle_norm": asked, "trained": True}
 
     def tuned() -> tuple[nn.Module, int]:
         model, result = fine_tune(graph(), scheme(), digits(), TrainSettings(epochs=0), **options)  # type: ignore[arg-type]
         return model, result.norm_images
 
-    if asked and not settled:
+    if asked and not counted:
         with pytest.warns(
             BitwrightWarning, match=r"keeps its statistics: 63 calibration images are too few.*64 are the"
         ):
             model, images = tuned()
     else:
         model, images = tuned()
-    assert images == settled
+    assert images == counted
     kept = torch.equal(model.state_dict()["network.stem.1.running_mean"], graph().parameters["stem.1.running_mean"])
-    assert kept == (not settled)
+    assert kept == (not counted)
+
+
+def test_batch_norm_is_corrected_by_any_images() -> None:
+    """A float network's statistics are corrected by few images, too, without a warning; a training leaves its own then."""
+    options = {"calibration_images": 8, "calibration": "minmax"}
+    _, result = fine_tune(graph(), scheme(), digits(), TrainSettings(epochs=0), **options)  # type: ignore[arg-type]
+    assert result.norm_images == 8
+    few = TrainSettings(epochs=1, data_fraction=0.05)
+    with pytest.warns(BitwrightWarning, match="keeps its statistics: 8 calibration images are too few"):
+        _, result = fine_tune(graph(), scheme(), digits(), few, **options)  # type: ignore[arg-type]
+    assert result.norm_images == 0
 
 
 def test_settling_by_hand_warns_of_few_images() -> None:

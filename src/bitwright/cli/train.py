@@ -100,7 +100,8 @@ def train(
     settle_norm: Annotated[
         bool,
         typer.Option(
-            "--settle-norm/--keep-norm", help="Replace the statistics of batch norm by those of the calibration images."
+            "--settle-norm/--keep-norm",
+            help="Give batch norm the statistics of the quantized network: corrected by calibration, settled after training.",
         ),
     ] = True,
     layerwise: Annotated[
@@ -366,6 +367,7 @@ def _train_quantized(
         graph, source.preprocessing, run.data, task=task, trained=not isinstance(start, Graph)
     )
     options["checkpoint"] = run.checkpoint
+    options["trained"] = not isinstance(start, Graph)
     schemes = () if falling is None else falling.schemes(graph, chosen)
     images = source.images()
     settles = options["settle_norm"] and options["free_norm"]

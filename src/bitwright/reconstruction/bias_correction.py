@@ -26,9 +26,9 @@ BATCH = 128
 def correct_biases(model: QuantizedModel, images: Tensor, *, reference: Graph | None = None) -> QuantizedModel:
     """Move the offset of every channel so that its mean over images, before the clamp, is that of the float network.
 
-    Layers are corrected in order, each behind those that are corrected already. A batch norm that was settled on quantized
-    activations has done this for its layer; what is left to do is in layers without one, which most published mobile networks
-    and detectors end with. Offsets that several layers share stay, and so do layers without any.
+    Layers are corrected in order, each behind those that are corrected already. A batch norm that was corrected
+    (`correct_norm`) or settled has done this for its layer; what is left to do is in layers without one, which most published
+    mobile networks and detectors end with. Offsets that several layers share stay, and so do layers without any.
 
     Args:
         model: A calibrated model.

@@ -54,7 +54,7 @@ def reconstruct(
         images: float32, shape (count, channels, height, width); some hundreds. Labels are not needed.
         settings: How.
         reference: The float network, where it is not the one that `model` was made from: a model that was read from a file has
-            the batch norm that calibration settled.
+            the batch norm that calibration corrected.
         checkpoint: Where finished blocks are kept until all are, or None. It goes on, to the bit, with the arguments that it was
             begun with.
         progress: Told about every step, with the loss over the one that the block began with as `relative_loss`.

@@ -10,6 +10,7 @@ from bitwright.training.fine_tune import calibrated, fine_tune, fit
 from bitwright.training.layerwise import fine_tune_layerwise
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
+from bitwright.training.norm_correction import correct_norm
 from bitwright.training.quantized import Certificate, Quantized
 from bitwright.training.quantizers import QuantizerSettings, Ranges
 from bitwright.training.recording import EpochLines, Judged, Recorder
@@ -42,6 +43,7 @@ __all__ = [
     "Trained",
     "calibrate",
     "calibrated",
+    "correct_norm",
     "evaluate",
     "fine_tune",
     "fine_tune_layerwise",

@@ -27,6 +27,7 @@ from bitwright.training.distillation import Distillation
 from bitwright.training.loop import TrainResult, train
 from bitwright.training.model import QuantizedModel, quantize
 from bitwright.training.norm import SETTLING_IMAGES
+from bitwright.training.norm_correction import correct_norm
 from bitwright.training.quantizers import Ranges
 from bitwright.training.settings import Checkpointing, Hooks, Start, TrainSettings
 
@@ -104,13 +105,14 @@ def fine_tune(
     percentile: float = PERCENTILE,
     calibration_images: int = CALIBRATION_IMAGES,
     settle_norm: bool = True,
+    trained: bool = False,
     task: Task | None = None,
     distillation: Distillation | None = None,
     checkpoint: Checkpointing | None = None,
     hooks: Hooks | None = None,
     progress: Progress = silent,
 ) -> tuple[QuantizedModel, TrainResult]:
-    """Quantize `graph` under `scheme`, calibrate it, settle its batch norm, train it, and settle that again.
+    """Quantize `graph` under `scheme`, calibrate it, correct its batch norm (`correct_norm`), train it, and settle that.
 
     The running statistics of batch norm lag behind the last steps of a training, which can cost a network of few bits all of
     its accuracy; so they are replaced by those of the calibration images (Wu & Johnson 2021, arXiv:2105.07576, section 3).
@@ -128,10 +130,13 @@ def fine_tune(
             a much smaller learning rate, and more than 2 bits.
         calibration: How a range becomes a scale.
         percentile: The percentile of the ranges, for `percentile`.
-        calibration_images: How many training images are looked at for that and to settle batch norm on, not augmented, of as many
+        calibration_images: How many training images are looked at for that and for batch norm, not augmented, of as many
             classes as possible.
-        settle_norm: Whether the statistics of batch norm are replaced by those of the calibration images. By those of fewer than
-            64 they never are, and a `BitwrightWarning` says so.
+        settle_norm: Whether the statistics of batch norm become those of the quantized network: corrected at first, and replaced
+            by those of the calibration images after a training with `free_norm`. By those of fewer than 64 they are not replaced,
+            and a `BitwrightWarning` says so.
+        trained: Whether `graph` is what a training of integers left (`QuantizedModel.float_graph`): no good network in float, to
+            correct statistics by. They are replaced before this training, too.
         task: What the network is for; None is classification. One that imitates a network imitates `graph`, unless it has
             another.
         distillation: A teacher whose outputs take part in the loss, for instance `FloatModel(graph)`.
@@ -156,8 +161,9 @@ def fine_tune(
     require_one_output(task, graph.outputs, graph.model)
     require_outputs(task, graph.output_shape, graph.model)
     images = _calibrating(graph, data, calibration_images, settings.seed)
-    settles = settle_norm and _enough(graph, len(images))
-    model, settled = calibrated(
+    again = free_norm and settings.epochs > 0
+    settles = settle_norm and (not (trained or again) or _enough(graph, len(images)))
+    model, seen = calibrated(
         graph,
         scheme,
         images,
@@ -166,12 +172,14 @@ def fine_tune(
         free_norm=free_norm,
         calibration=calibration,
         percentile=percentile,
-        settle_norm=settles,
+        settle_norm=settle_norm,
+        trained=trained,
     )
     if checkpoint is not None:
         origin = {
             "network": network_digest(graph), "calibration": str(calibration), "percentile": percentile,
             "calibration_images": len(images), "settle_norm": settle_norm,
+            "trained": trained,
         }  # fmt: skip
         checkpoint = replace(checkpoint, origin={**origin, **checkpoint.origin})
     result = TrainResult((), 0)
@@ -187,9 +195,9 @@ def fine_tune(
             hooks=hooks,
             progress=progress,
         )
-    if settings.epochs and free_norm and settles:
-        model.settle_norm(torch.split(images, CALIBRATION_BATCH))
-    return model.eval(), replace(result, norm_images=settled)
+    if again:
+        seen = model.settle_norm(torch.split(images, CALIBRATION_BATCH)) if settles else 0
+    return model.eval(), replace(result, norm_images=seen)
 
 
 def calibrated(
@@ -203,8 +211,9 @@ def calibrated(
     calibration: Calibration | str = Calibration.MSE,
     percentile: float = PERCENTILE,
     settle_norm: bool = True,
+    trained: bool = False,
 ) -> tuple[QuantizedModel, int]:
-    """Quantize `graph`, calibrate it on images, settle its batch norm on them: where `fine_tune` begins, and `reconstruct`.
+    """Quantize `graph`, calibrate it on images, correct its batch norm by them: where `fine_tune` begins, and `reconstruct`.
 
     Args:
         graph: The network with trained float weights.
@@ -215,16 +224,21 @@ def calibrated(
         free_norm: Normalise by batch statistics in training.
         calibration: How a range becomes a scale.
         percentile: The percentile of the ranges, for `percentile`.
-        settle_norm: Whether the statistics of batch norm are replaced by those of these images.
+        settle_norm: Whether the statistics of batch norm become those of the quantized network: see `correct_norm`.
+        trained: Whether `graph` is what a training of integers left: its statistics are replaced by those of these images,
+            where there are at least 64.
 
     Returns:
-        The model, in evaluation mode, and on how many images its batch norm was settled: 0 where they are fewer than 64.
+        The model, in evaluation mode, and by how many images its batch norm was corrected, or settled.
     """
     model = quantize(graph, scheme, ranges=ranges, momentum=act_range_momentum, free_norm=free_norm)
     parts = torch.split(images, CALIBRATION_BATCH)
     calibrate(model, parts, calibration, percentile)
-    settles = settle_norm and len(images) >= SETTLING_IMAGES
-    return model, model.settle_norm(parts) if settles else 0
+    if not settle_norm:
+        return model, 0
+    if not trained:
+        return model, correct_norm(model, parts)
+    return model, model.settle_norm(parts) if len(images) >= SETTLING_IMAGES else 0
 
 
 def _calibrating(graph: Graph, data: ImageData | Iterable[Any], count: int, seed: int) -> Tensor:

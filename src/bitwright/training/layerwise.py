@@ -104,7 +104,7 @@ def fine_tune_layerwise(
             else replace(checkpoint, path=stage_files(checkpoint.path, number + 1)[-1]),
             hooks=None if hooks is None else hooks.counting_from(number * settings.epochs),
             progress=progress,
-            **options,
+            **{**options, "trained": number > 0 or options.get("trained", False)},
         )
         if number + 1 == len(schemes):
             break

@@ -41,7 +41,7 @@ class TrainResult:
     Attributes:
         losses: Mean loss of each epoch, this run's and those it resumed from.
         steps: Optimizer steps in all.
-        norm_images: How many images batch norm was settled on; 0 where its statistics are those of the training.
+        norm_images: How many images batch norm was corrected by, or settled on; 0 where its statistics are those of the training.
     """
 
     losses: tuple[float, ...]
