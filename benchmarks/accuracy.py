@@ -10,7 +10,8 @@ same float weights, for every width, every way to make them, and every seed, whi
     data-free-reconstructed
     qat2, qat10     calibrated, and then 2 or 10 epochs of training
     float           the float network
-    peer-...        another quantizer, on the same images, by its own engine; what it cannot do is a row that says so
+    peer-...        another quantizer, on the same images, by its own engine; what it cannot do is a row that says so. Its
+                    environment is made in the folder by pip, unless it is there
 
 A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:learning_rate=0.02`, where --way names it; a
 training also what `accuracy_training.Besides` has: the part of the teacher, which is the float network, a start from the
@@ -31,7 +32,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -40,7 +41,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accuracy_page import page
-from accuracy_peers import PEERS
+from accuracy_peers import PEERS, Question
 from accuracy_training import EPOCHS, QAT, as_json, of_training, train, with_changes
 from fashion import NETWORKS, trained
 from torch import Tensor
@@ -58,7 +59,7 @@ from bitwright.integer import IntegerModel, load_integer, lower, prepare
 from bitwright.reconstruction import ReconstructionSettings, reconstruct, synthesised
 from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable, measure_sensitivity
-from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, calibrated, evaluate
+from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, calibrated
 
 WIDTHS = ("W8A8", "W4A4", "W3A3", "W2A2", "W4A8", "W2A8")
 RANDOM = 20
@@ -210,35 +211,47 @@ def rebuilt(
 def measured(row: Row, place: Place) -> dict[str, Any]:
     """Accuracy of the row's integers on the test set, or what a trial says of them."""
     begin, data, settings = time.monotonic(), place.images(), {}
-    floats = FloatModel(place.graph(row.network)).eval().to(place.device)
-    predict: Any = floats
+    graph, (images, labels) = place.graph(row.network), judged(place, data)
+    floats = FloatModel(graph).eval().to(place.device)
     if row.way.startswith("peer-"):
         calibration, _ = data.calibration(IMAGES, row.seed)
-        predict, settings = PEERS[row.way.removeprefix("peer-")](place.graph(row.network), calibration, row.width)
-    elif row.way != "float":
-        lowered, settings = integers(row, place, data)
-        predict = prepare(lowered, place.device).logits
-    spent = {"seconds": round(time.monotonic() - begin, 1)}
-    kept = spent | ({"settings": settings} if settings else {})
+        module = NETWORKS[row.network](data)
+        asked = Question(graph, module, calibration, images, row.width, row.seed, place.folder)
+        logits, settings = PEERS[row.way.removeprefix("peer-")](asked)
+        seconds = time.monotonic() - begin
+    else:
+        predict: Callable[[Tensor], Tensor] = floats
+        if row.way != "float":
+            lowered, settings = integers(row, place, data)
+            predict = prepare(lowered, place.device).logits
+        seconds = time.monotonic() - begin
+        logits = predicted(predict, images, place.device)
+    found: dict[str, Any] = {"top1_percent": percent(logits.argmax(1) == labels), "images": len(images)}
     if place.trials:
-        return held_out(predict, floats, place, data) | kept
-    batches = ((images.to(place.device), labels.to(place.device)) for images, labels in data.batches("test", BATCH))
-    scores = evaluate(predict, batches)
-    return {"top1_percent": scores["top1_percent"], "images": scores.images} | kept
+        found |= likeness(logits, predicted(floats, images, place.device))
+    return found | {"seconds": round(seconds, 1)} | ({"settings": settings} if settings else {})
+
+
+def judged(place: Place, data: ImageData) -> tuple[Tensor, Tensor]:
+    """The images that rows are judged on, and their labels."""
+    if place.trials:
+        return data.calibration(HELD_OUT, HELD_OUT_SEED)
+    images, labels = zip(*data.batches("test", BATCH), strict=True)
+    return torch.cat(images), torch.cat(labels)
 
 
 @torch.no_grad()
-def held_out(predict: Any, floats: FloatModel, place: Place, data: ImageData) -> dict[str, Any]:
-    """Top-1, agreement with the float network, and KL(float || integers) in nats an image, on training images."""
-    images, labels = data.calibration(HELD_OUT, HELD_OUT_SEED)
-    parts = [part.to(place.device) for part in torch.split(images, BATCH)]
-    made, real = (torch.cat([logits(part).float().cpu() for part in parts]) for logits in (predict, floats))
+def predicted(predict: Callable[[Tensor], Tensor], images: Tensor, device: str) -> Tensor:
+    """Logits of images, float32 on the processor, a batch at a time."""
+    return torch.cat([predict(part.to(device)).float().cpu() for part in torch.split(images, BATCH)])
+
+
+def likeness(made: Tensor, real: Tensor) -> dict[str, float]:
+    """How often logits agree with those of the float network, and KL(float || integers) in nats an image."""
     divergence = F.kl_div(made.log_softmax(1), real.log_softmax(1), log_target=True, reduction="batchmean")
     return {
-        "top1_percent": percent(made.argmax(1) == labels),
         "agreement_percent": percent(made.argmax(1) == real.argmax(1)),
         "divergence": round(float(divergence), 5),
-        "images": len(images),
     }
 
 

@@ -22,8 +22,14 @@ additions.
 `bitwright reconstruct`, on the same images. **data-free**: both on 128 images made from the float network's batch norm, as
 `--data none` does. **qat2**, **qat10**: calibrated, then 2 or 10 epochs of training, at learning rate {learning_rate:g} on a
 cosine, weight decay {weight_decay:g}, batches of {batch_size}, random crops and flips; the float network teaches, with half of
-the weight in the loss. Settings behind a colon differ from those. **peer-onnxruntime**: ONNX Runtime's static quantizer, with a
-scale for each channel, calibrated on the same images and evaluated by ONNX Runtime.
+the weight in the loss. Settings behind a colon differ from those.
+
+**peer-...**: other quantizers, calibrated on the same images from the same float weights, without labels, and evaluated by their
+own engine or simulation; each in an environment of its own, at the version that stands below each table. None trains.
+onnxruntime: the static quantizer, a scale a channel. brevitas: scales by least squares, batch norm from the calibration images;
+`:gptq` after GPTQ; `:example` the recipe of its own example, batch norm merged, channels equalised, bias correction; its sums of
+branches stay in float. torchao: PT2E, quantized for x86 processors. nncf: its defaults, bias correction among them.
+`benchmarks/peers/` has the scripts.
 """
 TRIALS = """## What was tried
 
@@ -58,7 +64,8 @@ MISSING = """## What was not measured
 
 - ImageNet: none of its images may be had here. The published figures of the methods (MRECG, QDrop, LSQ) are of ImageNet, and are
   not compared with.
-- Peers besides ONNX Runtime (Brevitas, NNCF, MCT, AIMET, torchao): the benchmark has no rows for them.
+- Of peers: MCT and AIMET; learned rounding in Brevitas, whose layers take a thousand steps each; any peer's training. The
+  benchmark has no rows for them.
 - The other trials anew, since training rounds biases to whole accumulators, as the integers do, which also settles batch norm
   nearer to them; and but for the calibrated ones of three seeds, since calibration looks at drawn values and not at every
   n-th. The rows of ResNet20 were: calibrated W2A2 gained 1.3 points, reconstructed W3A3 0.2, the others moved within their
@@ -83,6 +90,7 @@ def page(found: Mapping[str, Any], training: Mapping[str, Any], reconstruction: 
     parts.append(places(found))
     for network in dict.fromkeys(name for name, _, _ in rows):
         parts.append("\n".join(network_table(network, rows, found.get("float_epochs", {}).get(network))))
+        parts.extend(versions(found["rows"], network))
     trials = found.get("trials", {})
     if trials:
         words = ", ".join(
@@ -102,6 +110,8 @@ def places(found: Mapping[str, Any]) -> str:
     """Where rows were made; whatever computes them, integers are the same."""
     ways: dict[str, list[str]] = {}
     for name, row in found.get("rows", {}).items():
+        if "failed" in row:
+            continue
         network, _, way, _ = name.split("/")
         known = ways.setdefault(row.get("device", "cpu"), [])
         if (entry := f"{network} {way.partition(':')[0]}") not in known:
@@ -138,6 +148,19 @@ def network_table(
     for way in dict.fromkeys(way for _, way in own if way != "float"):
         yield f"| {way} | {' | '.join(cell(own.get((width, way), [])) for width in widths)} |"
     yield ""
+
+
+def versions(rows: Mapping[str, Mapping[str, Any]], network: str) -> Iterator[str]:
+    """Which versions of the peers a network's rows are of."""
+    found: dict[str, None] = {}
+    for name, row in rows.items():
+        of, _, way, _ = name.split("/")
+        peer = way.partition(":")[0].removeprefix("peer-")
+        if of == network and peer in row.get("settings", {}):
+            found[f"{peer} {row['settings'][peer]}"] = None
+    if found:
+        yield f"Peers: {', '.join(found)}."
+        yield ""
 
 
 def cell(group: list[float | str]) -> str:
