@@ -135,7 +135,7 @@ def rows(seeds: int, ways: Sequence[str] = ()) -> Iterator[Row]:
                 for width in WIDTHS:
                     yield Row(network, width, way, seed)
     for width in MIXED:
-        for way in ("reconstructed", "qat2"):
+        for way in ("calibrated", "reconstructed", "qat2"):
             for seed in range(1 if width.startswith("random") else seeds):
                 for network in NETWORKS:
                     yield Row(network, width, way, seed)

@@ -31,6 +31,13 @@ onnxruntime: the static quantizer, a scale a channel. brevitas: scales by least 
 branches stay in float. torchao: PT2E, quantized for x86 processors. nncf: its defaults, bias correction among them.
 `benchmarks/peers/` has the scripts.
 """
+MIXED = """## Mixed widths in the size of 3 bits
+
+Weights of 2 to 8 bits, activations of 8, all schemes in the size of uniform weights of 3 bits (first and last layers have 8): the
+one that the search finds by measured sensitivities, the uniform one, and random ones, all of nearly that size alike likely. A
+random scheme has one seed. The divergence is that of *What was tried*, below.
+"""
+SEARCHED, UNIFORM = "search3", "W3A8"
 TRIALS = """## What was tried
 
 On {images:,} training images that no calibration chose, never on the test set; one seed where none are counted. The divergence
@@ -99,10 +106,15 @@ def page(found: Mapping[str, Any], training: Mapping[str, Any], reconstruction: 
     share = statistics.mean(accuracies) / 100 if accuracies else 0.9
     parts = [HEAD.format(sampling=(share * (1 - share) / 1e4) ** 0.5 * 100, **training)]
     parts.append(places(found))
+    usual = {group: values for group, values in rows.items() if not is_mixed(group[1])}
     for network in dict.fromkeys(name for name, _, _ in rows):
-        parts.append("\n".join(network_table(network, rows, found.get("float_epochs", {}).get(network))))
+        parts.append("\n".join(network_table(network, usual, found.get("float_epochs", {}).get(network))))
         parts.extend(versions(found["rows"], network))
-    trials = found.get("trials", {})
+    every = found.get("trials", {})
+    if any(is_mixed(width) for _, width, _ in rows):
+        parts.append(MIXED)
+        parts.append("\n".join(mixed_table(found.get("rows", {}), every)))
+    trials = {name: row for name, row in every.items() if not is_mixed(name.split("/")[1])}
     if trials:
         words = ", ".join(
             f"{name.replace('_', ' ')} {value:g}" for name, value in reconstruction.items() if name != "seed"
@@ -115,6 +127,36 @@ def page(found: Mapping[str, Any], training: Mapping[str, Any], reconstruction: 
     missing = [f"{network} {way}" for network in networks for way in WAYS if (network, way) not in known]
     parts.append(MISSING.format(missing=f"\n  {', '.join(missing) or 'none'}").rstrip())
     return "\n".join(parts) + "\n"
+
+
+def is_mixed(width: str) -> bool:
+    """Whether this is one of the schemes of the size of 3 bits."""
+    return width in (SEARCHED, UNIFORM) or width.startswith("random")
+
+
+def mixed_table(rows: Mapping[str, Mapping[str, Any]], trials: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Searched, uniform and random schemes of one size: top-1 of the rows, divergence of the trials."""
+    yield "| network | way | figure | searched | uniform | random: mean, best | searched is better than |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    kinds = (("top-1 %", rows, "top1_percent", 1.0, max), ("divergence", trials, "divergence", 1000.0, min))
+    places = dict.fromkeys((name.split("/")[0], name.split("/")[2]) for name in rows if is_mixed(name.split("/")[1]))
+    for network, way in places:
+        for heading, found, key, factor, best in kinds:
+            groups: dict[str, list[float]] = {}
+            for name, row in found.items():
+                where, width, how, _ = name.split("/")
+                if (where, how) == (network, way) and is_mixed(width) and key in row:
+                    groups.setdefault(width, []).append(factor * row[key])
+            values = {width: statistics.mean(group) for width, group in groups.items()}
+            random = [value for width, value in values.items() if width.startswith("random")]
+            if not random or SEARCHED not in values:
+                continue
+            beaten = sum(best(values[SEARCHED], other) != other for other in random)
+            yield (
+                f"| {network} | {way} | {heading} | {cell(list(groups[SEARCHED]))} | {cell(list(groups.get(UNIFORM, [])))} | "
+                f"{statistics.mean(random):.2f}, {best(random):.2f} | {beaten} of {len(random)} random |"
+            )
+    yield ""
 
 
 def places(found: Mapping[str, Any]) -> str:

@@ -58,11 +58,29 @@ def test_cells_say_how_many_seeds_they_are_of() -> None:
     assert "mobilenetv2-small qat10" in made.replace("\n", " ")
 
 
+def test_mixed_schemes_have_a_table_of_their_own() -> None:
+    """Top-1 from the rows, divergence from the trials, and how many random schemes are worse."""
+    rows = {
+        f"net/{width}/calibrated/{seed}": {"top1_percent": 90.0 + seed}
+        for width in ("search3", "W3A8")
+        for seed in (0, 1)
+    }
+    rows |= {f"net/random3-{number}/calibrated/0": {"top1_percent": 88.0 + number} for number in (1, 2, 3)}
+    trials = {"net/search3/calibrated/0": {"divergence": 0.001}, "net/random3-1/calibrated/0": {"divergence": 0.002}}
+    made = accuracy_page().page({"rows": rows, "trials": trials}, TRAINING, {"seed": 0}).splitlines()
+    both = "90.50 ± 0.50 (2 seeds)"
+    assert f"| net | calibrated | top-1 % | {both} | {both} | 90.00, 91.00 | 2 of 3 random |" in made
+    assert "| net | calibrated | divergence | 1.00 (one seed) |  | 2.00, 2.00 | 1 of 1 random |" in made
+    assert not any("random3-" in line or "search3" in line for line in made)
+
+
 def test_the_page_is_that_of_the_rows() -> None:
     """Every figure of the committed results stands in the committed page."""
     found = json.loads((BENCHMARKS / "results" / "accuracy.json").read_text())
     text = (BENCHMARKS.parent / "docs" / "accuracy.md").read_text()
     page = accuracy_page()
-    for group in page.grouped(found["rows"]).values():
-        assert page.cell(group) in text
-    assert all(line in text for line in page.trial_table(found["trials"]))
+    for (_, width, _), group in page.grouped(found["rows"]).items():
+        assert page.is_mixed(width) or page.cell(group) in text
+    usual = {name: row for name, row in found["trials"].items() if not page.is_mixed(name.split("/")[1])}
+    assert all(line in text for line in page.trial_table(usual))
+    assert all(line in text for line in page.mixed_table(found["rows"], found["trials"]) if line.count("|") > 8)
