@@ -26,9 +26,10 @@ the float network teaches, with half of the weight in the loss. Settings behind 
 
 **peer-...**: other quantizers, calibrated on the same images from the same float weights, without labels, and evaluated by their
 own engine or simulation; each in an environment of its own, at the version that stands below each table. None trains.
-onnxruntime: the static quantizer, a scale a channel. brevitas: scales by least squares, batch norm from the calibration images;
-`:gptq` after GPTQ; `:example` the recipe of its own example, batch norm merged, channels equalised, bias correction; its sums of
-branches stay in float. torchao: PT2E, quantized for x86 processors. nncf: its defaults, bias correction among them.
+brevitas: scales by least squares, batch norm from the calibration images; `:gptq` with GPTQ between; `:example` the recipe of its
+own example, batch norm merged, channels equalised, bias correction; sums of branches stay in float. torchao: PT2E, quantized for
+x86 processors. nncf: its defaults, fast bias correction among them. onnxruntime: the static quantizer, a scale a channel; what it
+computes depends on the processor (93.53 where an AMD EPYC did, probably for want of instructions that do not saturate).
 `benchmarks/peers/` has the scripts.
 """
 MIXED = """## Mixed widths in the size of 3 bits
@@ -79,8 +80,8 @@ MISSING = """## What was not measured
 
 - ImageNet: none of its images may be had here. The published figures of the methods (MRECG, QDrop, LSQ) are of ImageNet, and are
   not compared with.
-- Of peers: MCT and AIMET; learned rounding in Brevitas, whose layers take a thousand steps each; any peer's training. The
-  benchmark has no rows for them.
+- Of peers: MCT and AIMET, learned rounding in Brevitas and any peer's training, for which the benchmark has no rows; and most
+  rows of several seeds.
 - The other trials anew, since training rounds biases to whole accumulators, as the integers do, which also settles batch norm
   nearer to them; and but for the calibrated ones of three seeds, since calibration looks at drawn values and not at every
   n-th. The rows of ResNet20 were: calibrated W2A2 gained 1.3 points, reconstructed W3A3 0.2, the others moved within their

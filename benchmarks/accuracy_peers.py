@@ -161,9 +161,17 @@ PEERS: dict[str, Peer] = {
     "brevitas": Elsewhere("brevitas_ptq", BREVITAS),
     "brevitas:gptq": Elsewhere("brevitas_ptq", BREVITAS, "gptq"),
     "brevitas:example": Elsewhere("brevitas_ptq", BREVITAS, "example"),
-    "nncf": Elsewhere("nncf_ptq", NNCF, refusals=dict.fromkeys(NARROW, "NNCF quantizes convolutions to 8 bits.")),
+    "nncf": Elsewhere(
+        "nncf_ptq",
+        NNCF,
+        refusals=dict.fromkeys(
+            NARROW, "NNCF's usual width is 8 bits; another is that of all layers, first and last too."
+        ),
+    ),
     "torchao": Elsewhere(
-        "torchao_pt2e", TORCHAO, refusals=dict.fromkeys(NARROW, "torchao's quantizers for PT2E have 8 bits.")
+        "torchao_pt2e",
+        TORCHAO,
+        refusals=dict.fromkeys(NARROW, "torchao's own configuration of PT2E for x86 has 8 bits and no others."),
     ),
 }
 """By the name in their rows' way, `peer-NAME`."""

@@ -2,10 +2,12 @@
 """NNCF after training: `nncf.quantize` at its defaults, which have 8 bits and fast bias correction.
 
 All layers have 8 bits: symmetric weights with a scale a channel, symmetric activations. The recipe `accurate` has asymmetric
-activations (its preset `mixed`) and its slower, more accurate bias correction instead.
+activations (its preset `mixed`) and its slower, more accurate bias correction instead. It needs a C++ compiler.
 """
 
 from __future__ import annotations
+
+import os
 
 import nncf
 import torch
@@ -25,6 +27,8 @@ class Network(torch.nn.Module):
         return self.network(images)
 
 
+# It compiles a kernel at first, which takes minutes on a busy processor.
+os.environ["NNCF_EXTENSION_LOAD_TIMEOUT"] = "0"
 asked = question()
 accurate = asked.recipe == "accurate"
 quantized = nncf.quantize(
