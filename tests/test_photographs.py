@@ -71,3 +71,18 @@ def test_the_page_has_every_row() -> None:
     assert "Measured on a processor." in " ".join(page.split())
     assert "| calibrated | 98.8 %, 21.0 dB |  |  | too few |" in page
     assert "| reconstructed |" not in page
+
+
+def test_the_page_says_where_answers_are_lost() -> None:
+    """One line for each kind of tensor, where they were measured."""
+    row = {"agreement_percent": 94.0, "sqnr_db": 23.3, "crops": 200}
+    sources = {"net/W8A8/all weights": row, "net/W8A8/bfloat16": row, "other/W8A8/both": row}
+    table = list(photographs.source_table("net", sources))
+    assert "200 of the crops" in table[0]
+    assert table[2:] == [
+        "| rounded | W8A8 |",
+        "| --- | --- |",
+        *(f"| {k} | 94.0 %, 23.3 dB |" for k in ("all weights", "bfloat16")),
+        "",
+    ]
+    assert list(photographs.source_table("net", {})) == []
