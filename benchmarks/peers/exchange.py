@@ -57,6 +57,7 @@ def question() -> Question:
     asked = json.loads((folder / "question.json").read_text())
     torch.set_num_threads(1)
     torch.manual_seed(asked["seed"])
+    # Modules, not tensors alone: from the benchmark that runs this script, in a folder of its own.
     network = torch.load(folder / "network.pt", weights_only=False)
     with np.load(folder / "images.npz") as images:
         return Question(

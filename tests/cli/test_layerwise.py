@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from bitwright.cli.console import Bar
-from bitwright.training import load_quantized
+from bitwright.training import QuantizedModel, correct_norm, load_quantized
 from cli.conftest import Command
 
 DATA = ("--data", "mnist-5k")
@@ -92,3 +95,24 @@ def test_what_makes_no_sense_is_refused(measured: Path, bitwright: Command) -> N
         assert refused.status != 0
         assert message in refused.err
     assert not list(measured.glob("out*"))
+
+
+def test_batch_norm_is_corrected_by_networks_in_float_alone(
+    measured: Path, bitwright: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a training of integers left is none: a training from a checkpoint, or a later stage, settles batch norm instead."""
+    fine_tune, corrected = import_module("bitwright.training.fine_tune"), []
+
+    def correct(model: QuantizedModel, batches: Iterable[Tensor]) -> int:
+        corrected.append(model.plan.scheme.name)
+        return correct_norm(model, batches)
+
+    monkeypatch.setattr(fine_tune, "correct_norm", correct)
+    given = (*DATA, "-b", 16, "--data-fraction", 0.008)
+    assert bitwright("train", "net.graph", *given, "--scheme", "W8A8", "-o", "first").status == 0
+    assert corrected == ["W8A8"]
+    assert bitwright("train", "first", *given, "--scheme", "W4A4", "-o", "second").status == 0
+    assert corrected == ["W8A8"]
+    stages = ("--scheme", "W2A4", "--layerwise", "net.json", "--rung", "W8A8", "--rung", "W4A4")
+    assert bitwright("train", "net.graph", *given, *stages, "-o", "third").status == 0
+    assert len(corrected) == 2
