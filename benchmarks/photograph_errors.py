@@ -127,7 +127,7 @@ class Rounded:
 
 
 def sources(model: QuantizedModel) -> Mapping[str, tuple[list[str], list[str]]]:
-    """What is rounded, by words: the nodes whose weights, and those whose results."""
+    """What is rounded, by words: the nodes whose weights, and those whose results; kinds that the network lacks are left out."""
     nodes = [node for node in model.plan.graph if not isinstance(node, Selection | Concat)]
     layers = [node.name for node in nodes if isinstance(node, Layer)]
     found: dict[str, tuple[list[str], list[str]]] = {"all weights": (layers, [])}
@@ -137,7 +137,7 @@ def sources(model: QuantizedModel) -> Mapping[str, tuple[list[str], list[str]]]:
     for words, chosen in ACTIVATIONS.items():
         found[f"results of {words}" if words != "images" else words] = ([], [n.name for n in nodes if chosen(n)])
     found["both"] = (layers, [node.name for node in nodes])
-    return found
+    return {words: chosen for words, chosen in found.items() if any(chosen)}
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_peers import PEERS
+from accuracy_peers import PEERS, Question
 from accuracy_training import with_changes
 from PIL import Image
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ from bitwright.training import calibrated
 
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W4A4")
-WAYS = ("calibrated", "kept", "settled", "reconstructed", "peer-onnxruntime")
+WAYS = ("calibrated", "kept", "settled", "reconstructed", *(f"peer-{name}" for name in PEERS))
 MEAN, DEVIATION = 127 / 255, 128 / 255
 CROPS, CALIBRATION, BATCH = 2000, 256, 25
 SHARE = 0.2
@@ -107,8 +107,6 @@ def crops(paths: Sequence[Path], count: int, size: int) -> Tensor:
 
 def predicting(graph: Graph, width: str, way: str, images: Tensor, folder: Path) -> tuple[Predict, dict[str, Any]]:
     """What gives logits, in ONNX Runtime, and its settings as JSON values."""
-    if way.startswith("peer-"):
-        return PEERS[way.removeprefix("peer-")](graph, images, width)
     way, *changed = way.split(":")
     wide = [change for change in changed if change.startswith("residual_bits=")]
     changed = [change for change in changed if change not in wide]
@@ -130,6 +128,18 @@ def predicting(graph: Graph, width: str, way: str, images: Tensor, folder: Path)
     if not result.exact:
         raise SystemExit(f"{graph.model}, {width}: {result}")
     return predictor(path).predict, kept
+
+
+def answers(
+    graph: Graph, width: str, way: str, calibration: Tensor, judged: Tensor, folder: Path
+) -> tuple[Tensor, dict[str, Any]]:
+    """The logits of a row, and its settings as JSON values; the folder holds the environments of other quantizers."""
+    if way.startswith("peer-"):
+        asked = Question(graph, network(graph.model), calibration, judged, width, 0, folder)
+        return PEERS[way.removeprefix("peer-")](asked)
+    with tempfile.TemporaryDirectory() as files:
+        predict, settings = predicting(graph, width, way, calibration, Path(files))
+        return logits(predict, judged, f"{graph.model}/{width}/{way}"), settings
 
 
 @torch.inference_mode()
@@ -155,12 +165,7 @@ def page(found: dict[str, Any]) -> str:
     """The page of all rows."""
     lines = [PAGE.strip().format(**found["images"], processor=found["environment"]["processor"]), ""]
     for name in dict.fromkeys(row.split("/")[0] for row in found["rows"]):
-        lines += [
-            f"## {name}",
-            "",
-            f"| way | {' | '.join(WIDTHS)} |",
-            "| --- |" + " --- |" * len(WIDTHS),
-        ]
+        lines += [f"## {name}", "", f"| way | {' | '.join(WIDTHS)} |", "| --- |" + " --- |" * len(WIDTHS)]
         own = [row.split("/")[2] for row in found["rows"] if row.startswith(f"{name}/")]
         for way in dict.fromkeys(sorted(own, key=lambda way: (WAYS.index(way.partition(":")[0]), way))):
             cells = [cell(found["rows"].get(f"{name}/{width}/{way}")) for width in WIDTHS]
@@ -206,10 +211,10 @@ images of ImageNet. **reconstructed**: calibrated, then `bitwright reconstruct`,
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
 largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
-ImageNet. Ways with settings behind a colon differ in these: reconstruction with the usual number of steps has not been
-measured. Least-squared-error ranges and scales of weights are no worse than the usual others: W8A8, calibrated, on 200
-crops and 96 to calibrate on, 94.5 % and 21.3 dB; with extremes for activations 92.0 % and 20.8 dB, with the largest for
-weights 93.0 % and 21.4 dB (by changing the code, one run each). Measured on {processor}.
+ImageNet. Ways with settings behind a colon differ in these; cells without figures were not measured.
+Least-squared-error ranges and scales of weights are no worse than the usual others: W8A8, calibrated, on 200 crops and
+96 to calibrate on, 94.5 % and 21.3 dB; with extremes for activations 92.0 % and 20.8 dB, with the largest for weights
+93.0 % and 21.4 dB (by changing the code, one run each). Measured on {processor}.
 """
 
 SOURCES = """
@@ -224,7 +229,7 @@ def rows(names: Sequence[str], ways: Sequence[str] = ()) -> Iterator[tuple[str, 
     """All of them, those of few minutes first; and those of `ways` with settings of their own."""
     for way in ("calibrated", "peer-onnxruntime", "settled", "kept", *ways, "reconstructed"):
         for name in names:
-            for width in {"peer-onnxruntime": WIDTHS[:1], "settled": WIDTHS[:1]}.get(way, WIDTHS):
+            for width in WIDTHS[:1] if way in ("peer-onnxruntime", "settled") else WIDTHS:
                 yield name, width, way
 
 
@@ -238,6 +243,9 @@ def main() -> None:
     parser.add_argument("--rows", action="append", metavar="PATTERN", help="of network/width/way; repeatable")
     parser.add_argument(
         "--way", action="append", default=[], metavar="WAY:NAME=NUMBER", help="a way besides; repeatable"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/accuracy"), help="environments of other quantizers, as of accuracy.py"
     )
     parser.add_argument("--docs", type=Path, help="the page to write")
     chosen = parser.parse_args()
@@ -265,9 +273,8 @@ def main() -> None:
         for _, width, way in missing:
             begin, row = time.monotonic(), f"{name}/{width}/{way}"
             try:
-                with tempfile.TemporaryDirectory() as folder:
-                    predict, settings = predicting(graph, width, way, calibration, Path(folder))
-                    result: dict[str, Any] = compared(real, logits(predict, judged, row)) | settings
+                made, settings = answers(graph, width, way, calibration, judged, chosen.folder)
+                result: dict[str, Any] = compared(real, made) | settings
             except BitwrightError as error:
                 result = {"failed": " ".join(str(error).split())}
             found["rows"][row] = result | {"seconds": round(time.monotonic() - begin)}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
+
+from bitwright import Precision, Scheme, calibrate, capture, quantize
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 photographs = importlib.import_module("photographs")
@@ -44,6 +48,80 @@ def test_few_photographs_are_refused(tmp_path: Path) -> None:
     """In one line."""
     with pytest.raises(SystemExit, match="expected 10 photographs of 600 pixels or more, got 0"):
         photographs.photographs([tmp_path])
+
+
+class Tiny(nn.Module):
+    """A depthwise convolution between two others, with batch norm, for five classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU6(),
+            nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+        )  # fmt: skip
+        with torch.no_grad():
+            for _ in range(30):
+                self.body(torch.randn(64, 3, 32, 32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images)
+
+
+def test_every_way_is_measured(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole benchmark, and where answers are lost, on a network of ours: every way has a row, and so has every source."""
+    errors = importlib.import_module("photograph_errors")
+    for module in (photographs, errors):
+        monkeypatch.setattr(module, "SIZES", {"tiny": 32})
+        monkeypatch.setattr(module, "network", lambda _: Tiny().eval())
+        monkeypatch.setattr(module, "CROPS", 60)
+        monkeypatch.setattr(module, "CALIBRATION", 64)
+    monkeypatch.setattr(photographs, "version", lambda _: "0")
+    monkeypatch.setattr(errors, "COUNT", 30)
+    given = ["--json", str(tmp_path / "rows.json"), "--photographs", str(pictures)]
+    ways = ("calibrated", "kept", "settled", "peer-onnxruntime", "reconstructed:steps=2:batch_size=8")
+    rows = [part for way in ways for part in ("--rows", f"tiny/W8A8/{way}")]
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(sys, "argv", ["photographs.py", *given, *rows, "--way", ways[-1], "--docs", str(page)])
+    photographs.main()
+    monkeypatch.setattr(sys, "argv", ["photograph_errors.py", *given, "--network", "tiny"])
+    errors.main()
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert set(found["rows"]) == {f"tiny/W8A8/{way}" for way in ways}
+    for way in ways:
+        row = found["rows"][f"tiny/W8A8/{way}"]
+        assert way == "settled" or row["sqnr_db"] > 15
+        assert f"| {way} | {photographs.cell(row)} |" in page.read_text()
+    sources = {name.split("/")[2]: row["sqnr_db"] for name, row in found["sources"].items()}
+    assert sources["both"] < min(sources["all weights"], sources["all activations"]) + 1
+    assert sources["float16"] > sources["bfloat16"] > 15
+
+
+@torch.no_grad()
+def test_what_is_rounded_alone_is_rounded_in_the_float_network() -> None:
+    """Nothing; the images; the weights of one layer, whose batch norm takes off what its mean has moved by."""
+    errors = importlib.import_module("photograph_errors")
+    graph = capture(Tiny().eval(), (3, 32, 32), name="tiny")
+    images = torch.randn(50, 3, 32, 32)
+    model = calibrate(quantize(graph, Scheme.uniform(graph.layers, Precision(3, 8))), [images])
+    rounded, sources = errors.Rounded(model, images), errors.sources(model)
+    network = Tiny().eval()
+    torch.testing.assert_close(rounded.logits(images, (), ()), network(images), rtol=1e-4, atol=1e-4)
+    scale = model.activation_quantizer("input").step()
+    window = model.activation_quantizer("input").format
+    seen = (images / scale).round().clamp(window.quant_min, window.quant_max) * scale
+    torch.testing.assert_close(rounded.logits(images, *sources["images"]), network(seen), rtol=1e-4, atol=1e-4)
+    (layer,), _ = sources["depthwise weights"]
+    conv, norm = network.body[3], network.body[4]
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    before = conv(network.body[:3](images)).mean((0, 2, 3))
+    integers, steps = model.weight_quantizer(layer)(conv.weight)
+    conv.weight.copy_(integers * steps.reshape(-1, 1, 1, 1))
+    norm.running_mean += conv(network.body[:3](images)).mean((0, 2, 3)) - before
+    made = rounded.logits(images, *sources["depthwise weights"])
+    torch.testing.assert_close(made, network(images), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(made, rounded.logits(images, (), ()), atol=1e-3)
 
 
 def test_agreement_and_noise_are_those_of_logits() -> None:
