@@ -154,7 +154,7 @@ def equal_in(engine: str, model: IntegerModel, scenes: ImageData, folder: Path) 
 def page(found: Mapping[str, Any]) -> str:
     """The page of all rows."""
     rows, processor = found["rows"], found["environment"]["processor"]
-    lines = [f"{PAGE.strip()} Measured on {processor}.", ""]
+    lines = [f"{PAGE.strip()}\nMeasured on {processor}.", ""]
     for name, study in STUDIES.items():
         scores = study.task().scores
         lines += [TEXTS[name].strip(), ""]

@@ -27,13 +27,21 @@ openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not i
 Geometry = dict[str, Any]
 
 
-def lowered(geometry: Geometry, shape: tuple[int, ...], outputs: int, precision: str) -> tuple[IntegerModel, Tensor]:
-    """A convolution of that form between two others, on images whose window has a zero point of its own."""
+def lowered(
+    geometry: Geometry,
+    shape: tuple[int, ...],
+    outputs: int,
+    precision: str,
+    *,
+    inputs: int = 8,
+    activation: nn.Module | None = None,
+) -> tuple[IntegerModel, Tensor]:
+    """A convolution of that form between two others, behind SiLU, whose window has a zero point, or another activation."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(shape[0], 8, 1),
-        nn.SiLU(),
-        nn.Conv2d(8, outputs, **geometry),
+        nn.Conv2d(shape[0], inputs, 1),
+        activation or nn.SiLU(),
+        nn.Conv2d(inputs, outputs, **geometry),
         nn.ReLU(),
         nn.Conv2d(outputs, 4, 1),
     )
@@ -107,27 +115,17 @@ def test_what_reads_padding_alone_runs_in_float32(case: str, precision: str) -> 
         assert differing(model, images, target) == 0
 
 
-def in_groups(channels: int, precision: str, *, symmetric: bool) -> tuple[IntegerModel, Tensor]:
-    """A convolution in two groups with 17 results each, on a window that begins at 0, or has a zero point."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 2 * channels, 1),
-        nn.ReLU() if symmetric else nn.SiLU(),
-        nn.Conv2d(2 * channels, 34, 3, padding=1, groups=2),
-        nn.ReLU(),
-        nn.Conv2d(34, 4, 1),
-    )
-    graph = capture(network.eval(), (3, 7, 5))
-    images = torch.randn(8, 3, 7, 5)
-    scheme = Scheme.uniform(graph.layers, Precision.parse(precision))
-    return lower(calibrate(quantize(graph, scheme), [images])), images
+def in_groups(channels: int, precision: str, activation: nn.Module) -> tuple[IntegerModel, Tensor]:
+    """A convolution in two groups with 17 results each."""
+    geometry = {"kernel_size": 3, "padding": 1, "groups": 2}
+    return lowered(geometry, (3, 7, 5), 34, precision, inputs=2 * channels, activation=activation)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8, 9])
 @pytest.mark.parametrize("precision", ["W7A8", "W4A4", "W8A8"])
 def test_groups_with_a_zero_point_run_in_float32(channels: int, precision: str) -> None:
     """Where the channels of a group are no multiple of 4: kernels for bytes take another sum off for the zero point."""
-    model, images = in_groups(channels, precision, symmetric=False)
+    model, images = in_groups(channels, precision, nn.SiLU())
     layer = next(op for op in model if isinstance(op, IntegerConv2d) and op.groups > 1)
     for target in Target:
         misread = channels not in (1, 4, 8) and model.formats[layer.inputs[0]].bit_width == 8
@@ -140,7 +138,7 @@ def test_groups_with_a_zero_point_run_in_float32(channels: int, precision: str) 
 @pytest.mark.parametrize("channels", [2, 3, 4, 9])
 def test_groups_without_a_zero_point_run_on_bytes(channels: int) -> None:
     """As every other layer."""
-    model, images = in_groups(channels, "W7A8", symmetric=True)
+    model, images = in_groups(channels, "W7A8", nn.ReLU())
     layer = next(op for op in model if isinstance(op, IntegerConv2d) and op.groups > 1)
     assert {kernel(layer, model, target) for target in Target} == {INT8}
     assert differing(model, images, Target.VNNI) == 0
