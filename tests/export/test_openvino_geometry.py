@@ -6,6 +6,7 @@ Which only such a CPU shows: so that others see what avoids them, the files are 
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitwright.benchmark import environment
 from bitwright.export import Target, to_openvino
 from bitwright.export.openvino.kernels import DOUBLED, FLOAT32, INT8, PARTS, kernel
 from bitwright.graph import capture
@@ -25,6 +27,9 @@ from bitwright.training import calibrate, quantize
 openvino = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
 
 Geometry = dict[str, Any]
+DOTS = environment().target is Target.VNNI and "VNNI" in os.environ.get("ONEDNN_MAX_CPU_ISA", "VNNI")
+EXACT_HERE = [target for target in Target if target is not Target.VNNI or DOTS]
+"""Files for CPUs with 8-bit dot products are exact on those alone, and where oneDNN may use them."""
 
 
 def lowered(
@@ -91,7 +96,7 @@ def test_columns_have_no_stride(case: str, precision: str) -> None:
     layer = next(op for op in model if isinstance(op, IntegerConv2d) and op.stride[1] > 1)
     assert layer.shape[2] == 1
     assert set(strides_of_columns(model)) == {1}
-    assert not any(differing(model, images, target) for target in Target)
+    assert not any(differing(model, images, target) for target in EXACT_HERE)
 
 
 ALONE = {
@@ -112,7 +117,7 @@ def test_what_reads_padding_alone_runs_in_float32(case: str, precision: str) -> 
         kernels = [kernel(op, model, target) for op in layers.values()]
         assert [name in (FLOAT32, PARTS) for name in kernels] == [False, True, False]
         assert set(kernels) <= {INT8, DOUBLED, FLOAT32, PARTS}
-        assert differing(model, images, target) == 0
+    assert not any(differing(model, images, target) for target in EXACT_HERE)
 
 
 def in_groups(channels: int, precision: str, activation: nn.Module) -> tuple[IntegerModel, Tensor]:
@@ -132,7 +137,7 @@ def test_groups_with_a_zero_point_run_in_float32(channels: int, precision: str) 
         assert (kernel(layer, model, target) is INT8) == (
             not misread and (precision != "W8A8" or target is Target.VNNI)
         )
-        assert differing(model, images, target) == 0
+    assert not any(differing(model, images, target) for target in EXACT_HERE)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 9])
@@ -141,11 +146,11 @@ def test_groups_without_a_zero_point_run_on_bytes(channels: int) -> None:
     model, images = in_groups(channels, "W7A8", nn.ReLU())
     layer = next(op for op in model if isinstance(op, IntegerConv2d) and op.groups > 1)
     assert {kernel(layer, model, target) for target in Target} == {INT8}
-    assert differing(model, images, Target.VNNI) == 0
+    assert not any(differing(model, images, target) for target in EXACT_HERE)
 
 
 def test_convolutions_of_any_form() -> None:
-    """Forty of random kernels, strides, gaps and padding, on images of few pixels, for both targets."""
+    """Forty of random kernels, strides, gaps and padding, on images of few pixels, for every target that this CPU has."""
     draw, wrong, made = random.Random(1), [], 0
     while made < 40:
         taps = draw.choice([1, 2, 3, 5]), draw.choice([1, 2, 3])
@@ -162,5 +167,5 @@ def test_convolutions_of_any_form() -> None:
             continue
         made += 1
         model, images = lowered(geometry, shape, draw.choice([8, 16, 40]), draw.choice(["W8A8", "W4A4", "W7A8"]))
-        wrong += [(geometry, shape) for target in Target if differing(model, images, target)]
+        wrong += [(geometry, shape) for target in EXACT_HERE if differing(model, images, target)]
     assert wrong == []
