@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from bitwright.benchmark import load_engine
+from bitwright.benchmark import environment, load_engine
 from bitwright.export import Target, export_onnx, to_onnx
 from bitwright.graph.nodes import MaxPool2d, Node
 from bitwright.integer import IntegerModel, Multipliers, QuantParams, run
@@ -28,11 +28,11 @@ LEVELS = ("none", "basic", "extended", "all")
 
 
 def assert_equal(model: IntegerModel, images: torch.Tensor, target: Target, path: Path) -> onnx.ModelProto:
-    """All integers, at every level of ONNX Runtime and in ONNX's own evaluator."""
+    """All integers, in ONNX's own evaluator and, where this CPU is one of the target, at every level of ONNX Runtime."""
     made = export_onnx(model, path, target)
     expected = run(model, images).numpy()
     assert np.unique(expected).size > 10
-    for level in LEVELS:
+    for level in LEVELS if target in (Target.ANY, environment().target) else ():
         assert np.array_equal(load_engine("onnxruntime", path, level=level)(images.numpy()), expected), level
     (got,) = ReferenceEvaluator(made).run(["logits_int32"], {"images": images.numpy()})
     assert np.array_equal(got, expected)
