@@ -25,10 +25,13 @@ learning rate {learning_rate:g} on a cosine, weight decay {weight_decay:g}, batc
 the float network teaches, with half of the weight in the loss. Settings behind a colon differ from those.
 
 **peer-...**: other quantizers, calibrated on the same images from the same float weights, without labels, and evaluated by their
-own engine or simulation; each in an environment of its own, at the version that stands below each table. None trains.
-brevitas: scales by least squares, batch norm from the calibration images; `:gptq` with GPTQ between; `:example` the recipe of its
-own example, batch norm merged, channels equalised, bias correction; sums of branches stay in float. torchao: PT2E, quantized for
-x86 processors. nncf: its defaults, fast bias correction among them. onnxruntime: the static quantizer, a scale a channel; what it
+own engine or simulation; each in an environment of its own, at the version that stands below each table. None trains. aimet:
+AdaRound, 1,500 steps a layer (its default of 15,000 would take an hour), batch norm re-estimated on the calibration images;
+`:seqmse` sequential MSE in its place, which AIMET does for weights of at most 4 bits; sums of branches stay in float. mct: its
+gradient-based method (EPTQ), batch norm merged, 10 epochs of the calibration images, without attention to samples. brevitas:
+scales by least squares, batch norm from the calibration images; `:gptq` with GPTQ between; `:example` the recipe of its own
+example, batch norm merged, channels equalised, bias correction; sums of branches stay in float. torchao: PT2E, quantized for x86
+processors. nncf: its defaults, fast bias correction among them. onnxruntime: the static quantizer, a scale a channel; what it
 computes depends on the processor (93.53 where an AMD EPYC did, probably for want of instructions that do not saturate).
 `benchmarks/peers/` has the scripts.
 """
@@ -81,8 +84,8 @@ MISSING = """## What was not measured
 
 - ImageNet: none of its images may be had here. The published figures of the methods (MRECG, QDrop, LSQ) are of ImageNet, and are
   not compared with.
-- Of peers: MCT and AIMET, learned rounding in Brevitas and any peer's training, for which the benchmark has no rows; and most
-  rows of several seeds.
+- Of peers: learned rounding in Brevitas and any peer's training, for which the benchmark has no rows; AdaRound at its default
+  steps, and MCT's attention to samples; and most rows of several seeds.
 - The other trials anew, since training rounds biases to whole accumulators, as the integers do, which also settles batch norm
   nearer to them; and but for the calibrated ones of three seeds, since calibration looks at drawn values and not at every
   n-th. The rows of ResNet20 were: calibrated W2A2 gained 1.3 points, reconstructed W3A3 0.2, the others moved within their
@@ -91,6 +94,9 @@ MISSING = """## What was not measured
   corrects batch norm and does not replace it: the three reconstructed rows of seed 0 moved by 0.03 points at most.
 - Of the benchmark's own rows, those that no table above has:{missing}.
 """
+PACKAGES = {"aimet": "aimet-torch", "mct": "model-compression-toolkit"}
+"""Of the peers that have another name in the registry."""
+
 WAYS = ("calibrated", "reconstructed", "data-free", "data-free-reconstructed", "qat2", "qat10")
 
 
@@ -213,6 +219,7 @@ def versions(rows: Mapping[str, Mapping[str, Any]], network: str) -> Iterator[st
     for name, row in rows.items():
         of, _, way, _ = name.split("/")
         peer = way.partition(":")[0].removeprefix("peer-")
+        peer = PACKAGES.get(peer, peer)
         if of == network and peer in row.get("settings", {}):
             found[f"{peer} {row['settings'][peer]}"] = None
     if found:

@@ -151,7 +151,12 @@ def run(command: list[str]) -> None:
         raise BitwrightError(lines[-1] if lines else f"{command[0]} ended with {done.returncode} and said nothing.")
 
 
+TORCH_OF_PYPI = "torch===2.13.0"
+"""Of no local version: PyPI's torchvision runs beside PyPI's PyTorch only, whatever else pip is offered."""
+
+AIMET = ("aimet-torch==2.42.0", TORCH_OF_PYPI, "torchvision==0.28.0")
 BREVITAS = ("brevitas==0.13.4", TORCH, "numpy", "onnx", "onnxscript", "tqdm")
+MCT = ("model-compression-toolkit==2.6.1", TORCH_OF_PYPI, "torchvision==0.28.0", "setuptools<81")
 NNCF = ("nncf==3.4.0", TORCH)
 TORCHAO = ("torchao==0.18.0", TORCH, "numpy")
 NARROW = ("W4A4", "W3A3", "W2A2", "W4A8", "W2A8")
@@ -161,6 +166,9 @@ PEERS: dict[str, Peer] = {
     "brevitas": Elsewhere("brevitas_ptq", BREVITAS),
     "brevitas:gptq": Elsewhere("brevitas_ptq", BREVITAS, "gptq"),
     "brevitas:example": Elsewhere("brevitas_ptq", BREVITAS, "example"),
+    "aimet": Elsewhere("aimet_ptq", AIMET),
+    "aimet:seqmse": Elsewhere("aimet_ptq", AIMET, "seqmse"),
+    "mct": Elsewhere("mct_gptq", MCT),
     "nncf": Elsewhere(
         "nncf_ptq",
         NNCF,

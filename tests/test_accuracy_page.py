@@ -31,6 +31,7 @@ def test_cells_say_how_many_seeds_they_are_of() -> None:
         "net/W2A2/peer-x/0": {"failed": "ValueError: no such width"},
         "net/W4A4/peer-y:well/0": {"top1_percent": 80.0, "settings": {"y": "1.2", "torch": "3"}},
         "net/W4A4/peer-y/0": {"top1_percent": 70.0, "settings": {"y": "1.2"}},
+        "net/W4A4/peer-aimet/0": {"top1_percent": 75.0, "settings": {"aimet-torch": "2.4"}},
     }
     trials = {
         "net/W2A2/qat2:momentum=0/0": {
@@ -47,8 +48,8 @@ def test_cells_say_how_many_seeds_they_are_of() -> None:
         "| qat2 | 93.00 ± 1.00 (2 seeds) | 90.50 (one seed) |",
         "| peer-x |  | ValueError: no such width |",
         "| peer-y:well | 80.00 (one seed) |  |",
-        "Peers: y 1.2.",
-        "- cpu: net float, net qat2, net peer-y",
+        "Peers: y 1.2, aimet-torch 2.4.",
+        "- cpu: net float, net qat2, net peer-y, net peer-aimet",
         "| net | W2A2 | qat2:momentum=0 | 91.00 | 92.50 | 12.30 |",
         "| net | W2A2 | qat2:momentum=9 | TrainingError: diverged | | |",
         "| net | W3A3 | qat2:momentum=0 | 93.00 ± 1.00 (2 seeds) | 93.50 | 20.00 |",
