@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from bitwright.graph.autocast import full_precision
-from bitwright.graph.evaluate import clamp, convolve, float_result, folded_weight
+from bitwright.graph.evaluate import Tensors, convolve, folded_weight
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer
 from bitwright.reconstruction.calibration import begun
 from bitwright.reconstruction.sharing import shared
+from bitwright.reconstruction.side_by_side import side_by_side
 from bitwright.training.context import ForwardContext
-from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.folding import accumulator_unit, bias_integers, folded_gain_and_bias, sign_folded_weight
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Quantized
-
-BATCH = 128
 
 
 @torch.no_grad()
@@ -46,35 +46,40 @@ def correct_biases(model: QuantizedModel, images: Tensor, *, reference: Graph | 
     Source:
         Nagel et al. 2019, arXiv:1906.04721, section 4.2 and appendix D (the empirical correction).
     """
-    graph = model.plan.graph
     images, floats = begun(model, images, reference, "correction of biases")
-    parameters, context, common = model.parameters_by_name(), model.context(), shared(graph)
-    last_use = {name: step for step, node in enumerate(graph) for name in node.inputs}
-    real: dict[str, list[Tensor]] = {}
-    made: dict[str, list[Quantized]] = {}
-    parts = torch.split(images, BATCH)
-    for step, node in enumerate(graph):
-        sources = [[real[name][part] for name in node.inputs] or [images] for part, images in enumerate(parts)]
-        inputs = [
-            [made[name][part] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
-            for part, images in enumerate(parts)
-        ]
-        if isinstance(node, Layer):
-            weight, bias = folded_weight(node, floats)
-            sums = [convolve(node, source[0], weight, bias) for source in sources]
-            name = node.norm.bias if node.norm is not None else node.bias
-            if name is not None and name not in common:
-                lost = _means(sums) - _means([_before_clamp(node, source[0], context) for source in inputs])
-                parameters[name].add_(lost)
-            real[node.name] = [clamp(values, node.bounds) for values in sums]
-        else:
-            real[node.name] = [float_result(node, source, floats) for source in sources]
-        made[node.name] = [fake_quantize(node, source, context) for source in inputs]
-        for name in node.inputs:
-            if last_use[name] == step:
-                real.pop(name, None)
-                made.pop(name, None)
+    context, common = model.context(), shared(model.plan.graph)
+
+    def visit(node: Layer, real: Sequence[Tensor], made: Sequence[Quantized]) -> None:
+        if offset_name(node) not in common:
+            correct_bias(node, real, made, floats, context)
+
+    side_by_side(model, images, floats, visit)
     return model
+
+
+def offset_name(node: Layer) -> str | None:
+    """The tensor that is added to a layer's channels: the bias of its batch norm, or its own."""
+    return node.norm.bias if node.norm is not None else node.bias
+
+
+def correct_bias(
+    node: Layer, real: Sequence[Tensor], made: Sequence[Quantized], floats: Tensors, context: ForwardContext
+) -> None:
+    """Add to a layer's offset, if it has one, what the quantized network's means lack.
+
+    Args:
+        node: The layer.
+        real: What it reads in the float network, a batch each.
+        made: What it reads in the quantized network.
+        floats: Tensors of the float network by name.
+        context: The context of the quantized network.
+    """
+    name = offset_name(node)
+    if name is None:
+        return
+    weight, bias = folded_weight(node, floats)
+    wanted = _means([convolve(node, source, weight, bias) for source in real])
+    context.parameters[name].add_(wanted - _means([_before_clamp(node, source, context) for source in made]))
 
 
 def _before_clamp(node: Layer, source: Quantized, context: ForwardContext) -> Tensor:
