@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples: bitwright reconstruct resnet18.graph -d imagefolder:/data/imagenet --scheme W4A4 -o resnet18.w4a4.checkpoint
 
+bitwright reconstruct resnet18.graph -d imagefolder:/data/imagenet --scheme W4A8 --steps 0 -o resnet18.w4a8.checkpoint
+
 bitwright reconstruct resnet18.graph -d none --scheme W4A8 -o resnet18.w4a8.checkpoint    # who has no images at all
 
 bitwright reconstruct resnet18.w2a4.checkpoint --reference resnet18.graph -d imagefolder:/data/imagenet -o better.checkpoint
@@ -63,7 +65,12 @@ def reconstruct(
             help="Training images to look at, no labels: 1024; or to make, with --data none: 128.",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", parser=whole(1), help="For each block.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", parser=whole(0), help="For each block: 200; 0 compensates rounding errors alone, in seconds."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", parser=whole(1), help="Images in a step.")
     ] = None,

@@ -7,6 +7,7 @@
 
 from bitwright.reconstruction.bias_correction import correct_biases
 from bitwright.reconstruction.blocks import Block, blocks
+from bitwright.reconstruction.compensation import compensate_rounding
 from bitwright.reconstruction.equalisation import equalised
 from bitwright.reconstruction.reconstruct import reconstruct
 from bitwright.reconstruction.rounding import LearnedRounding
@@ -18,6 +19,7 @@ __all__ = [
     "LearnedRounding",
     "ReconstructionSettings",
     "blocks",
+    "compensate_rounding",
     "correct_biases",
     "equalised",
     "reconstruct",

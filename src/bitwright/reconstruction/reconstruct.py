@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitwright.decode import decode
-from bitwright.errors import FileFormatError
+from bitwright.errors import FileFormatError, TrainingError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest
 from bitwright.graph.evaluate import Tensors
@@ -21,6 +21,7 @@ from bitwright.graph.state_file import StateFile
 from bitwright.progress import Progress, silent
 from bitwright.reconstruction.blocks import Block, blocks, run_float, run_quantized
 from bitwright.reconstruction.calibration import begun
+from bitwright.reconstruction.compensation import compensate_rounding
 from bitwright.reconstruction.descent import BlockDescent
 from bitwright.reconstruction.settings import DEFAULT, ReconstructionSettings
 from bitwright.training.fake_quantize import fake_quantize
@@ -45,9 +46,10 @@ def reconstruct(
 ) -> QuantizedModel:
     """Choose the rounding of weights, scales and offsets anew, so that each block's outputs come close to the float network's.
 
-    Formats stay, and so does all that is proved of them. A block sees the integers that the blocks before it make by then, and
-    its target is what the float network makes of the float network's own inputs, so that later blocks mend what earlier ones
-    lost.
+    Formats stay, and so does all that is proved of them. First, where the weights are still those of the float network, the
+    errors of their rounding are made to compensate each other (`compensate_rounding`). Then blocks are brought close to it, one
+    after another. A block sees the integers that the blocks before it make by then, and its target is what the float network
+    makes of the float network's own inputs, so that later blocks mend what earlier ones lost.
 
     Args:
         model: A calibrated model.
@@ -57,7 +59,8 @@ def reconstruct(
             the batch norm that calibration corrected.
         checkpoint: Where finished blocks are kept until all are, or None. It goes on, to the bit, with the arguments that it was
             begun with.
-        progress: Told about every step, with the loss over the one that the block began with as `relative_loss`.
+        progress: Told about every layer whose rounding was compensated, and every step, with the loss over the one that the block
+            began with as `relative_loss`.
 
     Returns:
         `model`, in evaluation mode.
@@ -66,7 +69,7 @@ def reconstruct(
         DataError: If the images do not fit the network.
         FileFormatError: If `checkpoint` is damaged, or belongs to another network, other images or settings; if `reference`
             is another network.
-        TrainingError: If the model is not calibrated, or a loss is not finite.
+        TrainingError: If the model is not calibrated, or a loss is not finite; if there are no steps, and weights are trained.
 
     Source:
         Li et al. 2021, BRECQ, arXiv:2102.05426; Wei et al. 2022, QDrop, arXiv:2203.05740; Nagel et al. 2020, AdaRound,
@@ -78,7 +81,19 @@ def reconstruct(
     kept = None if checkpoint is None else _Kept(checkpoint, model, images, floats, settings, generator)
     parameters = model.parameters_by_name()
     found = blocks(graph)
+    compensated = len(graph.layers) if settings.compensate and _untrained(graph, parameters, floats) else 0
+    if not compensated and not settings.steps:
+        raise TrainingError(
+            f"{graph.model} is trained, so that only steps can reconstruct it: expected 1 or more, got 0."
+        )
+    total = compensated + len(found) * settings.steps
     finished = 0 if kept is None else kept.begin(len(found))
+    if compensated and not finished:
+        compensate_rounding(
+            model, images, reference=reference, progress=lambda done, _, /, **figures: progress(done, total, **figures)
+        )
+    if settings.steps == 0:
+        return model.eval()
     real = images
     with torch.no_grad():
         first = fake_quantize(graph.nodes[0], [Quantized(images, images.new_ones(()))], model.context())
@@ -90,8 +105,8 @@ def reconstruct(
 
             def told(step: int, relative: float, number: int = number) -> None:
                 progress(
-                    number * settings.steps + step,
-                    len(found) * settings.steps,
+                    compensated + number * settings.steps + step,
+                    total,
                     relative_loss=relative,
                     block=number + 1,
                 )
@@ -105,6 +120,11 @@ def reconstruct(
         real = target[block.result]
         decided |= {model.plan.quantizer_of[node.name] for node in block.nodes}
     return model.eval()
+
+
+def _untrained(graph: Graph, parameters: Tensors, floats: Tensors) -> bool:
+    """Whether the weights are those of the float network."""
+    return all(torch.equal(parameters[layer.weight], floats[layer.weight]) for layer in graph.layers.values())
 
 
 @torch.no_grad()

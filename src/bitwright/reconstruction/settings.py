@@ -14,7 +14,8 @@ class ReconstructionSettings:
     """How blocks are reconstructed.
 
     Attributes:
-        steps: The steps of gradient descent for each block.
+        compensate: Whether rounding errors are made to compensate each other at first, where weights are not trained.
+        steps: The steps of gradient descent for each block; 0 where compensation, of seconds, is enough.
         batch_size: Images in one step.
         learning_rate: The learning rate of the rounding variables (Adam).
         scale_rate: The learning rate of the scales of activations that the block makes, and of offsets, each times the size that
@@ -25,6 +26,7 @@ class ReconstructionSettings:
         seed: The seed of batches and drops.
     """
 
+    compensate: bool = True
     steps: int = 200
     batch_size: int = 32
     learning_rate: float = 0.3
@@ -39,8 +41,11 @@ class ReconstructionSettings:
             value = getattr(self, item.name)
             if not (math.isfinite(value) and value >= 0):
                 raise TrainingError(f"{item.name} of a reconstruction must be a number of at least 0, got {value}.")
-        if self.steps < 1 or self.batch_size < 1:
-            raise TrainingError(f"a reconstruction needs steps and a batch, got {self.steps} and {self.batch_size}.")
+        if self.steps < (0 if self.compensate else 1) or self.batch_size < 1:
+            raise TrainingError(
+                f"a reconstruction needs a batch, and steps or compensation, got {self.batch_size}, {self.steps} and "
+                f"{self.compensate}."
+            )
         if self.drop > 1 or self.warm_up >= 1:
             raise TrainingError(f"expected drop up to 1 and warm_up below 1, got {self.drop} and {self.warm_up}.")
 

@@ -54,7 +54,7 @@ def correct_norm(model: QuantizedModel, batches: Iterable[Any]) -> int:
     graph, parameters = model.plan.graph, model.parameters_by_name()
     device = next(model.parameters()).device
     floats = {name: tensor.to(device) for name, tensor in graph.parameters.items()}
-    moved: dict[Norm, _Moved] = {}
+    moved: dict[Norm, MovedStatistics] = {}
     seen = 0
     for images in each_images(batches):
         given = float_images(images.to(device), graph.input_shape, graph.model)
@@ -67,7 +67,7 @@ def correct_norm(model: QuantizedModel, batches: Iterable[Any]) -> int:
 
 
 @dataclass(frozen=True)
-class _Moved:
+class MovedStatistics:
     """How quantization moves the statistics of the channels before a batch norm, over so many images.
 
     Attributes:
@@ -83,16 +83,16 @@ class _Moved:
     made: Tensor
 
     @staticmethod
-    def between(real: Tensor, made: Tensor) -> _Moved:
+    def between(real: Tensor, made: Tensor) -> MovedStatistics:
         """What the float network and the quantized one make of the same images: shape (images, channels, ...)."""
         axes, count = [axis for axis in range(real.dim()) if axis != 1], len(real)
         (made_variance, made_mean), (real_variance, real_mean) = (
             torch.var_mean(values, axes, correction=0) for values in (made, real)
         )
-        return _Moved(count, (made_mean - real_mean) * count, real_variance * count, made_variance * count)
+        return MovedStatistics(count, (made_mean - real_mean) * count, real_variance * count, made_variance * count)
 
-    def __add__(self, other: _Moved) -> _Moved:
-        return _Moved(
+    def __add__(self, other: MovedStatistics) -> MovedStatistics:
+        return MovedStatistics(
             self.images + other.images, self.shift + other.shift, self.real + other.real, self.made + other.made
         )
 
@@ -105,7 +105,22 @@ class _Moved:
         parameters[norm.variance].copy_(((floats[norm.variance] + norm.eps) * ratio - norm.eps).clamp_min(0))
 
 
-def _moved_by_batch(model: QuantizedModel, images: Tensor, floats: Tensors) -> Iterator[tuple[Norm, _Moved]]:
+def moved_statistics(
+    node: Layer, real: Tensor, made: Quantized, floats: Tensors, context: ForwardContext
+) -> MovedStatistics:
+    """How quantization moves what a layer gives its batch norm.
+
+    Args:
+        node: A layer with batch norm.
+        real: What it reads in the float network, shape (images, ...).
+        made: What it reads in the quantized network.
+        floats: Tensors of the float network by name.
+        context: The context of the quantized network.
+    """
+    return MovedStatistics.between(convolve(node, real, floats[node.weight], None), _before_norm(node, made, context))
+
+
+def _moved_by_batch(model: QuantizedModel, images: Tensor, floats: Tensors) -> Iterator[tuple[Norm, MovedStatistics]]:
     """How the statistics of each norm move in one batch; the model has those of this batch alone afterwards."""
     graph, context = model.plan.graph, model.context()
     last_use = {name: step for step, node in enumerate(graph) for name in node.inputs}
@@ -116,7 +131,7 @@ def _moved_by_batch(model: QuantizedModel, images: Tensor, floats: Tensors) -> I
         inputs = [made[name] for name in node.inputs] or [Quantized(images, images.new_ones(()))]
         if isinstance(node, Layer) and node.norm is not None:
             sums = convolve(node, sources[0], floats[node.weight], None)
-            found = _Moved.between(sums, _before_norm(node, inputs[0], context))
+            found = MovedStatistics.between(sums, _before_norm(node, inputs[0], context))
             found.put(node.norm, context.parameters, floats)
             yield node.norm, found
             real[node.name] = _normalised(node, sums, floats)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""Rounding errors that compensate each other: weights take up what those that were rounded before them lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+import torch
+from torch import Tensor
+
+from bitwright.graph.autocast import full_precision
+from bitwright.graph.evaluate import Tensors
+from bitwright.graph.graph import Graph
+from bitwright.graph.nodes import Layer
+from bitwright.progress import Progress, silent
+from bitwright.quantizer.formats import TensorFormat
+from bitwright.reconstruction.bias_correction import correct_bias, offset_name
+from bitwright.reconstruction.calibration import begun
+from bitwright.reconstruction.second_moments import SecondMoments, second_moments
+from bitwright.reconstruction.sharing import shared
+from bitwright.reconstruction.side_by_side import side_by_side
+from bitwright.training.folding import sign_folded_weight
+from bitwright.training.model import QuantizedModel
+from bitwright.training.norm_correction import moved_statistics
+from bitwright.training.quantized import Quantized
+
+DAMPING = 0.3
+"""Added to the diagonal of the second moments, as a part of its mean: what so few images do not show is not relied on. Less is
+better at 4 bits (ResNet20, W4A8), more at 2, where many weights are clamped and others would take up too much."""
+COLUMNS = 128
+"""Weights of a channel after which all later ones take up what was lost: less traffic than after each."""
+
+
+@torch.no_grad()
+@full_precision()
+def compensate_rounding(
+    model: QuantizedModel, images: Tensor, *, reference: Graph | None = None, progress: Progress = silent
+) -> QuantizedModel:
+    """Choose weights anew, layer by layer, so that their nearest integers give the float network's results on these images.
+
+    A layer reads what the integers before it make. First its weights become those that give the float network's results from
+    that, in the least-squares sense; then they are rounded one after another, and what each loses is taken up by those that are
+    left. Its batch norm is corrected by what remains, or its offset. Each weight stays as it was before it was rounded, so that
+    the nearest integers are those, and a descent may still decide otherwise. Formats and scales stay.
+
+    This is for a model whose weights are those of the float network that it was made from: what a training of the integers
+    learned would be lost.
+
+    Args:
+        model: A calibrated model.
+        images: float32, shape (count, channels, height, width); some hundreds, without labels.
+        reference: The float network, where it is not the one that `model` was made from.
+        progress: Told about every layer.
+
+    Returns:
+        `model`, in evaluation mode.
+
+    Raises:
+        DataError: If there are no images, or they do not fit the network.
+        FileFormatError: If `reference` is another network.
+        TrainingError: If the model is not calibrated.
+
+    Source:
+        Frantar et al. 2022, GPTQ, arXiv:2210.17323, section 3; Li et al. 2025, GPTAQ, arXiv:2504.02692 (the float network's
+        inputs).
+    """
+    graph = model.plan.graph
+    images, floats = begun(model, images, reference, "compensation of rounding")
+    layers, common = list(graph.layers), shared(graph)
+    parameters, context = model.parameters_by_name(), model.context()
+    generator = torch.Generator().manual_seed(0)
+
+    def visit(node: Layer, real: Sequence[Tensor], made: Sequence[Quantized]) -> None:
+        has_offset = node.norm is not None or (node.bias is not None and node.bias not in common)
+        if node.weight not in common:
+            kernel = parameters[node.weight].shape[1:]
+            moments = second_moments(node, kernel, real, made, centred=has_offset, generator=generator)
+            _compensate(model, node, floats, moments)
+        if node.norm is not None:
+            if node.norm.mean not in common:
+                parts = (moved_statistics(node, *pair, floats, context) for pair in zip(real, made, strict=True))
+                reduce(add, parts).put(node.norm, parameters, floats)
+        elif offset_name(node) not in common:
+            correct_bias(node, real, made, floats, context)
+        progress(layers.index(node.name) + 1, len(layers))
+
+    side_by_side(model, images, floats, visit)
+    return model
+
+
+def _compensate(model: QuantizedModel, node: Layer, floats: Tensors, moments: SecondMoments) -> None:
+    """Replace the weights of a layer."""
+    parameters, quantizer = model.parameters_by_name(), model.weight_quantizer(node.name)
+    weight = parameters[node.weight]
+    # The integers are those of the sign-folded weight; a weight of ones has the signs alone.
+    signs = sign_folded_weight(node, {**parameters, node.weight: torch.ones_like(weight)})
+    grouped = (floats[node.weight] * signs).reshape(len(moments.made), -1, moments.made.shape[1]).double()
+    scale = quantizer.current_scale().double().reshape(*grouped.shape[:2], 1)
+    wanted = refitted(grouped / scale, moments)
+    found = compensated(wanted, moments.made, quantizer.format) * scale
+    weight.copy_(found.reshape(weight.shape) * signs)
+
+
+def refitted(weight: Tensor, moments: SecondMoments) -> Tensor:
+    """The weights that give the float network's results from what the quantized network reads, nearly: ridge regression.
+
+    Args:
+        weight: Shape (groups, channels, weights of a channel), float64.
+        moments: Of what they read.
+    """
+    lost = weight @ (moments.across - moments.made)
+    made_up: Tensor = torch.linalg.solve(damped(moments.made), lost, left=False)
+    return weight + made_up
+
+
+def compensated(weight: Tensor, moments: Tensor, window: TensorFormat) -> Tensor:
+    """Weights as they are when their turn comes to be rounded; the most important ones come first.
+
+    Args:
+        weight: In steps of its scale, shape (groups, channels, weights of a channel), float64.
+        moments: `E[x x^T]` of what they are multiplied by, shape (groups, weights of a channel, weights of a channel).
+        window: The integers that they may become.
+
+    Returns:
+        Shaped as `weight`; the nearest integers in the window are those decided for.
+
+    Source:
+        Frantar et al. 2022, GPTQ, arXiv:2210.17323, algorithm 1; the order by the diagonal is that of its code (`act_order`).
+    """
+    matrix = damped(moments)
+    order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
+    across = order[:, None, :].expand_as(weight)
+    left = weight.gather(2, across)
+    squared = order[:, None, :].expand_as(matrix)
+    matrix = matrix.gather(2, squared).gather(1, squared.transpose(1, 2))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor = factor / factor.diagonal(dim1=1, dim2=2)[:, :, None]
+    count = weight.shape[2]
+    for begin in range(0, count, COLUMNS):
+        end = min(begin + COLUMNS, count)
+        lost = torch.zeros_like(left[:, :, begin:end])
+        for column in range(begin, end):
+            value = left[:, :, column]
+            integer = value.round().clamp(window.quant_min, window.quant_max)
+            lost[:, :, column - begin] = value - integer
+            later = factor[:, column, None, column + 1 : end]
+            left[:, :, column + 1 : end] -= lost[:, :, column - begin, None] * later
+        left[:, :, end:] -= lost @ factor[:, begin:end, end:]
+    return torch.empty_like(weight).scatter_(2, across, left)
+
+
+def damped(moments: Tensor) -> Tensor:
+    """Second moments with a part of their mean diagonal on the diagonal, positive definite."""
+    size = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
+    return moments + torch.diag_embed(DAMPING * size[:, None].expand(moments.shape[:2]))

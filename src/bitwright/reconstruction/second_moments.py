@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""Second moments of what the weights of a layer are multiplied by: how much its results mind what becomes of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitwright.graph.nodes import Conv2d, Layer
+from bitwright.training.quantized import Quantized
+
+SAMPLES, SAMPLES_A_WEIGHT = 32_768, 16
+"""Results that are looked at: at least so many, and so many for each weight of a channel. All images have as many of them."""
+
+
+@dataclass(frozen=True)
+class SecondMoments:
+    """Of a layer's inputs in the quantized network, and of these beside the float network's; float64.
+
+    With x what the weights of one channel are multiplied by for one result, and y the same in the float network, means over
+    results.
+
+    Attributes:
+        made: `E[x x^T]` for each group of a convolution, shape (groups, weights of a channel, weights of a channel).
+        across: `E[y x^T]`, shaped likewise.
+    """
+
+    made: Tensor
+    across: Tensor
+
+
+def second_moments(
+    node: Layer,
+    kernel: Sequence[int],
+    real: Sequence[Tensor],
+    made: Sequence[Quantized],
+    *,
+    centred: bool,
+    generator: torch.Generator,
+) -> SecondMoments:
+    """Of random results of each image.
+
+    Args:
+        node: The layer.
+        kernel: The shape of one channel of its weight.
+        real: What it reads in the float network, a batch each.
+        made: What it reads in the quantized network.
+        centred: Without the means, for a layer with an offset that takes care of those.
+        generator: Of the choice.
+    """
+    weights = torch.Size(kernel).numel()
+    images = sum(len(part) for part in real)
+    each = -(-max(SAMPLES, SAMPLES_A_WEIGHT * weights) // images)
+    sums: list[Tensor] = []
+    count = 0
+    for real_part, made_part in zip(real, made, strict=True):
+        rows = _rows(node, kernel, torch.cat([made_part.real(), real_part]), each, generator).double()
+        x, y = rows.chunk(2, 1)
+        count += x.shape[1]
+        part = [x.transpose(1, 2) @ x, y.transpose(1, 2) @ x, x.sum(1), y.sum(1)]
+        sums = [whole + more for whole, more in zip(sums, part, strict=True)] if sums else part
+    inner, across, x_mean, y_mean = (whole / count for whole in sums)
+    if centred:
+        inner = inner - x_mean[:, :, None] * x_mean[:, None, :]
+        across = across - y_mean[:, :, None] * x_mean[:, None, :]
+    return SecondMoments(inner, across)
+
+
+def _rows(node: Layer, kernel: Sequence[int], values: Tensor, each: int, generator: torch.Generator) -> Tensor:
+    """What the weights of a channel are multiplied by, shape (groups, results of all images, weights of a channel)."""
+    if not isinstance(node, Conv2d):
+        rows = values.reshape(len(values), -1, values.shape[-1])
+        return rows[:, _drawn(rows.shape[1], each, generator)].reshape(1, -1, values.shape[-1])
+    (down, right), (above, left) = node.stride, node.padding
+    _, height, width = kernel
+    padded = F.pad(values, (left, left, above, above))
+    _, results_down, results_across = node.shape
+    drawn = _drawn(results_down * results_across, each, generator)
+    first = drawn // results_across * down * padded.shape[3] + drawn % results_across * right
+    taps = [y * node.dilation[0] * padded.shape[3] + x * node.dilation[1] for y in range(height) for x in range(width)]
+    places = first[:, None] + torch.tensor(taps)
+    found = padded.flatten(2)[:, :, places.to(values.device)]  # (images, channels, results, taps)
+    grouped = found.reshape(len(values), node.groups, -1, *places.shape).permute(1, 0, 3, 2, 4)
+    return grouped.reshape(node.groups, -1, torch.Size(kernel).numel())
+
+
+def _drawn(count: int, each: int, generator: torch.Generator) -> Tensor:
+    """So many of `count` places, or all."""
+    return torch.randperm(count, generator=generator)[:each]

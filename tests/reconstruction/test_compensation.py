@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""Compensated rounding: what a weight loses, others take up, so that layers give the float network's results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bitwright.errors import DataError, TrainingError
+from bitwright.graph import Graph, capture
+from bitwright.graph.execute import execute
+from bitwright.graph.nodes import Conv2d, Layer
+from bitwright.integer import run
+from bitwright.quantizer.formats import TensorFormat
+from bitwright.reconstruction import compensate_rounding, compensation
+from bitwright.reconstruction.compensation import compensated, damped, refitted
+from bitwright.reconstruction.second_moments import SecondMoments, second_moments
+from bitwright.scheme import Precision, Scheme
+from bitwright.training import QuantizedModel, calibrate, quantize
+from bitwright.training.quantized import Quantized
+from integer.certified import certified
+from reconstruction.test_bias_correction import Twice, folded
+from training.small import digits, small_graph
+
+WINDOW = TensorFormat(3, -3, 3)
+
+
+def moments_of(rows: Tensor) -> Tensor:
+    """Shape (groups, results, weights) to (groups, weights, weights)."""
+    return rows.transpose(1, 2) @ rows / rows.shape[1]
+
+
+def correlated(groups: int, weights: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights of three channels a group, and what they are multiplied by."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(groups, weights, weights, generator=generator, dtype=torch.float64)
+    rows = torch.randn(groups, 50, weights, generator=generator, dtype=torch.float64) @ mixing
+    return 2 * torch.randn(groups, 3, weights, generator=generator, dtype=torch.float64), rows
+
+
+def literal(weight: Tensor, matrix: Tensor, window: TensorFormat) -> Tensor:
+    """Optimal brain surgery, of one channel: the inverse for the weights that are left is computed anew for each of them."""
+    made = weight.clone()
+    left = matrix.diagonal().argsort(descending=True).tolist()
+    while left:
+        inverse = torch.linalg.inv(matrix[left][:, left])
+        lost = made[left[0]] - made[left[0]].round().clamp(window.quant_min, window.quant_max)
+        changed = made[left[1:]] - lost / inverse[0, 0] * inverse[0, 1:]
+        left = left[1:]
+        made[left] = changed
+    return made
+
+
+@given(groups=st.integers(1, 3), weights=st.integers(1, 9), columns=st.integers(1, 9), seed=st.integers(0, 2**16))
+def test_all_channels_at_once_are_the_literal_ones(groups: int, weights: int, columns: int, seed: int) -> None:
+    """Of groups, in any number of parts."""
+    weight, rows = correlated(groups, weights, seed)
+    moments = moments_of(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compensation, "COLUMNS", columns)
+        made = compensated(weight, moments, WINDOW)
+    for group in range(groups):
+        for channel in range(3):
+            wanted = literal(weight[group, channel], damped(moments)[group], WINDOW)
+            assert torch.allclose(made[group, channel], wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_results_lose_less_than_by_the_nearest_integers() -> None:
+    """Well below, in the mean over such layers."""
+
+    def lost(integers: Tensor, weight: Tensor, rows: Tensor) -> float:
+        return float((rows @ (integers - weight).transpose(1, 2)).square().mean())
+
+    nearest, found = 0.0, 0.0
+    for seed in range(20):
+        weight, rows = correlated(2, 16, seed)
+        weight = weight.clamp(WINDOW.quant_min, WINDOW.quant_max)
+        nearest += lost(weight.round(), weight, rows)
+        made = compensated(weight, moments_of(rows), WINDOW).round().clamp(WINDOW.quant_min, WINDOW.quant_max)
+        found += lost(made, weight, rows)
+    assert found < 0.75 * nearest
+
+
+def test_refitted_weights_are_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without damping, of inputs that differ from the float network's; equal inputs leave weights as they are."""
+    weight, y = correlated(2, 5, 0)
+    x = y + 0.3 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    across = y.transpose(1, 2) @ x / x.shape[1]
+    assert torch.equal(refitted(weight, SecondMoments(moments_of(y), moments_of(y))), weight)
+    monkeypatch.setattr(compensation, "DAMPING", 0.0)
+    made = refitted(weight, SecondMoments(moments_of(x), across))
+    wanted = torch.linalg.lstsq(x, y @ weight.transpose(1, 2)).solution.transpose(1, 2)
+    assert torch.allclose(made, wanted)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, (3, 1), (2, 1), (0, 1), (2, 1), groups=2), nn.Conv2d(4, 4, 1, 3),
+        nn.Conv2d(4, 8, 3, 2, 1, groups=4), nn.Sequential(nn.Flatten(), nn.Linear(4 * 9 * 8, 3)),
+    ],
+)  # fmt: skip
+def test_moments_are_of_all_windows(layer: nn.Module, centred: bool) -> None:
+    """Where there are no more than are looked at: those of the unfolded images, of each group."""
+    graph = capture(layer.eval(), (4, 9, 8), name="one")
+    (node,) = graph.layers.values()
+    kernel = graph.parameters[node.weight].shape[1:]
+    real, made = torch.randn(10, 4, 9, 8), torch.randn(10, 4, 9, 8)
+    real, made = (values if isinstance(node, Conv2d) else values.flatten(1) for values in (real, made))
+    scale = torch.tensor(0.5)
+    found = second_moments(
+        node, kernel, real.split(6), [Quantized(part / scale, scale) for part in made.split(6)],
+        centred=centred, generator=torch.Generator(),
+    )  # fmt: skip
+    y, x = (unfolded(node, values, kernel).double() for values in (real, made))
+    if centred:
+        y, x = (rows - rows.mean(1, keepdim=True) for rows in (y, x))
+    assert torch.allclose(found.made, moments_of(x), atol=1e-6)
+    assert torch.allclose(found.across, y.transpose(1, 2) @ x / x.shape[1], atol=1e-6)
+
+
+def unfolded(node: Layer, values: Tensor, kernel: torch.Size) -> Tensor:
+    """Shape (groups, results of all images, weights of a channel)."""
+    if not isinstance(node, Conv2d):
+        return values[None]
+    windows = F.unfold(values, kernel[1:], node.dilation, node.padding, node.stride)
+    return windows.transpose(1, 2).flatten(0, 1).reshape(-1, node.groups, kernel.numel()).transpose(0, 1)
+
+
+def at(precision: str, graph: Graph) -> QuantizedModel:
+    """The network, quantized and calibrated, with batch norm as it was."""
+    scheme = Scheme.uniform(graph.layers, Precision.parse(precision))
+    return calibrate(quantize(graph, scheme), [digits().calibration(128)[0]]).eval()
+
+
+def distance(model: QuantizedModel, images: Tensor) -> float:
+    """The squared distance of the logits from the float network's."""
+    (output,) = model.plan.graph.outputs
+    with torch.no_grad():
+        wanted = execute(model.plan.graph, model.plan.source.parameters, images)
+        return float((model.integers(images)[output].real() - wanted).square().mean())
+
+
+@pytest.mark.parametrize("precision", ["W2A8", "W3A8", "W4A4"])
+@pytest.mark.parametrize("network", [folded, small_graph])
+def test_logits_come_closer(network: Callable[[], Graph], precision: str) -> None:
+    """On images that it did not see, with batch norm and without; and what is evaluated is what is lowered."""
+    model = at(precision, network())
+    unseen = digits().test.read(range(200))[0]
+    before, told = distance(model, unseen), list[tuple[int, int]]()
+    scales = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("scale")}
+    images = digits().calibration(256)[0]
+    assert compensate_rounding(model, images, progress=lambda done, total, **_: told.append((done, total))) is model
+    assert distance(model, unseen) < 0.6 * before
+    assert told == [(done, len(model.plan.graph.layers)) for done in range(1, len(model.plan.graph.layers) + 1)]
+    assert all(torch.equal(model.state_dict()[name], scale) for name, scale in scales.items())
+    integers = certified(model)
+    with torch.no_grad():
+        assert torch.equal(model.integers(unseen)["logits"].values.to(torch.int32), run(integers, unseen))
+
+
+def test_weights_that_two_layers_share_stay() -> None:
+    """What suits one of them need not suit the other; others change."""
+    graph = capture(Twice().eval(), (1, 28, 28), name="twice")
+    model = at("W2A4", graph)
+    compensate_rounding(model, digits().calibration(64)[0])
+    first, _, last = graph.layers.values()
+    parameters = model.parameters_by_name()
+    assert torch.equal(parameters[first.weight], graph.parameters[first.weight])
+    assert not torch.equal(parameters[last.weight], graph.parameters[last.weight])
+
+
+def test_it_is_the_same_every_time() -> None:
+    """The results that are looked at are drawn with a seed."""
+    made = [compensate_rounding(at("W2A4", small_graph()), digits().calibration(64)[0]) for _ in range(2)]
+    first, second = (model.state_dict() for model in made)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_what_cannot_be_compensated_is_refused() -> None:
+    """Before any work."""
+    graph = small_graph()
+    with pytest.raises(TrainingError, match="not calibrated"):
+        compensate_rounding(quantize(graph, Scheme.uniform(graph.layers, Precision(4, 4))), torch.zeros(1, 1, 28, 28))
+    with pytest.raises(DataError, match="needs images"):
+        compensate_rounding(at("W4A4", graph), torch.zeros(0, 1, 28, 28))
