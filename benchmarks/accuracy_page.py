@@ -26,13 +26,13 @@ the float network teaches, with half of the weight in the loss. Settings behind 
 
 **peer-...**: other quantizers, calibrated on the same images from the same float weights, without labels, and evaluated by their
 own engine or simulation; each in an environment of its own, at the version that stands below each table. None trains. aimet:
-AdaRound, 1,500 steps a layer (its default of 15,000 would take an hour), batch norm re-estimated on the calibration images;
-`:seqmse` sequential MSE in its place, which AIMET does for weights of at most 4 bits; sums of branches stay in float. mct: its
-gradient-based method (EPTQ), batch norm merged, 10 epochs of the calibration images, without attention to samples. brevitas:
-scales by least squares, batch norm from the calibration images; `:gptq` with GPTQ between; `:example` the recipe of its own
-example, batch norm merged, channels equalised, bias correction; sums of branches stay in float. torchao: PT2E, quantized for x86
-processors. nncf: its defaults, fast bias correction among them. onnxruntime: the static quantizer, a scale a channel; what it
-computes depends on the processor (93.53 where an AMD EPYC did, probably for want of instructions that do not saturate).
+AdaRound, 1,500 steps a layer (its default of 15,000 would take most of an hour), batch norm re-estimated on the calibration
+images; `:seqmse` sequential MSE in its place, which AIMET does for weights of at most 4 bits; sums of branches stay in float.
+mct: its gradient-based method (EPTQ), batch norm merged, 10 epochs of the calibration images, without attention to samples.
+brevitas: scales by least squares, batch norm from the calibration images; `:gptq` with GPTQ between; `:example` the recipe of
+its own example, batch norm merged, channels equalised, bias correction; sums of branches stay in float. torchao: PT2E, quantized
+for x86 processors. nncf: its defaults, fast bias correction among them. onnxruntime: the static quantizer, a scale a channel;
+what it computes depends on the processor (93.53 where an AMD EPYC did, probably for want of instructions that do not saturate).
 `benchmarks/peers/` has the scripts.
 """
 MIXED = """## Mixed widths in the size of 3 bits
