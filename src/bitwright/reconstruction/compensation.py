@@ -32,6 +32,9 @@ better at 4 bits (ResNet20, W4A8), more at 2, where many weights are clamped and
 COLUMNS = 128
 """Weights of a channel after which all later ones take up what was lost: less traffic than after each."""
 
+BELOW_HALF = 0.49
+"""How far a weight may be from its integer, in steps of its scale, which is the nearest then."""
+
 
 @torch.no_grad()
 @full_precision()
@@ -42,8 +45,8 @@ def compensate_rounding(
 
     A layer reads what the integers before it make. First its weights become those that give the float network's results from
     that, in the least-squares sense; then they are rounded one after another, and what each loses is taken up by those that are
-    left. Its batch norm is corrected by what remains, or its offset. Each weight stays as it was before it was rounded, so that
-    the nearest integers are those, and a descent may still decide otherwise. Formats and scales stay.
+    left. Its batch norm is corrected by what remains, or its offset. Each weight stays as close to its least-squares value as its
+    integer allows, so that a descent begins there, and may still decide otherwise. Formats and scales stay.
 
     This is for a model whose weights are those of the float network that it was made from: what a training of the integers
     learned would be lost.
@@ -99,8 +102,9 @@ def _compensate(model: QuantizedModel, node: Layer, floats: Tensors, moments: Se
     grouped = (floats[node.weight] * signs).reshape(len(moments.made), -1, moments.made.shape[1]).double()
     scale = quantizer.current_scale().double().reshape(*grouped.shape[:2], 1)
     wanted = refitted(grouped / scale, moments)
-    found = compensated(wanted, moments.made, quantizer.format) * scale
-    weight.copy_(found.reshape(weight.shape) * signs)
+    integers = compensated(wanted, moments.made, quantizer.format)
+    found = integers + (wanted - integers).clamp(-BELOW_HALF, BELOW_HALF)
+    weight.copy_((found * scale).reshape(weight.shape) * signs)
 
 
 def refitted(weight: Tensor, moments: SecondMoments) -> Tensor:
@@ -116,7 +120,7 @@ def refitted(weight: Tensor, moments: SecondMoments) -> Tensor:
 
 
 def compensated(weight: Tensor, moments: Tensor, window: TensorFormat) -> Tensor:
-    """Weights as they are when their turn comes to be rounded; the most important ones come first.
+    """Integers, decided one after another, the most important ones first, each behind what the others lost.
 
     Args:
         weight: In steps of its scale, shape (groups, channels, weights of a channel), float64.
@@ -124,7 +128,7 @@ def compensated(weight: Tensor, moments: Tensor, window: TensorFormat) -> Tensor
         window: The integers that they may become.
 
     Returns:
-        Shaped as `weight`; the nearest integers in the window are those decided for.
+        Shaped as `weight`.
 
     Source:
         Frantar et al. 2022, GPTQ, arXiv:2210.17323, algorithm 1; the order by the diagonal is that of its code (`act_order`).
@@ -146,6 +150,7 @@ def compensated(weight: Tensor, moments: Tensor, window: TensorFormat) -> Tensor
             value = left[:, :, column]
             integer = value.round().clamp(window.quant_min, window.quant_max)
             lost[:, :, column - begin] = value - integer
+            left[:, :, column] = integer
             later = factor[:, column, None, column + 1 : end]
             left[:, :, column + 1 : end] -= lost[:, :, column - begin, None] * later
         left[:, :, end:] -= lost @ factor[:, begin:end, end:]

@@ -59,6 +59,9 @@ class BlockDescent:
                 weight = sign_folded_weight(node, parameters)
                 columns = quantizer.current_scale().reshape(-1, *[1] * (weight.dim() - 1))
                 self.roundings[node.name] = LearnedRounding(weight / columns, quantizer.format)
+            changed = [parameters[node.weight] for node in block.layers]
+            changed += [value for group in self._groups()[1:] for value in group["params"]]
+            self.start = [(value, value.detach().clone()) for value in changed]
 
     def fit(self, integers: Tensor, real: Tensor, target: Mapping[str, Tensor], scale: Tensor, told: Told) -> None:
         """Descend on the squared error of the block's outputs.
@@ -149,3 +152,9 @@ class BlockDescent:
             # The orientation is its own inverse: it only changes signs.
             sign = sign_folded_weight(node, {**self.parameters, node.weight: torch.ones_like(weight)})
             weight.copy_(integers * columns * sign)
+
+    @torch.no_grad()
+    def take_back(self) -> None:
+        """Leave the block as it was."""
+        for value, before in self.start:
+            value.copy_(before)

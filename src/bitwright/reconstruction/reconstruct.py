@@ -49,7 +49,8 @@ def reconstruct(
     Formats stay, and so does all that is proved of them. First, where the weights are still those of the float network, the
     errors of their rounding are made to compensate each other (`compensate_rounding`). Then blocks are brought close to it, one
     after another. A block sees the integers that the blocks before it make by then, and its target is what the float network
-    makes of the float network's own inputs, so that later blocks mend what earlier ones lost.
+    makes of the float network's own inputs, so that later blocks mend what earlier ones lost. A block that ends further away
+    than it began, on all images, stays as it was.
 
     Args:
         model: A calibrated model.
@@ -112,11 +113,15 @@ def reconstruct(
                 )
 
             descent = BlockDescent(model, block, parameters, decided, settings, generator)
+            begun_with = _distance(_after(model, block, integers, scale, settings), target)
             descent.fit(integers, real, target, scale, told)
             descent.commit()
+            if not _distance(_after(model, block, integers, scale, settings), target) < begun_with:
+                descent.take_back()
             if kept is not None:
                 kept.end_block(number + 1)
-        integers, scale = _after(model, block, integers, scale, settings)
+        result = _after(model, block, integers, scale, settings)[block.result]
+        integers, scale = result.values, result.scale
         real = target[block.result]
         decided |= {model.plan.quantizer_of[node.name] for node in block.nodes}
     return model.eval()
@@ -130,15 +135,22 @@ def _untrained(graph: Graph, parameters: Tensors, floats: Tensors) -> bool:
 @torch.no_grad()
 def _after(
     model: QuantizedModel, block: Block, integers: Tensor, scale: Tensor, settings: ReconstructionSettings
-) -> tuple[Tensor, Tensor]:
-    """What the block makes of its source by now, and the scale of that."""
+) -> dict[str, Quantized]:
+    """What the block makes of its source by now, by name."""
     context = model.context()
-    made_scale = run_quantized(block, Quantized(integers[:1], scale), context)[block.result].scale
+    scales = {name: made.scale for name, made in run_quantized(block, Quantized(integers[:1], scale), context).items()}
 
     def made(part: Tensor) -> dict[str, Tensor]:
-        return {block.result: run_quantized(block, Quantized(part, scale), context)[block.result].values}
+        return {name: made.values for name, made in run_quantized(block, Quantized(part, scale), context).items()}
 
-    return _in_batches(made, integers, settings)[block.result], made_scale
+    return {name: Quantized(values, scales[name]) for name, values in _in_batches(made, integers, settings).items()}
+
+
+def _distance(made: Mapping[str, Quantized], target: Tensors) -> float:
+    """The squared distance of a block's results from the float network's."""
+    return sum(
+        float((made[name].real() - wanted).square_().sum(dtype=torch.float64)) for name, wanted in target.items()
+    )
 
 
 @torch.no_grad()
