@@ -130,7 +130,7 @@ def test_a_block_that_descends_the_wrong_way_stays() -> None:
     """Steps that are far too long leave what was there before them, to the bit: weights, offsets and scales."""
     images = digits().calibration(64)[0]
     alone = compensate_rounding(small_quantized("W4A4"), images).state_dict()
-    wild = ReconstructionSettings(steps=3, batch_size=8, learning_rate=30.0, scale_rate=0.5)
+    wild = ReconstructionSettings(steps=3, batch_size=8, learning_rate=30.0, scale_rate=5.0)
     model = reconstruct(small_quantized("W4A4"), images, wild)
     assert all(torch.equal(value, alone[name]) for name, value in model.state_dict().items())
 
