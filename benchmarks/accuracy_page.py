@@ -93,7 +93,7 @@ MISSING = """## What was not measured
 - ImageNet: none of its images may be had here. The published figures of the methods (MRECG, QDrop, LSQ) are of ImageNet, and are
   not compared with.
 - Of peers: any peer's training, and learned rounding in Brevitas, which in batches of 32 takes more than 15 minutes of a
-  processor; AdaRound at its default steps, and MCT's attention to samples; both at 4 bits; and most rows of several seeds.
+  processor; AdaRound at its default steps, and MCT's attention to samples; and most rows of several seeds.
 - The other trials anew, since training rounds biases to whole accumulators, as the integers do, which also settles batch norm
   nearer to them; and but for the calibrated ones of three seeds, since calibration looks at drawn values and not at every
   n-th. The rows of ResNet20 were: calibrated W2A2 gained 1.3 points, reconstructed W3A3 0.2, the others moved within their
