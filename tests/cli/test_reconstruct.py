@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bitwright.data import load_data
-from bitwright.reconstruction import ReconstructionSettings, correct_biases, equalised, reconstruct
+from bitwright.reconstruction import ReconstructionSettings, compensate_rounding, correct_biases, equalised, reconstruct
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrated, load_quantized
 from cli.conftest import Command
@@ -37,6 +37,23 @@ def test_biases_are_corrected_last(bitwright: Command, tmp_path: Path) -> None:
     reconstruct(model, images, QUICK, reference=graph)
     assert not same(model, tmp_path / "made")
     assert same(correct_biases(model, images, reference=graph), tmp_path / "made")
+
+
+def test_no_steps_compensate_alone(bitwright: Command, tmp_path: Path) -> None:
+    """A graph; what that made has other weights than its graph, so that nothing would be left to do, which is refused."""
+    graph = small_graph()
+    graph.save(tmp_path / "net.graph")
+    alone = ("-d", "mnist-5k", "--steps", 0, "-n", 64)
+    done = bitwright("reconstruct", tmp_path / "net.graph", *alone, "--scheme", "W3A8", "-o", tmp_path / "made")
+    assert done.status == 0, done.err
+    images, _ = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
+    model, _ = calibrated(graph, Scheme.uniform(graph.layers, Precision(3, 8)), images)
+    assert same(compensate_rounding(model, images, reference=graph), tmp_path / "made")
+    again = ("reconstruct", tmp_path / "made", "--reference", tmp_path / "net.graph", *alone)
+    refused = bitwright(*again, "-o", tmp_path / "never")
+    assert refused.status == 1
+    assert "only steps can reconstruct it: expected 1 or more, got 0." in refused.err
+    assert not (tmp_path / "never").exists()
 
 
 def test_a_graph_is_equalised_first(bitwright: Command, tmp_path: Path) -> None:

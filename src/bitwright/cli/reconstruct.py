@@ -68,7 +68,7 @@ def reconstruct(
     steps: Annotated[
         int | None,
         typer.Option(
-            "--steps", parser=whole(0), help="For each block: 200; 0 compensates rounding errors alone, in seconds."
+            "--steps", parser=whole(0), help="For each block: 200; 0 only compensates rounding errors, much sooner."
         ),
     ] = None,
     batch_size: Annotated[

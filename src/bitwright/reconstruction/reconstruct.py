@@ -74,7 +74,8 @@ def reconstruct(
         DataError: If the images do not fit the network.
         FileFormatError: If `checkpoint` is damaged, or belongs to another network, other images or settings; if `reference`
             is another network.
-        TrainingError: If the model is not calibrated, or a loss is not finite; if there are no steps, and weights are trained.
+        TrainingError: If the model is not calibrated, or a loss is not finite; if there are no steps, and weights are no longer
+            those of the float network.
 
     Source:
         Li et al. 2021, BRECQ, arXiv:2102.05426; Wei et al. 2022, QDrop, arXiv:2203.05740; Nagel et al. 2020, AdaRound,
@@ -89,7 +90,8 @@ def reconstruct(
     compensated = len(graph.layers) if settings.compensate and _untrained(graph, parameters, floats) else 0
     if not compensated and not settings.steps:
         raise TrainingError(
-            f"{graph.model} is trained, so that only steps can reconstruct it: expected 1 or more, got 0."
+            f"{graph.model} has no longer the weights of the float network, so that only steps can reconstruct it: expected 1 or "
+            "more, got 0."
         )
     total = compensated + len(found) * settings.steps
     finished = 0 if kept is None else kept.begin(len(found))

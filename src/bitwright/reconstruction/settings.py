@@ -15,7 +15,7 @@ class ReconstructionSettings:
 
     Attributes:
         compensate: Whether rounding errors are made to compensate each other at first, where weights are not trained.
-        steps: The steps of gradient descent for each block; 0 where compensation, of seconds, is enough.
+        steps: The steps of gradient descent for each block; 0 where compensation, which takes far less time, is enough.
         batch_size: Images in one step.
         learning_rate: The learning rate of the rounding variables (Adam).
         scale_rate: The learning rate of the scales of activations that the block makes, and of offsets, each times the size that
