@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-PYTEST := $(BIN)/python -m pytest --timeout 300
+# Tests run two threads in each of two workers; where there are two cores, threads that wait by spinning take them from those at work.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --timeout 300
 # Two workers of one thread each (conftest.py sees to the threads), each with whole files, so that what a file's tests share is made once.
 # Files begin in the order in which they are named, the longest early: no worker is to wait for what the other began last.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
