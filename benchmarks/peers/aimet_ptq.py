@@ -4,7 +4,7 @@
 Weights are symmetric with a scale a channel; inputs of convolutions and of the linear layer have a zero point, ranges by AIMET's
 `tf_enhanced` (least squared error over a histogram); sums of branches stay in float. Batch norm is not merged: a factor for each
 channel changes no rounding where scales have channels, and `reestimate_bn_stats` has something to estimate anew. AdaRound has
-fewer steps a layer than its default of 15,000, which would take hours of a processor; its other settings are its defaults.
+fewer steps a layer than its default of 15,000, which would take most of an hour; its other settings are its defaults.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from bitwright.graph.nodes import Conv2d, Layer
 from bitwright.integer import run
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.reconstruction import compensate_rounding, compensation
+from bitwright.reconstruction import second_moments as second_moments_of
 from bitwright.reconstruction.compensation import compensated, damped, refitted
 from bitwright.reconstruction.second_moments import SecondMoments, second_moments
 from bitwright.scheme import Precision, Scheme
@@ -107,8 +108,9 @@ def test_refitted_weights_are_least_squares(monkeypatch: pytest.MonkeyPatch) -> 
         nn.Conv2d(4, 8, 3, 2, 1, groups=4), nn.Sequential(nn.Flatten(), nn.Linear(4 * 9 * 8, 3)),
     ],
 )  # fmt: skip
-def test_moments_are_of_all_windows(layer: nn.Module, centred: bool) -> None:
-    """Where there are no more than are looked at: those of the unfolded images, of each group."""
+def test_moments_are_of_all_windows(layer: nn.Module, centred: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no more than are looked at: those of the unfolded images, of each group, some images at once."""
+    monkeypatch.setattr(second_moments_of, "AT_ONCE", 3 * second_moments_of.SAMPLES)
     graph = capture(layer.eval(), (4, 9, 8), name="one")
     (node,) = graph.layers.values()
     kernel = graph.parameters[node.weight].shape[1:]
@@ -175,6 +177,31 @@ def test_weights_that_two_layers_share_stay() -> None:
     parameters = model.parameters_by_name()
     assert torch.equal(parameters[first.weight], graph.parameters[first.weight])
     assert not torch.equal(parameters[last.weight], graph.parameters[last.weight])
+
+
+def test_means_that_nothing_takes_care_of_count() -> None:
+    """Two convolutions that share their batch norm, which stays: results come closer than with the means left out."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6)
+
+    class SharedNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.norm = nn.Conv2d(1, 6, 3, bias=False), nn.Conv2d(6, 6, 3, bias=False), norm
+            self.fc = nn.Linear(6, 10)
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = torch.relu(self.norm(self.first(images)))
+            return self.fc(torch.relu(self.norm(self.second(features))).mean((2, 3)))
+
+    graph, images = capture(SharedNorm().eval(), (1, 28, 28), name="shared"), digits().calibration(128)[0]
+    model = at("W3A8", graph)
+    statistics = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    before = distance(model, images)
+    compensate_rounding(model, images)
+    assert distance(model, images) < 0.5 * before
+    assert statistics
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in statistics.items())
 
 
 def test_it_is_the_same_every_time() -> None:

@@ -50,16 +50,11 @@ def correct_biases(model: QuantizedModel, images: Tensor, *, reference: Graph | 
     context, common = model.context(), shared(model.plan.graph)
 
     def visit(node: Layer, real: Sequence[Tensor], made: Sequence[Quantized]) -> None:
-        if offset_name(node) not in common:
+        if _offset(node) not in common:
             correct_bias(node, real, made, floats, context)
 
     side_by_side(model, images, floats, visit)
     return model
-
-
-def offset_name(node: Layer) -> str | None:
-    """The tensor that is added to a layer's channels: the bias of its batch norm, or its own."""
-    return node.norm.bias if node.norm is not None else node.bias
 
 
 def correct_bias(
@@ -74,12 +69,17 @@ def correct_bias(
         floats: Tensors of the float network by name.
         context: The context of the quantized network.
     """
-    name = offset_name(node)
+    name = _offset(node)
     if name is None:
         return
     weight, bias = folded_weight(node, floats)
     wanted = _means([convolve(node, source, weight, bias) for source in real])
     context.parameters[name].add_(wanted - _means([_before_clamp(node, source, context) for source in made]))
+
+
+def _offset(node: Layer) -> str | None:
+    """The tensor that is added to a layer's channels: the bias of its batch norm, or its own."""
+    return node.norm.bias if node.norm is not None else node.bias
 
 
 def _before_clamp(node: Layer, source: Quantized, context: ForwardContext) -> Tensor:

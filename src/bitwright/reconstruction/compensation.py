@@ -16,7 +16,7 @@ from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer
 from bitwright.progress import Progress, silent
 from bitwright.quantizer.formats import TensorFormat
-from bitwright.reconstruction.bias_correction import correct_bias, offset_name
+from bitwright.reconstruction.bias_correction import correct_bias
 from bitwright.reconstruction.calibration import begun
 from bitwright.reconstruction.second_moments import SecondMoments, second_moments
 from bitwright.reconstruction.sharing import shared
@@ -76,16 +76,16 @@ def compensate_rounding(
     generator = torch.Generator().manual_seed(0)
 
     def visit(node: Layer, real: Sequence[Tensor], made: Sequence[Quantized]) -> None:
-        has_offset = node.norm is not None or (node.bias is not None and node.bias not in common)
+        mean = node.bias if node.norm is None else node.norm.mean  # what takes care of the means of its results
+        corrected = mean is not None and mean not in common
         if node.weight not in common:
             kernel = parameters[node.weight].shape[1:]
-            moments = second_moments(node, kernel, real, made, centred=has_offset, generator=generator)
+            moments = second_moments(node, kernel, real, made, centred=corrected, generator=generator)
             _compensate(model, node, floats, moments)
-        if node.norm is not None:
-            if node.norm.mean not in common:
-                parts = (moved_statistics(node, *pair, floats, context) for pair in zip(real, made, strict=True))
-                reduce(add, parts).put(node.norm, parameters, floats)
-        elif offset_name(node) not in common:
+        if corrected and node.norm is not None:
+            parts = (moved_statistics(node, *pair, floats, context) for pair in zip(real, made, strict=True))
+            reduce(add, parts).put(node.norm, parameters, floats)
+        elif corrected:
             correct_bias(node, real, made, floats, context)
         progress(layers.index(node.name) + 1, len(layers))
 

@@ -122,12 +122,15 @@ def reconstruct(
             begun_with = _distance(_after(model, block, integers, scale, settings), target)
             descent.fit(integers, real, target, scale, told)
             descent.commit()
-            if not _distance(_after(model, block, integers, scale, settings), target) < FURTHER * begun_with:
+            made = _after(model, block, integers, scale, settings)
+            if not _distance(made, target) < FURTHER * begun_with:
                 descent.take_back()
+                made = _after(model, block, integers, scale, settings)
             if kept is not None:
                 kept.end_block(number + 1)
-        result = _after(model, block, integers, scale, settings)[block.result]
-        integers, scale = result.values, result.scale
+        else:
+            made = _after(model, block, integers, scale, settings)
+        integers, scale = made[block.result].values, made[block.result].scale
         real = target[block.result]
         decided |= {model.plan.quantizer_of[node.name] for node in block.nodes}
     return model.eval()

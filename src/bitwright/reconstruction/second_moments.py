@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from bitwright.training.quantized import Quantized
 
 SAMPLES, SAMPLES_A_WEIGHT = 32_768, 16
 """Results that are looked at: at least so many, and so many for each weight of a channel. All images have as many of them."""
+AT_ONCE = 2**23
+"""Numbers that are multiplied with each other at once: those of all images take gigabytes where layers are wide."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,10 @@ def second_moments(
     each = -(-max(SAMPLES, SAMPLES_A_WEIGHT * weights) // images)
     sums: list[Tensor] = []
     count = 0
-    for real_part, made_part in zip(real, made, strict=True):
-        rows = _rows(node, kernel, torch.cat([made_part.real(), real_part]), each, generator).double()
+    groups = node.groups if isinstance(node, Conv2d) else 1
+    piece = max(1, AT_ONCE // (each * weights * groups))
+    for real_part, made_part in _pieces(real, made, piece):
+        rows = _rows(node, kernel, torch.cat([made_part, real_part]), each, generator).double()
         x, y = rows.chunk(2, 1)
         count += x.shape[1]
         part = [x.transpose(1, 2) @ x, y.transpose(1, 2) @ x, x.sum(1), y.sum(1)]
@@ -68,6 +72,12 @@ def second_moments(
         inner = inner - x_mean[:, :, None] * x_mean[:, None, :]
         across = across - y_mean[:, :, None] * x_mean[:, None, :]
     return SecondMoments(inner, across)
+
+
+def _pieces(real: Sequence[Tensor], made: Sequence[Quantized], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both networks' inputs, of at most so many images, in real numbers."""
+    for real_part, made_part in zip(real, made, strict=True):
+        yield from zip(torch.split(real_part, images), torch.split(made_part.real(), images), strict=True)
 
 
 def _rows(node: Layer, kernel: Sequence[int], values: Tensor, each: int, generator: torch.Generator) -> Tensor:
