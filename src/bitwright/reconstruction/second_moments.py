@@ -13,7 +13,7 @@ from torch import Tensor
 from bitwright.graph.nodes import Conv2d, Layer
 from bitwright.training.quantized import Quantized
 
-SAMPLES, SAMPLES_A_WEIGHT = 32_768, 16
+SAMPLES, SAMPLES_A_WEIGHT = 32_768, 8
 """Results that are looked at: at least so many, and so many for each weight of a channel. All images have as many of them."""
 AT_ONCE = 2**23
 """Numbers that are multiplied with each other at once: those of all images take gigabytes where layers are wide."""
@@ -21,7 +21,7 @@ AT_ONCE = 2**23
 
 @dataclass(frozen=True)
 class SecondMoments:
-    """Of a layer's inputs in the quantized network, and of these beside the float network's; float64.
+    """Of a layer's inputs in the quantized network, and of these beside the float network's; float64 sums of float32 ones.
 
     With x what the weights of one channel are multiplied by for one result, and y the same in the float network, means over
     results.
@@ -62,10 +62,10 @@ def second_moments(
     groups = node.groups if isinstance(node, Conv2d) else 1
     piece = max(1, AT_ONCE // (each * weights * groups))
     for real_part, made_part in _pieces(real, made, piece):
-        rows = _rows(node, kernel, torch.cat([made_part, real_part]), each, generator).double()
+        rows = _rows(node, kernel, torch.cat([made_part, real_part]), each, generator)
         x, y = rows.chunk(2, 1)
         count += x.shape[1]
-        part = [x.transpose(1, 2) @ x, y.transpose(1, 2) @ x, x.sum(1), y.sum(1)]
+        part = [found.double() for found in (x.transpose(1, 2) @ x, y.transpose(1, 2) @ x, x.sum(1), y.sum(1))]
         sums = [whole + more for whole, more in zip(sums, part, strict=True)] if sums else part
     inner, across, x_mean, y_mean = (whole / count for whole in sums)
     if centred:
