@@ -3,7 +3,7 @@
 
 ONNX Runtime's runs here. The others want a PyTorch of their own: each has an environment that is made when it is first asked,
 with the versions that stand below, and a script in `peers/` which runs there. They exchange files: the float network, made of
-modules of `torch.nn`, and images; logits (`peers/exchange.py`).
+modules of `torch.nn` (`peers/network_file.py`), and images; logits (`peers/exchange.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from peers.network_file import write_network
+from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
 from bitwright.export import export_float_onnx
@@ -129,7 +130,7 @@ def answered(python: Path, script: Path, recipe: str, asked: Question) -> Answer
     asked.module.load_state_dict(asked.graph.parameters)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        torch.save(fx.symbolic_trace(asked.module.eval()), folder / "network.pt")
+        write_network(asked.module, folder)
         np.savez(folder / "images.npz", calibration=asked.calibration.numpy(), judged=asked.judged.numpy())
         bits = {"weight_bits": precision.weight_bits, "act_bits": precision.act_bits}
         (folder / "question.json").write_text(json.dumps(bits | {"recipe": recipe, "seed": asked.seed}))

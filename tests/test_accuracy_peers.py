@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
 from bitwright.graph import capture
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+peers = importlib.import_module("accuracy_peers")
+network_file = importlib.import_module("peers.network_file")
+
+HELPERS = ("exchange", "network_file")
 SCRIPT = """
 from exchange import answer, question
 
@@ -27,24 +33,12 @@ answer(asked, asked.network, ["torch"], {"mean": float(asked.calibration.mean())
 """
 
 
-@pytest.fixture(scope="module")
-def peers() -> ModuleType:
-    """The module, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("accuracy_peers", BENCHMARKS / "accuracy_peers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["accuracy_peers"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
 def network() -> nn.Module:
     """Two layers and batch norm."""
     return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).eval()
 
 
-def question(peers: ModuleType, folder: Path) -> tuple[nn.Module, object]:
+def question(folder: Path) -> tuple[nn.Module, Any]:
     """A network, and a question about it that has its weights from the graph alone."""
     torch.manual_seed(0)
     module = network()
@@ -52,36 +46,35 @@ def question(peers: ModuleType, folder: Path) -> tuple[nn.Module, object]:
     return module, peers.Question(capture(module, (1, 4, 4)), network(), *images, "W4A8", 7, folder)
 
 
-def script(peers: ModuleType, folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def script(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer `trivial` whose environment is this interpreter's."""
     (folder / "trivial.py").write_text(text)
-    (folder / "exchange.py").write_text((BENCHMARKS / "peers" / "exchange.py").read_text())
+    for name in HELPERS:
+        (folder / f"{name}.py").write_text((BENCHMARKS / "peers" / f"{name}.py").read_text())
     monkeypatch.setattr(peers, "SCRIPTS", folder)
     monkeypatch.setattr(peers, "environment_of", lambda folder, requirements: Path(sys.executable))
 
 
-def test_a_peer_answers_with_logits_of_the_same_network(
-    peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peer_answers_with_logits_of_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that does nothing has the float network's logits; settings have versions."""
-    script(peers, tmp_path, SCRIPT, monkeypatch)
-    module, asked = question(peers, tmp_path)
+    script(tmp_path, SCRIPT, monkeypatch)
+    module, asked = question(tmp_path)
     logits, settings = peers.Elsewhere("trivial", (), "a recipe")(asked)
     assert torch.allclose(logits, module(asked.judged), atol=1e-6)
     assert settings == {"torch": version("torch"), "mean": pytest.approx(float(asked.calibration.mean()))}
 
 
-def test_a_peer_that_fails_says_why(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last line that it printed; a width that it refuses never starts it."""
-    script(peers, tmp_path, "print('a start')\nraise ValueError('no such width')\n", monkeypatch)
-    _, asked = question(peers, tmp_path)
+    script(tmp_path, "print('a start')\nraise ValueError('no such width')\n", monkeypatch)
+    _, asked = question(tmp_path)
     with pytest.raises(BitwrightError, match=r"^ValueError: no such width$"):
         peers.Elsewhere("trivial", ())(asked)
     with pytest.raises(BitwrightError, match="only 8 bits"):
         peers.Elsewhere("absent", (), refusals={"W4A8": "only 8 bits"})(asked)
 
 
-def test_an_environment_is_made_once(peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With other requirements it is made anew; one that could not be made is tried again."""
     commands: list[list[str]] = []
 
@@ -101,7 +94,68 @@ def test_an_environment_is_made_once(peers: ModuleType, tmp_path: Path, monkeypa
     assert [command[-1] for command in commands[2:]] == 2 * [str(tmp_path / "peer"), "impossible"]
 
 
-def test_every_script_has_a_peer(peers: ModuleType) -> None:
+def test_every_script_has_a_peer() -> None:
     """And every peer has a script."""
-    scripts = {path.stem for path in peers.SCRIPTS.glob("*.py")} - {"exchange"}
+    scripts = {path.stem for path in peers.SCRIPTS.glob("*.py")} - set(HELPERS)
     assert scripts == {peer.script for peer in peers.PEERS.values() if isinstance(peer, peers.Elsewhere)}
+
+
+class Residual(nn.Module):
+    """A sum, a product, a clamp, a call that is no module's, and a shape that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, 3, padding="same", bias=False), nn.BatchNorm2d(4), nn.ReLU6())
+        self.second = nn.Conv2d(4, 4, (3, 1), padding=(1, 0), groups=4)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        found = self.first(images)
+        found = self.pool(found + self.second(found) * found)
+        found = nn.functional.adaptive_avg_pool2d(found, (1, 1))
+        return self.last(found.view(found.size(0), -1))  # type: ignore[no-any-return]
+
+
+def test_a_file_of_a_network_has_its_modules_calls_and_weights(tmp_path: Path) -> None:
+    """What is read computes the same to the last bit, with modules of the same names and classes, and has no code."""
+    torch.manual_seed(0)
+    written = Residual()
+    written.first(torch.rand(8, 1, 6, 6))  # statistics that are not those of new modules
+    network_file.write_network(written, tmp_path)
+    read = network_file.read_network(tmp_path)
+    images = torch.rand(3, 1, 6, 6)
+    assert torch.equal(read(images), written(images))
+    assert [(name, type(module)) for name, module in written.named_modules() if not list(module.children())] == [
+        (name, type(module)) for name, module in read.named_modules() if not list(module.children())
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.json", "network.npz"]
+
+
+def test_a_file_of_a_network_calls_nothing_else(tmp_path: Path) -> None:
+    """Neither when it is written nor when it is read."""
+
+    class Calls(nn.Module):
+        def __init__(self, call: Any) -> None:
+            super().__init__()
+            self.call = call
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.call(images)  # type: ignore[no-any-return]
+
+    for call in (torch.exp, lambda images: images.sqrt()):
+        with pytest.raises(ValueError, match="no file of networks has 'call_"):
+            network_file.write_network(Calls(call), tmp_path)
+    network_file.write_network(nn.Sequential(nn.ReLU(), nn.Flatten()), tmp_path)
+    path = tmp_path / "network.json"
+    kept = json.loads(path.read_text())
+    for change in (
+        lambda: kept["modules"].update({"0": ["Parameter", {}]}),
+        lambda: kept["nodes"].__setitem__(1, ["x", "call_method", "__reduce__", [{"node": kept["nodes"][0][0]}], {}]),
+    ):
+        change()
+        path.write_text(json.dumps(kept))
+        with pytest.raises(ValueError, match=r"is no module|calls the method"):
+            network_file.read_network(tmp_path)
+        kept["modules"]["0"] = ["ReLU", {}]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from network_file import read_network
 from torch import Tensor, fx
 
 BATCH = 250
@@ -57,11 +58,13 @@ def question() -> Question:
     asked = json.loads((folder / "question.json").read_text())
     torch.set_num_threads(1)
     torch.manual_seed(asked["seed"])
-    # Modules, not tensors alone: from the benchmark that runs this script, in a folder of its own.
-    network = torch.load(folder / "network.pt", weights_only=False)
     with np.load(folder / "images.npz") as images:
         return Question(
-            folder, network.eval(), torch.from_numpy(images["calibration"]), torch.from_numpy(images["judged"]), **asked
+            folder,
+            read_network(folder),
+            torch.from_numpy(images["calibration"]),
+            torch.from_numpy(images["judged"]),
+            **asked,
         )
 
 
