@@ -261,6 +261,10 @@ SELECTED: Mapping[str, Node] = {
         name="moved", inputs=("input",), shape=(4, 4, 5), kernel=(3, 3), stride=(2, 2), padding=(1, 1),
         dilation=(1, 1), ceil_mode=False,
     ),
+    "maximum, up": MaxPool2d(
+        name="moved", inputs=("input",), shape=(4, 3, 5), kernel=(3, 2), stride=(3, 2), padding=(0, 0),
+        dilation=(1, 1), ceil_mode=True,
+    ),
     "maximum, dilated, up": MaxPool2d(
         name="moved", inputs=("input",), shape=(4, 3, 5), kernel=(2, 2), stride=(2, 2), padding=(0, 0),
         dilation=(2, 1), ceil_mode=True,

@@ -16,7 +16,7 @@ from bitwright.export.onnx.float64 import select_in_floats
 from bitwright.export.onnx.graph import OnnxGraph, may_end_behind, move_in_onnx, window
 from bitwright.export.openvino.builder import OpenvinoBuilder, Value
 from bitwright.export.openvino.exporter import add_to_openvino
-from bitwright.graph.nodes import MaxPool2d
+from bitwright.graph.nodes import MaxPool2d, Pair
 from bitwright.integer.proof.bounds import FLOAT32_EXACT
 
 
@@ -48,15 +48,30 @@ def _(op: MaxPool2d, graph: OnnxGraph) -> None:
 
 @add_to_openvino.register
 def _(op: MaxPool2d, builder: OpenvinoBuilder) -> Value:
-    padding = list(op.padding)
-    rounding = "ceil_torch" if op.ceil_mode else "floor"
     (source,) = op.inputs
-    in_bytes = not {source, op.name}.isdisjoint(builder.stored_as_bytes)
-    values = builder.bytes_of(source) if in_bytes else builder.values[source]
+    # Behind sizes that are rounded up, or a dilated pool, OpenVINO finds no bytes: it would multiply float32 numbers.
+    in_bytes = op.dilation == (1, 1) and not {source, op.name}.isdisjoint(builder.stored_as_bytes)
     pooled = builder.ops.max_pool(
-        values, list(op.stride), list(op.dilation), padding, padding, list(op.kernel), rounding
+        builder.bytes_of(source) if in_bytes else builder.values[source],
+        list(op.stride),
+        list(op.dilation),
+        list(op.padding),
+        list(_behind(op, builder.model.shape(source))),
+        list(op.kernel),
+        "floor",
     ).output(0)
     return builder.from_bytes(op.name, pooled) if in_bytes else pooled
+
+
+def _behind(op: MaxPool2d, shape: tuple[int, ...]) -> Pair:
+    """How far the last windows reach behind an image of this shape, in rows and columns, where sizes may be rounded up."""
+    rows, columns = (
+        max(0, (out - 1) * step + (kernel - 1) * gap + 1 - size - before)
+        for out, step, kernel, gap, size, before in zip(
+            op.shape[1:], op.stride, op.kernel, op.dilation, shape[1:], op.padding, strict=True
+        )
+    )
+    return rows, columns
 
 
 @add_to_litert.register
@@ -70,16 +85,9 @@ def _(op: MaxPool2d, builder: LitertBuilder) -> None:
     source, shape = builder.held[name], builder.shape(name)
     if source.kind == "INT32":
         source = Held(real_of(name, builder), "FLOAT32")
-    # As much after the image as the last window reaches, which is more where sizes are rounded up.
-    after = [
-        max(0, (out - 1) * step + (kernel - 1) * gap + 1 - size - before)
-        for out, step, kernel, gap, size, before in zip(
-            op.shape[1:], op.stride, op.kernel, op.dilation, shape[1:], op.padding, strict=True
-        )
-    ]
     # Every window holds a pixel of the image, so that padding only must not exceed all of them.
     least = builder.ranges[name][0]
-    image = builder.padded(source, shape, op.padding, (after[0], after[1]), least or None)
+    image = builder.padded(source, shape, op.padding, _behind(op, shape), least or None)
     if op.dilation == (1, 1):
         output = builder.hold(op.name, op.shape, source.kind, source.zero_point)
         builder.node(
