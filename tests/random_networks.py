@@ -79,6 +79,7 @@ LARGEST_BATCH = 3
 DISTINCT_LOGITS = 20
 _ATTEMPTS = 100
 _MOST_CHANNELS = 48
+_WIDER = 7
 _MOST_PLACES = 64
 
 
@@ -110,8 +111,12 @@ Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 Make = Callable[[int], RandomModel]
 
 
-def random_model(seed: int) -> RandomModel:
+def random_model(seed: int, wide: bool = False) -> RandomModel:
     """The integer model of a seed.
+
+    Args:
+        seed: What decides all but the widths.
+        wide: Whether layers have several times as many channels.
 
     Raises:
         BitwrightError: If the network is refused before there is a file: when it is quantized or lowered.
@@ -119,7 +124,7 @@ def random_model(seed: int) -> RandomModel:
     for attempt in range(_ATTEMPTS):
         draw = random.Random(f"{seed}.{attempt}")
         torch.manual_seed(draw.getrandbits(32))
-        graph = random_graph(draw, f"random network {seed}")
+        graph = random_graph(draw, f"random network {seed}", wide)
         floats = execute(graph, graph.parameters, torch.randn(LARGEST_BATCH, *graph.input_shape))
         if len(floats.unique()) > DISTINCT_LOGITS:
             state = draw.getstate()
@@ -298,12 +303,23 @@ class Growing:
     Attributes:
         draw: What decides.
         nodes: So far, by name.
+        wide: Whether its layers have several times as many channels.
         parameters: Of these, by name.
     """
 
     draw: random.Random
     nodes: dict[str, Node]
+    wide: bool = False
     parameters: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def most_channels(self) -> int:
+        """That a tensor may have."""
+        return _MOST_CHANNELS * (_WIDER if self.wide else 1)
+
+    def outputs(self, *counts: int) -> int:
+        """One of these counts of channels, or several times as many."""
+        return self.draw.choice(counts) * (_WIDER if self.wide else 1)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """(channels, height, width), or (features,)."""
@@ -335,11 +351,11 @@ class Growing:
         return self.draw.choice([part for part in range(1, min(numbers) + 1) if not any(n % part for n in numbers)])
 
 
-def random_graph(draw: random.Random, name: str) -> Graph:
+def random_graph(draw: random.Random, name: str, wide: bool = False) -> Graph:
     """A network of up to nine layers or blocks, simplified as capture does; a node that nothing reads is left out."""
     height, width = (draw.choice([1, 4, 5, 7, 8, 9, 11, 13]) for _ in range(2))
     shape = (draw.choice([1, 2, 3, 3, 4, 8]), height, width if draw.random() < 0.5 else height)
-    growing = Growing(draw, {"input": Input(name="input", inputs=(), shape=shape)})
+    growing = Growing(draw, {"input": Input(name="input", inputs=(), shape=shape)}, wide)
     last = "input" if draw.random() < 0.15 else _convolution(growing, "input")
     for _ in range(draw.randint(1, 7)):
         last = draw.choice(GROWTHS)(growing, last)
@@ -413,7 +429,7 @@ def _convolution(growing: Growing, last: str, outputs: int | None = None, groups
     kernel = kernel if draw.random() < 0.3 else kernel[:1] * 2
     dilation = draw.choice([1, 1, 1, 2])
     missing = [(dilation * (taps - 1) + 2 - have) // 2 for taps, have in zip(kernel, size, strict=True)]
-    outputs = outputs or draw.choice([2, 3, 4, 6, 8, 8, 12, 16, 33])
+    outputs = outputs or growing.outputs(2, 3, 4, 6, 8, 8, 12, 16, 33)
     form = {
         "stride": draw.choice([(1, 1), (1, 1), (2, 2), (1, 2)]),
         "padding": tuple(max(draw.randint(0, taps // 2), least) for taps, least in zip(kernel, missing, strict=True)),
@@ -427,14 +443,14 @@ def _convolution(growing: Growing, last: str, outputs: int | None = None, groups
 def _depthwise(growing: Growing, last: str) -> str:
     """A convolution of each channel by itself, to one channel or several."""
     channels = growing.shape(last)[0]
-    times = growing.draw.choice([1, 1, 2, 3]) if channels <= _MOST_CHANNELS // 3 else 1
+    times = growing.draw.choice([1, 1, 2, 3]) if channels <= growing.most_channels // 3 else 1
     return _convolution(growing, last, channels * times, channels)
 
 
 def _grouped(growing: Growing, last: str) -> str:
     """A convolution in groups, of more results than a vector register holds now and then."""
     groups = growing.divisor(growing.shape(last)[0])
-    results = [count for count in (1, 3, 8, 17, 20, 24) if count * groups <= _MOST_CHANNELS] or [1]
+    results = [count for count in (1, 3, 8, 17, 20, 24) if count * groups <= growing.most_channels] or [1]
     return _convolution(growing, last, growing.draw.choice(results) * groups, groups)
 
 
@@ -465,7 +481,7 @@ def _concatenation(growing: Growing, last: str) -> str:
     others = growing.draw.choices(growing.alike(last, slice(1, None)), k=growing.draw.randint(1, 2))
     if growing.draw.random() < 0.5:
         others = [_kept(growing, last)]
-    if sum(growing.shape(name)[0] for name in (last, *others)) > _MOST_CHANNELS:
+    if sum(growing.shape(name)[0] for name in (last, *others)) > growing.most_channels:
         return last
     return growing.add(Concat, last, *others)
 
@@ -531,7 +547,7 @@ def _take(growing: Growing, last: str) -> str:
     """A slice, a flip, or places at random, along any axis."""
     axis = growing.draw.choice([1, 2, 3])
     size, draw = growing.shape(last)[axis - 1], growing.draw
-    count = draw.randint(1, min(size, _MOST_CHANNELS // 2) if axis == 1 else size + 2)
+    count = draw.randint(1, min(size, growing.most_channels // 2) if axis == 1 else size + 2)
     first, step = draw.randint(0, size - 1), draw.choice([1, 2, 3])
     places = draw.choice(
         [
@@ -568,7 +584,7 @@ def _rearrange(growing: Growing, last: str) -> str:
     sizes = [parts[place] for place in order]
     ends = sorted(draw.randint(0, len(sizes)) for _ in range(2))
     made = tuple(math.prod(sizes[slice(*limits)]) for limits in ((0, ends[0]), ends, (ends[1], len(sizes))))
-    if made[0] > _MOST_CHANNELS or max(made[1:]) > 24 or not parts:
+    if made[0] > growing.most_channels or max(made[1:]) > 24 or not parts:
         return last
     return growing.add(Rearrange, last, shape=made, parts=tuple(parts), order=tuple(order))
 
@@ -624,10 +640,10 @@ def _pixel(growing: Growing, last: str) -> str:
     if draw.random() < 0.5:
         last = _mean(growing, last)
     else:
-        last = _normed(growing, _conv(growing, last, draw.choice([4, 8, 33]), growing.shape(last)[1:]))
+        last = _normed(growing, _conv(growing, last, growing.outputs(4, 8, 33), growing.shape(last)[1:]))
     side = draw.choice([0, 1])
     kernel, padding = (2 * side + 1, 2 * side + 1), (side, side)
-    return _normed(growing, _conv(growing, last, draw.choice([8, 17, 40]), kernel, padding=padding))
+    return _normed(growing, _conv(growing, last, growing.outputs(8, 17, 40), kernel, padding=padding))
 
 
 def _alone(growing: Growing, last: str) -> str:
@@ -667,7 +683,7 @@ def _classifier(growing: Growing, last: str) -> str:
     draw = growing.draw
     last = growing.add(Flatten, last)
     if draw.random() < 0.3:
-        last = _normed(growing, _linear(growing, last, draw.choice([8, 33])))
+        last = _normed(growing, _linear(growing, last, growing.outputs(8, 33)))
     return _linear(growing, last, draw.choice([7, 10, 21]))
 
 
@@ -720,6 +736,7 @@ class Part:
         target: The CPUs that all files are for; by default, those that each network draws.
         first: The first seed.
         count: How many seeds.
+        wide: Whether their layers have several times as many channels.
     """
 
     engine: str
@@ -727,6 +744,7 @@ class Part:
     target: str | None
     first: int
     count: int
+    wide: bool = False
 
     def survey(self) -> Survey:
         """Make the networks and run them."""
@@ -735,7 +753,7 @@ class Part:
         return survey(self.engine, range(self.first, self.first + self.count), variables, self._make)
 
     def _make(self, seed: int) -> RandomModel:
-        made = random_model(seed)
+        made = random_model(seed, self.wide)
         return made if self.target is None else replace(made, target=Target(self.target))
 
 
@@ -792,6 +810,7 @@ def main() -> None:
     parser.add_argument(
         "--target", choices=[target.value for target in Target], help="by default, each network draws one"
     )
+    parser.add_argument("--wide", action="store_true", help="layers of several times as many channels")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with one thread")
     parser.add_argument("--part", type=int, default=20, help="networks of one process")
     parser.add_argument("--log", type=Path, help="a file to go on from: what it has is not run again")
@@ -801,7 +820,7 @@ def main() -> None:
     print(f"{here.processor}, {', '.join(here.instructions)}; oneDNN: {chosen.onednn or 'all of them'}", flush=True)
     starts = range(chosen.first, chosen.first + chosen.networks, chosen.part)
     parts = [
-        Part(engine, chosen.onednn, chosen.target, start, min(chosen.part, starts.stop - start))
+        Part(engine, chosen.onednn, chosen.target, start, min(chosen.part, starts.stop - start), chosen.wide)
         for engine in chosen.engine or ENGINES
         for start in starts
     ]

@@ -17,6 +17,7 @@ from phases import CAPTURED
 from random_networks import DISTINCT_LOGITS, Part, RandomModel, Survey, from_log, logged, random_model, survey
 
 NETWORKS = 60
+WIDE = 20
 MANY = 1000
 
 
@@ -83,6 +84,12 @@ def made(seed: int) -> RandomModel:
     return random_model(seed)
 
 
+@cache
+def made_wide(seed: int) -> RandomModel:
+    """A wide network that several engines are given."""
+    return random_model(seed, wide=True)
+
+
 def require(engine: str) -> None:
     """Skip what needs an engine that is not installed."""
     if not ENGINES[engine].installed:
@@ -96,6 +103,15 @@ def test_engines_give_the_integers_of_the_reference(engine: str) -> None:
     found = survey(engine, range(NETWORKS), make=made, export=unoptimised if engine == "tvm" else None)
     assert found.wrong == {}
     assert found.of_exporter <= 0.3 * NETWORKS
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "litert"])
+def test_wide_networks(engine: str) -> None:
+    """Layers of hundreds of channels, for which engines have other kernels."""
+    require(engine)
+    found = survey(engine, range(WIDE), make=made_wide)
+    assert found.wrong == {}
+    assert found.of_exporter <= 0.3 * WIDE
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "litert", "qonnx"])
