@@ -11,7 +11,8 @@ same float weights, for every width, every way to make them, and every seed, whi
     qat2, qat10     calibrated, and then 2 or 10 epochs of training
     float           the float network
     peer-...        another quantizer, on the same images, by its own engine; what it cannot do is a row that says so. Its
-                    environment is made in the folder by pip, unless it is there
+                    environment is made in the folder by pip, unless it is there; `peer-brevitas:qat2` is the training of
+                    qat2 by its quantizers
 
 A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:learning_rate=0.02`, where --way names it; a
 training also what `accuracy_training.Besides` has: the part of the teacher, which is the float network, a start from the
@@ -41,7 +42,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accuracy_page import page
-from accuracy_peers import PEERS, Question
+from accuracy_peers import PEERS, Answer, Question, Training
 from accuracy_training import EPOCHS, QAT, as_json, of_training, train, with_changes
 from fashion import NETWORKS, trained
 from torch import Tensor
@@ -214,10 +215,7 @@ def measured(row: Row, place: Place) -> dict[str, Any]:
     graph, (images, labels) = place.graph(row.network), judged(place, data)
     floats = FloatModel(graph).eval().to(place.device)
     if row.way.startswith("peer-"):
-        calibration, _ = data.calibration(IMAGES, row.seed)
-        module = NETWORKS[row.network](data)
-        asked = Question(graph, module, calibration, images, row.width, row.seed, place.folder)
-        logits, settings = PEERS[row.way.removeprefix("peer-")](asked)
+        logits, settings = peer_answer(row, place, data, graph, images)
         seconds = time.monotonic() - begin
     else:
         predict: Callable[[Tensor], Tensor] = floats
@@ -230,6 +228,18 @@ def measured(row: Row, place: Place) -> dict[str, Any]:
     if place.trials:
         found |= likeness(logits, predicted(floats, images, place.device))
     return found | {"seconds": round(seconds, 1)} | ({"settings": settings} if settings else {})
+
+
+def peer_answer(row: Row, place: Place, data: ImageData, graph: Graph, images: Tensor) -> Answer:
+    """A peer's logits of the images, and its settings; one that trains is asked for the training of the way of that name."""
+    name, training = row.way.removeprefix("peer-"), None
+    peer, _, recipe = name.partition(":")
+    if (way := recipe.partition(":")[0]) in EPOCHS:
+        training = Training(data, *of_training(recipe, row.seed))
+        name = f"{peer}:{way}"
+    calibration, _ = data.calibration(IMAGES, row.seed)
+    module = NETWORKS[row.network](data)
+    return PEERS[name](Question(graph, module, calibration, images, row.width, row.seed, place.folder, training))
 
 
 def judged(place: Place, data: ImageData) -> tuple[Tensor, Tensor]:

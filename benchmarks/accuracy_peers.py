@@ -18,21 +18,63 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accuracy_training import Besides, as_json
 from peers.network_file import write_network
 from torch import Tensor, nn
 
+from bitwright.data import ImageData, batches, subset
 from bitwright.errors import BitwrightError
 from bitwright.export import export_float_onnx
 from bitwright.graph import Graph
 from bitwright.scheme import Precision
+from bitwright.training import TrainSettings
 
 SCRIPTS = Path(__file__).parent / "peers"
 TORCH = "torch==2.13.0"
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training that a row asks of a peer which has quantizers to train.
+
+    Attributes:
+        data: Whose training images.
+        settings: Of its steps and its batches.
+        besides: The part of the teacher; a peer has no other start, and no average.
+    """
+
+    data: ImageData
+    settings: TrainSettings
+    besides: Besides
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Leave the batches of all steps, those of `bitwright.training.fit`, in two files; returns the settings as JSON values.
+
+        `training.npy` is float32 [steps, batch, channels, height, width], `labels.npy` int64 [steps, batch].
+        """
+        settings = self.settings
+        if self.besides.reconstruct or self.besides.average or not settings.drop_last:
+            raise BitwrightError(
+                "A peer's training starts from its calibration, averages nothing, and has whole batches."
+            )
+        part = settings.data_fraction
+        images = self.data.train if part == 1 else subset(self.data.train, part, settings.seed)
+        augment, seed = settings.augment, settings.seed
+        loader = batches(images, settings.batch_size, shuffle=True, augment=augment, seed=seed, drop_last=True)
+        shape = (settings.epochs * len(loader), settings.batch_size, *self.data.shape)
+        kept = np.lib.format.open_memmap(folder / "training.npy", "w+", np.float32, shape)
+        labels = np.zeros(shape[:2], np.int64)
+        for step, batch in enumerate(chain.from_iterable(repeat(loader, settings.epochs))):
+            kept[step], labels[step] = (half.numpy() for half in batch)
+        kept.flush()
+        np.save(folder / "labels.npy", labels)
+        return as_json(settings, self.besides)
 
 
 @dataclass(frozen=True)
@@ -47,6 +89,7 @@ class Question:
         width: Of all layers but the first and the last, `W4A8`, say.
         seed: For all that the peer draws.
         folder: Of the environments.
+        training: That the row asks for, or None.
     """
 
     graph: Graph
@@ -56,6 +99,7 @@ class Question:
     width: str
     seed: int
     folder: Path
+    training: Training | None = None
 
 
 Answer = tuple[Tensor, dict[str, Any]]
@@ -133,7 +177,9 @@ def answered(python: Path, script: Path, recipe: str, asked: Question) -> Answer
         write_network(asked.module, folder)
         np.savez(folder / "images.npz", calibration=asked.calibration.numpy(), judged=asked.judged.numpy())
         bits = {"weight_bits": precision.weight_bits, "act_bits": precision.act_bits}
-        (folder / "question.json").write_text(json.dumps(bits | {"recipe": recipe, "seed": asked.seed}))
+        training = asked.training and asked.training.write(folder)
+        drawn = {"recipe": recipe, "seed": asked.seed, "training": training}
+        (folder / "question.json").write_text(json.dumps(bits | drawn))
         run([str(python), str(script), str(folder)])
         with np.load(folder / "answer.npz") as found:
             return torch.from_numpy(found["logits"]), json.loads((folder / "settings.json").read_text())
@@ -166,6 +212,7 @@ PEERS: dict[str, Peer] = {
     "onnxruntime": onnxruntime,
     "brevitas": Elsewhere("brevitas_ptq", BREVITAS),
     "brevitas:gptq": Elsewhere("brevitas_ptq", BREVITAS, "gptq"),
+    "brevitas:qat2": Elsewhere("brevitas_ptq", BREVITAS, "qat2"),
     "brevitas:example": Elsewhere("brevitas_ptq", BREVITAS, "example"),
     "aimet": Elsewhere("aimet_ptq", AIMET),
     "aimet:seqmse": Elsewhere("aimet_ptq", AIMET, "seqmse"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitwright.data import ImageData
+from bitwright.data.in_memory import InMemoryImages
 from bitwright.errors import BitwrightError
-from bitwright.graph import capture
+from bitwright.graph import FloatModel, capture
+from bitwright.training import Distillation, TrainSettings, fit
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 peers = importlib.import_module("accuracy_peers")
 network_file = importlib.import_module("peers.network_file")
+accuracy = importlib.import_module("accuracy")
+Besides = importlib.import_module("accuracy_training").Besides
 
-HELPERS = ("exchange", "network_file")
+HELPERS = ("exchange", "network_file", "training_loop")
 SCRIPT = """
 from exchange import answer, question
 
@@ -30,6 +36,16 @@ asked = question()
 assert (asked.weight_bits, asked.act_bits, asked.recipe, asked.seed) == (4, 8, "a recipe", 7)
 assert [len(images) for images, _ in asked.batches(2)] == [2, 1]
 answer(asked, asked.network, ["torch"], {"mean": float(asked.calibration.mean())})
+"""
+
+TRAINING = """
+from copy import deepcopy
+from exchange import answer, question
+from training_loop import train
+
+asked = question()
+train(asked.network, deepcopy(asked.network), asked)
+answer(asked, asked.network, ["torch"], {"training": asked.training})
 """
 
 
@@ -159,3 +175,63 @@ def test_a_file_of_a_network_calls_nothing_else(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"is no module|calls the method"):
             network_file.read_network(tmp_path)
         kept["modules"]["0"] = ["ReLU", {}]
+
+
+def pictures() -> ImageData:
+    """Eleven random images for training."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (11, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    images = InMemoryImages(pixels, torch.arange(11) % 2, mean=(0.5,), std=(0.3,), flip=True)
+    return ImageData("noise", ("even", "odd"), (1, 4, 4), images, images, (0.5,), (0.3,), "drawn here")
+
+
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_a_peer_trains_as_bitwright_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distill: float) -> None:
+    """A network without quantizers ends where `fit` leaves it: the same batches, steps, rates, decay and loss."""
+    script(tmp_path, TRAINING, monkeypatch)
+    module, asked = question(tmp_path)
+    with pytest.raises(BitwrightError, match="nothing was asked to be trained on"):
+        peers.Elsewhere("trivial", ())(asked)
+    settings = TrainSettings(epochs=3, learning_rate=0.1, weight_decay=0.3, batch_size=4, seed=5)
+    training = peers.Training(pictures(), settings, Besides(distill=distill, temperature=2.0))
+    logits, kept = peers.Elsewhere("trivial", ())(replace(asked, training=training))
+    assert kept["training"] == {**asdict(settings), "besides": asdict(training.besides)}
+    before = module(asked.judged)
+    teacher = FloatModel(asked.graph).eval().requires_grad_(False)
+    fit(module, pictures(), settings, distillation=Distillation(teacher, distill, 2.0) if distill else None)
+    after = module.eval()(asked.judged)
+    assert torch.allclose(logits, after, atol=1e-5)
+    assert not torch.allclose(before, after, atol=0.1)
+
+
+def test_a_peer_trains_from_its_own_calibration_alone(tmp_path: Path) -> None:
+    """What else Bitwright's trainings have is refused, with what a peer's is."""
+    for besides, settings in (
+        (Besides(reconstruct=True), TrainSettings()),
+        (Besides(average=0.9), TrainSettings()),
+        (Besides(), TrainSettings(drop_last=False)),
+    ):
+        with pytest.raises(BitwrightError, match="starts from its calibration"):
+            peers.Training(pictures(), settings, besides).write(tmp_path)
+
+
+def test_a_way_has_the_settings_of_a_peers_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of Bitwright's own training; other peers are asked for none."""
+    asked = []
+
+    def peer(question: Any) -> tuple[Tensor, dict[str, Any]]:
+        asked.append(question)
+        return torch.zeros(1), {}
+
+    monkeypatch.setattr(accuracy, "IMAGES", 4)
+    monkeypatch.setattr(accuracy, "NETWORKS", {"net": lambda data: network()})
+    monkeypatch.setattr(accuracy, "PEERS", {"x": peer, "x:gptq": peer, "x:qat2": peer})
+    place = accuracy.Place(Path("runs"), None, "cpu", False)
+    graph, images = capture(network(), (1, 4, 4)), torch.rand(2, 1, 4, 4)
+    for way in ("peer-x:qat2:learning_rate=0.5:distill=0", "peer-x", "peer-x:gptq"):
+        accuracy.peer_answer(accuracy.Row("net", "W2A2", way, 3), place, pictures(), graph, images)
+    trains, *others = (question.training for question in asked)
+    assert (trains.settings.epochs, trains.settings.learning_rate, trains.settings.seed) == (2, 0.5, 3)
+    assert trains.settings.weight_decay == accuracy.QAT.weight_decay
+    assert trains.besides == Besides(distill=0.0)
+    assert others == [None, None]

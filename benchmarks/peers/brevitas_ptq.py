@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Brevitas after training, by the functions of its own example (`brevitas_examples.imagenet_classification.ptq`).
+"""Brevitas, after training and in training, by the functions of its example (`brevitas_examples.imagenet_classification.ptq`).
 
 Its layerwise backend: weights with a scale a channel, inputs of layers with a zero point; sums of branches stay in float. Scales
 by least squares (its `mse`), then, where the recipe says so, GPTQ; at last batch norm from the calibration images. For that
 PyTorch averages what all batches have in the quantized network: Brevitas's `norm_correction_mode` leaves the geometric mean of
 new variances and old ones. The recipe `example` is its example's, at its defaults but for a scale a channel: the 99.999th
 percentile of activations, batch norm merged, channels equalised, bias correction.
+
+The recipe `qat2` trains what least squares calibrated, before batch norm is averaged: the scale of each channel's weights and the
+scale and zero point of each input are parameters there already (`PARAMETER_FROM_STATS`), and batch norm has batch statistics.
 """
 
 from __future__ import annotations
+
+from copy import deepcopy
 
 import torch
 from brevitas.export.inference import quant_inference_mode
@@ -16,6 +21,7 @@ from brevitas.graph.quantize import layerwise_quantize, preprocess_for_quantize
 from brevitas.inject import value
 from brevitas_examples.imagenet_classification.ptq import ptq_common as ptq
 from exchange import answer, question
+from training_loop import train
 
 asked = question()
 example = asked.recipe == "example"
@@ -33,6 +39,7 @@ def bits(inner: int) -> object:
     return of
 
 
+teacher = deepcopy(asked.network)
 network = preprocess_for_quantize(asked.network, equalize_iters=20 if example else 0, merge_bn=example)
 _, layers, _, _ = ptq.create_quant_maps(
     dtype=torch.float32,
@@ -60,6 +67,8 @@ with torch.no_grad():
 ptq.calibrate(loader, network)
 if asked.recipe == "gptq":
     ptq.apply_gptq(loader, network, act_order=True, use_quant_activations=False, create_weight_orig=True)
+if asked.recipe == "qat2":
+    train(network, teacher, asked)
 if example:
     ptq.apply_bias_correction(loader, network)
 else:
@@ -75,4 +84,5 @@ else:
 with torch.no_grad(), quant_inference_mode(network):
     network(loader[0][0])
     settings = {"ranges": ranges, "gptq": asked.recipe == "gptq", "batch_norm": "merged" if example else "settled"}
+    settings |= {} if asked.training is None else {"training": asked.training}
     answer(asked, network, ["brevitas", "torch"], settings)

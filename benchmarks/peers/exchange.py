@@ -36,6 +36,7 @@ class Question:
         act_bits: Of the input of those layers.
         recipe: One of the script's own names; empty for the usual one.
         seed: For all that is drawn.
+        training: Settings of a training (see `training_loop.py`), or None.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Question:
     act_bits: int
     recipe: str
     seed: int
+    training: dict[str, Any] | None
 
     def batches(self, size: int = 64) -> list[tuple[Tensor, Tensor]]:
         """The calibration images in their order, each batch with labels that nobody knows, as loaders have them."""
