@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -18,9 +19,10 @@ from bitwright.graph.execute import execute
 from bitwright.graph.nodes import Conv2d, Layer
 from bitwright.integer import run
 from bitwright.quantizer.formats import TensorFormat
-from bitwright.reconstruction import compensate_rounding, compensation
+from bitwright.reconstruction import compensate_rounding, compensated_weights, compensation
 from bitwright.reconstruction import second_moments as second_moments_of
-from bitwright.reconstruction.compensation import compensated, damped, refitted
+from bitwright.reconstruction.compensated_weights import compensated, damped, refitted
+from bitwright.reconstruction.damping import DAMPINGS, USUAL, cross_validated
 from bitwright.reconstruction.second_moments import SecondMoments, second_moments
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
@@ -37,11 +39,11 @@ def moments_of(rows: Tensor) -> Tensor:
     return rows.transpose(1, 2) @ rows / rows.shape[1]
 
 
-def correlated(groups: int, weights: int, seed: int) -> tuple[Tensor, Tensor]:
+def correlated(groups: int, weights: int, seed: int, results: int = 50) -> tuple[Tensor, Tensor]:
     """Weights of three channels a group, and what they are multiplied by."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(groups, weights, weights, generator=generator, dtype=torch.float64)
-    rows = torch.randn(groups, 50, weights, generator=generator, dtype=torch.float64) @ mixing
+    rows = torch.randn(groups, results, weights, generator=generator, dtype=torch.float64) @ mixing
     return 2 * torch.randn(groups, 3, weights, generator=generator, dtype=torch.float64), rows
 
 
@@ -65,11 +67,11 @@ def test_all_channels_at_once_are_the_literal_ones(groups: int, weights: int, co
     weight, rows = correlated(groups, weights, seed)
     moments = moments_of(rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compensation, "COLUMNS", columns)
-        made = compensated(weight, moments, WINDOW)
+        patch.setattr(compensated_weights, "COLUMNS", columns)
+        made = compensated(weight, moments, WINDOW, USUAL)
     for group in range(groups):
         for channel in range(3):
-            wanted = literal(weight[group, channel], damped(moments)[group], WINDOW)
+            wanted = literal(weight[group, channel], damped(moments, USUAL)[group], WINDOW)
             assert torch.equal(made[group, channel], wanted)
 
 
@@ -84,20 +86,61 @@ def test_results_lose_less_than_by_the_nearest_integers() -> None:
         weight, rows = correlated(2, 16, seed)
         weight = weight.clamp(WINDOW.quant_min, WINDOW.quant_max)
         nearest += lost(weight.round(), weight, rows)
-        found += lost(compensated(weight, moments_of(rows), WINDOW), weight, rows)
+        found += lost(compensated(weight, moments_of(rows), WINDOW, USUAL), weight, rows)
     assert found < 0.75 * nearest
 
 
-def test_refitted_weights_are_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refitted_weights_are_least_squares() -> None:
     """Without damping, of inputs that differ from the float network's; equal inputs leave weights as they are."""
     weight, y = correlated(2, 5, 0)
     x = y + 0.3 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     across = y.transpose(1, 2) @ x / x.shape[1]
-    assert torch.equal(refitted(weight, SecondMoments(moments_of(y), moments_of(y))), weight)
-    monkeypatch.setattr(compensation, "DAMPING", 0.0)
-    made = refitted(weight, SecondMoments(moments_of(x), across))
+    assert torch.equal(refitted(weight, SecondMoments(moments_of(y), moments_of(y)), USUAL), weight)
+    made = refitted(weight, SecondMoments(moments_of(x), across), 0.0)
     wanted = torch.linalg.lstsq(x, y @ weight.transpose(1, 2)).solution.transpose(1, 2)
     assert torch.allclose(made, wanted)
+
+
+def test_one_image_has_no_halves() -> None:
+    """Its moments are all there are, and the usual damping is taken."""
+    graph = capture(nn.Conv2d(2, 3, 3).eval(), (2, 5, 5), name="one")
+    (node,) = graph.layers.values()
+    image = torch.randn(1, 2, 5, 5)
+    made = [Quantized(image, torch.ones(()))]
+    assert len(second_moments(node, (2, 3, 3), [image], made, centred=True, generator=torch.Generator())) == 1
+    assert cross_validated(torch.zeros(1, 3, 18), torch.ones(1, 3, 1), [], WINDOW) == USUAL
+
+
+def test_damping_is_as_large_as_half_of_the_images_shows() -> None:
+    """The best of all, by the literal distance of the other half's results; more of it the fewer results there are."""
+    chosen = list[float]()
+    for results in (8, 16, 4000):
+        found = list[float]()
+        for seed in range(5):
+            weight, y = correlated(1, 12, seed, results=2 * results)
+            x = y + 0.5 * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            scale = weight.abs().amax(2, keepdim=True) / WINDOW.quant_max
+            halves = [(x[:, :results], y[:, :results]), (x[:, results:], y[:, results:])]
+            moments = [SecondMoments(moments_of(x), y.transpose(1, 2) @ x / results) for x, y in halves]
+            damping = cross_validated(weight, scale, moments, WINDOW)
+            losses = {part: literally_lost(weight, scale, moments, halves, part) for part in DAMPINGS}
+            place = DAMPINGS.index(damping)
+            assert losses[damping] == min(losses[part] for part in DAMPINGS[max(place - 1, 0) : place + 2])
+            found.append(damping)
+        chosen.append(sum(math.log(damping) for damping in found))
+    assert chosen[0] > chosen[1] > chosen[2]
+
+
+def literally_lost(
+    weight: Tensor, scale: Tensor, moments: list[SecondMoments], halves: list[tuple[Tensor, Tensor]], damping: float
+) -> float:
+    """Of each half's results, by weights of the other one, but for the part that weights do not change."""
+    lost = 0.0
+    for fitted, (x, y) in zip(moments, halves[::-1], strict=True):
+        made = compensated(refitted(weight / scale, fitted, damping), fitted.made, WINDOW, damping) * scale
+        wanted = y @ weight.transpose(1, 2)
+        lost += float((x @ made.transpose(1, 2) - wanted).square().sum(2).mean() - wanted.square().sum(2).mean())
+    return lost
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -109,7 +152,7 @@ def test_refitted_weights_are_least_squares(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )  # fmt: skip
 def test_moments_are_of_all_windows(layer: nn.Module, centred: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are no more than are looked at: those of the unfolded images, of each group, some images at once."""
+    """Where there are no more than are looked at: those of the unfolded images, of each group and half, some images at once."""
     monkeypatch.setattr(second_moments_of, "AT_ONCE", 3 * second_moments_of.SAMPLES)
     graph = capture(layer.eval(), (4, 9, 8), name="one")
     (node,) = graph.layers.values()
@@ -117,15 +160,17 @@ def test_moments_are_of_all_windows(layer: nn.Module, centred: bool, monkeypatch
     real, made = torch.randn(10, 4, 9, 8), torch.randn(10, 4, 9, 8)
     real, made = (values if isinstance(node, Conv2d) else values.flatten(1) for values in (real, made))
     scale = torch.tensor(0.5)
-    found = second_moments(
+    whole, *halves = second_moments(
         node, kernel, real.split(6), [Quantized(part / scale, scale) for part in made.split(6)],
         centred=centred, generator=torch.Generator(),
     )  # fmt: skip
-    y, x = (unfolded(node, values, kernel).double() for values in (real, made))
-    if centred:
-        y, x = (rows - rows.mean(1, keepdim=True) for rows in (y, x))
-    assert torch.allclose(found.made, moments_of(x), atol=1e-6)
-    assert torch.allclose(found.across, y.transpose(1, 2) @ x / x.shape[1], atol=1e-6)
+    each = len(real) // 2
+    for found, images in zip((whole, *halves), (slice(None), slice(each), slice(each, None)), strict=True):
+        y, x = (unfolded(node, values[images], kernel).double() for values in (real, made))
+        if centred:
+            y, x = (rows - rows.mean(1, keepdim=True) for rows in (y, x))
+        assert torch.allclose(found.made, moments_of(x), atol=1e-6)
+        assert torch.allclose(found.across, y.transpose(1, 2) @ x / x.shape[1], atol=1e-6)
 
 
 def unfolded(node: Layer, values: Tensor, kernel: torch.Size) -> Tensor:
@@ -198,7 +243,7 @@ def test_means_count_where_nothing_takes_care_of_them(monkeypatch: pytest.Monkey
     graph, images = capture(SharedNorm().eval(), (1, 28, 28), name="shared"), digits().calibration(128)[0]
     centred = list[bool]()
 
-    def told(*given: object, **named: object) -> SecondMoments:
+    def told(*given: object, **named: object) -> list[SecondMoments]:
         centred.append(bool(named["centred"]))
         return second_moments(*given, **named)  # type: ignore[arg-type]
 

@@ -15,9 +15,10 @@ from bitwright.graph.evaluate import Tensors
 from bitwright.graph.graph import Graph
 from bitwright.graph.nodes import Layer
 from bitwright.progress import Progress, silent
-from bitwright.quantizer.formats import TensorFormat
 from bitwright.reconstruction.bias_correction import correct_bias
 from bitwright.reconstruction.calibration import begun
+from bitwright.reconstruction.compensated_weights import compensated, refitted
+from bitwright.reconstruction.damping import cross_validated
 from bitwright.reconstruction.second_moments import SecondMoments, second_moments
 from bitwright.reconstruction.sharing import shared
 from bitwright.reconstruction.side_by_side import side_by_side
@@ -25,12 +26,6 @@ from bitwright.training.folding import sign_folded_weight
 from bitwright.training.model import QuantizedModel
 from bitwright.training.norm_correction import moved_statistics
 from bitwright.training.quantized import Quantized
-
-DAMPING = 0.3
-"""Added to the diagonal of the second moments, as a part of its mean: what so few images do not show is not relied on. Less is
-better at 4 bits (ResNet20, W4A8), more at 2, where many weights are clamped and others would take up too much."""
-COLUMNS = 128
-"""Weights of a channel after which all later ones take up what was lost: less traffic than after each."""
 
 BELOW_HALF = 0.49
 """How far a weight may be from its integer, in steps of its scale, which is the nearest then."""
@@ -93,71 +88,17 @@ def compensate_rounding(
     return model
 
 
-def _compensate(model: QuantizedModel, node: Layer, floats: Tensors, moments: SecondMoments) -> None:
-    """Replace the weights of a layer."""
+def _compensate(model: QuantizedModel, node: Layer, floats: Tensors, found: Sequence[SecondMoments]) -> None:
+    """Replace the weights of a layer, by the moments of all images, and of each half of them."""
+    moments, *halves = found
     parameters, quantizer = model.parameters_by_name(), model.weight_quantizer(node.name)
     weight = parameters[node.weight]
     # The integers are those of the sign-folded weight; a weight of ones has the signs alone.
     signs = sign_folded_weight(node, {**parameters, node.weight: torch.ones_like(weight)})
     grouped = (floats[node.weight] * signs).reshape(len(moments.made), -1, moments.made.shape[1]).double()
     scale = quantizer.current_scale().double().reshape(*grouped.shape[:2], 1)
-    wanted = refitted(grouped / scale, moments)
-    integers = compensated(wanted, moments.made, quantizer.format)
-    found = integers + (wanted - integers).clamp(-BELOW_HALF, BELOW_HALF)
-    weight.copy_((found * scale).reshape(weight.shape) * signs)
-
-
-def refitted(weight: Tensor, moments: SecondMoments) -> Tensor:
-    """The weights that give the float network's results from what the quantized network reads, nearly: ridge regression.
-
-    Args:
-        weight: Shape (groups, channels, weights of a channel), float64.
-        moments: Of what they read.
-    """
-    lost = weight @ (moments.across - moments.made)
-    made_up: Tensor = torch.linalg.solve(damped(moments.made), lost, left=False)
-    return weight + made_up
-
-
-def compensated(weight: Tensor, moments: Tensor, window: TensorFormat) -> Tensor:
-    """Integers, decided one after another, the most important ones first, each behind what the others lost.
-
-    Args:
-        weight: In steps of its scale, shape (groups, channels, weights of a channel), float64.
-        moments: `E[x x^T]` of what they are multiplied by, shape (groups, weights of a channel, weights of a channel).
-        window: The integers that they may become.
-
-    Returns:
-        Shaped as `weight`.
-
-    Source:
-        Frantar et al. 2022, GPTQ, arXiv:2210.17323, algorithm 1; the order by the diagonal is that of its code (`act_order`).
-    """
-    matrix = damped(moments)
-    order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    across = order[:, None, :].expand_as(weight)
-    left = weight.gather(2, across)
-    squared = order[:, None, :].expand_as(matrix)
-    matrix = matrix.gather(2, squared).gather(1, squared.transpose(1, 2))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    factor = torch.linalg.cholesky(inverse, upper=True)
-    factor = factor / factor.diagonal(dim1=1, dim2=2)[:, :, None]
-    count = weight.shape[2]
-    for begin in range(0, count, COLUMNS):
-        end = min(begin + COLUMNS, count)
-        lost = torch.zeros_like(left[:, :, begin:end])
-        for column in range(begin, end):
-            value = left[:, :, column]
-            integer = value.round().clamp(window.quant_min, window.quant_max)
-            lost[:, :, column - begin] = value - integer
-            left[:, :, column] = integer
-            later = factor[:, column, None, column + 1 : end]
-            left[:, :, column + 1 : end] -= lost[:, :, column - begin, None] * later
-        left[:, :, end:] -= lost @ factor[:, begin:end, end:]
-    return torch.empty_like(weight).scatter_(2, across, left)
-
-
-def damped(moments: Tensor) -> Tensor:
-    """Second moments with a part of their mean diagonal on the diagonal, positive definite."""
-    size = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
-    return moments + torch.diag_embed(DAMPING * size[:, None].expand(moments.shape[:2]))
+    damping = cross_validated(grouped, scale, halves, quantizer.format)
+    wanted = refitted(grouped / scale, moments, damping)
+    integers = compensated(wanted, moments.made, quantizer.format, damping)
+    close = integers + (wanted - integers).clamp(-BELOW_HALF, BELOW_HALF)
+    weight.copy_((close * scale).reshape(weight.shape) * signs)

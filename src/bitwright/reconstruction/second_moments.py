@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +45,8 @@ def second_moments(
     *,
     centred: bool,
     generator: torch.Generator,
-) -> SecondMoments:
-    """Of random results of each image.
+) -> list[SecondMoments]:
+    """Of random results of each image: of all images, then of the first half of them and of the others, where there are two.
 
     Args:
         node: The layer.
@@ -57,27 +59,60 @@ def second_moments(
     weights = torch.Size(kernel).numel()
     images = sum(len(part) for part in real)
     each = -(-max(SAMPLES, SAMPLES_A_WEIGHT * weights) // images)
-    sums: list[Tensor] = []
-    count = 0
     groups = node.groups if isinstance(node, Conv2d) else 1
     piece = max(1, AT_ONCE // (each * weights * groups))
-    for real_part, made_part in _pieces(real, made, piece):
-        rows = _rows(node, kernel, torch.cat([made_part, real_part]), each, generator)
-        x, y = rows.chunk(2, 1)
-        count += x.shape[1]
-        part = [found.double() for found in (x.transpose(1, 2) @ x, y.transpose(1, 2) @ x, x.sum(1), y.sum(1))]
-        sums = [whole + more for whole, more in zip(sums, part, strict=True)] if sums else part
-    inner, across, x_mean, y_mean = (whole / count for whole in sums)
-    if centred:
-        inner = inner - x_mean[:, :, None] * x_mean[:, None, :]
-        across = across - y_mean[:, :, None] * x_mean[:, None, :]
-    return SecondMoments(inner, across)
+    halves = [_Sums(), _Sums()]
+    for half, real_part, made_part in _pieces(real, made, piece, images // 2):
+        halves[half].add(*_rows(node, kernel, torch.cat([made_part, real_part]), each, generator).chunk(2, 1))
+    found = [half for half in halves if half.count]
+    return [sums.means(centred=centred) for sums in ([reduce(add, found), *found] if len(found) == 2 else found)]
 
 
-def _pieces(real: Sequence[Tensor], made: Sequence[Quantized], images: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both networks' inputs, of at most so many images, in real numbers."""
+class _Sums:
+    """Sums over results, which add up: of squares and products, and of the values themselves."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: list[Tensor] = []
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Results, shape (groups, results, weights of a channel): in the quantized network and in the float one."""
+        self._take(
+            x.shape[1], [found.double() for found in (x.transpose(1, 2) @ x, y.transpose(1, 2) @ x, x.sum(1), y.sum(1))]
+        )
+
+    def _take(self, count: int, sums: list[Tensor]) -> None:
+        self.count += count
+        self.sums = [whole + more for whole, more in zip(self.sums, sums, strict=True)] if self.sums else sums
+
+    def __add__(self, other: _Sums) -> _Sums:
+        both = _Sums()
+        for part in (self, other):
+            both._take(part.count, part.sums)
+        return both
+
+    def means(self, *, centred: bool) -> SecondMoments:
+        """Over results."""
+        inner, across, x_mean, y_mean = (whole / self.count for whole in self.sums)
+        if centred:
+            inner = inner - x_mean[:, :, None] * x_mean[:, None, :]
+            across = across - y_mean[:, :, None] * x_mean[:, None, :]
+        return SecondMoments(inner, across)
+
+
+def _pieces(
+    real: Sequence[Tensor], made: Sequence[Quantized], images: int, first: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Both networks' inputs, of at most so many images, in real numbers, after 0 for the first ones and 1 for the others."""
+    left = first
     for real_part, made_part in zip(real, made, strict=True):
-        yield from zip(torch.split(real_part, images), torch.split(made_part.real(), images), strict=True)
+        here = min(left, len(real_part))
+        left -= here
+        both = real_part, made_part.real()
+        for half, chosen in enumerate((slice(0, here), slice(here, None))):
+            if len(real_part[chosen]):
+                pieces = (torch.split(part[chosen], images) for part in both)
+                yield from ((half, *pair) for pair in zip(*pieces, strict=True))
 
 
 def _rows(node: Layer, kernel: Sequence[int], values: Tensor, each: int, generator: torch.Generator) -> Tensor:
