@@ -50,6 +50,35 @@ def test_few_photographs_are_refused(tmp_path: Path) -> None:
         photographs.photographs([tmp_path])
 
 
+@pytest.fixture
+def further(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small pictures: nine red squares on nothing, one that is too small, one in a folder below."""
+    folder = tmp_path_factory.mktemp("further")
+    (folder / "below").mkdir()
+    for number in range(10):
+        pixels = np.zeros((120 if number else 90, 100, 4), np.uint8)
+        pixels[:, :50] = 255, 0, 0, 255
+        Image.fromarray(pixels).save(folder / ("below" if number == 5 else "") / f"{number}.png")
+    return folder
+
+
+def test_further_pictures_are_in_both_halves(pictures: Path, further: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of them as asked for, beside a quarter of the crops; grey where they are transparent."""
+    monkeypatch.setattr(photographs, "CALIBRATION", 64)
+    monkeypatch.setattr(photographs, "WHOLE", (1.0, 1.0))
+    paths = photographs.photographs([pictures])[:4]
+    own = photographs.crops(paths, 16, 32)
+    made = photographs.calibration(paths, [further], 32, 8)
+    assert torch.equal(torch.cat([made[:8], made[12:20]]), own)
+    for image in torch.cat([made[8:12], made[20:]]):
+        red = torch.tensor([1.0, -127 / 128, -127 / 128])
+        assert torch.allclose(image[:, :, 0], red[:, None], atol=0.02)
+        assert torch.allclose(image[:, :, -1], torch.zeros(3, 1), atol=0.02)
+    assert torch.equal(photographs.calibration(paths, [further], 32, 0), photographs.crops(paths, 64, 32))
+    with pytest.raises(SystemExit, match="expected 10 further pictures of 100 pixels or more, got 9: --further"):
+        photographs.calibration(paths, [further], 32, 10)
+
+
 class Tiny(nn.Module):
     """A depthwise convolution between two others, with batch norm, for five classes."""
 
@@ -68,7 +97,7 @@ class Tiny(nn.Module):
         return self.body(images)
 
 
-def test_every_way_is_measured(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_is_measured(pictures: Path, further: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole benchmark, and where answers are lost, on a network of ours: every way has a row, and so has every source."""
     errors = importlib.import_module("photograph_errors")
     for module in (photographs, errors):
@@ -79,10 +108,13 @@ def test_every_way_is_measured(pictures: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(photographs, "version", lambda _: "0")
     monkeypatch.setattr(errors, "COUNT", 30)
     given = ["--json", str(tmp_path / "rows.json"), "--photographs", str(pictures)]
-    ways = ("calibrated", "kept", "settled", "peer-onnxruntime", "reconstructed:steps=2:batch_size=8")
+    ways = (
+        "calibrated", "kept", "settled", "peer-onnxruntime", "calibrated:further=6", "reconstructed:steps=2:batch_size=8",
+    )  # fmt: skip
     rows = [part for way in ways for part in ("--rows", f"tiny/W8A8/{way}")]
+    more = ["--way", ways[-2], "--way", ways[-1], "--further", str(further)]
     page = tmp_path / "page.md"
-    monkeypatch.setattr(sys, "argv", ["photographs.py", *given, *rows, "--way", ways[-1], "--docs", str(page)])
+    monkeypatch.setattr(sys, "argv", ["photographs.py", *given, *more, *rows, "--docs", str(page)])
     photographs.main()
     monkeypatch.setattr(sys, "argv", ["photograph_errors.py", *given, "--network", "tiny"])
     errors.main()
@@ -92,6 +124,7 @@ def test_every_way_is_measured(pictures: Path, tmp_path: Path, monkeypatch: pyte
         row = found["rows"][f"tiny/W8A8/{way}"]
         assert way == "settled" or row["sqnr_db"] > 15
         assert f"| {way} | {photographs.cell(row)} |" in page.read_text()
+    assert found["rows"]["tiny/W8A8/calibrated:further=6"]["calibration"] == 22
     sources = {name.split("/")[2]: row["sqnr_db"] for name, row in found["sources"].items()}
     assert sources["both"] < min(sources["all weights"], sources["all activations"]) + 1
     assert sources["float16"] > sources["bfloat16"] > 15

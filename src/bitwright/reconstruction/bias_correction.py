@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def correct_biases(model: QuantizedModel, images: Tensor, *, reference: Graph | 
     images, floats = begun(model, images, reference, "correction of biases")
     context, common = model.context(), shared(model.plan.graph)
 
-    def visit(node: Layer, real: Sequence[Tensor], made: Sequence[Quantized]) -> None:
+    def visit(node: Layer, real: Sequence[Tensor], made: Iterable[Quantized]) -> None:
         if _offset(node) not in common:
             correct_bias(node, real, made, floats, context)
 
@@ -58,7 +58,7 @@ def correct_biases(model: QuantizedModel, images: Tensor, *, reference: Graph | 
 
 
 def correct_bias(
-    node: Layer, real: Sequence[Tensor], made: Sequence[Quantized], floats: Tensors, context: ForwardContext
+    node: Layer, real: Sequence[Tensor], made: Iterable[Quantized], floats: Tensors, context: ForwardContext
 ) -> None:
     """Add to a layer's offset, if it has one, what the quantized network's means lack.
 
@@ -73,8 +73,8 @@ def correct_bias(
     if name is None:
         return
     weight, bias = folded_weight(node, floats)
-    wanted = _means([convolve(node, source, weight, bias) for source in real])
-    context.parameters[name].add_(wanted - _means([_before_clamp(node, source, context) for source in made]))
+    wanted = _means(convolve(node, source, weight, bias) for source in real)
+    context.parameters[name].add_(wanted - _means(_before_clamp(node, source, context) for source in made))
 
 
 def _offset(node: Layer) -> str | None:
@@ -92,8 +92,10 @@ def _before_clamp(node: Layer, source: Quantized, context: ForwardContext) -> Te
     return sums * unit.reshape(-1, *[1] * (len(node.shape) - 1))
 
 
-def _means(parts: list[Tensor]) -> Tensor:
+def _means(parts: Iterable[Tensor]) -> Tensor:
     """Of each channel, over all images and places: shape (channels,)."""
-    axes = [axis for axis in range(parts[0].dim()) if axis != 1]
-    count = sum(part.numel() // part.shape[1] for part in parts)
-    return torch.stack([part.double().sum(axes) for part in parts]).sum(0).div(count).float()
+    sums = [
+        (part.double().sum([axis for axis in range(part.dim()) if axis != 1]), part.numel() // part.shape[1])
+        for part in parts
+    ]
+    return (torch.stack([found for found, _ in sums]).sum(0) / sum(count for _, count in sums)).float()

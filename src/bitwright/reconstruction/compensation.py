@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
 
@@ -70,7 +70,7 @@ def compensate_rounding(
     parameters, context = model.parameters_by_name(), model.context()
     generator = torch.Generator().manual_seed(0)
 
-    def visit(node: Layer, real: Sequence[Tensor], made: Sequence[Quantized]) -> None:
+    def visit(node: Layer, real: Sequence[Tensor], made: Iterable[Quantized]) -> None:
         mean = node.bias if node.norm is None else node.norm.mean  # what takes care of the means of its results
         corrected = mean is not None and mean not in common
         if node.weight not in common:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -41,7 +41,7 @@ def second_moments(
     node: Layer,
     kernel: Sequence[int],
     real: Sequence[Tensor],
-    made: Sequence[Quantized],
+    made: Iterable[Quantized],
     *,
     centred: bool,
     generator: torch.Generator,
@@ -101,7 +101,7 @@ class _Sums:
 
 
 def _pieces(
-    real: Sequence[Tensor], made: Sequence[Quantized], images: int, first: int
+    real: Sequence[Tensor], made: Iterable[Quantized], images: int, first: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Both networks' inputs, of at most so many images, in real numbers, after 0 for the first ones and 1 for the others."""
     left = first
