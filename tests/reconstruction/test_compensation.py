@@ -23,7 +23,7 @@ from bitwright.reconstruction import compensate_rounding, compensated_weights, c
 from bitwright.reconstruction import second_moments as second_moments_of
 from bitwright.reconstruction.compensated_weights import compensated, damped, refitted
 from bitwright.reconstruction.damping import DAMPINGS, USUAL, cross_validated
-from bitwright.reconstruction.second_moments import SecondMoments, second_moments
+from bitwright.reconstruction.second_moments import SecondMoments, joined, parted, second_moments
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrate, quantize
 from bitwright.training.quantized import Quantized
@@ -211,6 +211,33 @@ def test_logits_come_closer(network: Callable[[], Graph], precision: str) -> Non
     integers = certified(model)
     with torch.no_grad():
         assert torch.equal(model.integers(unseen)["logits"].values.to(torch.int32), run(integers, unseen))
+
+
+def test_wide_layers_are_solved_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which hold less than the whole: moments are those on its diagonal, and logits come closer all the same."""
+    rows = torch.randn(2, 30, 7)
+    for parts in (1, 2, 3, 7):
+        cut = parted(rows, parts)
+        assert cut.shape[0] == 2 * parts
+        assert torch.equal(joined(cut, 2, 7), rows)
+    graph = capture(nn.Conv2d(4, 6, 3, groups=2).eval(), (4, 9, 8), name="one")
+    (node,) = graph.layers.values()
+    real, made = [torch.randn(3, 4, 9, 8)], [Quantized(torch.randn(3, 4, 9, 8), torch.ones(()))]
+    whole, *_ = second_moments(node, (2, 3, 3), real, made, centred=True, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(second_moments_of, "MOST", 300)
+    found, *_ = second_moments(node, (2, 3, 3), real, made, centred=True, generator=torch.Generator().manual_seed(0))
+    assert found.made.shape == found.across.shape == (6, 6, 6)
+    for name in ("made", "across"):
+        matrix = getattr(whole, name)
+        for part in range(6):
+            begin = 6 * (part % 3)
+            wanted = matrix[part // 3, begin : begin + 6, begin : begin + 6]
+            assert torch.allclose(getattr(found, name)[part], wanted, atol=1e-6)
+    model = at("W2A8", small_graph())
+    images = digits().calibration(256)[0]
+    before = distance(model, images)
+    compensate_rounding(model, images)
+    assert distance(model, images) < 0.6 * before
 
 
 def test_weights_that_two_layers_share_stay() -> None:

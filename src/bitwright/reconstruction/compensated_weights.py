@@ -22,8 +22,8 @@ def refitted(weight: Tensor, moments: SecondMoments, damping: float) -> Tensor:
         damping: See `damped`.
     """
     lost = weight @ (moments.across - moments.made)
-    made_up: Tensor = torch.linalg.solve(damped(moments.made, damping), lost, left=False)
-    return weight + made_up
+    root = torch.linalg.cholesky(damped(moments.made, damping))
+    return weight + torch.cholesky_solve(lost.transpose(1, 2), root).transpose(1, 2)
 
 
 def compensated(weight: Tensor, moments: Tensor, window: TensorFormat, damping: float) -> Tensor:
@@ -47,8 +47,10 @@ def compensated(weight: Tensor, moments: Tensor, window: TensorFormat, damping: 
     left = weight.gather(2, across)
     squared = order[:, None, :].expand_as(matrix)
     matrix = matrix.gather(2, squared).gather(1, squared.transpose(1, 2))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    # The upper Cholesky factor of the inverse, for a third of the work: R^-1, where the matrix is R R^T with R upper, too.
+    root = torch.linalg.cholesky(matrix.flip(1, 2))
+    identity = torch.eye(weight.shape[2], dtype=root.dtype, device=root.device)
+    factor = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False).flip(1, 2)
     factor = factor / factor.diagonal(dim1=1, dim2=2)[:, :, None]
     count = weight.shape[2]
     for begin in range(0, count, COLUMNS):

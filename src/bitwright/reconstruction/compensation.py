@@ -13,13 +13,13 @@ from torch import Tensor
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.evaluate import Tensors
 from bitwright.graph.graph import Graph
-from bitwright.graph.nodes import Layer
+from bitwright.graph.nodes import Conv2d, Layer
 from bitwright.progress import Progress, silent
 from bitwright.reconstruction.bias_correction import correct_bias
 from bitwright.reconstruction.calibration import begun
 from bitwright.reconstruction.compensated_weights import compensated, refitted
 from bitwright.reconstruction.damping import cross_validated
-from bitwright.reconstruction.second_moments import SecondMoments, second_moments
+from bitwright.reconstruction.second_moments import SecondMoments, joined, parted, second_moments
 from bitwright.reconstruction.sharing import shared
 from bitwright.reconstruction.side_by_side import side_by_side
 from bitwright.training.folding import sign_folded_weight
@@ -92,13 +92,15 @@ def _compensate(model: QuantizedModel, node: Layer, floats: Tensors, found: Sequ
     """Replace the weights of a layer, by the moments of all images, and of each half of them."""
     moments, *halves = found
     parameters, quantizer = model.parameters_by_name(), model.weight_quantizer(node.name)
-    weight = parameters[node.weight]
+    weight, groups = parameters[node.weight], node.groups if isinstance(node, Conv2d) else 1
     # The integers are those of the sign-folded weight; a weight of ones has the signs alone.
     signs = sign_folded_weight(node, {**parameters, node.weight: torch.ones_like(weight)})
-    grouped = (floats[node.weight] * signs).reshape(len(moments.made), -1, moments.made.shape[1]).double()
-    scale = quantizer.current_scale().double().reshape(*grouped.shape[:2], 1)
-    damping = cross_validated(grouped, scale, halves, quantizer.format)
-    wanted = refitted(grouped / scale, moments, damping)
+    grouped = (floats[node.weight] * signs).reshape(groups, -1, weight[0].numel()).double()
+    parts = len(moments.made) // groups
+    real = parted(grouped, parts)
+    scale = quantizer.current_scale().double().reshape(*grouped.shape[:2], 1).repeat_interleave(parts, 0)
+    damping = cross_validated(real, scale, halves, quantizer.format)
+    wanted = refitted(real / scale, moments, damping)
     integers = compensated(wanted, moments.made, quantizer.format, damping)
     close = integers + (wanted - integers).clamp(-BELOW_HALF, BELOW_HALF)
-    weight.copy_((close * scale).reshape(weight.shape) * signs)
+    weight.copy_(joined(close * scale, groups, grouped.shape[2]).reshape(weight.shape) * signs)

@@ -17,6 +17,9 @@ from bitwright.training.quantized import Quantized
 
 SAMPLES, SAMPLES_A_WEIGHT = 32_768, 8
 """Results that are looked at: at least so many, and so many for each weight of a channel. All images have as many of them."""
+MOST = 2**25
+"""Products of which a layer has moments, at most; half a gigabyte for both networks. A wide linear layer is cut into parts, each
+with moments of its own, as if it were groups: what one part loses, others do not take up."""
 AT_ONCE = 2**23
 """Numbers that are multiplied with each other at once: those of all images take gigabytes where layers are wide."""
 
@@ -29,7 +32,7 @@ class SecondMoments:
     results.
 
     Attributes:
-        made: `E[x x^T]` for each group of a convolution, shape (groups, weights of a channel, weights of a channel).
+        made: `E[x x^T]` for each group of a convolution, or part of one: shape (groups, weights of a channel, again).
         across: `E[y x^T]`, shaped likewise.
     """
 
@@ -60,12 +63,35 @@ def second_moments(
     images = sum(len(part) for part in real)
     each = -(-max(SAMPLES, SAMPLES_A_WEIGHT * weights) // images)
     groups = node.groups if isinstance(node, Conv2d) else 1
+    parts = -(-groups * weights**2 // MOST)
     piece = max(1, AT_ONCE // (each * weights * groups))
     halves = [_Sums(), _Sums()]
     for half, real_part, made_part in _pieces(real, made, piece, images // 2):
-        halves[half].add(*_rows(node, kernel, torch.cat([made_part, real_part]), each, generator).chunk(2, 1))
+        rows = _rows(node, kernel, torch.cat([made_part, real_part]), each, generator)
+        halves[half].add(*parted(rows, parts).chunk(2, 1))
     found = [half for half in halves if half.count]
     return [sums.means(centred=centred) for sums in ([reduce(add, found), *found] if len(found) == 2 else found)]
+
+
+def parted(values: Tensor, parts: int) -> Tensor:
+    """Each group's columns in so many parts, with zeros behind the last ones, as groups of their own.
+
+    Args:
+        values: Shape (groups, rows, columns).
+        parts: How many.
+
+    Returns:
+        Shape (groups * parts, rows, columns of a part).
+    """
+    groups, rows, columns = values.shape
+    padded = F.pad(values, (0, -columns % parts))
+    return padded.reshape(groups, rows, parts, -1).transpose(1, 2).flatten(0, 1)
+
+
+def joined(values: Tensor, groups: int, columns: int) -> Tensor:
+    """What was `parted`, whole again: shape (groups, rows, columns)."""
+    parts = values.reshape(groups, -1, *values.shape[1:])
+    return parts.transpose(1, 2).flatten(2)[:, :, :columns]
 
 
 class _Sums:
