@@ -252,7 +252,9 @@ photographs, without labels.
 **calibrated**: ranges by least squares, and the statistics of batch norm corrected by what quantization changes
 (`correct_norm`). **kept**: not corrected (`--keep-norm`). **settled**: replaced by those of the crops, which are no
 images of ImageNet. **reconstructed**: calibrated, then `bitwright reconstruct`, on the same crops; with `steps=0`, rounding
-errors compensate each other and that is all; the row of 60 steps is without that (`compensate=0`).
+errors compensate each other and that is all; `steps=60:batch_size=16` alone is without that (`compensate=0`). With
+**further=240**, images are of more kinds: 64 of the crops, and one crop each of 240 further pictures (wallpapers, and animals,
+plants and things cut out). Least squares fit crops of few photographs closely, and lose others.
 **peer-onnxruntime**: ONNX Runtime's static quantizer, with a scale for each channel, on the same crops.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from bitwright.data import load_data
+from bitwright.data.sampling import spread
 from bitwright.reconstruction import ReconstructionSettings, compensate_rounding, correct_biases, equalised, reconstruct
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import QuantizedModel, calibrated, load_quantized
@@ -32,8 +33,9 @@ def test_biases_are_corrected_last(bitwright: Command, tmp_path: Path) -> None:
         "reconstruct", tmp_path / "net.graph", "-d", "mnist-5k", *OPTIONS, "--correct-biases", "-o", tmp_path / "made"
     )
     assert done.status == 0, done.err
-    images, _ = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
+    images, labels = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
     model, _ = calibrated(graph, Scheme.uniform(graph.layers, Precision(4, 4)), images)
+    images = images[spread(labels, 0)]
     reconstruct(model, images, QUICK, reference=graph)
     assert not same(model, tmp_path / "made")
     assert same(correct_biases(model, images, reference=graph), tmp_path / "made")
@@ -46,9 +48,9 @@ def test_no_steps_compensate_alone(bitwright: Command, tmp_path: Path) -> None:
     alone = ("-d", "mnist-5k", "--steps", 0, "-n", 64)
     done = bitwright("reconstruct", tmp_path / "net.graph", *alone, "--scheme", "W3A8", "-o", tmp_path / "made")
     assert done.status == 0, done.err
-    images, _ = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
+    images, labels = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
     model, _ = calibrated(graph, Scheme.uniform(graph.layers, Precision(3, 8)), images)
-    assert same(compensate_rounding(model, images, reference=graph), tmp_path / "made")
+    assert same(compensate_rounding(model, images[spread(labels, 0)], reference=graph), tmp_path / "made")
     again = ("reconstruct", tmp_path / "made", "--reference", tmp_path / "net.graph", *alone)
     refused = bitwright(*again, "-o", tmp_path / "never")
     assert refused.status == 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitwright.data import ImageData, ImageSubset, InMemoryImages, part_of, subset
-from bitwright.data.sampling import derive_seed, stratified
+from bitwright.data.sampling import derive_seed, spread, stratified
 from bitwright.errors import DataError
 
 
@@ -23,6 +23,26 @@ def test_every_class_keeps_its_share(labels: list[int], data: st.DataObject) -> 
     for label in set(labels):
         got = sum(labels[index] == label for index in chosen.tolist())
         assert abs(got - count * labels.count(label) / len(labels)) < 1
+
+
+@given(st.lists(st.integers(0, 6), max_size=80), st.integers(0, 5))
+def test_any_stretch_has_its_share_of_each_class(labels: list[int], seed: int) -> None:
+    """Of all images in the order of `spread`, the first ones and others; and those of one class stay in order."""
+    order = spread(torch.tensor(labels, dtype=torch.int64), seed).tolist()
+    assert sorted(order) == list(range(len(labels)))
+    for label in set(labels):
+        places = [place for place, image in enumerate(order) if labels[image] == label]
+        images = [order[place] for place in places]
+        assert images == sorted(images)
+        half = sum(place < len(labels) // 2 for place in places)
+        assert abs(half - len(places) / 2) <= 1.5
+
+
+def test_classes_of_one_image_are_drawn_into_halves() -> None:
+    """Not the first classes into the first half."""
+    halves = [set(spread(torch.arange(40), seed)[:20].tolist()) for seed in range(5)]
+    assert all(5 < len(half & set(range(20))) < 15 for half in halves)
+    assert len({frozenset(half) for half in halves}) == 5
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=80), st.data())

@@ -40,8 +40,10 @@ def compensate_rounding(
 
     A layer reads what the integers before it make. First its weights become those that give the float network's results from
     that, in the least-squares sense; then they are rounded one after another, and what each loses is taken up by those that are
-    left. Its batch norm is corrected by what remains, or its offset. Each weight stays as close to its least-squares value as its
-    integer allows, so that a descent begins there, and may still decide otherwise. Formats and scales stay.
+    left. How closely both follow the images is found by cross-validation between halves of them, which should be alike, and not
+    of neighbours. The layer's batch norm is corrected by what remains, or its offset. Each weight stays as close to its
+    least-squares value as its integer allows, so that a descent begins there, and may still decide otherwise. Formats and scales
+    stay.
 
     This is for a model whose weights are those of the float network that it was made from: what a training of the integers
     learned would be lost.

@@ -34,7 +34,7 @@ FORMAT = "bitwright.reconstruction.1"
 FURTHER = 2.0
 """How often the squared distance of a block may be what it was before. Compensated rounding fits these images closely, and what
 descends with dropped activations may be further from them and yet better on others: to take it all back makes ResNet20 worse
-(W3A3: a divergence of 20.5, where 15.5 are left)."""
+(W3A3: a divergence of 20.5, where 16 are left)."""
 _MODEL, _GENERATOR = "model.", "generator"
 
 
