@@ -20,6 +20,7 @@ from bitwright.graph.nodes import Conv2d, Layer
 from bitwright.integer import run
 from bitwright.quantizer.formats import TensorFormat
 from bitwright.reconstruction import compensate_rounding, compensated_weights, compensation
+from bitwright.reconstruction import damping as damping_module
 from bitwright.reconstruction import second_moments as second_moments_of
 from bitwright.reconstruction.compensated_weights import compensated, damped, refitted
 from bitwright.reconstruction.damping import DAMPINGS, USUAL, cross_validated
@@ -129,6 +130,24 @@ def test_damping_is_as_large_as_half_of_the_images_shows() -> None:
             found.append(damping)
         chosen.append(sum(math.log(damping) for damping in found))
     assert chosen[0] > chosen[1] > chosen[2]
+
+
+def test_damping_is_found_on_some_of_many_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evenly spaced: that of these channels alone."""
+    weight, y = correlated(2, 6, 0)
+    moments = [SecondMoments(moments_of(half), moments_of(half)) for half in y.chunk(2, 1)]
+    seen = list[Tensor]()
+
+    def compensating(weight: Tensor, *given: object) -> Tensor:
+        seen.append(weight)
+        return compensated(weight, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(damping_module, "compensated", compensating)
+    monkeypatch.setattr(damping_module, "CHANNELS", 2)
+    found = cross_validated(weight, torch.full((2, 3, 1), 0.5).double(), moments, WINDOW)
+    assert {tuple(part.shape) for part in seen} == {(2, 2, 6)}
+    monkeypatch.setattr(damping_module, "CHANNELS", 3)
+    assert found == cross_validated(weight[:, [0, 2]], torch.full((2, 2, 1), 0.5).double(), moments, WINDOW)
 
 
 def literally_lost(
