@@ -254,7 +254,9 @@ photographs, without labels.
 images of ImageNet. **reconstructed**: calibrated, then `bitwright reconstruct`, on the same crops; with `steps=0`, rounding
 errors compensate each other and that is all; `steps=60:batch_size=16` alone is without that (`compensate=0`). With
 **further=240**, images are of more kinds: 64 of the crops, and one crop each of 240 further pictures (wallpapers, and animals,
-plants and things cut out). Least squares fit crops of few photographs closely, and lose others.
+plants and things cut out). What bounds W4A8 is that eight photographs are few: on images that it was calibrated on, compensated
+rounding keeps 84 % of the answers (16 dB) with further pictures. With one damping for all layers, and the crops alone, it kept
+98 % of these (27 dB), and 64 % of the others. A few steps of gradient descent behind it lose some of what it gained.
 **peer-onnxruntime**: ONNX Runtime's static quantizer, with a scale for each channel, on the same crops.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
