@@ -70,12 +70,12 @@ class Depthwise:
     @property
     def apart(self) -> int:
         """Columns between the places of a row where dot products begin: the stride, where all of them lie so."""
-        return self.window.stride[1] if (TAPS * self.window.dilation[1]) % self.window.stride[1] == 0 else 1
+        return self.window.step[1] if (TAPS * self.window.dilation[1]) % self.window.step[1] == 0 else 1
 
     @property
     def places(self) -> int:
         """Places of a row where dot products begin."""
-        reach = (self.window.out[1] - 1) * self.window.stride[1] + TAPS * self.window.dilation[1] * (self.steps - 1)
+        reach = (self.window.out[1] - 1) * self.window.step[1] + TAPS * self.window.dilation[1] * (self.steps - 1)
         return reach // self.apart + 1
 
     def arranged(self, weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
@@ -164,7 +164,7 @@ def _put_together(spec: Depthwise, copied: Buffer, fours: Buffer, first: Expr, c
 def _dots(spec: Depthwise, fours: Buffer, filters: list[Expr], total: Expr, down: Expr, across: Expr) -> Expr:
     """Sums of a block of channels, four taps at a time."""
     window = spec.window
-    start = let(down * (window.stride[0] * spec.places) + across * (window.stride[1] // spec.apart))
+    start = let(down * (window.step[0] * spec.places) + across * (window.step[1] // spec.apart))
     for row in range(window.kernel[0]):
         for step in range(spec.steps):
             place = row * window.dilation[0] * spec.places + TAPS * window.dilation[1] * step // spec.apart
