@@ -60,6 +60,8 @@ def test_a_segmenter_goes_through_every_command(graph: Path, bitwright: Command,
 
     run("sensitivity", graph, "-d", "shapes", *DENSE, "-n", 32, "--relative-error", 0.3, "-o", table)
     run("train", graph, "-d", "shapes", *DENSE, "-s", "W4A4", "-b", 32, "--lr", 0.02, "-o", checkpoint)
+    again = ("-d", "shapes", "-s", "W4A4", "-n", 32, "--steps", 1, "-b", 8)
+    assert "images of shapes" in run("reconstruct", graph, *again, "-o", tmp_path / "reconstructed")
     run("lower", checkpoint, "-o", integer)
     assert "mean IoU before making it safe" in run(
         "lower", checkpoint, "--target", "avx2", "-d", "shapes", *DENSE, "-o", tmp_path / "n"
@@ -103,6 +105,7 @@ def test_a_detector_goes_through_every_command(
     run("sensitivity", graph, *boxes, "-n", 4, "--relative-error", 0.9, "--max-probes", 8, "-o", table)
     assert SensitivityTable.load(table).task == "detection"
     run("train", graph, *boxes, *few, "-s", "W4A4", "--lr", 0.001, "-o", checkpoint)
+    run("reconstruct", graph, *boxes[:2], "-s", "W4A4", "-n", 8, "--steps", 0, "-o", tmp_path / "reconstructed")
     run("lower", checkpoint, "-o", integer)
     run("export", integer, "-o", onnx)
     agreed = ("-d", "digit-scenes:boxes", "--task", "agreement", "--reference", graph, "--json")

@@ -81,6 +81,12 @@ class AutoImages:
             return self.some(count, seed), None
         return self.training.calibration(min(count, len(self.training.train)), seed)
 
+    def spread(self, count: int, seed: int) -> Tensor:
+        """The same images, those of a data set in an order in which any part of them has all classes alike."""
+        if self.training is None:
+            return self.some(count, seed)
+        return self.training.spread_calibration(min(count, len(self.training.train)), seed)
+
     def some(self, count: int, seed: int) -> Tensor:
         """Of those to observe, a choice."""
         return self.given[choose(len(self.given), count, seed)]

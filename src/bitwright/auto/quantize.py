@@ -27,7 +27,6 @@ from bitwright.benchmark.engines import engine_of
 from bitwright.cost import BYTES_PER_MB
 from bitwright.data import ImageData
 from bitwright.data.given import each_labelled
-from bitwright.data.sampling import spread
 from bitwright.errors import BudgetError, DataError, ExportError, TaskError
 from bitwright.export import export_float_onnx, exported_bytes, form_of, require_deployable
 from bitwright.export.form import FORMS, Form
@@ -275,8 +274,8 @@ class _Search:
                 distillation=taught, progress=progress,
             )  # fmt: skip
             if way == RECONSTRUCTED:
-                given, labels = images.observed(settings.calibration_images, settings.seed)  # what it was calibrated on
-                given = given if labels is None else given[spread(labels, settings.seed)]
+                # On what it was calibrated on.
+                given = images.spread(settings.calibration_images, settings.seed)
                 made = reconstruct(made, given, ReconstructionSettings(seed=settings.seed), progress=progress)
             return lower(made, progress=progress)
 

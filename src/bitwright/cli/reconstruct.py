@@ -111,7 +111,6 @@ def reconstruct(
     from rich.text import Text
 
     from bitwright.cli.data_free import NONE, data_for_graph, kept_in
-    from bitwright.data.sampling import spread
     from bitwright.reconstruction import ReconstructionSettings, correct_biases, equalised
     from bitwright.reconstruction import reconstruct as reconstruct_model
     from bitwright.reconstruction.calibration import float_tensors
@@ -134,11 +133,11 @@ def reconstruct(
         float_tensors(quantized, floats)  # which refuses those of another network, before images are made for it
     with resumable(state, kept):
         found = source.images()
-        seen, labels = found.calibration(min(images or _IMAGES, len(found.train)), seed)
+        count = min(images or _IMAGES, len(found.train))
         if quantized is None:
             with bar(f"calibrating {floats.model}, {chosen.name}"):
-                quantized = calibrated(floats, chosen, seen)[0]
-        seen = seen[spread(labels, seed)]
+                quantized = calibrated(floats, chosen, found.calibration(count, seed)[0])[0]
+        seen = found.spread_calibration(count, seed)
         name = f"{floats.model}, {quantized.plan.scheme.name}"
         checkpoint = Checkpointing(state, checkpoint_minutes, resume=resume)
         with bar(f"reconstructing {name}") as progress:

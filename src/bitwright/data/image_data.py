@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from bitwright.data.image_set import ImageSet
 from bitwright.data.loader import batches
 from bitwright.data.preprocessing import Preprocessing
-from bitwright.data.sampling import stratified
+from bitwright.data.sampling import spread, stratified
 from bitwright.errors import unknown_name
 
 
@@ -94,7 +94,15 @@ class ImageData:
         Raises:
             DataError: If there are not that many.
         """
-        return self.train.read(stratified(self.train.labels, count, seed, cover=True))
+        return self.train.read(self._calibrating(count, seed))
+
+    def spread_calibration(self, count: int, seed: int = 0) -> Tensor:
+        """The images of `calibration`, in an order in which any part of them has all classes alike: see `sampling.spread`."""
+        chosen = self._calibrating(count, seed)
+        return self.train.read(chosen[spread(self.train.labels[chosen], seed)])[0]
+
+    def _calibrating(self, count: int, seed: int) -> Tensor:
+        return stratified(self.train.labels, count, seed, cover=True)
 
     def __str__(self) -> str:
         shape, seen = "x".join(map(str, self.shape)), int(torch.bincount(self.train.labels).count_nonzero())
