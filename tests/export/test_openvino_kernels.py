@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bitwright.export import export_openvino, to_openvino
-from bitwright.integer import IntegerModel, lower, run
+from bitwright.export import to_openvino
+from bitwright.integer import IntegerModel, lower
 from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrate, quantize
+from export.openvino_files import write_files
 from export.openvino_run import BATCHES, THREADS, differing
 from graph.networks import captured
 
@@ -84,15 +84,7 @@ def model_of(kind: str) -> tuple[IntegerModel, Tensor]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the file of every network, its images and its integers."""
-    folder = tmp_path_factory.mktemp("files")
-    for kind in ALL:
-        model, images = model_of(kind)
-        path = folder / f"{kind}.xml"
-        export_openvino(model, path)
-        expected = run(model, images).numpy()
-        assert len(np.unique(expected)) > 50
-        np.savez(path.with_suffix(".npz"), images=images.numpy(), expected=expected)
-    return folder
+    return write_files(tmp_path_factory.mktemp("files"), ALL, model_of)
 
 
 @pytest.mark.parametrize(
