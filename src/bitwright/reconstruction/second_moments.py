@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +67,8 @@ def second_moments(
     for half, real_part, made_part in _pieces(real, made, piece, images // 2):
         rows = _rows(node, kernel, torch.cat([made_part, real_part]), each, generator)
         halves[half].add(*parted(rows, parts).chunk(2, 1))
-    found = [half for half in halves if half.count]
-    return [sums.means(centred=centred) for sums in ([reduce(add, found), *found] if len(found) == 2 else found)]
+    found = [halves[0] + halves[1], *halves] if images > 1 else halves[1:]
+    return [sums.means(centred=centred) for sums in found]
 
 
 def parted(values: Tensor, parts: int) -> Tensor:
