@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bitwright.benchmark import environment, load_engine
-from bitwright.graph.nodes import Concat, Node
+from bitwright.graph.nodes import Concat, Node, Pair
 from bitwright.integer import IntegerModel, QuantParams, run
 from bitwright.integer.multipliers import INT32_MAX, INT32_MIN, Multipliers
 from bitwright.integer.ops import IntegerConv2d, Quantize, Rescale
@@ -117,6 +117,34 @@ def test_the_instruction_is_compiled(tmp_path: Path) -> None:
     assert {name[:4] for name in dots} == {"%zmm"}
     assert len(set(dots)) == 14
     assert not re.search(r"vpmaddubsw|vpmaddwd|vpdpbusds", listing)
+
+
+@pytest.mark.parametrize(
+    ("image", "inputs", "filters", "groups", "stride", "source"),
+    [
+        pytest.param((1, 5), 8, 8, 5, (2, 2), QuantParams.unsigned(8, 1.0), id="strided"),
+        pytest.param((1, 1), 8, 8, 1, (1, 1), QuantParams.symmetric(2, 1.0), id="one pixel"),
+        pytest.param((1, 4), 4, 3, 9, (1, 1), QuantParams.unsigned(8, 1.0), id="few channels"),
+    ],
+)
+def test_padded_images_of_one_row(
+    image: Pair, inputs: int, filters: int, groups: int, stride: Pair, source: QuantParams, tmp_path: Path
+) -> None:
+    """Optimised by LLVM, which knows that two of three rows of the kernel read padding alone."""
+    generator, result = np.random.default_rng(0), QuantParams.symmetric(9, 1.0)
+    weight = generator.integers(-127, 128, (filters * groups, inputs, 3, 3)).astype(np.int8)
+    bias = generator.integers(-100, 100, filters * groups).astype(np.int32)
+    largest = 127.0 * inputs * source.quant_max
+    model = convolution(
+        weight, bias, source, image, padding=(1, 1), stride=stride, groups=groups, result=result, largest=largest
+    )
+    vnni = "avx512_vnni" in environment().instructions
+    export_tvm(model, tmp_path / "model.so", tvm_target="cascadelake")
+    if vnni:
+        images = torch.randint(source.quant_min, source.quant_max + 1, (9, *model.input_shape)).float()
+        expected = run(model, images).numpy()
+        assert len(np.unique(expected)) > 20
+        assert np.array_equal(load_engine("tvm", tmp_path / "model.so", threads=1)(images.numpy()), expected)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,10 @@ SUFFIX = ".so"
 ENTRY = "main"
 METADATA = "bitwright"
 """The function that returns the conditions as JSON."""
+WITHOUT = "-disable-vector-combine:bool=true"
+"""LLVM's pass over short vectors breaks the code of some small layers in TVM 0.27's LLVM: it narrows loads, or moves casts, to
+behind their uses ("Instruction does not dominate all uses"), and the library is not made. Kernels are written in vectors, and
+are no slower without it."""
 
 
 def export_tvm(
@@ -125,18 +129,23 @@ def _passes() -> Any:
 
 
 def _target(name: str | None) -> TvmTarget:
-    """TVM's target for a CPU name, its JSON, or this machine."""
+    """TVM's target for a CPU name, its JSON, or this machine, less the pass of LLVM in `WITHOUT`."""
     import tvm
     from tvm.target import codegen
 
     try:
         if name is not None and name.lstrip().startswith("{"):
-            return tvm.target.Target(json.loads(name))
-        cpu = codegen.llvm_get_system_cpu() if name is None else name
-        triple = codegen.llvm_get_system_triple()
-        if not codegen.llvm_is_valid_cpu(cpu, triple):
-            raise ExportError(f"LLVM knows no CPU '{cpu}' of {triple}: for another one, give a target as JSON.")
-        return tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+            parts = json.loads(name)
+            tvm.target.Target(parts)  # which says what is wrong with it, as the user wrote it
+        else:
+            cpu = codegen.llvm_get_system_cpu() if name is None else name
+            triple = codegen.llvm_get_system_triple()
+            if not codegen.llvm_is_valid_cpu(cpu, triple):
+                raise ExportError(f"LLVM knows no CPU '{cpu}' of {triple}: for another one, give a target as JSON.")
+            parts = {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
+        if parts["kind"] == "llvm":
+            parts["cl-opt"] = [*parts.get("cl-opt", []), WITHOUT]
+        return tvm.target.Target(parts)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"TVM does not understand the target '{name}': {reason}") from error
