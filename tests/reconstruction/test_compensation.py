@@ -192,6 +192,20 @@ def test_moments_are_of_all_windows(layer: nn.Module, centred: bool, monkeypatch
         assert torch.allclose(found.across, y.transpose(1, 2) @ x / x.shape[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("deviation", [0.0, 0.03])
+def test_moments_of_values_far_from_zero_are_no_noise(deviation: float) -> None:
+    """Their squares are a billion times the variance; of constants it is zero, and not less, so that weights can be found."""
+    graph = capture(nn.Conv2d(4, 6, 1).eval(), (4, 9, 8), name="one")
+    (node,) = graph.layers.values()
+    real = 1000.1 + deviation * torch.randn(10, 4, 9, 8, generator=torch.Generator().manual_seed(0))
+    given = [Quantized(real, torch.ones(()))]
+    found = second_moments(node, (4, 1, 1), [real], given, centred=True, generator=torch.Generator())
+    x = real.double().movedim(1, 0).flatten(1)
+    assert torch.allclose(found[0].made[0], torch.cov(x, correction=0), rtol=1e-4, atol=1e-5 * deviation**2)
+    weight = torch.randn(1, 6, 4, dtype=torch.float64)
+    assert torch.allclose(refitted(weight, found[0], 0.01), weight)
+
+
 def unfolded(node: Layer, values: Tensor, kernel: torch.Size) -> Tensor:
     """Shape (groups, results of all images, weights of a channel)."""
     if not isinstance(node, Conv2d):
@@ -221,12 +235,12 @@ def test_logits_come_closer(network: Callable[[], Graph], precision: str) -> Non
     model = at(precision, network())
     unseen = digits().test.read(range(200))[0]
     before, told = distance(model, unseen), list[tuple[int, int]]()
-    scales = {name: value.clone() for name, value in model.state_dict().items() if name.endswith("scale")}
+    scales = {name: value.clone() for name, value in model.activations.state_dict().items()}
     images = digits().calibration(256)[0]
     assert compensate_rounding(model, images, progress=lambda done, total, **_: told.append((done, total))) is model
     assert distance(model, unseen) < 0.6 * before
     assert told == [(done, len(model.plan.graph.layers)) for done in range(1, len(model.plan.graph.layers) + 1)]
-    assert all(torch.equal(model.state_dict()[name], scale) for name, scale in scales.items())
+    assert all(torch.equal(model.activations.state_dict()[name], scale) for name, scale in scales.items())
     integers = certified(model)
     with torch.no_grad():
         assert torch.equal(model.integers(unseen)["logits"].values.to(torch.int32), run(integers, unseen))

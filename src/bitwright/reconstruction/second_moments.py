@@ -63,10 +63,14 @@ def second_moments(
     groups = node.groups if isinstance(node, Conv2d) else 1
     parts = -(-groups * weights**2 // MOST)
     piece = max(1, AT_ONCE // (each * weights * groups))
-    halves = [_Sums(), _Sums()]
+    halves, first = [_Sums(), _Sums()], None
     for half, real_part, made_part in _pieces(real, made, piece, images // 2):
         rows = _rows(node, kernel, torch.cat([made_part, real_part]), each, generator)
-        halves[half].add(*parted(rows, parts).chunk(2, 1))
+        x, y = parted(rows, parts).chunk(2, 1)
+        if centred:  # from somewhere near: the small difference of two large squares would be noise, and may be negative
+            first = first or (x[:, :1].clone(), y[:, :1].clone())
+            x, y = x - first[0], y - first[1]
+        halves[half].add(x, y)
     found = [halves[0] + halves[1], *halves] if images > 1 else halves[1:]
     return [sums.means(centred=centred) for sums in found]
 
