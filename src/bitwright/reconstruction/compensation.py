@@ -17,8 +17,10 @@ from bitwright.graph.nodes import Conv2d, Layer
 from bitwright.progress import Progress, silent
 from bitwright.reconstruction.bias_correction import correct_bias
 from bitwright.reconstruction.calibration import begun
-from bitwright.reconstruction.compensated_weights import compensated, refitted
+from bitwright.reconstruction.compensated_weights import compensated, damped, refitted
+from bitwright.reconstruction.coordinate_descent import descended
 from bitwright.reconstruction.damping import cross_validated
+from bitwright.reconstruction.scale_search import searched
 from bitwright.reconstruction.second_moments import SecondMoments, joined, parted, second_moments
 from bitwright.reconstruction.sharing import shared
 from bitwright.reconstruction.side_by_side import side_by_side
@@ -26,6 +28,7 @@ from bitwright.training.folding import sign_folded_weight
 from bitwright.training.model import QuantizedModel
 from bitwright.training.norm_correction import moved_statistics
 from bitwright.training.quantized import Quantized
+from bitwright.training.quantizers import Ranges
 
 BELOW_HALF = 0.49
 """How far a weight may be from its integer, in steps of its scale, which is the nearest then."""
@@ -39,11 +42,11 @@ def compensate_rounding(
     """Choose weights anew, layer by layer, so that their nearest integers give the float network's results on these images.
 
     A layer reads what the integers before it make. First its weights become those that give the float network's results from
-    that, in the least-squares sense; then they are rounded one after another, and what each loses is taken up by those that are
-    left. How closely both follow the images is found by cross-validation between halves of them, which should be alike, and not
-    of neighbours. The layer's batch norm is corrected by what remains, or its offset. Each weight stays as close to its
-    least-squares value as its integer allows, so that a descent begins there, and may still decide otherwise. Formats and scales
-    stay.
+    that, in the least-squares sense; then they are rounded one after another, what each loses is taken up by those that are
+    left, and all are looked at again. Channels of few weights get the scales by which this loses least. How closely all of it
+    follows the images is found by cross-validation between halves of them, which should be alike, and not of neighbours. The
+    layer's batch norm is corrected by what remains, or its offset. Each weight stays as close to its least-squares value as its
+    integer allows, so that a descent begins there, and may still decide otherwise. Formats stay.
 
     This is for a model whose weights are those of the float network that it was made from: what a training of the integers
     learned would be lost.
@@ -90,9 +93,9 @@ def compensate_rounding(
     return model
 
 
-def _compensate(model: QuantizedModel, node: Layer, floats: Tensors, found: Sequence[SecondMoments]) -> None:
-    """Replace the weights of a layer, by the moments of all images, and of each half of them."""
-    moments, *halves = found
+def _compensate(model: QuantizedModel, node: Layer, floats: Tensors, measured: Sequence[SecondMoments]) -> None:
+    """Replace the weights of a layer, and their scales, by the moments of all images, and of each half of them."""
+    moments, *halves = measured
     parameters, quantizer = model.parameters_by_name(), model.weight_quantizer(node.name)
     weight, groups = parameters[node.weight], node.groups if isinstance(node, Conv2d) else 1
     # The integers are those of the sign-folded weight; a weight of ones has the signs alone.
@@ -102,7 +105,13 @@ def _compensate(model: QuantizedModel, node: Layer, floats: Tensors, found: Sequ
     real = parted(grouped, parts)
     scale = quantizer.current_scale().double().reshape(*grouped.shape[:2], 1).repeat_interleave(parts, 0)
     damping = cross_validated(real, scale, halves, quantizer.format)
-    wanted = refitted(real / scale, moments, damping)
+    wanted = refitted(real, moments, damping)
+    if quantizer.ranges is Ranges.LEARNED and quantizer.per_channel and parts == 1:
+        found = searched(wanted, scale, moments.made, quantizer.format, damping)
+        quantizer.scale.copy_(found.reshape(quantizer.scale.shape))
+        scale = quantizer.current_scale().double().reshape(scale.shape)
+    wanted = wanted / scale
     integers = compensated(wanted, moments.made, quantizer.format, damping)
+    integers = descended(integers, wanted, damped(moments.made, damping), quantizer.format)
     close = integers + (wanted - integers).clamp(-BELOW_HALF, BELOW_HALF)
     weight.copy_(joined(close * scale, groups, grouped.shape[2]).reshape(weight.shape) * signs)
