@@ -13,7 +13,7 @@ the signal-to-noise ratio of the logits. Crops to calibrate on are of other phot
 `calibrated:residual_bits=16`); each is written to --json when it is done, and who starts again measures what is missing.
 
 `further=240` calibrates on one crop each of so many further pictures, beside a quarter of the crops, so that there are many
-motifs and no more images; `--further` has them:
+motifs and no more images, or beside `crops=256`; `--further` has them:
 
     apt-get install plasma-workspace-wallpapers tuxpaint-stamps-default
     python benchmarks/photographs.py --json photographs.json --photographs /usr/share/backgrounds \
@@ -48,6 +48,7 @@ from torchvision.transforms.functional import normalize, pil_to_tensor, resized_
 
 from bitwright.benchmark import ENGINES, compare, environment, predictor
 from bitwright.cli.console import bar
+from bitwright.data.sampling import spread
 from bitwright.errors import BitwrightError
 from bitwright.export import export_onnx
 from bitwright.files import write_json, write_text
@@ -72,8 +73,8 @@ LEAST, LEAST_FURTHER = 600, 100
 """Pixels that a photograph has across and down, at least, and a further picture."""
 
 Predict = Callable[[Tensor], Tensor]
-Calibration = Callable[[int], Tensor]
-"""The images to calibrate on, by how many further pictures are among them."""
+Calibration = Callable[[int, int], Tensor]
+"""The images to calibrate on, by how many further pictures are among them, and crops; 0 are as many as usual."""
 
 
 def network(name: str) -> nn.Module:
@@ -130,17 +131,19 @@ def _opened(path: Path) -> Image.Image:
     return Image.alpha_composite(grey, whole).convert("RGB")
 
 
-def calibration(paths: Sequence[Path], folders: Sequence[Path], size: int, further: int) -> Tensor:
-    """Crops of photographs; with further pictures, fewer of them, and one each of those, in both halves alike many."""
+def calibration(paths: Sequence[Path], folders: Sequence[Path], size: int, further: int, count: int = 0) -> Tensor:
+    """Crops of photographs, fewer by default with further pictures, and one each of these, alike many in every part."""
+    count = count or (CALIBRATION // 4 if further else CALIBRATION)
     if not further:
-        return crops(paths, CALIBRATION, size)
+        return crops(paths, count, size)
     found = _shuffled(folders, ("*.jp*g", "*.png"), LEAST_FURTHER)
     if len(found) < further:
         raise SystemExit(
             f"expected {further} further pictures of {LEAST_FURTHER} pixels or more, got {len(found)}: --further has folders."
         )
-    parts = crops(paths, CALIBRATION // 4, size), crops(found[:further], further, size, WHOLE)
-    return torch.cat([part for halves in zip(*(part.chunk(2) for part in parts), strict=True) for part in halves])
+    parts = crops(paths, count, size), crops(found[:further], further, size, WHOLE)
+    kinds = torch.tensor([kind for kind, part in enumerate(parts) for _ in part])
+    return torch.cat(parts)[spread(kinds, seed=0)]
 
 
 def predicting(
@@ -148,13 +151,13 @@ def predicting(
 ) -> tuple[Predict, dict[str, Any]]:
     """What gives logits, in ONNX Runtime, and its settings as JSON values."""
     way, *changed = way.split(":")
-    own = {"residual_bits": 0, "further": 0}
+    own = {"residual_bits": 0, "further": 0, "crops": 0}
     for change in list(changed):
         name, _, number = change.partition("=")
         if name in own:
             own[name] = int(number)
             changed.remove(change)
-    images = calibrating(own["further"])
+    images = calibrating(own["further"], own["crops"])
     scheme = Scheme.uniform(graph.layers, Precision.parse(width))
     if own["residual_bits"]:
         scheme = replace(scheme, residual_bits=own["residual_bits"])
@@ -180,7 +183,7 @@ def answers(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The logits of a row, and its settings as JSON values; the folder holds the environments of other quantizers."""
     if way.startswith("peer-"):
-        asked = Question(graph, network(graph.model), calibrating(0), judged, width, 0, folder)
+        asked = Question(graph, network(graph.model), calibrating(0, 0), judged, width, 0, folder)
         return PEERS[way.removeprefix("peer-")](asked)
     with tempfile.TemporaryDirectory() as files:
         predict, settings = predicting(graph, width, way, calibrating, Path(files))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -56,6 +57,20 @@ def test_no_steps_compensate_alone(bitwright: Command, tmp_path: Path) -> None:
     assert refused.status == 1
     assert "only steps can reconstruct it: expected 1 or more, got 0." in refused.err
     assert not (tmp_path / "never").exists()
+
+
+def test_steps_that_are_taken_back_are_told(bitwright: Command, tmp_path: Path) -> None:
+    """With how much larger they made the error on images unseen; what is written is the compensation of the others."""
+    graph = small_graph()
+    graph.save(tmp_path / "net.graph")
+    wild = ("-d", "mnist-5k", *OPTIONS, "--lr", 30, "--json", "-o", tmp_path / "made")
+    done = bitwright("reconstruct", tmp_path / "net.graph", *wild)
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["unseen_error"] >= 1
+    assert "all steps were taken back: on images that they were not shown" in done.err
+    images, labels = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
+    model, _ = calibrated(graph, Scheme.uniform(graph.layers, Precision(4, 4)), images)
+    assert same(compensate_rounding(model, images[spread(labels, 0)][:56], reference=graph), tmp_path / "made")
 
 
 def test_a_graph_is_equalised_first(bitwright: Command, tmp_path: Path) -> None:

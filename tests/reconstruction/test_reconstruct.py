@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_reconstructed_logits_are_closer_to_floats(precision: str) -> None:
         model, digits().calibration(128)[0], QUICK, progress=lambda done, total, **_: told.append((done, total))
     )
     assert distance(model, unseen) < 0.8 * before
-    assert told == [(step, 245) for step in range(1, 246)]  # five layers, four blocks
+    assert told == [(step, 246) for step in range(1, 247)]  # five layers, four blocks, and the last look
     integers = certified(model)
     with torch.no_grad():
         assert torch.equal(model.integers(unseen)["logits"].values.to(torch.int32), run(integers, unseen))
@@ -126,13 +127,33 @@ def test_formats_and_untouched_ranges_stay(ranges: Ranges) -> None:
             assert torch.equal(value, scales[name])
 
 
-def test_a_block_that_descends_the_wrong_way_stays() -> None:
+def test_a_block_that_descends_the_wrong_way_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are far too long leave what was there before them, to the bit: weights, offsets and scales."""
+    monkeypatch.setattr(importlib.import_module("bitwright.reconstruction.reconstruct"), "UNSEEN", 1000)
     images = digits().calibration(64)[0]
     alone = compensate_rounding(small_quantized("W4A4"), images).state_dict()
     wild = ReconstructionSettings(steps=3, batch_size=8, learning_rate=30.0, scale_rate=5.0)
     model = reconstruct(small_quantized("W4A4"), images, wild)
     assert all(torch.equal(value, alone[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("steps", [2, 60])
+def test_steps_that_images_unseen_do_not_like_are_taken_back(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, where the logits on the last eighth of the images are no nearer; they stay where these are nearer."""
+    monkeypatch.setattr(importlib.import_module("bitwright.reconstruction.reconstruct"), "FURTHER", math.inf)
+    images, told = digits().calibration(64)[0], list[float]()
+    rate = 0.3 if steps == 60 else 30.0
+    settings = ReconstructionSettings(compensate=False, steps=steps, batch_size=16, learning_rate=rate)
+    alone, model = small_quantized("W2A4"), small_quantized("W2A4")
+    reconstruct(model, images, settings, progress=lambda *_, **figures: told.append(figures.get("unseen_error", -1)))
+    assert [ratio for ratio in told[:-1] if ratio != -1] == []
+    same = all(torch.equal(value, alone.state_dict()[name]) for name, value in model.state_dict().items())
+    assert same == (steps == 2)
+    if same:
+        assert told[-1] >= 1
+    else:  # the squares that the errors are over cancel
+        assert told[-1] == pytest.approx(distance(model, images[56:]) / distance(alone, images[56:]), rel=1e-4)
+        assert told[-1] < 1
 
 
 def test_equal_seeds_make_equal_networks() -> None:
@@ -182,7 +203,7 @@ def test_it_goes_on_to_the_bit(tmp_path: Path, first: int) -> None:
         21,
         41,
     )  # whether the second block was kept, too, depends on how long it took to write the first
-    assert told == list(range(told[0], first + 81))
+    assert told == list(range(told[0], first + 82))
     assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
 
 
@@ -213,7 +234,7 @@ def test_compensation_can_be_all() -> None:
     few = ReconstructionSettings(steps=2, batch_size=8)
     told = list[int]()
     reconstruct(model, images, few, progress=lambda done, total, **_: told.append(total))
-    assert told == [8] * 8
+    assert told == [9] * 9
     without = reconstruct(small_quantized("W2A4"), images, replace(few, compensate=False)).state_dict()
     first = reconstruct(small_quantized("W2A4"), images, few).state_dict()
     assert not all(torch.equal(value, first[name]) for name, value in without.items())

@@ -106,7 +106,8 @@ def reconstruct(
 ) -> None:
     """Learn the rounding, scales and offsets of integers, block by block, towards what the float network does.
 
-    No label is read. What it writes is a checkpoint, to lower or to train; its formats are those that it began with.
+    No label is read. An eighth of the images is kept to judge by: steps that make the network no better there are taken back.
+    What it writes is a checkpoint, to lower or to train; its formats are those that it began with.
     """
     from rich.text import Text
 
@@ -140,12 +141,18 @@ def reconstruct(
         seen = found.spread_calibration(count, seed)
         name = f"{floats.model}, {quantized.plan.scheme.name}"
         checkpoint = Checkpointing(state, checkpoint_minutes, resume=resume)
+        judged: dict[str, float] = {}
         with bar(f"reconstructing {name}") as progress:
-            reconstruct_model(quantized, seen, settings, reference=floats, checkpoint=checkpoint, progress=progress)
+
+            def told(done: int, total: int, /, **figures: float) -> None:
+                judged.update({name: value for name, value in figures.items() if name == "unseen_error"})
+                progress(done, total, **figures)
+
+            reconstruct_model(quantized, seen, settings, reference=floats, checkpoint=checkpoint, progress=told)
         if biases:
             correct_biases(quantized, seen, reference=floats)
         save_quantized(output, quantized)
-        result = {"model": floats.model, "scheme": quantized.plan.scheme.name, "images": len(seen)}
+        result = {"model": floats.model, "scheme": quantized.plan.scheme.name, "images": len(seen), **judged}
         line = f"{name}: reconstructed on {len(seen):,} {'made images' if data == NONE else f'images of {found.name}'}"
         if len(floats.outputs) == 1:
             scores = _agreement(quantized, floats, found)
@@ -154,6 +161,12 @@ def reconstruct(
     state.unlink(missing_ok=True)
     kept.unlink(missing_ok=True)
     show({**result, "file": str(output)}, as_json, lambda: Text(line))
+    if judged.get("unseen_error", 0.0) >= 1:
+        note(
+            "all steps were taken back: on images that they were not shown, they made the error "
+            f"{judged['unseen_error']:.2f} times what it was before them. --steps 0 leaves them out, and more images may "
+            "make them worth while."
+        )
     note(f"wrote {output}")
 
 

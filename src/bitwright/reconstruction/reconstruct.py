@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from bitwright.errors import FileFormatError, TrainingError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest
 from bitwright.graph.evaluate import Tensors
+from bitwright.graph.execute import execute
 from bitwright.graph.graph import Graph
 from bitwright.graph.state_file import StateFile
 from bitwright.progress import Progress, silent
@@ -24,18 +26,21 @@ from bitwright.reconstruction.calibration import begun
 from bitwright.reconstruction.compensation import compensate_rounding
 from bitwright.reconstruction.descent import BlockDescent
 from bitwright.reconstruction.settings import DEFAULT, ReconstructionSettings
+from bitwright.returned import by_name
 from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Quantized
 from bitwright.training.settings import Checkpointing
 from bitwright.training.state import load_weights
 
-FORMAT = "bitwright.reconstruction.1"
+FORMAT = "bitwright.reconstruction.2"
 FURTHER = 2.0
 """How often the squared distance of a block may be what it was before. Compensated rounding fits these images closely, and what
 descends with dropped activations may be further from them and yet better on others: to take it all back makes ResNet20 worse
 (W3A3: a divergence of 20.5, where 16 are left)."""
-_MODEL, _GENERATOR = "model.", "generator"
+UNSEEN = 8
+"""One of so many images is kept from the steps and what comes before them, to judge them by."""
+_MODEL, _BEFORE, _GENERATOR = "model.", "before.", "generator"
 
 
 @full_precision()
@@ -54,18 +59,21 @@ def reconstruct(
     errors of their rounding are made to compensate each other (`compensate_rounding`). Then blocks are brought close to it, one
     after another. A block sees the integers that the blocks before it make by then, and its target is what the float network
     makes of the float network's own inputs, so that later blocks mend what earlier ones lost. A block whose squared distance
-    has doubled at the end, on all images, stays as it was.
+    has doubled at the end stays as it was. The last eighth of the images is shown to neither: where the network is no nearer to
+    the float one on it than before the steps, all steps are taken back.
 
     Args:
         model: A calibrated model.
-        images: float32, shape (count, channels, height, width); some hundreds. Labels are not needed.
+        images: float32, shape (count, channels, height, width); some hundreds, each part of them like the others. Labels are not
+            needed.
         settings: How.
         reference: The float network, where it is not the one that `model` was made from: a model that was read from a file has
             the batch norm that calibration corrected.
         checkpoint: Where finished blocks are kept until all are, or None. It goes on, to the bit, with the arguments that it was
             begun with.
-        progress: Told about every layer whose rounding was compensated, and every step, with the loss over the one that the block
-            began with as `relative_loss`.
+        progress: Told about every layer whose rounding was compensated, every step, with the loss over the one that the block
+            began with as `relative_loss`, and at last of the error on unseen images over the one before all steps, as
+            `unseen_error`: steps that make it 1 or more are taken back.
 
     Returns:
         `model`, in evaluation mode.
@@ -93,7 +101,9 @@ def reconstruct(
             f"{graph.model} has no longer the weights of the float network, so that only steps can reconstruct it: expected 1 or "
             "more, got 0."
         )
-    total = compensated + len(found) * settings.steps
+    unseen = images[len(images) - len(images) // UNSEEN :] if settings.steps else images[:0]
+    images = images[: len(images) - len(unseen)]
+    total = compensated + len(found) * settings.steps + min(1, len(unseen))
     finished = 0 if kept is None else kept.begin(len(found))
     if compensated and not finished:
         compensate_rounding(
@@ -101,6 +111,9 @@ def reconstruct(
         )
     if settings.steps == 0:
         return model.eval()
+    before: Tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    if kept is not None:
+        before = kept.before(before)
     real = images
     with torch.no_grad():
         first = fake_quantize(graph.nodes[0], [Quantized(images, images.new_ones(()))], model.context())
@@ -133,6 +146,14 @@ def reconstruct(
         integers, scale = made[block.result].values, made[block.result].scale
         real = target[block.result]
         decided |= {model.plan.quantizer_of[node.name] for node in block.nodes}
+    if len(unseen):
+        after = _error(model, unseen, floats, settings)
+        stepped = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(before)
+        ratio = after / max(_error(model, unseen, floats, settings), torch.finfo(torch.float64).tiny)
+        if ratio < 1:
+            model.load_state_dict(stepped)
+        progress(total, total, unseen_error=ratio)
     return model.eval()
 
 
@@ -160,6 +181,18 @@ def _distance(made: Mapping[str, Quantized], target: Tensors) -> float:
     return sum(
         float((made[name].real() - wanted).square_().sum(dtype=torch.float64)) for name, wanted in target.items()
     )
+
+
+@torch.no_grad()
+def _error(model: QuantizedModel, images: Tensor, floats: Tensors, settings: ReconstructionSettings) -> float:
+    """The squared error of what the network returns, over the square of what the float network does, summed over outputs."""
+    errors, squares = Counter[str](), Counter[str]()
+    for part in torch.split(images, 4 * settings.batch_size):
+        wanted = by_name(execute(model.plan.graph, floats, part))
+        for name, made in by_name(model(part)).items():
+            errors[name] += (made - wanted[name]).square().sum(dtype=torch.float64).item()
+            squares[name] += wanted[name].square().sum(dtype=torch.float64).item()
+    return sum(error / max(squares[name], torch.finfo(torch.float64).tiny) for name, error in errors.items())
 
 
 @torch.no_grad()
@@ -204,6 +237,7 @@ class _Kept:
         self._resume = checkpoint.resume
         self._model = model
         self._generator = generator
+        self._before: Tensors | None = None
         self._file = StateFile(
             checkpoint.path, FORMAT, work="reconstruction", settings=known, seconds=60 * checkpoint.minutes
         )
@@ -218,11 +252,21 @@ class _Kept:
         if not 0 <= finished <= count or _GENERATOR not in tensors:
             raise FileFormatError(f"'{self._path}' is damaged: it claims {finished} finished blocks of {count}.")
         self._generator.set_state(tensors.pop(_GENERATOR))
-        load_weights(self._model, {name.removeprefix(_MODEL): value for name, value in tensors.items()}, self._path)
+        for part in (_BEFORE, _MODEL):
+            state = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+            load_weights(self._model, state, self._path)
+            if part == _BEFORE:
+                self._before = {name: value.clone() for name, value in self._model.state_dict().items()}
         return finished
+
+    def before(self, begun: Tensors) -> Tensors:
+        """What the network was before all steps: as the file has it, else as it begins with them now."""
+        self._before = self._before or begun
+        return self._before
 
     def end_block(self, finished: int) -> None:
         """So many blocks are finished: write that, if it is time to."""
         if self._file.due():
             tensors = {_MODEL + name: value for name, value in self._model.state_dict().items()}
+            tensors |= {_BEFORE + name: value for name, value in (self._before or {}).items()}
             self._file.write({**tensors, _GENERATOR: self._generator.get_state()}, asdict(_Finished(finished)))
