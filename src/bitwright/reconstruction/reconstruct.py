@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.decode import decode
@@ -59,8 +60,8 @@ def reconstruct(
     errors of their rounding are made to compensate each other (`compensate_rounding`). Then blocks are brought close to it, one
     after another. A block sees the integers that the blocks before it make by then, and its target is what the float network
     makes of the float network's own inputs, so that later blocks mend what earlier ones lost. A block whose squared distance
-    has doubled at the end stays as it was. The last eighth of the images is shown to neither: where the network is no nearer to
-    the float one on it than before the steps, all steps are taken back.
+    has doubled at the end stays as it was. The last eighth of the images is shown to neither: where the network is further
+    from the float one on it than before the steps, by more than the standard error, all steps are taken back.
 
     Args:
         model: A calibrated model.
@@ -72,8 +73,8 @@ def reconstruct(
         checkpoint: Where finished blocks are kept until all are, or None. It goes on, to the bit, with the arguments that it was
             begun with.
         progress: Told about every layer whose rounding was compensated, every step, with the loss over the one that the block
-            began with as `relative_loss`, and at last of the error on unseen images over the one before all steps, as
-            `unseen_error`: steps that make it 1 or more are taken back.
+            began with as `relative_loss`, and at last of the distance from the float network on unseen images, over the one
+            before all steps, as `unseen_error`, and whether these are taken back.
 
     Returns:
         `model`, in evaluation mode.
@@ -101,8 +102,9 @@ def reconstruct(
             f"{graph.model} has no longer the weights of the float network, so that only steps can reconstruct it: expected 1 or "
             "more, got 0."
         )
-    unseen = images[len(images) - len(images) // UNSEEN :] if settings.steps else images[:0]
-    images = images[: len(images) - len(unseen)]
+    apart = len(images) // UNSEEN if settings.steps else 0
+    seen = len(images) - (apart if apart > 1 else 0)  # one image has no standard error
+    images, unseen = images[:seen], images[seen:]
     total = compensated + len(found) * settings.steps + min(1, len(unseen))
     finished = 0 if kept is None else kept.begin(len(found))
     if compensated and not finished:
@@ -147,13 +149,16 @@ def reconstruct(
         real = target[block.result]
         decided |= {model.plan.quantizer_of[node.name] for node in block.nodes}
     if len(unseen):
-        after = _error(model, unseen, floats, settings)
+        after = _errors(model, unseen, floats, settings)
         stepped = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(before)
-        ratio = after / max(_error(model, unseen, floats, settings), torch.finfo(torch.float64).tiny)
-        if ratio < 1:
+        begun_at = _errors(model, unseen, floats, settings)
+        lost = after - begun_at
+        taken_back = bool(lost.mean() >= lost.std() / len(lost) ** 0.5)
+        if not taken_back:
             model.load_state_dict(stepped)
-        progress(total, total, unseen_error=ratio)
+        ratio = float(after.sum() / begun_at.sum().clamp_min(torch.finfo(torch.float64).tiny))
+        progress(total, total, unseen_error=ratio, taken_back=taken_back)
     return model.eval()
 
 
@@ -184,15 +189,25 @@ def _distance(made: Mapping[str, Quantized], target: Tensors) -> float:
 
 
 @torch.no_grad()
-def _error(model: QuantizedModel, images: Tensor, floats: Tensors, settings: ReconstructionSettings) -> float:
-    """The squared error of what the network returns, over the square of what the float network does, summed over outputs."""
-    errors, squares = Counter[str](), Counter[str]()
+def _errors(model: QuantizedModel, images: Tensor, floats: Tensors, settings: ReconstructionSettings) -> Tensor:
+    """How far what the network returns is from what the float network does, for each image, float64.
+
+    Of classes the divergence of their distributions; else the squared error, in means of the square over all images, summed over
+    outputs.
+    """
+    parts, squares = defaultdict[str, list[Tensor]](list), defaultdict[str, float](float)
     for part in torch.split(images, 4 * settings.batch_size):
-        wanted = by_name(execute(model.plan.graph, floats, part))
-        for name, made in by_name(model(part)).items():
-            errors[name] += (made - wanted[name]).square().sum(dtype=torch.float64).item()
-            squares[name] += wanted[name].square().sum(dtype=torch.float64).item()
-    return sum(error / max(squares[name], torch.finfo(torch.float64).tiny) for name, error in errors.items())
+        real, made = (by_name(found) for found in (execute(model.plan.graph, floats, part), model(part)))
+        for name, wanted in real.items():
+            if len(real) == 1 and wanted.dim() == 2:
+                got, asked = (torch.log_softmax(values.double(), 1) for values in (made[name], wanted))
+                parts[name].append(F.kl_div(got, asked, reduction="none", log_target=True).sum(1))
+                squares[name] = 1.0
+            else:
+                parts[name].append((made[name] - wanted).double().square().flatten(1).sum(1))
+                squares[name] += float(wanted.square().sum(dtype=torch.float64)) / len(images)
+    tiny = torch.finfo(torch.float64).tiny
+    return torch.stack([torch.cat(errors) / max(squares[name], tiny) for name, errors in parts.items()]).sum(0)
 
 
 @torch.no_grad()
