@@ -263,8 +263,8 @@ to judge by) it keeps 76 % of the answers (14.7 dB) on those that it was calibra
 parts of compensated rounding do, on these: rounding one after another 10.4 dB, with a second look at each weight 10.65, with
 scales of channels by what is lost 10.8. From the 256 crops alone, of eight photographs, with one damping for all layers, it
 kept 98 % (27 dB) on the images it had seen, and 64 % of the others. A few steps of gradient descent behind it lost some of what
-it gained, before steps were judged by images kept from them (the row of 60 steps is of that time, as are all with
-`further=240`).
+it gained, before steps were judged by images kept from them (the rows of reconstruction are of that time, but for those of
+`crops=256`).
 **peer-onnxruntime**: ONNX Runtime's static quantizer, with a scale for each channel, on the same crops.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
