@@ -106,7 +106,7 @@ def reconstruct(
 ) -> None:
     """Learn the rounding, scales and offsets of integers, block by block, towards what the float network does.
 
-    No label is read. An eighth of the images is kept to judge by: steps that make the network worse there are taken back.
+    No label is read. An eighth of the images is kept to judge by: steps that make the network no better there are taken back.
     What it writes is a checkpoint, to lower or to train; its formats are those that it began with.
     """
     from rich.text import Text
@@ -145,9 +145,7 @@ def reconstruct(
         with bar(f"reconstructing {name}") as progress:
 
             def told(done: int, total: int, /, **figures: float) -> None:
-                judged.update(
-                    {name: value for name, value in figures.items() if name in ("unseen_error", "taken_back")}
-                )
+                judged.update({name: value for name, value in figures.items() if name == "unseen_error"})
                 progress(done, total, **figures)
 
             reconstruct_model(quantized, seen, settings, reference=floats, checkpoint=checkpoint, progress=told)
@@ -163,7 +161,7 @@ def reconstruct(
     state.unlink(missing_ok=True)
     kept.unlink(missing_ok=True)
     show({**result, "file": str(output)}, as_json, lambda: Text(line))
-    if judged.get("taken_back"):
+    if judged.get("unseen_error", 0.0) >= 1:
         note(
             "all steps were taken back: on images that they were not shown, they made the error "
             f"{judged['unseen_error']:.2f} times what it was before them. --steps 0 leaves them out, and more images may "

@@ -41,6 +41,8 @@ descends with dropped activations may be further from them and yet better on oth
 (W3A3: a divergence of 20.5, where 16 are left)."""
 UNSEEN = 8
 """One of so many images is kept from the steps and what comes before them, to judge them by."""
+LEAST = 1e-6
+"""Of the mean error of images, the least that counts as one."""
 _MODEL, _BEFORE, _GENERATOR = "model.", "before.", "generator"
 
 
@@ -60,8 +62,8 @@ def reconstruct(
     errors of their rounding are made to compensate each other (`compensate_rounding`). Then blocks are brought close to it, one
     after another. A block sees the integers that the blocks before it make by then, and its target is what the float network
     makes of the float network's own inputs, so that later blocks mend what earlier ones lost. A block whose squared distance
-    has doubled at the end stays as it was. The last eighth of the images is shown to neither: where the network is further
-    from the float one on it than before the steps, by more than the standard error, all steps are taken back.
+    has doubled at the end stays as it was. The last eighth of the images is shown to neither: where the network is no nearer to
+    the float one on it than before the steps, in the geometric mean over images, all steps are taken back.
 
     Args:
         model: A calibrated model.
@@ -74,7 +76,7 @@ def reconstruct(
             begun with.
         progress: Told about every layer whose rounding was compensated, every step, with the loss over the one that the block
             began with as `relative_loss`, and at last of the distance from the float network on unseen images, over the one
-            before all steps, as `unseen_error`, and whether these are taken back.
+            before all steps, as `unseen_error`: steps that make it 1 or more are taken back.
 
     Returns:
         `model`, in evaluation mode.
@@ -102,8 +104,7 @@ def reconstruct(
             f"{graph.model} has no longer the weights of the float network, so that only steps can reconstruct it: expected 1 or "
             "more, got 0."
         )
-    apart = len(images) // UNSEEN if settings.steps else 0
-    seen = len(images) - (apart if apart > 1 else 0)  # one image has no standard error
+    seen = len(images) - (len(images) // UNSEEN if settings.steps else 0)
     images, unseen = images[:seen], images[seen:]
     total = compensated + len(found) * settings.steps + min(1, len(unseen))
     finished = 0 if kept is None else kept.begin(len(found))
@@ -152,13 +153,10 @@ def reconstruct(
         after = _errors(model, unseen, floats, settings)
         stepped = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(before)
-        begun_at = _errors(model, unseen, floats, settings)
-        lost = after - begun_at
-        taken_back = bool(lost.mean() >= lost.std() / len(lost) ** 0.5)
-        if not taken_back:
+        ratio = _geometric_mean(after, _errors(model, unseen, floats, settings))
+        if ratio < 1:
             model.load_state_dict(stepped)
-        ratio = float(after.sum() / begun_at.sum().clamp_min(torch.finfo(torch.float64).tiny))
-        progress(total, total, unseen_error=ratio, taken_back=taken_back)
+        progress(total, total, unseen_error=ratio)
     return model.eval()
 
 
@@ -208,6 +206,12 @@ def _errors(model: QuantizedModel, images: Tensor, floats: Tensors, settings: Re
                 squares[name] += float(wanted.square().sum(dtype=torch.float64)) / len(images)
     tiny = torch.finfo(torch.float64).tiny
     return torch.stack([torch.cat(errors) / max(squares[name], tiny) for name, errors in parts.items()]).sum(0)
+
+
+def _geometric_mean(after: Tensor, before: Tensor) -> float:
+    """Of the ratios of errors, image by image: few images have most of the sum of errors, which chance decides."""
+    least = (LEAST * before.mean()).clamp_min(torch.finfo(before.dtype).tiny)
+    return float((after.clamp_min(least) / before.clamp_min(least)).log().mean().exp())
 
 
 @torch.no_grad()
