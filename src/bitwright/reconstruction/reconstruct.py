@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitwright.decode import decode
@@ -18,7 +16,6 @@ from bitwright.errors import FileFormatError, TrainingError
 from bitwright.graph.autocast import full_precision
 from bitwright.graph.digest import digest
 from bitwright.graph.evaluate import Tensors
-from bitwright.graph.execute import execute
 from bitwright.graph.graph import Graph
 from bitwright.graph.state_file import StateFile
 from bitwright.progress import Progress, silent
@@ -27,7 +24,7 @@ from bitwright.reconstruction.calibration import begun
 from bitwright.reconstruction.compensation import compensate_rounding
 from bitwright.reconstruction.descent import BlockDescent
 from bitwright.reconstruction.settings import DEFAULT, ReconstructionSettings
-from bitwright.returned import by_name
+from bitwright.reconstruction.unseen import errors, geometric_mean
 from bitwright.training.fake_quantize import fake_quantize
 from bitwright.training.model import QuantizedModel
 from bitwright.training.quantized import Quantized
@@ -41,8 +38,6 @@ descends with dropped activations may be further from them and yet better on oth
 (W3A3: a divergence of 20.5, where 16 are left)."""
 UNSEEN = 8
 """One of so many images is kept from the steps and what comes before them, to judge them by."""
-LEAST = 1e-6
-"""Of the mean error of images, the least that counts as one."""
 _MODEL, _BEFORE, _GENERATOR = "model.", "before.", "generator"
 
 
@@ -150,10 +145,10 @@ def reconstruct(
         real = target[block.result]
         decided |= {model.plan.quantizer_of[node.name] for node in block.nodes}
     if len(unseen):
-        after = _errors(model, unseen, floats, settings)
+        after = errors(model, unseen, floats)
         stepped = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(before)
-        ratio = _geometric_mean(after, _errors(model, unseen, floats, settings))
+        ratio = geometric_mean(after, errors(model, unseen, floats))
         if ratio < 1:
             model.load_state_dict(stepped)
         progress(total, total, unseen_error=ratio)
@@ -184,34 +179,6 @@ def _distance(made: Mapping[str, Quantized], target: Tensors) -> float:
     return sum(
         float((made[name].real() - wanted).square_().sum(dtype=torch.float64)) for name, wanted in target.items()
     )
-
-
-@torch.no_grad()
-def _errors(model: QuantizedModel, images: Tensor, floats: Tensors, settings: ReconstructionSettings) -> Tensor:
-    """How far what the network returns is from what the float network does, for each image, float64.
-
-    Of classes the divergence of their distributions; else the squared error, in means of the square over all images, summed over
-    outputs.
-    """
-    parts, squares = defaultdict[str, list[Tensor]](list), defaultdict[str, float](float)
-    for part in torch.split(images, 4 * settings.batch_size):
-        real, made = (by_name(found) for found in (execute(model.plan.graph, floats, part), model(part)))
-        for name, wanted in real.items():
-            if len(real) == 1 and wanted.dim() == 2:
-                got, asked = (torch.log_softmax(values.double(), 1) for values in (made[name], wanted))
-                parts[name].append(F.kl_div(got, asked, reduction="none", log_target=True).sum(1))
-                squares[name] = 1.0
-            else:
-                parts[name].append((made[name] - wanted).double().square().flatten(1).sum(1))
-                squares[name] += float(wanted.square().sum(dtype=torch.float64)) / len(images)
-    tiny = torch.finfo(torch.float64).tiny
-    return torch.stack([torch.cat(errors) / max(squares[name], tiny) for name, errors in parts.items()]).sum(0)
-
-
-def _geometric_mean(after: Tensor, before: Tensor) -> float:
-    """Of the ratios of errors, image by image: few images have most of the sum of errors, which chance decides."""
-    least = (LEAST * before.mean()).clamp_min(torch.finfo(before.dtype).tiny)
-    return float((after.clamp_min(least) / before.clamp_min(least)).log().mean().exp())
 
 
 @torch.no_grad()

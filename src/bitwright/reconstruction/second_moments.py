@@ -67,9 +67,8 @@ def second_moments(
     for half, real_part, made_part in _pieces(real, made, piece, images // 2):
         rows = _rows(node, kernel, torch.cat([made_part, real_part]), each, generator)
         x, y = parted(rows, parts).chunk(2, 1)
-        if (
-            centred
-        ):  # from somewhere near: the small difference of two large squares would be noise, and may be negative
+        if centred:
+            # From somewhere near: the small difference of two large squares would be noise, and may be negative.
             first = first or (x[:, :1].clone(), y[:, :1].clone())
             x, y = x - first[0], y - first[1]
         halves[half].add(x, y)
