@@ -24,7 +24,7 @@ from export.one_layer import convolution
 tvm = pytest.importorskip("tvm", reason="the extra 'tvm' is not installed")
 compilers = pytest.importorskip("tvm.support.cc")
 
-from bitwright.export.tvm.exporter import _target, export_tvm, instructions_of  # noqa: E402
+from bitwright.export.tvm.exporter import WITHOUT, _target, export_tvm, instructions_of  # noqa: E402
 from bitwright.export.tvm.kernels.instructions import Choices, Dots, Instructions  # noqa: E402
 from bitwright.export.tvm.operations.layers import bias_of_bytes  # noqa: E402
 
@@ -145,6 +145,14 @@ def test_padded_images_of_one_row(
         expected = run(model, images).numpy()
         assert len(np.unique(expected)) > 20
         assert np.array_equal(load_engine("tvm", tmp_path / "model.so", threads=1)(images.numpy()), expected)
+
+
+def test_options_of_a_target_stay() -> None:
+    """Beside the one that leaves out a pass; and a target that LLVM does not compile for has none of it."""
+    given = '{"kind": "llvm", "mcpu": "haswell", "cl-opt": ["-inline-threshold:int=9"]}'
+    assert list(_target(given).attrs["cl-opt"]) == ["-inline-threshold:int=9", WITHOUT]
+    assert list(_target("haswell").attrs["cl-opt"]) == [WITHOUT]
+    assert "cl-opt" not in _target('{"kind": "c"}').attrs
 
 
 @pytest.mark.parametrize(
