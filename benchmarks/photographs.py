@@ -69,6 +69,8 @@ AREA = (0.05, 0.4)
 """Of a photograph, in a crop."""
 WHOLE = (0.3, 1.0)
 """And of a further picture, which may be small, and of one object."""
+SURE = 0.5
+"""The float network's largest probability, at least, where it is sure of a crop."""
 LEAST, LEAST_FURTHER = 600, 100
 """Pixels that a photograph has across and down, at least, and a further picture."""
 
@@ -202,11 +204,18 @@ def logits(predict: Predict, images: Tensor, words: str) -> Tensor:
 
 
 def compared(real: Tensor, made: Tensor) -> dict[str, float]:
-    """How often both name the same class, in percent, and the signal-to-noise ratio of the logits in dB."""
+    """How often both name the same class, in percent, and the signal-to-noise ratio of the logits in dB.
+
+    And how often they do where the first is sure, if it is of any.
+    """
     same = (real.argmax(1) == made.argmax(1)).double()
     noise = float((made - real).double().square().sum())
     ratio = 10 * math.log10(float(real.double().square().sum()) / noise) if noise else math.inf
-    return {"agreement_percent": round(100 * float(same.mean()), 2), "sqnr_db": round(ratio, 2)}
+    found = {"agreement_percent": round(100 * float(same.mean()), 2), "sqnr_db": round(ratio, 2)}
+    sure = real.softmax(1).amax(1) >= SURE
+    if bool(sure.any()):
+        found |= {"sure_crops": int(sure.sum()), "sure_agreement_percent": round(100 * float(same[sure].mean()), 2)}
+    return found
 
 
 def page(found: dict[str, Any]) -> str:
@@ -241,7 +250,10 @@ def cell(row: dict[str, Any] | None) -> str:
     """Agreement and signal-to-noise ratio, or why there are none."""
     if row is None:
         return ""
-    return row.get("failed") or f"{row['agreement_percent']:.1f} %, {row['sqnr_db']:.1f} dB"
+    if "failed" in row:
+        return str(row["failed"])
+    sure = f"; sure: {row['sure_agreement_percent']:.1f} %" if "sure_agreement_percent" in row else ""
+    return f"{row['agreement_percent']:.1f} %, {row['sqnr_db']:.1f} dB{sure}"
 
 
 PAGE = """# Photographs: EfficientNet-Lite

@@ -167,11 +167,22 @@ def test_what_is_rounded_alone_is_rounded_in_the_float_network() -> None:
 def test_agreement_and_noise_are_those_of_logits() -> None:
     """Two of four rows name the same class; noise of a tenth of the signal is 20 dB."""
     real = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    assert photographs.compared(real, real) == {"agreement_percent": 100, "sqnr_db": math.inf}
+    assert photographs.compared(real, real).items() >= {"agreement_percent": 100, "sqnr_db": math.inf}.items()
     swapped = real.clone()
     swapped[:2] = swapped[:2].flip(1)
     assert photographs.compared(real, swapped)["agreement_percent"] == 50
     assert photographs.compared(real, 1.1 * real)["sqnr_db"] == pytest.approx(20, abs=0.01)
+
+
+def test_agreement_where_the_float_network_is_sure() -> None:
+    """Of three classes, two rows have probabilities above a half: one of them is named otherwise. None sure, no figure."""
+    real = torch.tensor([[0.6, 0.2, 0.2], [0.1, 0.8, 0.1], [0.4, 0.3, 0.3], [0.3, 0.3, 0.4]]).log()
+    made = real.clone()
+    made[1] = made[1].flip(0)[[1, 0, 2]]
+    found = photographs.compared(real, made)
+    assert (found["sure_crops"], found["sure_agreement_percent"], found["agreement_percent"]) == (2, 50, 75)
+    assert photographs.cell(found) == f"75.0 %, {found['sqnr_db']:.1f} dB; sure: 50.0 %"
+    assert "sure_crops" not in photographs.compared(real[2:], made[2:])
 
 
 def test_the_page_has_every_row() -> None:
