@@ -80,7 +80,12 @@ def train(
     epochs: Annotated[
         int, typer.Option("--epochs", parser=whole(0), help="Passes over the images; 0 only calibrates.")
     ] = 1,
-    learning_rate: Annotated[float, typer.Option("--lr", parser=real(0.0), help="At the start of the cosine.")] = 0.01,
+    learning_rate: Annotated[
+        float,
+        typer.Option(
+            "--lr", parser=real(0.0), help="At the start of the cosine; 0.02 may be better for weights of 2 or 3 bits."
+        ),
+    ] = 0.01,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", parser=whole(1), help="Images in a step.")] = 128,
     weight_decay: Annotated[float, typer.Option("--wd", parser=real(0.0), help="Weight decay.")] = 1e-4,
     label_smoothing: Annotated[float, typer.Option("--label-smoothing", parser=real(0.0, 1.0))] = 0.0,
