@@ -292,8 +292,6 @@ kept 98 % (27 dB) on the images it had seen, and 64 % of the others. A few steps
 it gained, before steps were judged by images kept from them (the rows of reconstruction are of that time, but for those of
 `crops=256`).
 **peer-onnxruntime**: ONNX Runtime's static quantizer, with a scale for each channel, on the same crops.
-**peer-brevitas:example**: the recipe of Brevitas's own example (`--way peer-brevitas:example`), on the same crops; sums of
-branches stay in float. Its other recipes here average batch norm over the images, as **settled** does.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
 largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
