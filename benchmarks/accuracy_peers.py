@@ -206,7 +206,7 @@ BREVITAS = ("brevitas==0.13.4", TORCH, "numpy", "onnx", "onnxscript", "tqdm")
 MCT = ("model-compression-toolkit==2.6.1", TORCH_OF_PYPI, "torchvision==0.28.0", "setuptools<81")
 NNCF = ("nncf==3.4.0", TORCH)
 TORCHAO = ("torchao==0.18.0", TORCH, "numpy")
-NARROW = ("W4A4", "W3A3", "W2A2", "W4A8", "W2A8")
+NARROW = ("W4A4", "W3A3", "W2A2", "W4A8", "W2A8", "W8A4")
 
 PEERS: dict[str, Peer] = {
     "onnxruntime": onnxruntime,
