@@ -19,6 +19,7 @@ from bitwright import Precision, Scheme, calibrate, capture, quantize
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 photographs = importlib.import_module("photographs")
+network_file = importlib.import_module("peers.network_file")
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ class Padded(nn.Conv2d):
         )
 
 
-def test_convolutions_become_those_of_torch() -> None:
+def test_convolutions_become_those_of_torch(tmp_path: Path) -> None:
     """Which compute the same from the same weights, and which files of networks can have."""
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -110,6 +111,8 @@ def test_convolutions_become_those_of_torch() -> None:
     assert torch.equal(photographs.of_torch(network)(images), wanted)
     assert {type(module).__module__.startswith("torch.nn.modules") for module in network.modules()} == {True}
     assert sorted(value.shape for value in network.parameters()) == sizes
+    network_file.write_network(network, tmp_path)
+    assert torch.equal(network_file.read_network(tmp_path)(images), wanted)
 
 
 class Tiny(nn.Module):
@@ -207,7 +210,7 @@ def test_agreement_where_the_float_network_is_sure() -> None:
     made[1] = made[1].flip(0)[[1, 0, 2]]
     found = photographs.compared(real, made)
     assert (found["sure_crops"], found["sure_agreement_percent"], found["agreement_percent"]) == (2, 50, 75)
-    assert photographs.cell(found) == f"75.0 %, {found['sqnr_db']:.1f} dB; sure: 50.0 %"
+    assert photographs.cell(found) == f"75.0 %, {found['sqnr_db']:.1f} dB; of 2 sure 50.0 %"
     assert "sure_crops" not in photographs.compared(real[2:], made[2:])
 
 
