@@ -123,7 +123,7 @@ def onnxruntime(asked: Question) -> Answer:
             quant_pre_process(str(exported), str(ready), skip_symbolic_shape=True)
         session = quantized_session(ready, static, asked.calibration)
     logits = [session.run(None, {"images": part.numpy()})[0] for part in torch.split(asked.judged, 250)]
-    settings = {"onnxruntime": version("onnxruntime"), "calibration": "MinMax", "per_channel": True}
+    settings = {"onnxruntime": version("onnxruntime"), "ranges": "MinMax", "per_channel": True}
     return torch.from_numpy(np.concatenate(logits)), settings
 
 
@@ -206,7 +206,7 @@ BREVITAS = ("brevitas==0.13.4", TORCH, "numpy", "onnx", "onnxscript", "tqdm")
 MCT = ("model-compression-toolkit==2.6.1", TORCH_OF_PYPI, "torchvision==0.28.0", "setuptools<81")
 NNCF = ("nncf==3.4.0", TORCH)
 TORCHAO = ("torchao==0.18.0", TORCH, "numpy")
-NARROW = ("W4A4", "W3A3", "W2A2", "W4A8", "W2A8", "W8A4")
+NARROW = ("W4A4", "W3A3", "W2A2", "W4A8", "W2A8", "W8A4", "W6A6")
 
 PEERS: dict[str, Peer] = {
     "onnxruntime": onnxruntime,
@@ -214,9 +214,13 @@ PEERS: dict[str, Peer] = {
     "brevitas:gptq": Elsewhere("brevitas_ptq", BREVITAS, "gptq"),
     "brevitas:qat2": Elsewhere("brevitas_ptq", BREVITAS, "qat2"),
     "brevitas:example": Elsewhere("brevitas_ptq", BREVITAS, "example"),
+    "brevitas:example-gptq": Elsewhere("brevitas_ptq", BREVITAS, "example-gptq"),
     "aimet": Elsewhere("aimet_ptq", AIMET),
     "aimet:seqmse": Elsewhere("aimet_ptq", AIMET, "seqmse"),
+    "aimet:folded": Elsewhere("aimet_ptq", AIMET, "folded"),
+    "aimet:folded-seqmse": Elsewhere("aimet_ptq", AIMET, "folded-seqmse"),
     "mct": Elsewhere("mct_gptq", MCT),
+    "mct:ptq": Elsewhere("mct_gptq", MCT, "ptq"),
     "nncf": Elsewhere(
         "nncf_ptq",
         NNCF,

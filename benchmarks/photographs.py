@@ -162,17 +162,23 @@ def calibration(paths: Sequence[Path], folders: Sequence[Path], size: int, furth
     return torch.cat(parts)[spread(kinds, seed=0)]
 
 
+def parted(way: str) -> tuple[str, dict[str, int], list[str]]:
+    """The name of a way, what of its settings this benchmark knows, and the others, each `NAME=NUMBER`."""
+    own, name, changed = {"residual_bits": 0, "further": 0, "crops": 0}, [], []
+    for part in way.split(":"):
+        setting, equals, number = part.partition("=")
+        if setting in own and equals:
+            own[setting] = int(number)
+        else:
+            (changed if equals else name).append(part)
+    return ":".join(name), own, changed
+
+
 def predicting(
     graph: Graph, width: str, way: str, calibrating: Calibration, folder: Path
 ) -> tuple[Predict, dict[str, Any]]:
     """What gives logits, in ONNX Runtime, and its settings as JSON values."""
-    way, *changed = way.split(":")
-    own = {"residual_bits": 0, "further": 0, "crops": 0}
-    for change in list(changed):
-        name, _, number = change.partition("=")
-        if name in own:
-            own[name] = int(number)
-            changed.remove(change)
+    way, own, changed = parted(way)
     images = calibrating(own["further"], own["crops"])
     scheme = Scheme.uniform(graph.layers, Precision.parse(width))
     if own["residual_bits"]:
@@ -199,8 +205,12 @@ def answers(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The logits of a row, and its settings as JSON values; the folder holds the environments of other quantizers."""
     if way.startswith("peer-"):
-        asked = Question(graph, network(graph.model), calibrating(0, 0), judged, width, 0, folder)
-        return PEERS[way.removeprefix("peer-")](asked)
+        name, own, changed = parted(way.removeprefix("peer-"))
+        if name not in PEERS or changed or own["residual_bits"]:
+            raise SystemExit(f"expected a way peer-NAME with crops= and further= at most, got '{way}'")
+        images = calibrating(own["further"], own["crops"])
+        made, settings = PEERS[name](Question(graph, network(graph.model), images, judged, width, 0, folder))
+        return made, {"calibration": len(images), **settings}
     with tempfile.TemporaryDirectory() as files:
         predict, settings = predicting(graph, width, way, calibrating, Path(files))
         return logits(predict, judged, f"{graph.model}/{width}/{way}"), settings

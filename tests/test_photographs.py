@@ -145,10 +145,11 @@ def test_every_way_is_measured(pictures: Path, further: Path, tmp_path: Path, mo
     monkeypatch.setattr(errors, "COUNT", 30)
     given = ["--json", str(tmp_path / "rows.json"), "--photographs", str(pictures)]
     ways = (
-        "calibrated", "kept", "settled", "peer-onnxruntime", "calibrated:further=6", "reconstructed:steps=2:batch_size=8",
+        "calibrated", "kept", "settled", "peer-onnxruntime",
+        "calibrated:further=6", "peer-onnxruntime:further=6", "reconstructed:steps=2:batch_size=8",
     )  # fmt: skip
     rows = [part for way in ways for part in ("--rows", f"tiny/W8A8/{way}")]
-    more = ["--way", ways[-2], "--way", ways[-1], "--further", str(further)]
+    more = [*(part for way in ways[-3:] for part in ("--way", way)), "--further", str(further)]
     page = tmp_path / "page.md"
     monkeypatch.setattr(sys, "argv", ["photographs.py", *given, *more, *rows, "--docs", str(page)])
     photographs.main()
@@ -160,10 +161,30 @@ def test_every_way_is_measured(pictures: Path, further: Path, tmp_path: Path, mo
         row = found["rows"][f"tiny/W8A8/{way}"]
         assert way == "settled" or row["sqnr_db"] > 15
         assert f"| {way} | {photographs.cell(row)} |" in page.read_text()
-    assert found["rows"]["tiny/W8A8/calibrated:further=6"]["calibration"] == 22
+    for way in ways[-3:-1]:
+        assert found["rows"][f"tiny/W8A8/{way}"]["calibration"] == 22
+    assert found["rows"]["tiny/W8A8/peer-onnxruntime"]["per_channel"]
     sources = {name.split("/")[2]: row["sqnr_db"] for name, row in found["sources"].items()}
     assert sources["both"] < min(sources["all weights"], sources["all activations"]) + 1
     assert sources["float16"] > sources["bfloat16"] > 15
+
+
+def test_a_way_has_a_name_and_settings() -> None:
+    """Those of the images and of residuals are this benchmark's; a recipe belongs to the name; others are handed on."""
+    assert photographs.parted("peer-brevitas:example:crops=256:further=385") == (
+        "peer-brevitas:example", {"residual_bits": 0, "further": 385, "crops": 256}, [],
+    )  # fmt: skip
+    assert photographs.parted("reconstructed:steps=0:residual_bits=16")[1:] == (
+        {"residual_bits": 16, "further": 0, "crops": 0}, ["steps=0"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["peer-nobody", "peer-onnxruntime:steps=3", "peer-onnxruntime:residual_bits=16"])
+def test_a_way_of_a_peer_that_is_none_is_refused(way: str, tmp_path: Path) -> None:
+    """Before anything is quantized."""
+    graph = capture(Tiny().eval(), (3, 32, 32), name="tiny")
+    with pytest.raises(SystemExit, match=f"expected a way peer-NAME .* got '{way}'"):
+        photographs.answers(graph, "W8A8", way, lambda *_: torch.zeros(0), torch.zeros(0), tmp_path)
 
 
 @torch.no_grad()

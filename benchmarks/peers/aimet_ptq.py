@@ -4,7 +4,9 @@
 Weights are symmetric with a scale a channel; inputs of convolutions and of the linear layer have a zero point, ranges by AIMET's
 `tf_enhanced` (least squared error over a histogram); sums of branches stay in float. Batch norm is not merged: a factor for each
 channel changes no rounding where scales have channels, and `reestimate_bn_stats` has something to estimate anew. AdaRound has
-fewer steps a layer than its default of 15,000, which would take most of an hour; its other settings are its defaults.
+fewer steps a layer than its default of 15,000, which would take most of an hour; its other settings are its defaults. With
+`folded` before the recipe, batch norm is merged first, as AIMET's guide has it, and keeps its statistics: those of images unlike
+the training set would ruin the network.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import torch
 from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
+from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.bn_reestimation import reestimate_bn_stats
 from aimet_torch.common.defs import QuantScheme
 from aimet_torch.model_preparer import prepare_model
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 
 STEPS = 1500
 SCHEME = QuantScheme.post_training_tf_enhanced
+ASYMMETRIC = {"is_symmetric": "False"}
 WANTED = {"is_input_quantized": "True", "params": {"weight": {"is_quantized": "True", "is_symmetric": "True"}}}
 CONFIG = {
     "defaults": {
@@ -33,7 +37,9 @@ CONFIG = {
         "per_channel_quantization": "True",
     },
     "params": {},
-    "op_type": dict.fromkeys(("Conv", "Gemm", "MatMul"), WANTED),
+    # Unless these are named here, AIMET does not quantize what they leave, and refuses that the layer behind wants it.
+    "op_type": dict.fromkeys(("Conv", "Gemm", "MatMul"), WANTED)
+    | dict.fromkeys(("Dropout", "Pad"), ASYMMETRIC),
     "supergroups": [],
     "model_input": {},
     "model_output": {},
@@ -58,9 +64,11 @@ def everything(model: nn.Module) -> None:
 
 
 asked = question()
-sequential = asked.recipe == "seqmse"
+folded, sequential = asked.recipe.startswith("folded"), asked.recipe.endswith("seqmse")
 loader = [images for images, _ in asked.batches()]
 network, first = prepare_model(asked.network).eval(), asked.calibration[:1]
+if folded:
+    fold_all_batch_norms(network, None, first)
 with tempfile.TemporaryDirectory() as folder:
     config = Path(folder) / "config.json"
     config.write_text(json.dumps(CONFIG))
@@ -87,7 +95,8 @@ with tempfile.TemporaryDirectory() as folder:
     else:
         simulation.set_and_freeze_param_encodings(str(Path(folder) / "rounded.encodings"))
 simulation.compute_encodings(everything)
-reestimate_bn_stats(simulation.model, [images for images, _ in asked.batches(128)])
-settings = {"scheme": "tf_enhanced", "batch_norm": "re-estimated", "sums": "float"}
+if not folded:
+    reestimate_bn_stats(simulation.model, [images for images, _ in asked.batches(128)])
+settings = {"scheme": "tf_enhanced", "batch_norm": "merged" if folded else "re-estimated", "sums": "float"}
 settings |= {"sequential_mse": True} if sequential else {"adaround_steps": STEPS}
 answer(asked, simulation.model, ["aimet-torch", "torch"], settings)

@@ -5,7 +5,8 @@ Its layerwise backend: weights with a scale a channel, inputs of layers with a z
 by least squares (its `mse`), then, where the recipe says so, GPTQ; at last batch norm from the calibration images. For that
 PyTorch averages what all batches have in the quantized network: Brevitas's `norm_correction_mode` leaves the geometric mean of
 new variances and old ones. The recipe `example` is its example's, at its defaults but for a scale a channel: the 99.999th
-percentile of activations, batch norm merged, channels equalised, bias correction.
+percentile of activations, batch norm merged, channels equalised, bias correction; `example-gptq` has GPTQ before that.
+ReLU6 stays, which Brevitas makes ReLU unless told otherwise.
 
 The recipe `qat2` trains what least squares calibrated, before batch norm is averaged: the scale of each channel's weights and the
 scale and zero point of each input are parameters there already (`PARAMETER_FROM_STATS`), and batch norm has batch statistics.
@@ -24,7 +25,7 @@ from exchange import answer, question
 from training_loop import train
 
 asked = question()
-example = asked.recipe == "example"
+example, gptq = asked.recipe.startswith("example"), asked.recipe.endswith("gptq")
 ranges = "stats" if example else "mse"
 
 
@@ -40,7 +41,9 @@ def bits(inner: int) -> object:
 
 
 teacher = deepcopy(asked.network)
-network = preprocess_for_quantize(asked.network, equalize_iters=20 if example else 0, merge_bn=example)
+network = preprocess_for_quantize(
+    asked.network, relu6_to_relu=False, equalize_iters=20 if example else 0, merge_bn=example
+)
 _, layers, _, _ = ptq.create_quant_maps(
     dtype=torch.float32,
     bias_bit_width=None,
@@ -65,7 +68,7 @@ loader = asked.batches()
 with torch.no_grad():
     network(loader[0][0])  # weights find their scales
 ptq.calibrate(loader, network)
-if asked.recipe == "gptq":
+if gptq:
     ptq.apply_gptq(loader, network, act_order=True, use_quant_activations=False, create_weight_orig=True)
 if asked.recipe == "qat2":
     train(network, teacher, asked)
@@ -83,6 +86,6 @@ else:
     network.eval()
 with torch.no_grad(), quant_inference_mode(network):
     network(loader[0][0])
-    settings = {"ranges": ranges, "gptq": asked.recipe == "gptq", "batch_norm": "merged" if example else "settled"}
+    settings = {"ranges": ranges, "gptq": gptq, "batch_norm": "merged" if example else "settled"}
     settings |= {} if asked.training is None else {"training": asked.training}
     answer(asked, network, ["brevitas", "torch"], settings)

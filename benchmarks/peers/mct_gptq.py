@@ -6,7 +6,7 @@ for which the Hessians of all images alone would take twenty minutes of a proces
 schema: weights are symmetric with a scale a channel, activations have a zero point. MCT quantizes what layers leave, once for
 all that read it, so that a sum would read the few bits of the convolution beside it: an operation that changes nothing, LeakyReLU
 of slope 1, stands before every inner layer and leaves its few bits, and everything else leaves 8. Batch norm is merged. One epoch
-is all calibration images once, in batches of 32.
+is all calibration images once, in batches of 32. The recipe `ptq` is without gradients: ranges, and its correction of biases.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def prepared(asked: Question) -> Network:
     """The network with an operation before every inner layer that leaves its input as it is."""
     network = asked.network
     for module in network.modules():
-        if isinstance(module, nn.ReLU):
+        if isinstance(module, nn.ReLU | nn.ReLU6):
             module.inplace = False
     network.add_submodule("narrow", nn.Module())
     nodes = [node for node in network.graph.nodes if node.op == "call_module"]
@@ -93,7 +93,7 @@ def platform(weight_bits: int, act_bits: int) -> schema.TargetPlatformCapabiliti
         operators(Names.FULLY_CONNECTED, layer(8)),
     )
     narrow = operators(Names.LEAKY_RELU, eight.clone_and_edit(activation_n_bits=act_bits))
-    relu, add = operators(Names.RELU), operators(Names.ADD)
+    clamps, add = (operators(Names.RELU), operators(Names.RELU6)), operators(Names.ADD)
     shapes = eight.clone_and_edit(enable_activation_quantization=False)
     return schema.TargetPlatformCapabilities(
         default_qco=schema.QuantizationConfigOptions(quantization_configurations=(eight,)),
@@ -102,11 +102,13 @@ def platform(weight_bits: int, act_bits: int) -> schema.TargetPlatformCapabiliti
             inner,
             last,
             narrow,
-            relu,
+            *clamps,
             add,
-            *(operators(name, shapes) for name in (Names.SIZE, Names.RESHAPE, Names.FLATTEN)),
+            *(operators(name, shapes) for name in (Names.SIZE, Names.RESHAPE, Names.FLATTEN, Names.ZERO_PADDING2D)),
         ),
-        fusing_patterns=tuple(schema.Fusing(operator_groups=(before, relu)) for before in (first, inner, add)),
+        fusing_patterns=tuple(
+            schema.Fusing(operator_groups=(before, clamp)) for before in (first, inner, add) for clamp in clamps
+        ),
         name="asked",
         add_metadata=False,
     )
@@ -120,16 +122,24 @@ def images() -> Iterator[list[Tensor]]:
 asked = question()
 attributes = {KERNEL_ATTR: DefaultDict(default_value="weight"), BIAS_ATTR: DefaultDict(default_value="bias")}
 only_first = CustomOpsetLayers([LayerFilterParams(nn.Conv2d, in_channels=asked.judged.shape[1])], attributes)
-quantized, _ = mct.gptq.pytorch_gradient_post_training_quantization(
-    prepared(asked),
-    images,
-    core_config=mct.core.CoreConfig(
-        quantization_config=mct.core.QuantizationConfig(custom_tpc_opset_to_layer={FIRST: only_first})
-    ),
-    gptq_config=mct.gptq.get_pytorch_gptq_config(n_epochs=EPOCHS, use_hessian_sample_attention=False),
-    target_platform_capabilities=platform(asked.weight_bits, asked.act_bits),
+core = mct.core.CoreConfig(
+    quantization_config=mct.core.QuantizationConfig(custom_tpc_opset_to_layer={FIRST: only_first})
 )
-with torch.no_grad():
+target = platform(asked.weight_bits, asked.act_bits)
+if asked.recipe == "ptq":
+    quantized, _ = mct.ptq.pytorch_post_training_quantization(
+        prepared(asked), images, core_config=core, target_platform_capabilities=target
+    )
+    settings = {"epochs": 0}
+else:
+    quantized, _ = mct.gptq.pytorch_gradient_post_training_quantization(
+        prepared(asked),
+        images,
+        core_config=core,
+        gptq_config=mct.gptq.get_pytorch_gptq_config(n_epochs=EPOCHS, use_hessian_sample_attention=False),
+        target_platform_capabilities=target,
+    )
     settings = {"epochs": EPOCHS, "batch": BATCH, "hessian_weights": True, "sample_attention": False}
-    settings |= {"batch_norm": "merged", "sums": "8 bits"}
+settings |= {"batch_norm": "merged", "sums": "8 bits"}
+with torch.no_grad():
     answer(asked, quantized.eval(), ["model-compression-toolkit", "torch"], settings)
