@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from accuracy_page import page
 from accuracy_peers import PEERS, Answer, Question, Training
-from accuracy_training import EPOCHS, QAT, as_json, of_training, train, with_changes
+from accuracy_training import EPOCHS, QAT, as_json, of_training, reconstruction_as_json, train, with_changes
 from fashion import NETWORKS, trained
 from torch import Tensor
 
@@ -206,7 +206,7 @@ def rebuilt(
     """Reconstruct in place, on the row's device; returns the settings as JSON values."""
     reference = graph.with_parameters({name: t.to(place.device) for name, t in graph.parameters.items()})
     reconstruct(model.to(place.device), images.to(place.device), settings, reference=reference)
-    return asdict(settings)
+    return reconstruction_as_json(settings)
 
 
 def measured(row: Row, place: Place) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def main() -> None:
     if missing:
         measure_all(arguments, parser, missing, before, kind)
     if arguments.docs:
-        write_text(arguments.docs, page(before, asdict(QAT), asdict(ReconstructionSettings())))
+        write_text(arguments.docs, page(before, asdict(QAT), reconstruction_as_json(ReconstructionSettings())))
     for name, row in before[kind].items():
         print(f"{name}: {row.get('top1_percent', row.get('failed'))}")
 

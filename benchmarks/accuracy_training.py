@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bitwright.data import ImageData
 from bitwright.graph import FloatModel, Graph
+from bitwright.reconstruction import ReconstructionSettings
 from bitwright.training import Checkpointing, Distillation, Hooks, QuantizedModel, TrainSettings, fit
 
 EPOCHS = {"qat2": 2, "qat10": 10}
@@ -68,12 +69,18 @@ class Average:
 
 
 def with_changes(settings: Settings, changed: Sequence[str]) -> Settings:
-    """Settings with others of some fields, each `name=number`."""
-    kinds = {item.name: type(getattr(settings, item.name)) for item in fields(settings)}  # type: ignore[arg-type]
+    """Settings with others of some fields, each `name=number`; what is None by default is a whole number else."""
+    values = {item.name: getattr(settings, item.name) for item in fields(settings)}  # type: ignore[arg-type]
+    kinds = {name: int if value is None else type(value) for name, value in values.items()}
     pairs = [change.partition("=")[::2] for change in changed]
     if unknown := [name for name, _ in pairs if name not in kinds]:
         raise ValueError(f"expected one of {', '.join(kinds)}, got '{unknown[0]}'")
     return replace(settings, **{name: kinds[name](float(value)) for name, value in pairs})  # type: ignore[type-var]
+
+
+def reconstruction_as_json(settings: ReconstructionSettings) -> dict[str, Any]:
+    """The settings of a reconstruction as JSON values, those that depend on others by their number."""
+    return asdict(settings) | {"network_steps": settings.all_network_steps}
 
 
 def of_training(way: str, seed: int) -> tuple[TrainSettings, Besides]:

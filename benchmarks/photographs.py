@@ -31,7 +31,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
@@ -41,7 +41,7 @@ from typing import Any
 
 import torch
 from accuracy_peers import PEERS, Question
-from accuracy_training import with_changes
+from accuracy_training import reconstruction_as_json, with_changes
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize, pil_to_tensor, resized_crop
@@ -189,7 +189,7 @@ def predicting(
         settings = with_changes(ReconstructionSettings(), changed)
         with bar(f"reconstructing {graph.model}, {width}") as progress:
             reconstruct(model, images, settings, progress=progress)
-        kept["settings"] = asdict(settings)
+        kept["settings"] = reconstruction_as_json(settings)
     integers = lower(model.eval())
     path = folder / f"{graph.model}.{width}.onnx"
     export_onnx(integers, path)

@@ -38,8 +38,7 @@ CONFIG = {
     },
     "params": {},
     # Unless these are named here, AIMET does not quantize what they leave, and refuses that the layer behind wants it.
-    "op_type": dict.fromkeys(("Conv", "Gemm", "MatMul"), WANTED)
-    | dict.fromkeys(("Dropout", "Pad"), ASYMMETRIC),
+    "op_type": dict.fromkeys(("Conv", "Gemm", "MatMul"), WANTED) | dict.fromkeys(("Dropout", "Pad"), ASYMMETRIC),
     "supergroups": [],
     "model_input": {},
     "model_output": {},

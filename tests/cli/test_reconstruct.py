@@ -66,11 +66,30 @@ def test_steps_that_are_taken_back_are_told(bitwright: Command, tmp_path: Path) 
     wild = ("-d", "mnist-5k", *OPTIONS, "--lr", 30, "--json", "-o", tmp_path / "made")
     done = bitwright("reconstruct", tmp_path / "net.graph", *wild)
     assert done.status == 0, done.err
-    assert json.loads(done.out)["unseen_error"] >= 1
-    assert "all steps were taken back: on images that they were not shown" in done.err
+    told = json.loads(done.out)
+    assert told["unseen_error"] > 1
+    assert told["taken_back"] is True
+    assert "the steps of blocks were taken back: on images that they were not shown" in done.err
+    assert "network_unseen_error" not in told
     images, labels = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
     model, _ = calibrated(graph, Scheme.uniform(graph.layers, Precision(4, 4)), images)
     assert same(compensate_rounding(model, images[spread(labels, 0)][:56], reference=graph), tmp_path / "made")
+
+
+def test_all_layers_descend_by_as_many_steps_as_are_asked_for(bitwright: Command, tmp_path: Path) -> None:
+    """Behind no step of a block, too; where they are taken back, that is told."""
+    graph = small_graph()
+    graph.save(tmp_path / "net.graph")
+    options = ("-d", "mnist-5k", "--scheme", "W4A4", "--steps", 0, "--network-steps", 3, "-b", 16, "-n", 64, "--json")
+    done = bitwright("reconstruct", tmp_path / "net.graph", *options, "-o", tmp_path / "made")
+    assert done.status == 0, done.err
+    told = json.loads(done.out)
+    assert told["network_unseen_error"] > 0
+    assert ("the steps of all layers at once were taken back" in done.err) == told["network_taken_back"]
+    images, labels = load_data("mnist-5k", channels=1, image_size=28).calibration(64, 0)
+    model, _ = calibrated(graph, Scheme.uniform(graph.layers, Precision(4, 4)), images)
+    settings = ReconstructionSettings(steps=0, network_steps=3, batch_size=16)
+    assert same(reconstruct(model, images[spread(labels, 0)], settings, reference=graph), tmp_path / "made")
 
 
 def test_a_graph_is_equalised_first(bitwright: Command, tmp_path: Path) -> None:

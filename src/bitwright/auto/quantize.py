@@ -276,7 +276,9 @@ class _Search:
             if way == RECONSTRUCTED:
                 # On what it was calibrated on.
                 given = images.spread(settings.calibration_images, settings.seed)
-                made = reconstruct(made, given, ReconstructionSettings(seed=settings.seed), progress=progress)
+                made = reconstruct(
+                    made, given, ReconstructionSettings(network_steps=0, seed=settings.seed), progress=progress
+                )
             return lower(made, progress=progress)
 
     def written(self, found: _Found, form: Form) -> AutoResult:

@@ -34,6 +34,11 @@ bitwright reconstruct resnet18.graph -d none --scheme W4A8 -o resnet18.w4a8.chec
 bitwright reconstruct resnet18.w2a4.checkpoint --reference resnet18.graph -d imagefolder:/data/imagenet -o better.checkpoint
 """
 _IMAGES, _BATCH = 1024, 100
+_LOOKS = (
+    ("", "blocks", "--steps 0"),
+    ("network_", "all layers at once", "--network-steps 0"),
+)
+"""Steps that may be taken back: how names of their figures begin, what they are of, and how to do without."""
 
 
 @app.command(epilog=EXAMPLES)
@@ -71,6 +76,14 @@ def reconstruct(
             "--steps", parser=whole(0), help="For each block: 200; 0 only compensates rounding errors, much sooner."
         ),
     ] = None,
+    network_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--network-steps",
+            parser=whole(0),
+            help="Then, for all layers at once: four for each of a block's, and none where those are taken back.",
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", parser=whole(1), help="Images in a step.")
     ] = None,
@@ -104,9 +117,9 @@ def reconstruct(
     *,
     asked: Preprocessing,
 ) -> None:
-    """Learn the rounding, scales and offsets of integers, block by block, towards what the float network does.
+    """Learn the rounding, scales and offsets of integers towards what the float network does, by blocks and then all at once.
 
-    No label is read. An eighth of the images is kept to judge by: steps that make the network no better there are taken back.
+    No label is read. An eighth of the images is kept to judge by: steps that make the network worse there are taken back.
     What it writes is a checkpoint, to lower or to train; its formats are those that it began with.
     """
     from rich.text import Text
@@ -117,7 +130,9 @@ def reconstruct(
     from bitwright.reconstruction.calibration import float_tensors
     from bitwright.training import Checkpointing, calibrated, save_quantized
 
-    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "drop": drop}
+    given: dict[str, Any] = {
+        "steps": steps, "network_steps": network_steps, "batch_size": batch_size, "learning_rate": learning_rate, "drop": drop,
+    }  # fmt: skip
     settings = ReconstructionSettings(**{name: value for name, value in given.items() if value is not None}, seed=seed)
     state = output.with_name(f"{output.name}.state")
     kept = kept_in(output)
@@ -145,7 +160,9 @@ def reconstruct(
         with bar(f"reconstructing {name}") as progress:
 
             def told(done: int, total: int, /, **figures: float) -> None:
-                judged.update({name: value for name, value in figures.items() if name == "unseen_error"})
+                judged.update(
+                    {name: value for name, value in figures.items() if name.endswith(("unseen_error", "taken_back"))}
+                )
                 progress(done, total, **figures)
 
             reconstruct_model(quantized, seen, settings, reference=floats, checkpoint=checkpoint, progress=told)
@@ -161,12 +178,13 @@ def reconstruct(
     state.unlink(missing_ok=True)
     kept.unlink(missing_ok=True)
     show({**result, "file": str(output)}, as_json, lambda: Text(line))
-    if judged.get("unseen_error", 0.0) >= 1:
-        note(
-            "all steps were taken back: on images that they were not shown, they made the error "
-            f"{judged['unseen_error']:.2f} times what it was before them. --steps 0 leaves them out, and more images may "
-            "make them worth while."
-        )
+    for part, whose, without in _LOOKS:
+        if judged.get(f"{part}taken_back"):
+            note(
+                f"the steps of {whose} were taken back: on images that they were not shown, they made the error "
+                f"{judged[f'{part}unseen_error']:.2f} times what it was before them. {without} leaves them out, and more images "
+                "may make them worth while."
+            )
     note(f"wrote {output}")
 
 
