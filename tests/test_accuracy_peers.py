@@ -71,6 +71,27 @@ def script(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "environment_of", lambda folder, requirements: Path(sys.executable))
 
 
+class Again(nn.Module):
+    """One activation called three times, beside another of the name that its second call would have, and one layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.act_1 = nn.ReLU6(), nn.Conv2d(2, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.act(self.act_1(self.act(self.act_1(self.act(images)))))
+
+
+def test_an_activation_called_again_is_another_module(tmp_path: Path) -> None:
+    """What has weights stays one; the network computes what it did."""
+    module, images = Again().eval(), torch.randn(2, 2, 3, 3)
+    network_file.write_network(module, tmp_path)
+    read = network_file.read_network(tmp_path)
+    assert torch.equal(read(images), module(images))
+    called = [node.target for node in read.graph.nodes if node.op == "call_module"]
+    assert called == ["act", "act_1", "act_2", "act_1", "act_3"]
+
+
 def test_a_peer_answers_with_logits_of_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that does nothing has the float network's logits; settings have versions."""
     script(tmp_path, SCRIPT, monkeypatch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import operator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,24 @@ KEPT = ("placeholder", "call_module", "call_function", "call_method", "output")
 def write_network(module: nn.Module, folder: Path) -> None:
     """Write a network in evaluation, with the weights that it has.
 
+    A module without weights that is called again is another one in the file: quantizers take a module for one operation.
+
     Raises:
         ValueError: If it calls what is neither a module of `torch.nn` nor one of the functions and methods above.
     """
     traced = fx.symbolic_trace(module.eval())
     names = {function: name for name, function in FUNCTIONS.items()}
-    nodes, modules = [], {}
+    nodes, modules, taken = [], dict[str, list[Any]](), {name for name, _ in traced.named_modules()}
     for node in traced.graph.nodes:
         target = names.get(node.target) if node.op == "call_function" else node.target
         if target is None or node.op not in KEPT or (node.op == "call_method" and target not in METHODS):
             raise ValueError(f"no file of networks has '{node.op}' of {node.target}.")
         if node.op == "call_module":
-            modules[target] = described(traced.get_submodule(target))
+            called = traced.get_submodule(target)
+            if target in modules and not called.state_dict():
+                target = next(name for number in count(1) if (name := f"{target}_{number}") not in taken)
+                taken.add(target)
+            modules[target] = described(called)
         nodes.append([node.name, node.op, target, *(fx.map_arg(part, named) for part in (node.args, node.kwargs))])
     (folder / "network.json").write_text(json.dumps({"modules": modules, "nodes": nodes}))
     np.savez(folder / "network.npz", **{name: value.numpy() for name, value in traced.state_dict().items()})
