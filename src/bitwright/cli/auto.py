@@ -202,7 +202,7 @@ def _commands(
     made.append(["sensitivity", graph, *given, *seeded, "-o", f"{stem}.sensitivities.json"])
     how = ["train", "--epochs", "0"]
     if result.way == RECONSTRUCTED:
-        how = ["reconstruct", "--images", str(AutoSettings.calibration_images)]
+        how = ["reconstruct", "--images", str(AutoSettings.calibration_images), "--network-steps", "0"]
     elif result.way == TRAINED and training is not None:
         how = ["train", "--epochs", str(training.epochs), "--lr", f"{training.learning_rate:g}"]
     scheme, checkpoint = f"{stem}.yaml", f"{stem}.checkpoint"
