@@ -63,7 +63,7 @@ def test_steps_that_are_taken_back_are_told(bitwright: Command, tmp_path: Path) 
     """With how much larger they made the error on images unseen; what is written is the compensation of the others."""
     graph = small_graph()
     graph.save(tmp_path / "net.graph")
-    wild = ("-d", "mnist-5k", *OPTIONS, "--lr", 30, "--json", "-o", tmp_path / "made")
+    wild = ("-d", "mnist-5k", *OPTIONS, "--network-steps", 0, "--lr", 30, "--json", "-o", tmp_path / "made")
     done = bitwright("reconstruct", tmp_path / "net.graph", *wild)
     assert done.status == 0, done.err
     told = json.loads(done.out)

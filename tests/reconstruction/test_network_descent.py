@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bitwright.errors import FileFormatError, TrainingError
 from bitwright.graph import Graph, capture
+from bitwright.graph.state_file import StateFile
 from bitwright.graph.tensors_file import read_tensors, serialize
 from bitwright.integer import run
 from bitwright.reconstruction import ReconstructionSettings, compensate_rounding, reconstruct
@@ -123,7 +124,7 @@ def test_two_bits_come_closer_on_images_unseen() -> None:
 
 
 def test_by_default_it_follows_the_steps_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four for each of theirs, none where there are none or they are taken back; by number it is asked for."""
+    """Four for each of theirs, also where they are taken back; none where there are none."""
     images = digits().calibration(64)[0]
 
     def figures(model: QuantizedModel, settings: ReconstructionSettings) -> dict[str, float]:
@@ -145,8 +146,7 @@ def test_by_default_it_follows_the_steps_of_blocks(monkeypatch: pytest.MonkeyPat
     wild = replace(few, learning_rate=30.0, scale_rate=5.0)
     found = figures(small_quantized("W4A8"), wild)
     assert found["taken_back"]
-    assert "network_unseen_error" not in found
-    assert "network_unseen_error" in figures(small_quantized("W4A8"), replace(wild, network_steps=2))
+    assert "network_unseen_error" in found
     assert "unseen_error" not in figures(small_quantized("W4A8"), ReconstructionSettings(steps=0))
 
 
@@ -184,6 +184,7 @@ def test_it_goes_on_to_the_bit(tmp_path: Path, steps: int, monkeypatch: pytest.M
         return looks[-1]
 
     monkeypatch.setattr(module, "_judge", judged_again)
+    monkeypatch.setattr(StateFile, "due", lambda _: True)  # however long it takes to write
     whole = kept(reconstruct(small_quantized("W2A4"), images, settings))
     judged = looks.copy()
     state = Checkpointing(tmp_path / "state", minutes=0.0)

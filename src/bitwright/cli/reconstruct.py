@@ -81,7 +81,7 @@ def reconstruct(
         typer.Option(
             "--network-steps",
             parser=whole(0),
-            help="Then, for all layers at once: four for each of a block's, and none where those are taken back.",
+            help="Then, for all layers at once: four for each of a block's.",
         ),
     ] = None,
     batch_size: Annotated[

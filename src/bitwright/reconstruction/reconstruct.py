@@ -54,7 +54,7 @@ def reconstruct(
     has doubled at the end stays as it was. At last all layers descend at once, images mixed in pairs among others
     (`NetworkDescent`). The last eighth of the images is shown to none of them: where the network is further from the float one on
     these, each in eight forms, than before the steps, in the geometric mean and beyond doubt (`Change.worse`), they are taken
-    back: those of the blocks, and then there are no others unless `network_steps` asks for them; or those of the network.
+    back: those of the blocks, and those of the network.
 
     Args:
         model: A calibrated model.
@@ -126,8 +126,6 @@ def reconstruct(
         if kept is not None:
             kept.end_blocks(before, of_steps)
     if of_steps is not None:
-        if of_steps.worse and settings.network_steps is None:
-            network_steps, of_blocks = 0, total
         progress(of_blocks, total, unseen_error=of_steps.ratio, taken_back=of_steps.worse)
     if network_steps:
         descent = NetworkDescent(model, floats, settings, generator)
