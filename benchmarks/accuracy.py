@@ -62,7 +62,7 @@ from bitwright.scheme import Budget, Precision, Scheme
 from bitwright.sensitivity import SensitivityTable, measure_sensitivity
 from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, calibrated
 
-WIDTHS = ("W8A8", "W4A4", "W3A3", "W2A2", "W4A8", "W2A8", "W8A4")
+WIDTHS = ("W8A8", "W4A4", "W3A3", "W2A2", "W4A8", "W2A8", "W8A4", "W8A3")
 RANDOM = 20
 MIXED = ("search3", "W3A8", *(f"random3-{number}" for number in range(1, RANDOM + 1)))
 """Schemes of the size of 3 bits, activations of 8: the one that the search finds, the uniform one, and random ones."""

@@ -193,6 +193,10 @@ def run(command: list[str]) -> None:
     """
     clean = {key: text for key, text in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean)
+    if done.returncode < 0:
+        raise BitwrightError(
+            f"{Path(command[1]).stem} was killed (signal {-done.returncode}), for want of memory perhaps."
+        )
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         raise BitwrightError(lines[-1] if lines else f"{command[0]} ended with {done.returncode} and said nothing.")
@@ -206,7 +210,7 @@ BREVITAS = ("brevitas==0.13.4", TORCH, "numpy", "onnx", "onnxscript", "tqdm")
 MCT = ("model-compression-toolkit==2.6.1", TORCH_OF_PYPI, "torchvision==0.28.0", "setuptools<81")
 NNCF = ("nncf==3.4.0", TORCH)
 TORCHAO = ("torchao==0.18.0", TORCH, "numpy")
-NARROW = ("W4A4", "W3A3", "W2A2", "W4A8", "W2A8", "W8A4", "W6A6")
+NARROW = ("W4A4", "W3A3", "W2A2", "W4A8", "W2A8", "W8A4", "W8A3", "W6A6")
 
 PEERS: dict[str, Peer] = {
     "onnxruntime": onnxruntime,

@@ -256,3 +256,13 @@ def test_a_way_has_the_settings_of_a_peers_training(monkeypatch: pytest.MonkeyPa
     assert trains.settings.weight_decay == accuracy.QAT.weight_decay
     assert trains.besides == Besides(distill=0.0)
     assert others == [None, None]
+
+
+def test_a_peer_that_is_killed_says_so() -> None:
+    """It has no last words; one that fails has, and one that fails in silence is named."""
+    with pytest.raises(BitwrightError, match=r"-c was killed \(signal 9\), for want of memory perhaps"):
+        peers.run([sys.executable, "-c", "import os; print('working', flush=True); os.kill(os.getpid(), 9)"])
+    with pytest.raises(BitwrightError, match=r"^no such width$"):
+        peers.run([sys.executable, "-c", "raise SystemExit('no such width')"])
+    with pytest.raises(BitwrightError, match="ended with 3 and said nothing"):
+        peers.run([sys.executable, "-c", "raise SystemExit(3)"])
