@@ -303,7 +303,15 @@ scales of channels by what is lost 10.8. From the 256 crops alone, of eight phot
 kept 98 % (27 dB) on the images it had seen, and 64 % of the others. A few steps of gradient descent behind it lost some of what
 it gained, before steps were judged by images kept from them (the rows of reconstruction are of that time, but for those of
 `crops=256`).
-**peer-onnxruntime**: ONNX Runtime's static quantizer, with a scale for each channel, on the same crops.
+**peer-...**: other quantizers on the same images as the row of ours with the same settings, each at the version in the
+results and in an environment of its own (`benchmarks/peers/`); they are judged by their own simulation, and batch norm is
+merged: statistics of the crops would ruin the network. Sums of branches are float numbers in Brevitas and AIMET. onnxruntime:
+the static quantizer, a scale for each channel. nncf: its defaults, with fast bias correction. torchao: PT2E for x86
+processors. brevitas:example: the recipe of its own example, channels equalised, with bias correction; told to leave ReLU6 as
+it is, which it else replaces. mct:ptq: without gradients, biases corrected. aimet:folded-seqmse: least-squares ranges;
+sequential MSE for weights of at most 4 bits only. Not measured, since they take more than half an hour of a processor at 224
+pixels: Brevitas's GPTQ (`brevitas:example-gptq`), AIMET's sequential MSE and AdaRound at 4 bits, MCT's gradient-based method,
+whose Hessians of eight images alone take more than ten minutes.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
 largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
