@@ -114,8 +114,8 @@ At W4A4 most of what is lost is lost in activations: before batch norm was corre
 by 10.2, 4-bit weights alone (W4A8) by 3.0, and both by 12.8. Whatever was learned besides roundings, scales and offsets, 6.5 to
 7 were left. Reconstructed by blocks alone, W8A4 is left with 6.2 (three seeds; W4A4 with 6.8), and has 93.65 ± 0.09 on the test
 set, where W4A4 has 93.54: with activations of 4 bits, weights of 8 gain a tenth of a point. At 3 bits they gain nothing: W8A3,
-with the steps of all layers, is left with 15.0, and has 93.24 on the test set (one seed), where W3A3 has 13.5 and 93.37 of the
-same seed. What 3 and 4 bits lose, reconstructed, activations lose.
+with the steps of all layers, is left with 14.8, and has 93.28 on the test set (two seeds), where W3A3 has 14.1 and 93.40 of the
+same seeds. What 3 and 4 bits lose, reconstructed, activations lose.
 
 All layers at once behind the steps of blocks (`network_steps`), by changing the code, one seed each: gradient descent on all
 weights, gains, offsets and scales towards the float network's softened outputs (batch norm folded, Adam with steps in parts of
