@@ -308,10 +308,10 @@ results and in an environment of its own (`benchmarks/peers/`); they are judged 
 merged: statistics of the crops would ruin the network. Sums of branches are float numbers in Brevitas and AIMET. onnxruntime:
 the static quantizer, a scale for each channel. nncf: its defaults, with fast bias correction. torchao: PT2E for x86
 processors. brevitas:example: the recipe of its own example, channels equalised, with bias correction; told to leave ReLU6 as
-it is, which it else replaces. mct:ptq: without gradients, biases corrected. aimet:folded-seqmse: least-squares ranges;
-sequential MSE for weights of at most 4 bits only. Not measured, since they take more than half an hour of a processor at 224
-pixels: Brevitas's GPTQ (`brevitas:example-gptq`), AIMET's sequential MSE and AdaRound at 4 bits, MCT's gradient-based method,
-whose Hessians of eight images alone take more than ten minutes.
+it is, which it else replaces. aimet:folded-seqmse: least-squares ranges; sequential MSE for weights of at most 4 bits only.
+Not measured, since they take more than half an hour of a processor at 224 pixels: Brevitas's GPTQ (`brevitas:example-gptq`),
+AIMET's sequential MSE and AdaRound at 4 bits, MCT's gradient-based method, whose Hessians of eight images alone take more
+than ten minutes. MCT without gradients (`mct:ptq`) was not run to its end.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
 largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
