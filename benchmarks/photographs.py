@@ -293,25 +293,25 @@ photographs, without labels.
 **calibrated**: ranges by least squares, and the statistics of batch norm corrected by what quantization changes
 (`correct_norm`). **kept**: not corrected (`--keep-norm`). **settled**: replaced by those of the crops, which are no images of
 ImageNet. **reconstructed**: calibrated, then `bitwright reconstruct`, on the same crops; with `steps=0`, rounding errors
-compensate each other and that is all; `steps=60:batch_size=16` alone is without that (`compensate=0`). With **further=240**,
-images are of more kinds: 64 of the crops, and one crop each of 240 further pictures (wallpapers, and animals, plants and things
-cut out); with **crops=256:further=385** all crops, and all of these pictures. What bounds W4A8 there is less the number of
-images than that 4 bits are few: of 857 images (more crops of each wallpaper; by changing the code, one run, 1,000 of the others
-to judge by) it keeps 76 % of the answers (14.7 dB) on those that it was calibrated on, and has 10.8 dB on others. What the
-parts of compensated rounding do, on these: rounding one after another 10.4 dB, with a second look at each weight 10.65, with
-scales of channels by what is lost 10.8. From the 256 crops alone, of eight photographs, with one damping for all layers, it
-kept 98 % (27 dB) on the images it had seen, and 64 % of the others. A few steps of gradient descent behind it lost some of what
-it gained, before steps were judged by images kept from them (the rows of reconstruction are of that time, but for those of
-`crops=256`).
+compensate each other and that is all; `steps=60:batch_size=16` alone is without that (`compensate=0:network_steps=0`). With
+**further=240**, images are of more kinds: 64 of the crops, and one crop each of 240 further pictures (wallpapers, and
+animals, plants and things cut out); with **crops=256:further=385** all crops, and all of these pictures. What bounds W4A8
+there is less the number of images than that 4 bits are few: of 857 images (more crops of each wallpaper; by changing the
+code, one run, 1,000 of the others to judge by) it keeps 76 % of the answers (14.7 dB) on those that it was calibrated on, and
+has 10.8 dB on others. What the parts of compensated rounding do, on these: rounding one after another 10.4 dB, with a second
+look at each weight 10.65, with scales of channels by what is lost 10.8. From the 256 crops alone, of eight photographs, with
+one damping for all layers, it kept 98 % (27 dB) on the images it had seen, and 64 % of the others. A few steps of gradient
+descent behind it lost some of what it gained, before steps were judged by images kept from them (the rows of reconstruction
+are of that time, but for those of `crops=256`).
 **peer-...**: other quantizers on the same images as the row of ours with the same settings, each at the version in the
-results and in an environment of its own (`benchmarks/peers/`); they are judged by their own simulation, and batch norm is
-merged: statistics of the crops would ruin the network. Sums of branches are float numbers in Brevitas and AIMET. onnxruntime:
-the static quantizer, a scale for each channel. nncf: its defaults, with fast bias correction. torchao: PT2E for x86
-processors. brevitas:example: the recipe of its own example, channels equalised, with bias correction; told to leave ReLU6 as
-it is, which it else replaces. aimet:folded-seqmse: least-squares ranges; sequential MSE for weights of at most 4 bits only.
-Not measured, since they take more than half an hour of a processor at 224 pixels: Brevitas's GPTQ (`brevitas:example-gptq`),
-AIMET's sequential MSE and AdaRound at 4 bits, MCT's gradient-based method, whose Hessians of eight images alone take more
-than ten minutes. MCT without gradients (`mct:ptq`) was not run to its end.
+results and in an environment of its own (`benchmarks/peers/`); they are judged by their own simulation, and batch norm keeps
+the statistics of the training: those of the crops would ruin the network. Sums of branches are float numbers in Brevitas and
+AIMET. onnxruntime: the static quantizer, a scale for each channel. nncf: its defaults, with fast bias correction. torchao:
+PT2E for x86 processors. brevitas:example: the recipe of its own example, channels equalised, with bias correction; told to
+leave ReLU6 as it is, which it else replaces. aimet:folded-seqmse: least-squares ranges; sequential MSE for weights of at most
+4 bits only. Not measured: Brevitas's GPTQ (`brevitas:example-gptq`) was stopped after 25 minutes of a processor, MCT's
+gradient-based method after ten on a shared one, in which it had no Hessians of eight images yet; AIMET's sequential MSE and
+AdaRound at 4 bits were not begun, and MCT without gradients (`mct:ptq`) was not run to its end.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
 largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on

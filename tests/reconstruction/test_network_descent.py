@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""All layers at once: each parameter moves in units of its own, images are mixed in pairs, what is not nearer is taken back."""
+"""All layers at once: each parameter moves in units of its own, images are mixed in pairs, what does harm is taken back."""
 
 from __future__ import annotations
 

@@ -77,6 +77,15 @@ def test_worse_is_beyond_two_standard_errors() -> None:
     assert not Change(0.5, 0.0).worse
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_is_no_number_is_worse(wrong: float) -> None:
+    """A network that returns none on one of many images is never kept."""
+    before = torch.ones(FORMS * 5, dtype=torch.float64)
+    after = before / 2
+    after[3] = wrong
+    assert change(after, before).worse
+
+
 def test_forms_are_shifted_and_half_are_mirrored() -> None:
     """Of each image eight: by no more than a sixteenth of its size, half of them mirrored, its border repeated."""
     images = torch.arange(2 * 32 * 48, dtype=torch.float32).reshape(2, 1, 32, 48)

@@ -108,7 +108,9 @@ def reconstruct(
     checkpoint_minutes: Annotated[
         float,
         typer.Option(
-            "--checkpoint-minutes", parser=real(0.0), help="From one write of OUTPUT.state to the next, between blocks."
+            "--checkpoint-minutes",
+            parser=real(0.0),
+            help="From one write of OUTPUT.state to the next, after a block or a step of all layers.",
         ),
     ] = 1.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from OUTPUT.state.")] = False,

@@ -76,12 +76,12 @@ class Change:
 
     @property
     def worse(self) -> bool:
-        """Whether the error has become larger, beyond two standard errors.
+        """Whether the error has become larger, beyond two standard errors; or is no number.
 
-        Of 128 images one standard error is 0.07 to 0.18, where 4,000 say that steps make the error a tenth or a fifth smaller:
-        to ask these few images for proof of what usually is so would take half of it back.
+        Of 128 images one standard error is 0.07 to 0.08, where 4,000 say that steps make the error a tenth or a fifth smaller:
+        to ask these few images for proof would take back some of what helps.
         """
-        return math.log(self.ratio) > 2 * self.doubt
+        return not math.log(self.ratio) <= 2 * self.doubt
 
 
 def change(after: Tensor, before: Tensor) -> Change:
