@@ -117,7 +117,11 @@ def test_reconstructed_logits_are_closer_to_floats(precision: str) -> None:
         model, digits().calibration(128)[0], QUICK, progress=lambda done, total, **_: told.append((done, total))
     )
     assert distance(model, unseen) < 0.8 * before
-    assert told == [(step, 246) for step in range(1, 247)]  # five layers, four blocks, and the last look
+    assert told[:246] == [(step, 246) for step in range(1, 247)]  # five layers, four blocks, and the last look
+    assert told[246:] in (
+        [],
+        [(step, 251) for step in range(247, 252)],
+    )  # the layers again, if that takes the steps back
     integers = certified(model)
     with torch.no_grad():
         assert torch.equal(model.integers(unseen)["logits"].values.to(torch.int32), run(integers, unseen))
@@ -250,6 +254,34 @@ def test_compensation_can_be_all() -> None:
     without = reconstruct(small_quantized("W2A4"), images, replace(few, compensate=False)).state_dict()
     first = reconstruct(small_quantized("W2A4"), images, few).state_dict()
     assert not all(torch.equal(value, first[name]) for name, value in without.items())
+
+
+def test_where_no_steps_are_left_all_images_compensate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once they are taken back, nothing is to be judged any more: the network is that of no steps, also after an interruption."""
+    monkeypatch.setattr(importlib.import_module("bitwright.reconstruction.reconstruct"), "FURTHER", math.inf)
+    images = digits().calibration(64)[0]
+    alone = compensate_rounding(small_quantized("W4A8"), images).state_dict()
+    wild = replace(BLOCKS, steps=2, learning_rate=30.0, scale_rate=5.0)
+    state, told = Checkpointing(tmp_path / "state", minutes=0.0), list[tuple[int, int]]()
+
+    def stop(done: int, total: int, /, **figures: float) -> None:
+        told.append((done, total))
+        if told[-2:] == [(15, 19), (16, 19)]:
+            raise Stop
+
+    with pytest.raises(Stop):
+        reconstruct(small_quantized("W4A8"), images, wild, checkpoint=state, progress=stop)
+    assert told == [*((done, 14) for done in range(1, 15)), (15, 19), (16, 19)]  # five layers, four blocks, one look
+    model = small_quantized("W4A8")
+    reconstruct(
+        model,
+        images,
+        wild,
+        checkpoint=replace(state, resume=True),
+        progress=lambda *at, **_: told.append((at[0], at[1])),
+    )
+    assert told[-1] == (19, 19)
+    assert all(torch.equal(value, alone[name]) for name, value in model.state_dict().items())
 
 
 def test_bad_settings_and_images_are_refused() -> None:

@@ -54,7 +54,8 @@ def reconstruct(
     has doubled at the end stays as it was. At last all layers descend at once, images mixed in pairs among others
     (`NetworkDescent`). The last eighth of the images is shown to none of them: where the network is further from the float one on
     these, each in eight forms, than before the steps, in the geometric mean and beyond doubt (`Change.worse`), they are taken
-    back: those of the blocks, and those of the network.
+    back: those of the blocks, and those of the network. Where no steps are left, nothing has to be judged any more, and rounding
+    errors are made to compensate each other on all images, as without steps.
 
     Args:
         model: A calibrated model.
@@ -68,7 +69,8 @@ def reconstruct(
         progress: Told about every layer whose rounding was compensated, every step, with the loss over the one that the block
             began with as `relative_loss`, and behind the blocks of the distance from the float network on unseen images, over the
             one before all steps, as `unseen_error`, and whether the steps are `taken_back`. Then about every step of the
-            network, with its `loss`, and at last of `network_unseen_error` and `network_taken_back` likewise.
+            network, with its `loss`, and behind them of `network_unseen_error` and `network_taken_back` likewise; at last about
+            every layer whose rounding is compensated once more.
 
     Returns:
         `model`, in evaluation mode.
@@ -99,6 +101,7 @@ def reconstruct(
             f"{graph.model} has no longer the weights of the float network, so that only steps can reconstruct it: expected 1 or "
             "more, got 0."
         )
+    everything, start = images, state_of(model)
     seen = len(images) - (len(images) // UNSEEN if descends else 0)
     images, unseen = images[:seen], images[seen:]
     looks = [bool(count and len(unseen)) for count in (settings.steps, network_steps)]
@@ -125,6 +128,7 @@ def reconstruct(
         before = state_of(model)
         if kept is not None:
             kept.end_blocks(before, of_steps)
+    judged = [of_steps] if of_steps is not None else []
     if of_steps is not None:
         progress(of_blocks, total, unseen_error=of_steps.ratio, taken_back=of_steps.worse)
     if network_steps:
@@ -137,8 +141,16 @@ def reconstruct(
             if kept is not None:
                 kept.end_step(step + 1, descent)
         if looks[1]:
-            judged = _judge(model, before, unseen, floats)
-            progress(total, total, network_unseen_error=judged.ratio, network_taken_back=judged.worse)
+            judged.append(_judge(model, before, unseen, floats))
+            progress(total, total, network_unseen_error=judged[-1].ratio, network_taken_back=judged[-1].worse)
+    if compensated and judged and all(look.worse for look in judged):
+        model.load_state_dict(start)
+        compensate_rounding(
+            model,
+            everything,
+            reference=reference,
+            progress=lambda done, count, /, **figures: progress(total + done, total + count, **figures),
+        )
     return model.eval()
 
 
