@@ -187,9 +187,15 @@ def predicting(
     kept: dict[str, Any] = {"calibration": len(images)}
     if way == "reconstructed":
         settings = with_changes(ReconstructionSettings(), changed)
+        judged: dict[str, float] = {}
         with bar(f"reconstructing {graph.model}, {width}") as progress:
-            reconstruct(model, images, settings, progress=progress)
-        kept["settings"] = reconstruction_as_json(settings)
+
+            def told(done: int, total: int, /, **figures: float) -> None:
+                judged.update({name: value for name, value in figures.items() if "unseen" in name or "taken" in name})
+                progress(done, total, **figures)
+
+            reconstruct(model, images, settings, progress=told)
+        kept |= {"settings": reconstruction_as_json(settings), **judged}
     integers = lower(model.eval())
     path = folder / f"{graph.model}.{width}.onnx"
     export_onnx(integers, path)

@@ -163,6 +163,9 @@ def test_every_way_is_measured(pictures: Path, further: Path, tmp_path: Path, mo
         assert f"| {way} | {photographs.cell(row)} |" in page.read_text()
     for way in ways[-3:-1]:
         assert found["rows"][f"tiny/W8A8/{way}"]["calibration"] == 22
+    assert {"unseen_error", "taken_back", "network_unseen_error", "network_taken_back"} <= found["rows"][
+        f"tiny/W8A8/{ways[-1]}"
+    ].keys()
     assert found["rows"]["tiny/W8A8/peer-onnxruntime"]["per_channel"]
     sources = {name.split("/")[2]: row["sqnr_db"] for name, row in found["sources"].items()}
     assert sources["both"] < min(sources["all weights"], sources["all activations"]) + 1
