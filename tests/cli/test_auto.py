@@ -46,22 +46,24 @@ def test_the_commands_that_it_names_make_the_same(
     assert f"{100 * result['integers']['top1']:.2f} ± " in Path("small.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("limit", [("--bops-g", "0.01"), ("--max-drop", "60%")])
 def test_the_commands_of_a_reconstruction_make_the_same(
-    bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: tuple[str, str], bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--reconstruct` has a command of its own, and the same integers come out of it."""
+    """`--reconstruct` has a command of its own, and the same integers come out of it: by blocks alone where many are tried."""
     monkeypatch.chdir(tmp_path)
     quick = partial(ReconstructionSettings, steps=3, batch_size=16)
     monkeypatch.setattr(reconstruction, "ReconstructionSettings", quick)
     monkeypatch.setattr(auto_module, "ReconstructionSettings", quick)
     monkeypatch.setattr(Change, "worse", False)  # steps stay, good or bad
     graph().save("net.graph")
-    asked = ("--bops-g", "0.01", "--choices", "W4A4,W8A8", "--reconstruct", "--seed", 3, "-o", "small.onnx", "--json")
+    asked = (*limit, "--choices", "W4A4,W8A8", "--reconstruct", "--seed", 3, "-o", "small.onnx", "--json")
     made = bitwright("auto", "net.graph", "-d", "mnist-5k", *asked)
     assert made.status == 0, made.err
     written = Path("small.integer").read_bytes()
     steps = [shlex.split(step)[1:] for step in json.loads(made.out)["commands"]]
     assert [step[0] for step in steps] == ["sensitivity", "reconstruct", "lower", "export", "evaluate"]
+    assert ("--network-steps" in steps[1]) == ("--max-drop" in limit)
     for step in steps[1:3]:
         done = bitwright(*step)
         assert done.status == 0, done.err

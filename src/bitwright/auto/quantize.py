@@ -143,11 +143,13 @@ class _Search:
         self.settings, self.training, self.stage = settings, training, stage
         self._resume = resume
         self._taught = Distillation(FloatModel(graph).eval().requires_grad_(False))
+        self._rebuilt = ReconstructionSettings(network_steps=settings.network_steps, seed=settings.seed)
         with stage("reading the images"):
             asked = {
                 "network": network_digest(graph), "images": images.digest(), **_plain(settings),
                 "training": None if training is None else asdict(training),
                 "distillation": None if training is None else self._taught.settings(),
+                "reconstruction": asdict(self._rebuilt) if settings.reconstruct else None,
             }  # fmt: skip
         self._state = StateFile(state_files(path)[0], FORMAT, work="search", settings=asked, seconds=SECONDS)
         kept = self._state.begin(resume)
@@ -276,9 +278,7 @@ class _Search:
             if way == RECONSTRUCTED:
                 # On what it was calibrated on.
                 given = images.spread(settings.calibration_images, settings.seed)
-                made = reconstruct(
-                    made, given, ReconstructionSettings(network_steps=0, seed=settings.seed), progress=progress
-                )
+                made = reconstruct(made, given, self._rebuilt, progress=progress)
             return lower(made, progress=progress)
 
     def written(self, found: _Found, form: Form) -> AutoResult:

@@ -22,7 +22,7 @@ from bitwright.cli.preprocessing import network_preprocessing, reads_images
 from bitwright.cli.teacher import is_name
 
 if TYPE_CHECKING:
-    from bitwright.auto import AutoResult
+    from bitwright.auto import AutoResult, AutoSettings
     from bitwright.data import Preprocessing
     from bitwright.training import TrainSettings
 
@@ -75,7 +75,7 @@ def auto(
         ),
     ] = None,
     reconstruct: Annotated[
-        bool, typer.Option("--reconstruct", help="Learn the rounding of each scheme, block by block: minutes each.")
+        bool, typer.Option("--reconstruct", help="Learn the rounding of each scheme, by blocks: minutes each.")
     ] = False,
     train: Annotated[
         bool, typer.Option("--train/--no-training", help="Fine-tune where nothing else is accurate enough.")
@@ -164,7 +164,7 @@ def auto(
         result = auto_quantize(
             network, found, output, settings, training=training, engine=engine, name=model, resume=resume, stage=bar
         )
-    steps = _commands(model, options, how, data, output, result, training, seed)
+    steps = _commands(model, options, how, data, output, result, settings, training)
     show(result.to_dict() | {"commands": steps}, as_json, lambda: _table(result))
     if not as_json:
         say(f"{result.scheme.name}, {result.way}; the same, step by step:")
@@ -187,14 +187,13 @@ def _commands(
     data: str,
     output: Path,
     result: AutoResult,
+    settings: AutoSettings,
     training: TrainSettings | None,
-    seed: int,
 ) -> list[str]:
     """What makes the same integers, step by step."""
-    from bitwright.auto import AutoSettings
     from bitwright.auto.result import RECONSTRUCTED, TRAINED
 
-    stem, seeded = output.with_suffix(""), ["--seed", str(seed)] if seed else []
+    stem, seeded = output.with_suffix(""), ["--seed", str(settings.seed)] if settings.seed else []
     graph = f"{stem}.graph" if is_name(model) else model
     made = [] if graph == model else [["capture", model, *options, *images, "--data", data, "-o", graph]]
     # A network that is captured knows its images from then on.
@@ -202,7 +201,9 @@ def _commands(
     made.append(["sensitivity", graph, *given, *seeded, "-o", f"{stem}.sensitivities.json"])
     how = ["train", "--epochs", "0"]
     if result.way == RECONSTRUCTED:
-        how = ["reconstruct", "--images", str(AutoSettings.calibration_images), "--network-steps", "0"]
+        how = ["reconstruct", "--images", str(settings.calibration_images)]
+        if settings.network_steps is not None:
+            how += ["--network-steps", str(settings.network_steps)]
     elif result.way == TRAINED and training is not None:
         how = ["train", "--epochs", str(training.epochs), "--lr", f"{training.learning_rate:g}"]
     scheme, checkpoint = f"{stem}.yaml", f"{stem}.checkpoint"
