@@ -18,7 +18,7 @@ A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:le
 training also what `accuracy_training.Besides` has: the part of the teacher, which is the float network, a start from the
 reconstructed network, averaged weights. A row is `network/width/way/seed`; `--rows` chooses among them by shell patterns,
 `resnet20/W2A2/*`, say. Every row is written to --json when it is done; who starts again measures what is missing. Rows that
-failed say why, and are tried again. `--docs FILE` writes a page of all rows.
+failed say why, and are tried again. `--docs FILE` writes a page of all rows, and a picture in `figures/` beside it.
 
 Settings are chosen by `--trials`, which measures rows on 4,000 training images that no calibration chose, never on the test set:
 top-1, how often the integers agree with the float network, and their divergence from it, which tells settings apart that a few
@@ -41,7 +41,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accuracy_page import page
+from accuracy_glance import draw
+from accuracy_page import grouped, page
 from accuracy_peers import PEERS, Answer, Question, Training
 from accuracy_training import EPOCHS, QAT, as_json, of_training, reconstruction_as_json, train, with_changes
 from fashion import NETWORKS, trained
@@ -346,6 +347,7 @@ def main() -> None:
         measure_all(arguments, parser, missing, before, kind)
     if arguments.docs:
         write_text(arguments.docs, page(before, asdict(QAT), reconstruction_as_json(ReconstructionSettings())))
+        draw(grouped(before.get("rows", {})), "resnet20", arguments.docs.parent / "figures" / "accuracy.png")
     for name, row in before[kind].items():
         print(f"{name}: {row.get('top1_percent', row.get('failed'))}")
 

@@ -3,23 +3,18 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
+import sys
 from pathlib import Path
-from types import ModuleType
+
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+accuracy_page = importlib.import_module("accuracy_page")
+accuracy_glance = importlib.import_module("accuracy_glance")
 TRAINING = {"learning_rate": 0.01, "weight_decay": 5e-4, "batch_size": 128}
-
-
-def accuracy_page() -> ModuleType:
-    """The module, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("accuracy_page", BENCHMARKS / "accuracy_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_cells_say_how_many_seeds_they_are_of() -> None:
@@ -41,7 +36,7 @@ def test_cells_say_how_many_seeds_they_are_of() -> None:
         "net/W3A3/qat2:momentum=0/0": {"top1_percent": 92.0, "agreement_percent": 93.0, "divergence": 0.01},
         "net/W3A3/qat2:momentum=0/1": {"top1_percent": 94.0, "agreement_percent": 94.0, "divergence": 0.03},
     }  # fmt: skip
-    made = accuracy_page().page({"rows": rows, "trials": trials}, TRAINING, {"steps": 200, "seed": 0})
+    made = accuracy_page.page({"rows": rows, "trials": trials}, TRAINING, {"steps": 200, "seed": 0})
     for line in (
         "In float: 95.00 (one seed).",
         "| way | W4A4 | W2A2 |",
@@ -59,6 +54,39 @@ def test_cells_say_how_many_seeds_they_are_of() -> None:
     assert "mobilenetv2-small qat10" in made.replace("\n", " ")
 
 
+def test_a_glance_has_the_best_of_others() -> None:
+    """By the mean of its seeds, apart for those that saw labels; what failed is no best, and what nobody measured is empty."""
+    rows = {
+        "net/W4A4/calibrated/0": {"top1_percent": 91.0},
+        "net/W4A4/peer-x/0": {"top1_percent": 90.0},
+        "net/W4A4/peer-x/1": {"top1_percent": 84.0},
+        "net/W4A4/peer-y:well/0": {"top1_percent": 88.0},
+        "net/W4A4/peer-x:qat2/0": {"top1_percent": 93.0},
+        "net/W2A2/peer-x/0": {"failed": "ValueError: no such width"},
+        "other/W2A2/peer-x/0": {"top1_percent": 99.0},
+    }
+    made = list(accuracy_glance.glance(accuracy_page.grouped(rows), "net"))
+    assert made[:2] == ["| net | W8A8 | W4A4 | W3A3 | W2A2 |", "| --- | --- | --- | --- | --- |"]
+    assert "| calibrated |  | 91.00 (one seed) |  |  |" in made
+    assert "| best of others, without labels |  | 88.00 (one seed), y:well |  |  |" in made
+    assert "| best of others, trained, 2 epochs |  | 93.00 (one seed), x:qat2 |  |  |" in made
+
+
+def test_the_picture_shows_what_was_measured(tmp_path: Path) -> None:
+    """A row more is a mark more; one of another network is none."""
+
+    def drawn(**rows: float) -> bytes:
+        path = tmp_path / "accuracy.png"
+        found = {name.replace("_", "/"): {"top1_percent": top1} for name, top1 in rows.items()}
+        accuracy_glance.draw(accuracy_page.grouped(found), "net", path)
+        with Image.open(path) as picture:
+            return picture.convert("RGB").tobytes()
+
+    one = drawn(net_W4A4_calibrated_0=91.0)
+    assert drawn(net_W4A4_calibrated_0=91.0, other_W2A2_calibrated_0=90.0) == one
+    assert drawn(net_W4A4_calibrated_0=91.0, net_W2A2_calibrated_0=90.0) != one
+
+
 def test_mixed_schemes_have_a_table_of_their_own() -> None:
     """Top-1 from the rows, divergence from the trials, and how many random schemes are worse."""
     rows = {
@@ -68,7 +96,7 @@ def test_mixed_schemes_have_a_table_of_their_own() -> None:
     }
     rows |= {f"net/random3-{number}/calibrated/0": {"top1_percent": 88.0 + number} for number in (1, 2, 3)}
     trials = {"net/search3/calibrated/0": {"divergence": 0.001}, "net/random3-1/calibrated/0": {"divergence": 0.002}}
-    made = accuracy_page().page({"rows": rows, "trials": trials}, TRAINING, {"seed": 0}).splitlines()
+    made = accuracy_page.page({"rows": rows, "trials": trials}, TRAINING, {"seed": 0}).splitlines()
     both = "90.50 ± 0.50 (2 seeds)"
     assert f"| net | calibrated | top-1 % | {both} | {both} | 90.00, 91.00 | 2 of 3 random |" in made
     assert "| net | calibrated | divergence | 1.00 (one seed) |  | 2.00, 2.00 | 1 of 1 random |" in made
@@ -79,9 +107,11 @@ def test_the_page_is_that_of_the_rows() -> None:
     """Every figure of the committed results stands in the committed page."""
     found = json.loads((BENCHMARKS / "results" / "accuracy.json").read_text())
     text = (BENCHMARKS.parent / "docs" / "accuracy.md").read_text()
-    page = accuracy_page()
-    for (_, width, _), group in page.grouped(found["rows"]).items():
-        assert page.is_mixed(width) or page.cell(group) in text
-    usual = {name: row for name, row in found["trials"].items() if not page.is_mixed(name.split("/")[1])}
-    assert all(line in text for line in page.trial_table(usual))
-    assert all(line in text for line in page.mixed_table(found["rows"], found["trials"]) if line.count("|") > 8)
+    for (_, width, _), group in accuracy_page.grouped(found["rows"]).items():
+        assert accuracy_page.is_mixed(width) or accuracy_glance.cell(group) in text
+    usual = {name: row for name, row in found["trials"].items() if not accuracy_page.is_mixed(name.split("/")[1])}
+    assert all(line in text for line in accuracy_page.trial_table(usual))
+    assert all(line in text for line in accuracy_glance.glance(accuracy_page.grouped(found["rows"]), "resnet20"))
+    assert all(
+        line in text for line in accuracy_page.mixed_table(found["rows"], found["trials"]) if line.count("|") > 8
+    )
