@@ -250,7 +250,7 @@ def compared(real: Tensor, made: Tensor) -> dict[str, float]:
 
 def page(found: dict[str, Any]) -> str:
     """The page of all rows."""
-    lines = [PAGE.strip().format(**found["images"], processor=found["environment"]["processor"]), ""]
+    lines = [PAGE.strip().format(**found["images"], processors=processors(found["rows"])), ""]
     for name in dict.fromkeys(row.split("/")[0] for row in found["rows"]):
         lines += [f"## {name}", "", f"| way | {' | '.join(WIDTHS)} |", "| --- |" + " --- |" * len(WIDTHS)]
         own = [row.split("/")[2] for row in found["rows"] if row.startswith(f"{name}/")]
@@ -260,6 +260,15 @@ def page(found: dict[str, Any]) -> str:
         lines.append("")
         lines += source_table(name, found.get("sources", {}))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def processors(rows: dict[str, Any]) -> str:
+    """What measured them: the processor of most, and which rows others did."""
+    groups: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        groups.setdefault(row["processor"], []).append(" ".join(name.split("/")[1:]))
+    most, *others = sorted(groups, key=lambda processor: len(groups[processor]), reverse=True)
+    return "; ".join([most, *(f"{', '.join(groups[processor])} on {processor}" for processor in others)])
 
 
 def source_table(name: str, sources: dict[str, Any]) -> Iterator[str]:
@@ -318,9 +327,9 @@ the statistics of the training: those of the crops would ruin the network. Sums 
 AIMET. onnxruntime: the static quantizer, a scale for each channel. nncf: its defaults, with fast bias correction. torchao:
 PT2E for x86 processors. brevitas:example: the recipe of its own example, channels equalised, with bias correction; told to
 leave ReLU6 as it is, which it else replaces. aimet:folded-seqmse: least-squares ranges; sequential MSE for weights of at most
-4 bits only. Not measured: Brevitas's GPTQ (`brevitas:example-gptq`) was stopped after 25 minutes of a processor, MCT's
-gradient-based method after ten on a shared one, in which it had no Hessians of eight images yet; AIMET's sequential MSE and
-AdaRound at 4 bits were not begun, and MCT without gradients (`mct:ptq`) was not run to its end.
+4 bits only. mct:ptq: without gradients. Not measured: Brevitas's GPTQ (`brevitas:example-gptq`) was stopped after 25 minutes
+of a processor, MCT's gradient-based method after ten on a shared one, in which it had no Hessians of eight images yet; AIMET's
+sequential MSE and AdaRound at 4 bits were not begun, nor MCT below 8 bits.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
 largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
@@ -332,7 +341,7 @@ of the 203 above.
 Ways with settings behind a colon differ in these; cells without figures were not measured.
 Least-squared-error ranges and scales of weights are no worse than the usual others: W8A8, calibrated, on 200 crops and
 96 to calibrate on, 94.5 % and 21.3 dB; with extremes for activations 92.0 % and 20.8 dB, with the largest for weights
-93.0 % and 21.4 dB (by changing the code, one run each). Measured on {processor}.
+93.0 % and 21.4 dB (by changing the code, one run each). Measured on {processors}.
 """
 
 SOURCES = """
@@ -400,7 +409,8 @@ def main() -> None:
                 result: dict[str, Any] = compared(real, made) | settings
             except BitwrightError as error:
                 result = {"failed": " ".join(str(error).split())}
-            found["rows"][row] = result | {"seconds": round(time.monotonic() - begin)}
+            taken = {"seconds": round(time.monotonic() - begin), "processor": environment().processor}
+            found["rows"][row] = result | taken
             write_json(chosen.json, found)
             print(f"{row}: {cell(result)}", flush=True)
     if chosen.docs:

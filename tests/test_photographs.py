@@ -241,16 +241,14 @@ def test_agreement_where_the_float_network_is_sure() -> None:
 def test_the_page_has_every_row() -> None:
     """What failed says why; a way without rows has no line."""
     images = {"crops": 2000, "calibration": 256, "judged": 40, "others": 10, "sure": 0.31}
+    here, there = {"processor": "a processor"}, {"processor": "another"}
     row = {"agreement_percent": 98.76, "sqnr_db": 21.04}
-    where = {"processor": "a processor"}
-    found = {
-        "images": images,
-        "environment": where,
-        "rows": {"net/W8A8/calibrated": row, "net/W4A4/calibrated": {"failed": "too few"}},
-    }
-    page = photographs.page(found)
+    rows = {
+        "net/W4A8/kept": row | there, "net/W8A8/calibrated": row | here, "net/W4A4/calibrated": {"failed": "too few"} | here,
+    }  # fmt: skip
+    page = photographs.page({"images": images, "rows": rows})
     assert "2,000 crops of 40 photographs" in " ".join(page.split())
-    assert "Measured on a processor." in " ".join(page.split())
+    assert "Measured on a processor; W4A8 kept on another." in " ".join(page.split())
     assert "| calibrated | 98.8 %, 21.0 dB |  |  | too few |" in page
     assert "| reconstructed |" not in page
 
