@@ -329,7 +329,7 @@ PT2E for x86 processors. brevitas:example: the recipe of its own example, channe
 leave ReLU6 as it is, which it else replaces. aimet:folded-seqmse: least-squares ranges; sequential MSE for weights of at most
 4 bits only. mct:ptq: without gradients. Not measured: Brevitas's GPTQ (`brevitas:example-gptq`) was stopped after 25 minutes
 of a processor, MCT's gradient-based method after ten on a shared one, in which it had no Hessians of eight images yet; AIMET's
-sequential MSE and AdaRound at 4 bits were not begun, nor MCT below 8 bits.
+sequential MSE and AdaRound at 4 bits were not begun, nor MCT's calibration at W6A6 and W4A4.
 
 First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
 largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
