@@ -41,7 +41,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accuracy_glance import draw
+from accuracy_glance import drawn
 from accuracy_page import grouped, page
 from accuracy_peers import PEERS, Answer, Question, Training
 from accuracy_training import EPOCHS, QAT, as_json, of_training, reconstruction_as_json, train, with_changes
@@ -347,7 +347,9 @@ def main() -> None:
         measure_all(arguments, parser, missing, before, kind)
     if arguments.docs:
         write_text(arguments.docs, page(before, asdict(QAT), reconstruction_as_json(ReconstructionSettings())))
-        draw(grouped(before.get("rows", {})), "resnet20", arguments.docs.parent / "figures" / "accuracy.png")
+        picture = arguments.docs.parent / "figures" / "accuracy.png"
+        picture.parent.mkdir(exist_ok=True)
+        write_bytes(picture, drawn(grouped(before.get("rows", {})), "resnet20"))
     for name, row in before[kind].items():
         print(f"{name}: {row.get('top1_percent', row.get('failed'))}")
 

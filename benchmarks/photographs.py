@@ -319,8 +319,8 @@ one damping for all layers, it kept 98 % (27 dB) on the images it had seen, and 
 descent behind it lost some of what it gained, before steps were judged by images kept from them (the rows of reconstruction
 are of that time, but for those of `crops=256`). Judged so, 200 steps of all layers (W4A8, 641 images, one run) are taken back.
 Channels scaled to fill ReLU6's range where a depthwise layer reads them, whose weights have a scale for each channel anyway
-(W8A8, calibrated on 128 images, 300 crops, by changing the code), gain nothing, since most fill it already, and lose what they
-cut off: 20.9 dB by powers of two, 19.7 dB by whole factors, where there were 21.5.
+(W8A8, calibrated on 128 images, 300 crops, by a script that is not committed), gain nothing, since most fill it already, and
+lose what they cut off: 20.9 dB by powers of two, 19.7 dB by whole factors, where there were 21.5.
 **peer-...**: other quantizers on the same images as the row of ours with the same settings, each at the version in the
 results and in an environment of its own (`benchmarks/peers/`); they are judged by their own simulation, and batch norm keeps
 the statistics of the training: those of the crops would ruin the network. Sums of branches are float numbers in Brevitas and

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -72,14 +73,23 @@ def test_a_glance_has_the_best_of_others() -> None:
     assert "| best of others, trained, 2 epochs |  | 93.00 (one seed), x:qat2 |  |  |" in made
 
 
-def test_the_picture_shows_what_was_measured(tmp_path: Path) -> None:
+def test_what_bounds_figures_has_them_all() -> None:
+    """A sentence with a figure that nobody measured is none; with all of them it is there."""
+    rows = {"resnet20/float/float/0": {"top1_percent": 94.0}}
+    rows |= {f"resnet20/{width}/{way}/0": {"top1_percent": 90.0} for width, way in accuracy_page.BOUNDED.values()}
+    assert "What bounds these figures" in accuracy_page.page({"rows": rows}, TRAINING, {"seed": 0})
+    del rows["resnet20/W2A2/peer-brevitas:qat2/0"]
+    made = accuracy_page.page({"rows": rows}, TRAINING, {"seed": 0})
+    assert "What bounds these figures" not in made
+    assert "## At a glance" in made
+
+
+def test_the_picture_shows_what_was_measured() -> None:
     """A row more is a mark more; one of another network is none."""
 
     def drawn(**rows: float) -> bytes:
-        path = tmp_path / "accuracy.png"
         found = {name.replace("_", "/"): {"top1_percent": top1} for name, top1 in rows.items()}
-        accuracy_glance.draw(accuracy_page.grouped(found), "net", path)
-        with Image.open(path) as picture:
+        with Image.open(BytesIO(accuracy_glance.drawn(accuracy_page.grouped(found), "net"))) as picture:
             return picture.convert("RGB").tobytes()
 
     one = drawn(net_W4A4_calibrated_0=91.0)
