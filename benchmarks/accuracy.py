@@ -22,7 +22,7 @@ failed say why, and are tried again. `--docs FILE` writes a page of all rows, an
 
 Settings are chosen by `--trials`, which measures rows on 4,000 training images that no calibration chose, never on the test set:
 top-1, how often the integers agree with the float network, and their divergence from it, which tells settings apart that a few
-thousand labels do not. Trained networks are kept in the folder, lowered: the row and the trial of a training are of one network.
+thousand labels do not. `--both` measures the row and the trial of one and the same network.
 """
 
 from __future__ import annotations
@@ -110,13 +110,13 @@ class Place:
         folder: Of float networks, sensitivities and unfinished trainings.
         data: Folder of Fashion-MNIST, or None.
         device: That trains, reconstructs and evaluates.
-        trials: Whether held-out training images are judged on, and not the test set.
+        kinds: `rows`, judged on the test set; `trials`, on held-out training images; or both.
     """
 
     folder: Path
     data: str | None
     device: str
-    trials: bool
+    kinds: tuple[str, ...]
 
     def images(self) -> ImageData:
         """Fashion-MNIST, with borders up to 32 x 32."""
@@ -210,10 +210,11 @@ def rebuilt(
     return reconstruction_as_json(settings)
 
 
-def measured(row: Row, place: Place) -> dict[str, Any]:
-    """Accuracy of the row's integers on the test set, or what a trial says of them."""
+def measured(row: Row, place: Place) -> dict[str, dict[str, Any]]:
+    """By kind: the accuracy of the row's integers on the test set, what a trial says of them, or both."""
     begin, data, settings = time.monotonic(), place.images(), {}
-    graph, (images, labels) = place.graph(row.network), judged(place, data)
+    graph, judges = place.graph(row.network), [judged(kind, data) for kind in place.kinds]
+    images = torch.cat([images for images, _ in judges])
     floats = FloatModel(graph).eval().to(place.device)
     if row.way.startswith("peer-"):
         logits, settings = peer_answer(row, place, data, graph, images)
@@ -225,10 +226,16 @@ def measured(row: Row, place: Place) -> dict[str, Any]:
             predict = prepare(lowered, place.device).logits
         seconds = time.monotonic() - begin
         logits = predicted(predict, images, place.device)
-    found: dict[str, Any] = {"top1_percent": percent(logits.argmax(1) == labels), "images": len(images)}
-    if place.trials:
-        found |= likeness(logits, predicted(floats, images, place.device))
-    return found | {"seconds": round(seconds, 1)} | ({"settings": settings} if settings else {})
+    made = {"seconds": round(seconds, 1)} | ({"settings": settings} if settings else {})
+    found = {}
+    for kind, (seen, labels), answers in zip(
+        place.kinds, judges, logits.split([len(seen) for seen, _ in judges]), strict=True
+    ):
+        right: dict[str, Any] = {"top1_percent": percent(answers.argmax(1) == labels), "images": len(seen)}
+        if kind == "trials":
+            right |= likeness(answers, predicted(floats, seen, place.device))
+        found[kind] = right | made
+    return found
 
 
 def peer_answer(row: Row, place: Place, data: ImageData, graph: Graph, images: Tensor) -> Answer:
@@ -243,9 +250,9 @@ def peer_answer(row: Row, place: Place, data: ImageData, graph: Graph, images: T
     return PEERS[name](Question(graph, module, calibration, images, row.width, row.seed, place.folder, training))
 
 
-def judged(place: Place, data: ImageData) -> tuple[Tensor, Tensor]:
-    """The images that rows are judged on, and their labels."""
-    if place.trials:
+def judged(kind: str, data: ImageData) -> tuple[Tensor, Tensor]:
+    """The images that rows or trials are judged on, and their labels."""
+    if kind == "trials":
         return data.calibration(HELD_OUT, HELD_OUT_SEED)
     images, labels = zip(*data.batches("test", BATCH), strict=True)
     return torch.cat(images), torch.cat(labels)
@@ -271,14 +278,15 @@ def percent(right: Tensor) -> float:
     return round(100 * float(right.double().mean()), 2)
 
 
-def measure(task: tuple[Row, Place]) -> tuple[Row, dict[str, Any]]:
-    """A row, or why there is none; in a process of its own."""
+def measure(task: tuple[Row, Place]) -> tuple[Row, dict[str, dict[str, Any]]]:
+    """A row by kind, or why there is none; in a process of its own."""
     row, place = task
     try:
         on = torch.cuda.get_device_name() if place.device == "cuda" else environment().processor
-        return row, {**measured(row, place), "device": on}
+        return row, {kind: {**found, "device": on} for kind, found in measured(row, place).items()}
     except (BitwrightError, RuntimeError, ValueError) as error:
-        return row, {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+        failed = {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+        return row, dict.fromkeys(place.kinds, failed)
 
 
 def begin(device: str) -> None:
@@ -321,9 +329,11 @@ def main() -> None:
     parser.add_argument(
         "--way", action="append", default=[], metavar="WAY:NAME=NUMBER", help="a way besides; repeatable"
     )
-    parser.add_argument(
+    judges = parser.add_mutually_exclusive_group()
+    judges.add_argument(
         "--trials", action="store_true", help="judge on held-out training images, to choose settings by"
     )
+    judges.add_argument("--both", action="store_true", help="judge on the test images and on those")
     parser.add_argument("--docs", type=Path, help="the page to write")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side, each on one thread")
@@ -337,20 +347,20 @@ def main() -> None:
         if any(fnmatch.fnmatch(str(row), p) for p in arguments.rows or ["*"])
     ]
     before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"networks": {}}
-    kind = "trials" if arguments.trials else "rows"
-    known = before.setdefault(kind, {})
-    missing = [row for row in asked if "top1_percent" not in known.get(str(row), {})]
+    kinds = ("rows", "trials") if arguments.both else ("trials",) if arguments.trials else ("rows",)
+    known = [before.setdefault(kind, {}) for kind in kinds]
+    missing = [row for row in asked if any("top1_percent" not in each.get(str(row), {}) for each in known)]
     if arguments.list:
         print("\n".join(map(str, missing)))
         return
     if missing:
-        measure_all(arguments, parser, missing, before, kind)
+        measure_all(arguments, parser, missing, before, kinds)
     if arguments.docs:
         write_text(arguments.docs, page(before, asdict(QAT), reconstruction_as_json(ReconstructionSettings())))
         picture = arguments.docs.parent / "figures" / "accuracy.png"
         picture.parent.mkdir(exist_ok=True)
         write_bytes(picture, drawn(grouped(before.get("rows", {})), "resnet20"))
-    for name, row in before[kind].items():
+    for name, row in before[kinds[0]].items():
         print(f"{name}: {row.get('top1_percent', row.get('failed'))}")
 
 
@@ -359,12 +369,12 @@ def measure_all(
     parser: argparse.ArgumentParser,
     missing: Sequence[Row],
     before: dict[str, Any],
-    kind: str,
+    kinds: tuple[str, ...],
 ) -> None:
     """Measure rows, each written to the file when it is done."""
     begin(arguments.device)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    place = Place(arguments.folder, arguments.data, arguments.device, arguments.trials)
+    place = Place(arguments.folder, arguments.data, arguments.device, kinds)
     weights = {name: Path(path) for name, _, path in (given.partition("=") for given in arguments.weights)}
     for network in dict.fromkeys(row.network for row in missing):
         mixed = any(row.network == network and row.width == "search3" for row in missing)
@@ -381,11 +391,13 @@ def measure_all(
         bar("rows of accuracies") as progress,
     ):
         found = pool.imap_unordered(measure, [(row, place) for row in missing])
-        for done, (row, result) in enumerate(found, 1):
-            before[kind][str(row)] = result
-            before[kind] = dict(sorted(before[kind].items(), key=lambda entry: order.get(entry[0], len(order))))
+        for done, (row, results) in enumerate(found, 1):
+            for kind, result in results.items():
+                entries = {**before[kind], str(row): result}
+                before[kind] = dict(sorted(entries.items(), key=lambda entry: order.get(entry[0], len(order))))
             write_json(arguments.json, before)
-            print(f"{row}: {result.get('top1_percent', result.get('failed'))}", flush=True)
+            said = [f"{result.get('top1_percent', result.get('failed'))}" for result in results.values()]
+            print(f"{row}: {', '.join(said)}", flush=True)
             progress(done, len(missing))
 
 
