@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How accurate are integers? `python benchmarks/accuracy.py --json FILE [--weights resnet20=FILE.pth] [--rows PATTERN]`.
+"""How accurate are integers? `python benchmarks/accuracy.py --json FILE [--rows PATTERN]`.
 
 ResNet20 and a small MobileNetV2 on Fashion-MNIST: the top-1 accuracy of the lowered integers on all 10,000 test images, from the
-same float weights, for every width, every way to make them, and every seed, which decides on calibration images and their order:
+same float weights, for every width, every way to make them, and every seed, which decides on calibration images and their order.
+Float weights are those in `weights/` here, or of `--weights NETWORK=FILE`; a network that has none is trained first. The ways:
 
     calibrated      ranges and batch norm from 1,024 training images without labels
     reconstructed   and then the rounding, block by block, on the same images
@@ -45,7 +46,7 @@ from accuracy_glance import drawn
 from accuracy_page import grouped, page
 from accuracy_peers import PEERS, Answer, Question, Training
 from accuracy_training import EPOCHS, QAT, as_json, of_training, reconstruction_as_json, train, with_changes
-from fashion import NETWORKS, trained
+from fashion import NETWORKS, float_network
 from torch import Tensor
 
 from bitwright.allocation import allocate, graph_problem
@@ -54,7 +55,7 @@ from bitwright.cli.console import bar
 from bitwright.data import ImageData, load_data
 from bitwright.errors import BitwrightError
 from bitwright.files import write_bytes, write_json, write_text
-from bitwright.graph import FloatModel, Graph, capture, layer_costs, scheme_cost
+from bitwright.graph import FloatModel, Graph, layer_costs, scheme_cost
 from bitwright.graph.digest import network_digest
 from bitwright.graph.tensors_file import read_tensors, serialize
 from bitwright.integer import IntegerModel, load_integer, lower, prepare
@@ -297,14 +298,9 @@ def begin(device: str) -> None:
 
 
 def ready(network: str, place: Place, weights: Path | None, epochs: int, mixed: bool) -> Graph:
-    """The float network in the folder, from its weights or trained; and its sensitivities, where a search needs them."""
-    data, path = place.images(), place.folder / f"{network}.graph"
-    if weights is not None:
-        module = NETWORKS[network](data)
-        module.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-        capture(module.eval(), data.shape, name=network).save(path)
-    with bar(f"float weights of {network}"):
-        graph = trained(network, data, replace(FLOAT, epochs=epochs), place.folder)
+    """The float network, in the folder from now on; and its sensitivities, where a search needs them."""
+    data = place.images()
+    graph = float_network(network, data, replace(FLOAT, epochs=epochs), place.folder, weights)
     table = place.folder / f"{network}.sensitivities.json"
     if mixed and not table.exists():
         with bar(f"sensitivities of {network}") as progress:

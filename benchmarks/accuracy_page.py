@@ -59,7 +59,7 @@ BOUNDED = {
 ROWS = """## What the rows are
 
 Written by `python benchmarks/accuracy.py --json benchmarks/results/accuracy.json --docs docs/accuracy.md`, which also measures:
-give it rows (`--rows 'resnet20/W2A2/*'`), and the float weights (`--weights resnet20=FILE.pth`) unless it is to train them.
+give it rows (`--rows 'resnet20/W2A2/*'`). The float weights of ResNet20 are in `benchmarks/weights/`.
 
 **calibrated**: ranges by least squares, batch norm corrected (`correct_norm`), both on the calibration images, without
 labels. **reconstructed**: then `bitwright reconstruct`, on the same images. **data-free**: both on 128 images made from the

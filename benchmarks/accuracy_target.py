@@ -3,8 +3,9 @@
 
 At most one point lost, and nothing else asked for: ResNet20 and a small MobileNetV2 on Fashion-MNIST; and torchvision's ResNet18
 as a user has it, a module and two loaders, whose 64 x 64 images are drawn patterns that any network tells apart: that row says
-how long the search takes, and not how accurate such a network stays. Float weights are trained unless `--weights NETWORK=FILE`
-gives them. All logits of the files that are written are compared. `--docs` puts the table between the two markers there.
+how long the search takes, and not how accurate such a network stays. Float weights are those in `weights/` here, or of
+`--weights NETWORK=FILE`. All logits of the files that are written are compared. `--docs` puts the table between the two markers
+there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fashion import NETWORKS, fashion_mnist, trained
+from fashion import fashion_mnist, float_network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
@@ -29,7 +30,6 @@ from bitwright.benchmark import environment
 from bitwright.cli.console import bar
 from bitwright.data import ImageData, load_data
 from bitwright.files import write_json, write_text
-from bitwright.graph import capture
 from bitwright.training import TrainSettings
 
 FLOAT = TrainSettings(epochs=4, learning_rate=0.1, weight_decay=5e-4)
@@ -48,11 +48,8 @@ def fashion(name: str, arguments: argparse.Namespace) -> Given:
         fashion_mnist() if arguments.data is None else load_data(f"fashion-mnist:{arguments.data}", image_size=32)
     )
     weights = dict(each.partition("=")[::2] for each in arguments.weights)
-    if name in weights:
-        module = NETWORKS[name](data)
-        module.load_state_dict(torch.load(weights[name], weights_only=True, map_location="cpu"))
-        return capture(module.eval(), data.shape, name=name), data
-    return trained(name, data, FLOAT, arguments.folder), data
+    own = Path(weights[name]) if name in weights else None
+    return float_network(name, data, FLOAT, arguments.folder, own), data
 
 
 def patterns(count: int, seed: int) -> TensorDataset:

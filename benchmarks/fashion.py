@@ -14,12 +14,17 @@ from torchvision.models import EfficientNet, MobileNetV2, MobileNetV3
 from torchvision.models.efficientnet import MBConvConfig
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
+from bitwright.cli.console import bar
 from bitwright.data import ImageData, load_data
 from bitwright.graph import Graph, capture, load_model
+from bitwright.graph.weights_file import find_weights
 from bitwright.training import Checkpointing, QuantizedModel, TrainSettings, fit
 
 IMAGE_SIZE = 32
 BATCH = 250
+WEIGHTS = Path(__file__).parent / "weights"
+"""Float weights that rows of `results/accuracy.json` are of: `NETWORK.safetensors`."""
+
 MOBILENET_BLOCKS = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 40, 2, 2], [6, 80, 1, 2]]
 """Expansion, channels, blocks, stride: the shapes of MobileNetV2, of which the width multiplier takes half."""
 
@@ -95,10 +100,30 @@ def trained(name: str, data: ImageData, settings: TrainSettings, folder: Path) -
         return Graph.load(path)
     torch.manual_seed(settings.seed)
     network = NETWORKS[name](data)
-    fit(network, data, settings, checkpoint=Checkpointing(folder / f"{name}.state", resume=True))
+    with bar(f"float weights of {name}") as progress:
+        fit(network, data, settings, checkpoint=Checkpointing(folder / f"{name}.state", resume=True), progress=progress)
     graph = capture(network, data.shape, name=name)
     graph.save(path)
     return graph
+
+
+def float_network(
+    name: str, data: ImageData, settings: TrainSettings, folder: Path, weights: Path | None = None
+) -> Graph:
+    """The captured network with the float weights of a file, of `folder`, or of `WEIGHTS`; where none has any, trained."""
+    path, beside = folder / f"{name}.graph", WEIGHTS / f"{name}.safetensors"
+    if weights is None and not path.exists() and beside.exists():
+        weights = beside
+    if weights is not None:
+        with_weights(name, data, weights).save(path)
+    return trained(name, data, settings, folder)
+
+
+def with_weights(name: str, data: ImageData, path: Path) -> Graph:
+    """The captured network with the float weights of a file: a state dict, as safetensors or torch.save writes it."""
+    network = NETWORKS[name](data)
+    find_weights(network, path).load_into(network)
+    return capture(network.eval(), data.shape, name=name)
 
 
 @torch.inference_mode()
