@@ -19,7 +19,8 @@ A way can have settings of its own, `reconstructed:steps=300:drop=0` or `qat2:le
 training also what `accuracy_training.Besides` has: the part of the teacher, which is the float network, a start from the
 reconstructed network, averaged weights. A row is `network/width/way/seed`; `--rows` chooses among them by shell patterns,
 `resnet20/W2A2/*`, say. Every row is written to --json when it is done; who starts again measures what is missing. Rows that
-failed say why, and are tried again. `--docs FILE` writes a page of all rows, and a picture in `figures/` beside it.
+failed say why, and are tried again. `--docs FILE` writes a page of all rows, and beside it a page of all trials
+(`accuracy_trials.md`) and a picture.
 
 Settings are chosen by `--trials`, which measures rows on 4,000 training images that no calibration chose, never on the test set:
 top-1, how often the integers agree with the float network, and their divergence from it, which tells settings apart that a few
@@ -46,6 +47,7 @@ from accuracy_glance import drawn
 from accuracy_page import grouped, page
 from accuracy_peers import PEERS, Answer, Question, Training
 from accuracy_training import EPOCHS, QAT, as_json, of_training, reconstruction_as_json, train, with_changes
+from accuracy_trials import trials_page
 from fashion import NETWORKS, float_network
 from torch import Tensor
 
@@ -330,7 +332,7 @@ def main() -> None:
         "--trials", action="store_true", help="judge on held-out training images, to choose settings by"
     )
     judges.add_argument("--both", action="store_true", help="judge on the test images and on those")
-    parser.add_argument("--docs", type=Path, help="the page to write")
+    parser.add_argument("--docs", type=Path, help="the page to write, another of trials and a picture beside it")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side, each on one thread")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -352,7 +354,9 @@ def main() -> None:
     if missing:
         measure_all(arguments, parser, missing, before, kinds)
     if arguments.docs:
-        write_text(arguments.docs, page(before, asdict(QAT), reconstruction_as_json(ReconstructionSettings())))
+        write_text(arguments.docs, page(before, asdict(QAT)))
+        reconstruction = reconstruction_as_json(ReconstructionSettings())
+        write_text(arguments.docs.parent / "accuracy_trials.md", trials_page(before, reconstruction))
         picture = arguments.docs.parent / "figures" / "accuracy.png"
         picture.parent.mkdir(exist_ok=True)
         write_bytes(picture, drawn(grouped(before.get("rows", {})), "resnet20"))
