@@ -6,17 +6,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from auto.test_quantize import graph
 from bitwright import reconstruction
 from bitwright.auto import quantize as auto_module
+from bitwright.auto.measured import Measured
 from bitwright.cli import console
 from bitwright.reconstruction import ReconstructionSettings
 from bitwright.reconstruction.unseen import Change
+from bitwright.scheme import Scheme
 from cli.conftest import Command
 
 
@@ -46,24 +50,41 @@ def test_the_commands_that_it_names_make_the_same(
     assert f"{100 * result['integers']['top1']:.2f} ± " in Path("small.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("limit", [("--bops-g", "0.01"), ("--max-drop", "60%")])
+@pytest.mark.parametrize(
+    ("limit", "blocks", "way"),
+    [
+        (("--bops-g", "0.01"), True, "reconstructed"),
+        (("--max-drop", "60%"), True, "reconstructed by blocks"),
+        (("--max-drop", "60%"), False, "reconstructed"),
+    ],
+)
 def test_the_commands_of_a_reconstruction_make_the_same(
-    limit: tuple[str, str], bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: tuple[str, str], blocks: bool, way: str, bitwright: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--reconstruct` has a command of its own, and the same integers come out of it: by blocks alone where many are tried."""
+    """`--reconstruct` has a command of its own, and the same integers come out of it: by blocks alone where these do."""
     monkeypatch.chdir(tmp_path)
     quick = partial(ReconstructionSettings, steps=3, batch_size=16)
     monkeypatch.setattr(reconstruction, "ReconstructionSettings", quick)
     monkeypatch.setattr(auto_module, "ReconstructionSettings", quick)
     monkeypatch.setattr(Change, "worse", False)  # steps stay, good or bad
+    measure = auto_module._Search.measure
+    if not blocks:  # no scheme is good by them but the dearest
+
+        def measured(search: Any, scheme: Scheme, way: str) -> Measured:
+            found = measure(search, scheme, way)
+            inner = [layer for layer in scheme.layers.values() if layer.weight_bits < 8]
+            return replace(found, lost=found.images, gained=0) if inner and way == "reconstructed by blocks" else found
+
+        monkeypatch.setattr(auto_module._Search, "measure", measured)
     graph().save("net.graph")
     asked = (*limit, "--choices", "W4A4,W8A8", "--reconstruct", "--seed", 3, "-o", "small.onnx", "--json")
     made = bitwright("auto", "net.graph", "-d", "mnist-5k", *asked)
     assert made.status == 0, made.err
-    written = Path("small.integer").read_bytes()
-    steps = [shlex.split(step)[1:] for step in json.loads(made.out)["commands"]]
+    written, result = Path("small.integer").read_bytes(), json.loads(made.out)
+    assert result["way"] == way
+    steps = [shlex.split(step)[1:] for step in result["commands"]]
     assert [step[0] for step in steps] == ["sensitivity", "reconstruct", "lower", "export", "evaluate"]
-    assert ("--network-steps" in steps[1]) == ("--max-drop" in limit)
+    assert ("--network-steps" in steps[1]) == (way == "reconstructed by blocks")
     for step in steps[1:3]:
         done = bitwright(*step)
         assert done.status == 0, done.err

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from bitwright.allocation.problem import Problem
 from bitwright.auto.images import BATCH, AutoImages
 from bitwright.auto.latency import asks_for_latency, judge_latency, layer_latencies, require_latencies
 from bitwright.auto.measured import Measured, compared, right_guesses
-from bitwright.auto.result import CALIBRATED, RECONSTRUCTED, TRAINED, AutoResult
-from bitwright.auto.search import cheapest
+from bitwright.auto.result import BY_BLOCKS, CALIBRATED, RECONSTRUCTED, TRAINED, AutoResult
+from bitwright.auto.search import cheapest_way
 from bitwright.auto.settings import DEFAULT, AutoSettings
 from bitwright.benchmark import checked_export, compare, load_engine, time_interleaved
 from bitwright.benchmark.engines import engine_of
@@ -143,7 +142,7 @@ class _Search:
         self.settings, self.training, self.stage = settings, training, stage
         self._resume = resume
         self._taught = Distillation(FloatModel(graph).eval().requires_grad_(False))
-        self._rebuilt = ReconstructionSettings(network_steps=settings.network_steps, seed=settings.seed)
+        self._rebuilt = ReconstructionSettings(seed=settings.seed)
         with stage("reading the images"):
             asked = {
                 "network": network_digest(graph), "images": images.digest(), **_plain(settings),
@@ -201,11 +200,11 @@ class _Search:
         """
         table = self.sensitivities()
         problem = graph_problem(self.graph, table, choices=self.settings.choices, latency=self.latencies())
-        ways = [RECONSTRUCTED if self.settings.reconstruct else CALIBRATED]
+        ways = [[BY_BLOCKS, RECONSTRUCTED] if self.settings.reconstruct else [CALIBRATED]]
         if self.training is not None and self.images.training is not None:
-            ways.append(TRAINED)
+            ways.append([TRAINED])
         if self.settings.max_drop is None:
-            return self._within(problem, ways[-1])
+            return self._within(problem, ways[-1][-1])
         return self._accurate(problem, ways, self.settings.max_drop)
 
     def _within(self, problem: Problem, way: str) -> _Found:
@@ -213,7 +212,7 @@ class _Search:
         chosen: Allocation = allocate(problem, self.settings.budgets)
         return self._found(chosen.scheme, way, None)
 
-    def _accurate(self, problem: Problem, ways: list[str], max_drop: float) -> _Found:
+    def _accurate(self, problem: Problem, ways: list[list[str]], max_drop: float) -> _Found:
         """The cheapest one on the frontier whose integers are accurate enough."""
         settings = self.settings
         with self.stage(f"tracing the frontier over {settings.cost}") as progress:
@@ -222,11 +221,11 @@ class _Search:
             )
         self.frontier = frontier
         schemes = [point.scheme for point in frontier.points]
-        for way in ways:
-            measured = partial(self.measure, way=way)
-            place = cheapest(len(schemes), lambda place, of=measured: of(schemes[place]).drop <= max_drop)  # type: ignore[misc]
-            if place is not None:
-                return self._found(schemes[place], way, measured(schemes[place - 1]) if place else None)
+        found = cheapest_way(len(schemes), ways, lambda way, place: self.measure(schemes[place], way).drop <= max_drop)
+        if found is not None:
+            place, way = found
+            longest = next(group[-1] for group in ways if way in group)
+            return self._found(schemes[place], way, self.measure(schemes[place - 1], longest) if place else None)
         way, _, nearest = min(self.tried, key=lambda entry: entry[2].drop)
         raise BudgetError(
             f"expected a scheme that loses at most {100 * max_drop:.2f} points, got {100 * nearest.drop:.2f} ± "
@@ -275,10 +274,11 @@ class _Search:
                 self.graph, scheme, data, replace(training, seed=settings.seed), calibration_images=settings.calibration_images,
                 distillation=taught, progress=progress,
             )  # fmt: skip
-            if way == RECONSTRUCTED:
+            if way in (BY_BLOCKS, RECONSTRUCTED):
                 # On what it was calibrated on.
                 given = images.spread(settings.calibration_images, settings.seed)
-                made = reconstruct(made, given, self._rebuilt, progress=progress)
+                rebuilt = replace(self._rebuilt, network_steps=0) if way == BY_BLOCKS else self._rebuilt
+                made = reconstruct(made, given, rebuilt, progress=progress)
             return lower(made, progress=progress)
 
     def written(self, found: _Found, form: Form) -> AutoResult:

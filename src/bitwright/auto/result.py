@@ -15,7 +15,7 @@ from bitwright.cost import ModelCost
 from bitwright.integer import IntegerModel
 from bitwright.scheme import Scheme
 
-CALIBRATED, RECONSTRUCTED, TRAINED = "calibrated", "reconstructed", "fine-tuned"
+CALIBRATED, BY_BLOCKS, RECONSTRUCTED, TRAINED = "calibrated", "reconstructed by blocks", "reconstructed", "fine-tuned"
 """How integers are made."""
 
 
@@ -25,13 +25,15 @@ class AutoResult:
 
     Attributes:
         scheme: Bits of every layer.
-        way: How its integers were made: `calibrated`, `reconstructed` or `fine-tuned`.
+        way: How its integers were made: `calibrated`, `reconstructed by blocks`, `reconstructed` (all layers at once behind the
+            blocks), or `fine-tuned`.
         model: The integers.
         engine: That the file is for.
         labelled: Whether right guesses are those of labels; else they are the float network's.
         float_measured: The float network on the held-out images.
         measured: The integers on them.
-        cheaper: The next cheaper scheme of the frontier, measured; None where there is none.
+        cheaper: The next cheaper scheme of the frontier, measured; where its rounding is learned, with all layers at once behind
+            the blocks. None where there is none.
         cost: Size of the weights (MB of 2**20 bytes) and bit operations for one image (G of 10**9); and of the float network.
         milliseconds: For one image in the file's engine, median; and of the float network in ONNX Runtime.
         equal: The equal of how many held-out images all logits of the file equal those that were measured, and of how many.

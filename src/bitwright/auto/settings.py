@@ -27,8 +27,9 @@ class AutoSettings:
         points: How many limits the frontier is traced at: neighbours on it differ by that part of the whole way.
         calibration_images: How many images ranges are observed on.
         sensitivity_images: How many images sensitivities are measured on.
-        reconstruct: Whether each scheme's rounding is learned, block by block, before it is measured. Where budgets alone decide
-            on one scheme, its layers then descend all at once.
+        reconstruct: Whether each scheme's rounding is learned, block by block, before it is measured. Then the layers descend all
+            at once: those of the one scheme, where budgets alone decide, else those of schemes that are cheaper than what blocks
+            alone reach.
         seed: The seed of everything random.
     """
 
@@ -51,11 +52,6 @@ class AutoSettings:
             raise BudgetError(f"expected size, bops or latency to be least, got '{self.cost}'.")
         if self.cost != "size" and self.max_drop is None:
             raise BudgetError(f"{self.cost} is least within a largest drop of accuracy, of which none was asked for.")
-
-    @property
-    def network_steps(self) -> int | None:
-        """Those of `ReconstructionSettings`: as usual for one scheme, none where many are tried, which take minutes each."""
-        return None if self.max_drop is None else 0
 
 
 DEFAULT = AutoSettings()

@@ -75,7 +75,7 @@ def auto(
         ),
     ] = None,
     reconstruct: Annotated[
-        bool, typer.Option("--reconstruct", help="Learn the rounding of each scheme, by blocks: minutes each.")
+        bool, typer.Option("--reconstruct", help="Learn the rounding of each scheme: minutes each.")
     ] = False,
     train: Annotated[
         bool, typer.Option("--train/--no-training", help="Fine-tune where nothing else is accurate enough.")
@@ -191,7 +191,7 @@ def _commands(
     training: TrainSettings | None,
 ) -> list[str]:
     """What makes the same integers, step by step."""
-    from bitwright.auto.result import RECONSTRUCTED, TRAINED
+    from bitwright.auto.result import BY_BLOCKS, RECONSTRUCTED, TRAINED
 
     stem, seeded = output.with_suffix(""), ["--seed", str(settings.seed)] if settings.seed else []
     graph = f"{stem}.graph" if is_name(model) else model
@@ -200,10 +200,9 @@ def _commands(
     given = ["--data", data, *(images if graph == model else [])]
     made.append(["sensitivity", graph, *given, *seeded, "-o", f"{stem}.sensitivities.json"])
     how = ["train", "--epochs", "0"]
-    if result.way == RECONSTRUCTED:
+    if result.way in (BY_BLOCKS, RECONSTRUCTED):
         how = ["reconstruct", "--images", str(settings.calibration_images)]
-        if settings.network_steps is not None:
-            how += ["--network-steps", str(settings.network_steps)]
+        how += ["--network-steps", "0"] if result.way == BY_BLOCKS else []
     elif result.way == TRAINED and training is not None:
         how = ["train", "--epochs", str(training.epochs), "--lr", f"{training.learning_rate:g}"]
     scheme, checkpoint = f"{stem}.yaml", f"{stem}.checkpoint"
