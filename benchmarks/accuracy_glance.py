@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The head of `docs/accuracy.md`: one network at a glance, beside the best that other quantizers make of it."""
+"""The head of `docs/accuracy.md`: networks at a glance, beside the best that other quantizers make of it."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 
 from matplotlib.figure import Figure
@@ -61,15 +61,18 @@ def best_peer(rows: Groups, network: str, width: str, trained: bool) -> str:
     return f"{cell(found[best])}, {best}"
 
 
-def glance(rows: Groups, network: str) -> Iterator[str]:
-    """A table of four widths: what Bitwright makes, and behind each kind the best that others make."""
-    yield f"| {network} | {' | '.join(WIDTHS)} |"
-    yield f"| --- |{' --- |' * len(WIDTHS)}"
+def glance(rows: Groups, network: str, widths: Sequence[str] = WIDTHS) -> Iterator[str]:
+    """A table of some widths: what Bitwright makes, and behind each kind the best of others; without lines that are empty."""
+    yield f"| {network} | {' | '.join(widths)} |"
+    yield f"| --- |{' --- |' * len(widths)}"
     for trained, others in ((False, "best of others, without labels"), (True, "best of others, trained, 2 epochs")):
-        for way, words in OURS.items():
-            if is_trained(way) == trained:
-                yield f"| {words} | {' | '.join(cell(rows.get((network, width, way), [])) for width in WIDTHS)} |"
-        yield f"| {others} | {' | '.join(best_peer(rows, network, width, trained) for width in WIDTHS)} |"
+        lines = {
+            words: [cell(rows.get((network, width, way), [])) for width in widths]
+            for way, words in OURS.items()
+            if is_trained(way) == trained
+        }
+        lines[others] = [best_peer(rows, network, width, trained) for width in widths]
+        yield from (f"| {words} | {' | '.join(cells)} |" for words, cells in lines.items() if any(cells))
     yield ""
 
 

@@ -25,7 +25,7 @@ stands what did best on the test images.
 """
 PICTURE = """![Accuracy over bits](figures/accuracy.png)
 
-Rows below {least:g} % have no room in the picture.
+ResNet20. Rows below {least:g} % have no room in the picture.
 """
 BOUNDS = """What bounds these figures:
 
@@ -44,6 +44,9 @@ BOUNDS = """What bounds these figures:
   {alone2} are left.
 - **Mixed widths** of one size are told apart by their divergence, and not by 10,000 images (below).
 """
+NARROW = ("W8A8", "W4A8", "W4A4", "W3A3")
+"""Widths that a network of depthwise layers bears."""
+
 BOUNDED = {
     "w8a4": ("W8A4", "reconstructed:network_steps=0"),
     "w4a4": ("W4A4", "reconstructed:network_steps=0"),
@@ -60,7 +63,7 @@ BOUNDED = {
 ROWS = """## What the rows are
 
 Written by `python benchmarks/accuracy.py --json benchmarks/results/accuracy.json --docs docs/accuracy.md`, which also measures:
-give it rows (`--rows 'resnet20/W2A2/*'`). The float weights of ResNet20 are in `benchmarks/weights/`.
+give it rows (`--rows 'resnet20/W2A2/*'`). The float weights of ResNet20 and MobileNetV2-small are in `benchmarks/weights/`.
 
 **calibrated**: ranges by least squares, batch norm corrected (`correct_norm`), both on the calibration images, without
 labels. **reconstructed**: then `bitwright reconstruct`, on the same images. **data-free**: both on 128 images made from the
@@ -96,16 +99,9 @@ MISSING = """## What was not measured
   not compared with.
 - Of peers: trainings of others than Brevitas, and of 10 epochs; learned rounding in Brevitas, which in batches of 32 takes more
   than 15 minutes of a processor; AdaRound at its default steps, and MCT's attention to samples; and most rows of several seeds.
-- The other trials anew, since training rounds biases to whole accumulators, as the integers do, which also settles batch norm
-  nearer to them; and but for the calibrated ones of three seeds, since calibration looks at drawn values and not at every
-  n-th. The rows of ResNet20 were: calibrated W2A2 gained 1.3 points, reconstructed W3A3 0.2, the others moved within their
-  errors.
 - MobileNetV3-small, EfficientNet-small, and what was trained, since calibration corrects batch norm and does not replace it.
-- MobileNetV2-small at W4A8 with steps, since where all are taken back rounding is compensated on all images: what is left then is
-  `reconstructed:steps=0`.
-- What else is reconstructed (data-free and mixed networks, and the trials of 150 and 300 steps), since a
-  reconstruction begins with compensated rounding: these rows are of what `compensate=0:network_steps=0` does, on all images.
-  Those of `compensate=0` are without the steps of all layers, too.
+- Mixed networks, reconstructed, since a reconstruction begins with compensated rounding: these rows are of what
+  `compensate=0:network_steps=0` does, on all images.
 - Of the benchmark's own rows, those that no table above has:{missing}.
 """
 PACKAGES = {"aimet": "aimet-torch", "mct": "model-compression-toolkit"}
@@ -127,7 +123,10 @@ def page(found: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     parts = [HEAD.format(sampling=(share * (1 - share) / 1e4) ** 0.5 * 100)]
     usual = {group: values for group, values in rows.items() if not is_mixed(group[1])}
     if ("resnet20", "float", "float") in rows:
-        parts += [GLANCE, "\n".join(glance(usual, "resnet20")), PICTURE.format(least=LEAST)]
+        parts += [GLANCE, "\n".join(glance(usual, "resnet20"))]
+        if ("mobilenetv2-small", "float", "float") in rows:
+            parts.append("\n".join(glance(usual, "mobilenetv2-small", NARROW)))
+        parts.append(PICTURE.format(least=LEAST))
         named = {name: cell(rows.get(("resnet20", *where), [])) for name, where in BOUNDED.items()}
         if all(named.values()):
             parts.append(BOUNDS.format(**named))

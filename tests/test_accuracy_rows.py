@@ -26,7 +26,7 @@ def digits() -> ImageData:
     return load_data("mnist-5k", image_size=fashion.IMAGE_SIZE)
 
 
-@pytest.mark.parametrize("network", ["resnet20"])
+@pytest.mark.parametrize("network", ["resnet20", "mobilenetv2-small"])
 def test_weights_beside_are_those_that_rows_are_of(network: str) -> None:
     """Who measures a row anew begins with the float network of the others."""
     graph = fashion.with_weights(network, digits(), fashion.WEIGHTS / f"{network}.safetensors")
