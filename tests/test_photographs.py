@@ -19,6 +19,7 @@ from bitwright import Precision, Scheme, calibrate, capture, quantize
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 photographs = importlib.import_module("photographs")
+photographs_page = importlib.import_module("photographs_page")
 network_file = importlib.import_module("peers.network_file")
 
 
@@ -160,7 +161,7 @@ def test_every_way_is_measured(pictures: Path, further: Path, tmp_path: Path, mo
     for way in ways:
         row = found["rows"][f"tiny/W8A8/{way}"]
         assert way == "settled" or row["sqnr_db"] > 15
-        assert f"| {way} | {photographs.cell(row)} |" in page.read_text()
+        assert f"| {way} | {photographs_page.cell(row)} |" in page.read_text()
     for way in ways[-3:-1]:
         assert found["rows"][f"tiny/W8A8/{way}"]["calibration"] == 22
     assert {"unseen_error", "taken_back", "network_unseen_error", "network_taken_back"} <= found["rows"][
@@ -234,21 +235,23 @@ def test_agreement_where_the_float_network_is_sure() -> None:
     made[1] = made[1].flip(0)[[1, 0, 2]]
     found = photographs.compared(real, made)
     assert (found["sure_crops"], found["sure_agreement_percent"], found["agreement_percent"]) == (2, 50, 75)
-    assert photographs.cell(found) == f"75.0 %, {found['sqnr_db']:.1f} dB; of 2 sure 50.0 %"
+    assert photographs_page.cell(found) == f"75.0 %, {found['sqnr_db']:.1f} dB; of 2 sure 50.0 %"
     assert "sure_crops" not in photographs.compared(real[2:], made[2:])
 
 
 def test_the_page_has_every_row() -> None:
     """What failed says why; a way without rows has no line."""
-    images = {"crops": 2000, "calibration": 256, "judged": 40, "others": 10, "sure": 0.31}
+    images = {"crops": 2000, "calibration": 256, "judged": 40, "others": 10}
     here, there = {"processor": "a processor"}, {"processor": "another"}
     row = {"agreement_percent": 98.76, "sqnr_db": 21.04}
     rows = {
         "net/W4A8/kept": row | there, "net/W8A8/calibrated": row | here, "net/W4A4/calibrated": {"failed": "too few"} | here,
     }  # fmt: skip
-    page = photographs.page({"images": images, "rows": rows})
+    sure = {next(iter(rows)).split("/")[0]: {"sure": 0.314, "classes": 77}}
+    page = photographs_page.page({"images": images, "rows": rows, "float": sure})
+    assert "In float its largest probability is 0.31 in the mean, and it names 77 classes." in page
     assert "2,000 crops of 40 photographs" in " ".join(page.split())
-    assert "Measured on a processor; W4A8 kept on another." in " ".join(page.split())
+    assert "Measured on a processor; net W4A8 kept on another." in " ".join(page.split())
     assert "| calibrated | 98.8 %, 21.0 dB |  |  | too few |" in page
     assert "| reconstructed |" not in page
 
@@ -257,7 +260,7 @@ def test_the_page_says_where_answers_are_lost() -> None:
     """One line for each kind of tensor, where they were measured."""
     row = {"agreement_percent": 94.0, "sqnr_db": 23.3, "crops": 200}
     sources = {"net/W8A8/all weights": row, "net/W8A8/bfloat16": row, "other/W8A8/both": row}
-    table = list(photographs.source_table("net", sources))
+    table = list(photographs_page.source_table("net", sources))
     assert "200 of the crops" in table[0]
     assert table[2:] == [
         "| rounded | W8A8 |",
@@ -265,4 +268,4 @@ def test_the_page_says_where_answers_are_lost() -> None:
         *(f"| {k} | 94.0 %, 23.3 dB |" for k in ("all weights", "bfloat16")),
         "",
     ]
-    assert list(photographs.source_table("net", {})) == []
+    assert list(photographs_page.source_table("net", {})) == []
