@@ -91,7 +91,7 @@ def test_a_glance_has_the_best_of_others() -> None:
 def test_what_bounds_figures_has_them_all() -> None:
     """A sentence with a figure that nobody measured is none; with all of them it is there."""
     rows = {"resnet20/float/float/0": {"top1_percent": 94.0}}
-    rows |= {f"resnet20/{width}/{way}/0": {"top1_percent": 90.0} for width, way in accuracy_page.BOUNDED.values()}
+    rows |= {f"{'/'.join(place)}/0": {"top1_percent": 90.0} for place in accuracy_page.BOUNDED.values()}
     assert "What bounds these figures" in accuracy_page.page({"rows": rows}, TRAINING)
     del rows["resnet20/W2A2/peer-brevitas:qat2/0"]
     made = accuracy_page.page({"rows": rows}, TRAINING)
