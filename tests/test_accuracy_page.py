@@ -141,3 +141,18 @@ def test_the_page_is_that_of_the_rows() -> None:
     assert all(
         line in text for line in accuracy_page.mixed_table(found["rows"], found["trials"]) if line.count("|") > 8
     )
+
+
+def test_the_readme_has_the_means_of_the_rows() -> None:
+    """Float, the best of others and ours, at each width."""
+    rows = accuracy_page.grouped(json.loads((BENCHMARKS / "results" / "accuracy.json").read_text())["rows"])
+    text = (BENCHMARKS.parent / "README.md").read_text()
+
+    def means(words: list[str]) -> str:
+        return " | ".join(word.split()[0] for word in words)
+
+    others = [accuracy_glance.best_peer(rows, "resnet20", width, False) for width in accuracy_glance.WIDTHS]
+    ours = [accuracy_glance.cell(rows["resnet20", width, "reconstructed"]) for width in accuracy_glance.WIDTHS]
+    assert f" | {means(others)} |" in text
+    assert f" | {means(ours)} |" in text.replace("**", "")
+    assert f"float {means([accuracy_glance.cell(rows['resnet20', 'float', 'float'])])} %" in text
