@@ -47,7 +47,7 @@ Written by `python benchmarks/photographs.py`, whose `--help` says where weights
   for weights of at most 4 bits only. mct:ptq: without gradients.
 - **Not measured**: Brevitas's GPTQ (`brevitas:example-gptq`) was stopped after 25 minutes of a processor, MCT's
   gradient-based method after ten on a shared one, in which it had no Hessians of eight images yet; AIMET's sequential MSE and
-  AdaRound at 4 bits were not begun, nor MCT's calibration at W6A6 and W4A4.
+  AdaRound at 4 bits were not begun, nor MCT's calibration at W6A6 and W4A4; EfficientNet-Lite2.
 
 ## What bounds agreement
 
