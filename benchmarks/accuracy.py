@@ -24,7 +24,8 @@ failed say why, and are tried again. `--docs FILE` writes a page of all rows, an
 
 Settings are chosen by `--trials`, which measures rows on 4,000 training images that no calibration chose, never on the test set:
 top-1, how often the integers agree with the float network, and their divergence from it, which tells settings apart that a few
-thousand labels do not. `--both` measures the row and the trial of one and the same network.
+thousand labels do not. `--both` measures the row and the trial of one and the same network, where there are neither; trained
+networks are kept in the folder, lowered, so that theirs always are.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -113,13 +114,11 @@ class Place:
         folder: Of float networks, sensitivities and unfinished trainings.
         data: Folder of Fashion-MNIST, or None.
         device: That trains, reconstructs and evaluates.
-        kinds: `rows`, judged on the test set; `trials`, on held-out training images; or both.
     """
 
     folder: Path
     data: str | None
     device: str
-    kinds: tuple[str, ...]
 
     def images(self) -> ImageData:
         """Fashion-MNIST, with borders up to 32 x 32."""
@@ -213,10 +212,10 @@ def rebuilt(
     return reconstruction_as_json(settings)
 
 
-def measured(row: Row, place: Place) -> dict[str, dict[str, Any]]:
-    """By kind: the accuracy of the row's integers on the test set, what a trial says of them, or both."""
+def measured(row: Row, kinds: Sequence[str], place: Place) -> dict[str, dict[str, Any]]:
+    """By kind: the accuracy of the row's integers on the test set (`rows`), and what a trial says of them (`trials`)."""
     begin, data, settings = time.monotonic(), place.images(), {}
-    graph, judges = place.graph(row.network), [judged(kind, data) for kind in place.kinds]
+    graph, judges = place.graph(row.network), [judged(kind, data) for kind in kinds]
     images = torch.cat([images for images, _ in judges])
     floats = FloatModel(graph).eval().to(place.device)
     if row.way.startswith("peer-"):
@@ -232,7 +231,7 @@ def measured(row: Row, place: Place) -> dict[str, dict[str, Any]]:
     made = {"seconds": round(seconds, 1)} | ({"settings": settings} if settings else {})
     found = {}
     for kind, (seen, labels), answers in zip(
-        place.kinds, judges, logits.split([len(seen) for seen, _ in judges]), strict=True
+        kinds, judges, logits.split([len(seen) for seen, _ in judges]), strict=True
     ):
         right: dict[str, Any] = {"top1_percent": percent(answers.argmax(1) == labels), "images": len(seen)}
         if kind == "trials":
@@ -281,15 +280,15 @@ def percent(right: Tensor) -> float:
     return round(100 * float(right.double().mean()), 2)
 
 
-def measure(task: tuple[Row, Place]) -> tuple[Row, dict[str, dict[str, Any]]]:
+def measure(task: tuple[Row, Sequence[str], Place]) -> tuple[Row, dict[str, dict[str, Any]]]:
     """A row by kind, or why there is none; in a process of its own."""
-    row, place = task
+    row, kinds, place = task
     try:
         on = torch.cuda.get_device_name() if place.device == "cuda" else environment().processor
-        return row, {kind: {**found, "device": on} for kind, found in measured(row, place).items()}
+        return row, {kind: {**found, "device": on} for kind, found in measured(row, kinds, place).items()}
     except (BitwrightError, RuntimeError, ValueError) as error:
         failed = {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        return row, dict.fromkeys(place.kinds, failed)
+        return row, dict.fromkeys(kinds, failed)
 
 
 def begin(device: str) -> None:
@@ -347,12 +346,24 @@ def main() -> None:
     before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"networks": {}}
     kinds = ("rows", "trials") if arguments.both else ("trials",) if arguments.trials else ("rows",)
     known = [before.setdefault(kind, {}) for kind in kinds]
-    missing = [row for row in asked if any("top1_percent" not in each.get(str(row), {}) for each in known)]
+    without = {
+        row: tuple(
+            kind for kind, each in zip(kinds, known, strict=True) if "top1_percent" not in each.get(str(row), {})
+        )
+        for row in asked
+    }
+    missing = {row: lacking for row, lacking in without.items() if lacking}
     if arguments.list:
         print("\n".join(map(str, missing)))
         return
+    weights = {name: Path(path) for name, _, path in (given.partition("=") for given in arguments.weights)}
+    if unknown := [name for name in weights if name not in NETWORKS]:
+        parser.error(f"--weights: expected NETWORK=FILE of {', '.join(NETWORKS)}, got '{unknown[0]}'.")
     if missing:
-        measure_all(arguments, parser, missing, before, kinds)
+        try:
+            measure_all(arguments, parser, missing, weights, before)
+        except BitwrightError as error:
+            parser.error(str(error))
     if arguments.docs:
         write_text(arguments.docs, page(before, asdict(QAT)))
         reconstruction = reconstruction_as_json(ReconstructionSettings())
@@ -367,15 +378,14 @@ def main() -> None:
 def measure_all(
     arguments: argparse.Namespace,
     parser: argparse.ArgumentParser,
-    missing: Sequence[Row],
+    missing: Mapping[Row, tuple[str, ...]],
+    weights: Mapping[str, Path],
     before: dict[str, Any],
-    kinds: tuple[str, ...],
 ) -> None:
-    """Measure rows, each written to the file when it is done."""
+    """Measure rows, of each the kinds that it lacks, and write each to the file when it is done."""
     begin(arguments.device)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    place = Place(arguments.folder, arguments.data, arguments.device, kinds)
-    weights = {name: Path(path) for name, _, path in (given.partition("=") for given in arguments.weights)}
+    place = Place(arguments.folder, arguments.data, arguments.device)
     for network in dict.fromkeys(row.network for row in missing):
         mixed = any(row.network == network and row.width == "search3" for row in missing)
         digest = network_digest(ready(network, place, weights.get(network), arguments.float_epochs, mixed))
@@ -390,7 +400,7 @@ def measure_all(
         context.Pool(arguments.jobs, begin, (arguments.device,)) as pool,
         bar("rows of accuracies") as progress,
     ):
-        found = pool.imap_unordered(measure, [(row, place) for row in missing])
+        found = pool.imap_unordered(measure, [(row, kinds, place) for row, kinds in missing.items()])
         for done, (row, results) in enumerate(found, 1):
             for kind, result in results.items():
                 entries = {**before[kind], str(row): result}

@@ -247,7 +247,7 @@ def test_a_way_has_the_settings_of_a_peers_training(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(accuracy, "IMAGES", 4)
     monkeypatch.setattr(accuracy, "NETWORKS", {"net": lambda data: network()})
     monkeypatch.setattr(accuracy, "PEERS", {"x": peer, "x:gptq": peer, "x:qat2": peer})
-    place = accuracy.Place(Path("runs"), None, "cpu", ("rows",))
+    place = accuracy.Place(Path("runs"), None, "cpu")
     graph, images = capture(network(), (1, 4, 4)), torch.rand(2, 1, 4, 4)
     for way in ("peer-x:qat2:learning_rate=0.5:distill=0", "peer-x", "peer-x:gptq"):
         accuracy.peer_answer(accuracy.Row("net", "W2A2", way, 3), place, pictures(), graph, images)
