@@ -11,11 +11,11 @@ from accuracy_glance import FASTER, LEAST, cell, glance
 
 HEAD = """# Accuracy
 
-Every figure is the top-1 accuracy, in percent, of lowered integers on all 10,000 test images of Fashion-MNIST, padded to 32 x 32:
-what any engine computes. A seed decides on the 1,024 calibration images and on all that is drawn; where there are several, the
-mean stands with its standard error over seeds. The standard error of one accuracy over test images is {sampling:.2f} points, but
-rows share these images and the float weights, so that differences are surer than that. First and last layers have 8 bits, as have
-additions.
+Every figure is the top-1 accuracy, in percent, of lowered integers on all 10,000 test images of Fashion-MNIST, padded to 32 x
+32: what any engine computes. A seed decides on the 1,024 calibration images and on all that is drawn; where there are
+several, the mean stands with its standard error over seeds. The standard error of one accuracy over test images is
+{sampling:.2f} points at {likely:g} %, but rows share these images and the float weights, so that differences are surer than
+that. First and last layers have 8 bits, as have additions.
 """
 GLANCE = """## At a glance
 
@@ -47,6 +47,7 @@ BOUNDS = """What bounds these figures:
   {searched}, the uniform network
   {uniform}.
 """
+LIKELY, TEST_IMAGES = 0.93, 10_000
 SEARCHED, UNIFORM = "search3", "W3A8"
 NARROW = ("W8A8", "W4A8", "W4A4", "W3A3")
 """Widths that a network of depthwise layers bears."""
@@ -94,19 +95,21 @@ MIXED = """## Mixed widths in the size of 3 bits
 
 Weights of 2 to 8 bits, activations of 8, all schemes in the size of uniform weights of 3 bits (first and last layers have 8):
 the one that the search finds by measured sensitivities, the uniform one, and random ones, all of nearly that size alike
-likely. A random scheme has one seed. The divergence is that of [accuracy_trials.md](accuracy_trials.md): it tells schemes
-apart whose accuracies the test images do not (one standard error over them is a quarter of a point). Reconstruction leaves
-nothing to tell apart by them.
+likely. A random scheme has one seed. The divergence is that of [accuracy_trials.md](accuracy_trials.md): it tells schemes of
+ResNet20 apart whose accuracies the test images do not (one standard error over them is a quarter of a point); reconstruction
+leaves nothing there to tell apart by them.
 """
 MISSING = """## What was not measured
 
-- ImageNet: none of its images may be had here. The published figures of the methods (MRECG, QDrop, LSQ) are of ImageNet, and are
-  not compared with.
-- Of peers: trainings of others than Brevitas, and of 10 epochs; learned rounding in Brevitas, which in batches of 32 takes more
-  than 15 minutes of a processor; AdaRound at its default steps, and MCT's attention to samples; and most rows of several seeds.
-- MobileNetV3-small, EfficientNet-small, and what was trained, since calibration corrects batch norm and does not replace it.
-- Mixed networks, reconstructed, since a reconstruction begins with compensated rounding: these rows are of what
-  `compensate=0:network_steps=0` does, on all images.
+- ImageNet: none of its images may be had here. The published figures of the methods (MRECG, QDrop, LSQ) are of ImageNet, and
+  are not compared with.
+- Of peers: trainings of others than Brevitas, and of 10 epochs; learned rounding in Brevitas, which in batches of 32 takes
+  more than 15 minutes of a processor; AdaRound at its default steps, and MCT's attention to samples; and most rows of several
+  seeds.
+- MobileNetV3-small, EfficientNet-small, and what an H100 trained, since calibration corrects batch norm and does not replace
+  it.
+- Data-free and mixed networks of ResNet20, reconstructed, since a reconstruction begins with compensated rounding: these rows
+  are of what `compensate=0:network_steps=0` does, on all images.
 - Of the benchmark's own rows, those that no table above has:{missing}.
 """
 PACKAGES = {"aimet": "aimet-torch", "mct": "model-compression-toolkit"}
@@ -123,9 +126,7 @@ def page(found: Mapping[str, Any], training: Mapping[str, Any]) -> str:
         training: The usual settings of training.
     """
     rows = grouped(found.get("rows", {}))
-    accuracies = [value for group in rows.values() for value in group if isinstance(value, float)]
-    share = statistics.mean(accuracies) / 100 if accuracies else 0.9
-    parts = [HEAD.format(sampling=(share * (1 - share) / 1e4) ** 0.5 * 100)]
+    parts = [HEAD.format(sampling=100 * (LIKELY * (1 - LIKELY) / TEST_IMAGES) ** 0.5, likely=100 * LIKELY)]
     usual = {group: values for group, values in rows.items() if not is_mixed(group[1])}
     if ("resnet20", "float", "float") in rows:
         parts += [GLANCE, "\n".join(glance(usual, "resnet20"))]

@@ -23,11 +23,11 @@ Written by `python benchmarks/accuracy.py --json benchmarks/results/accuracy.jso
 page beside; `--trials` or `--both` measures. Ways are those of [accuracy.md](accuracy.md), settings behind a colon differ
 from the usual ones. Reconstruction by default has
 {defaults}.
-The trials of 150 and 300 steps, and of data-free reconstruction, are of `compensate=0:network_steps=0`, before rounding
-errors were made to compensate each other; those of `compensate=0` have no steps of all layers, either. Most trials are older
-than the rounding of biases to whole accumulators in training, and than a calibration that looks at drawn values and not at
-every n-th; the rows of ResNet20 were measured anew after these: calibrated W2A2 gained 1.3 points, reconstructed W3A3 0.2,
-the others moved within their errors. Sorted by divergence.
+The trials of 150 and 300 steps are of `compensate=0:network_steps=0`, before rounding errors were made to compensate each
+other; those of `compensate=0` have no steps of all layers, either. Most trials are older than the rounding of biases to whole
+accumulators in training, and than a calibration that looks at drawn values and not at every n-th; the rows of ResNet20 were
+measured anew after these: calibrated W2A2 gained 1.3 points, reconstructed W3A3 0.2, the others moved within their errors.
+Sorted by divergence.
 """
 TRIED = """## Training
 
