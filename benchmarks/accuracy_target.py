@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fashion import fashion_mnist, float_network
+from fashion import WEIGHTS, fashion_mnist, with_weights
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
@@ -30,9 +30,7 @@ from bitwright.benchmark import environment
 from bitwright.cli.console import bar
 from bitwright.data import ImageData, load_data
 from bitwright.files import write_json, write_text
-from bitwright.training import TrainSettings
 
-FLOAT = TrainSettings(epochs=4, learning_rate=0.1, weight_decay=5e-4)
 SETTINGS = AutoSettings(max_drop=0.01)
 MARKERS = ("<!-- auto: begin -->", "<!-- auto: end -->")
 CLASSES, SIDE, COARSE = 10, 64, 8
@@ -48,8 +46,7 @@ def fashion(name: str, arguments: argparse.Namespace) -> Given:
         fashion_mnist() if arguments.data is None else load_data(f"fashion-mnist:{arguments.data}", image_size=32)
     )
     weights = dict(each.partition("=")[::2] for each in arguments.weights)
-    own = Path(weights[name]) if name in weights else None
-    return float_network(name, data, FLOAT, arguments.folder, own), data
+    return with_weights(name, data, Path(weights.get(name, WEIGHTS / f"{name}.safetensors"))), data
 
 
 def patterns(count: int, seed: int) -> TensorDataset:
@@ -154,7 +151,6 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, required=True, help="rows, those of former runs among them")
     parser.add_argument("--docs", type=Path, help="a file with the two markers between which the table belongs")
-    parser.add_argument("--folder", type=Path, default=Path("runs/auto"), help="float networks, unfinished trainings")
     parser.add_argument(
         "--weights", action="append", default=[], metavar="NETWORK=FILE", help="a state dict; repeatable"
     )
@@ -164,7 +160,6 @@ def main() -> None:
     if unknown := [name for name in arguments.networks if name not in STUDIES]:
         parser.error(f"unknown network '{unknown[0]}'. Known: {', '.join(STUDIES)}.")
     torch.set_num_threads(arguments.threads)
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     print(environment())
     rows = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     for name in arguments.networks:
